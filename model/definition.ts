@@ -1,0 +1,183 @@
+// The definition of the model: one forward pass in float64, written to be read. Tests compare the engine with it.
+// Owns the mathematics of every architecture we name. Imports nothing of the engine but the config record, is never fast,
+// and refuses batching, caching and quantisation. Sources: the architectures' reference implementations, as cited in docs/architecture.md.
+
+import type { ModelConfig, RouterConfig } from "./config.ts";
+
+/** A matrix as rows of numbers; weights arrive dequantised. */
+export interface DefinitionMatrix {
+  readonly rows: number;
+  readonly cols: number;
+  readonly values: ArrayLike<number>; // [rows, cols]
+}
+/** Weights by canonical name: trunkTensors() of config.ts, and `layers.N.experts.E.{gate,up,down}`. Vectors have one row. */
+export type DefinitionWeights = (name: string) => DefinitionMatrix;
+
+type Vector = number[];
+
+const dot = (a: Vector, b: ArrayLike<number>, offset: number): number => {
+  let sum = 0;
+  for (let i = 0; i < a.length; i++) sum += a[i]! * b[offset + i]!;
+  return sum;
+};
+const multiply = (m: DefinitionMatrix, x: Vector): Vector =>
+  Array.from({ length: m.rows }, (_, row) => dot(x, m.values, row * m.cols));
+const add = (a: Vector, b: Vector): Vector => a.map((value, i) => value + b[i]!);
+const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
+export const silu = (x: number): number => x * sigmoid(x);
+/** The clamped activation of gpt-oss. */
+export const clampedSwiglu = (gate: number, up: number, limit = 7, alpha = 1.702): number => {
+  const g = Math.min(gate, limit);
+  const u = Math.max(-limit, Math.min(up, limit));
+  return (u + 1) * g * sigmoid(alpha * g);
+};
+
+export function rmsNorm(x: Vector, weight: ArrayLike<number>, eps: number): Vector {
+  const inverse = 1 / Math.sqrt(x.reduce((sum, v) => sum + v * v, 0) / x.length + eps);
+  return x.map((v, i) => v * inverse * weight[i]!);
+}
+
+/** Softmax; a sink takes part in the denominator and is dropped. */
+export function softmax(x: Vector, sink?: number): Vector {
+  const max = Math.max(...x, sink ?? -Infinity);
+  const e = x.map((v) => Math.exp(v - max));
+  const sum = e.reduce((a, b) => a + b, sink === undefined ? 0 : Math.exp(sink - max));
+  return e.map((v) => v / sum);
+}
+
+/** Rotates one head in place of copies. */
+function rotate(x: Vector, c: ModelConfig, position: number): Vector {
+  const out = [...x];
+  const half = c.rope.dim / 2;
+  for (let i = 0; i < half; i++) {
+    const [a, b] = c.rope.style === "half" ? [i, i + half] : [2 * i, 2 * i + 1];
+    const angle = position * c.rope.inverseFrequencies[i]!;
+    const [cos, sin] = [Math.cos(angle) * c.rope.magnitude, Math.sin(angle) * c.rope.magnitude];
+    out[a] = x[a]! * cos - x[b]! * sin;
+    out[b] = x[b]! * cos + x[a]! * sin;
+  }
+  return out;
+}
+
+/** Indices of the k largest; ties go to the lowest index. */
+const largest = (x: Vector, k: number): number[] =>
+  x.map((_, i) => i).sort((a, b) => x[b]! - x[a]! || a - b).slice(0, k);
+
+export interface Routing {
+  readonly ids: number[]; // rank order
+  readonly weights: number[];
+  /** Smallest gap between a chosen and a rejected selection score: how far the choice is from a tie. */
+  readonly margin: number;
+}
+
+/** Score -> Select -> Weigh for one token. `bias` is the selection bias. */
+export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>): Routing {
+  const scores = r.score === "softmax" ? softmax(logits) : r.score === "sigmoid" ? logits.map(sigmoid)
+    : r.score === "one" ? logits.map(() => 1) : logits;
+  let selection = scores.map((score, e) => score + (bias?.[e] ?? 0));
+  if (r.nGroups > 1) {
+    const size = selection.length / r.nGroups;
+    const groups = Array.from({ length: r.nGroups }, (_, g) => {
+      const sorted = selection.slice(g * size, (g + 1) * size).sort((a, b) => b - a);
+      return r.groupScore === "max" ? sorted[0]! : sorted[0]! + sorted[1]!;
+    });
+    const kept = new Set(largest(groups, r.topKGroups));
+    selection = selection.map((score, e) => (kept.has(Math.floor(e / size)) ? score : -Infinity));
+  }
+  const order = largest(selection, selection.length);
+  const ids = order.slice(0, r.topK);
+  const next = order[r.topK];
+  let weights = ids.map((id) => scores[id]!);
+  if (r.weigh === "softmax-selected") weights = softmax(weights);
+  if (r.weigh === "renormalize") {
+    const sum = weights.reduce((a, b) => a + b, 0);
+    weights = weights.map((w) => w / sum);
+  }
+  return {
+    ids,
+    weights: weights.map((w) => w * r.scale),
+    margin: next === undefined ? Infinity : selection[ids[r.topK - 1]!]! - selection[next]!,
+  };
+}
+
+/** PhiMoE's sparsemixer in evaluation: the second expert is chosen and weighed as if the first did not exist. */
+export function sparsemixer(logits: Vector, epsilon: number): { ids: number[]; weights: number[] } {
+  const pick = (live: Vector) => {
+    const max = Math.max(...live);
+    const id = live.indexOf(max);
+    const kept = live.map((s, e) => ((max - logits[e]!) / Math.max(Math.abs(logits[e]!), max) > 2 * epsilon ? -Infinity : s));
+    return { id, weight: softmax(kept)[id]! };
+  };
+  const first = pick(logits);
+  const second = pick(logits.map((s, e) => (e === first.id ? -Infinity : s)));
+  return { ids: [first.id, second.id], weights: [first.weight, second.weight] };
+}
+
+/** One expert: down . (silu(gate . x) * (up . x)). */
+function expert(w: DefinitionWeights, at: string, x: Vector): Vector {
+  const up = multiply(w(at + "up"), x);
+  return multiply(w(at + "down"), multiply(w(at + "gate"), x).map((g, i) => silu(g) * up[i]!));
+}
+
+export interface DefinitionResult {
+  readonly logits: number[][]; // [nTokens, vocab]
+  readonly routing: Routing[][]; // [nLayers][nTokens]
+}
+
+/** The whole model over one sequence from position 0. */
+export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: ArrayLike<number>): DefinitionResult {
+  const qDim = c.nHeads * c.headDim;
+  const embed = w("embed");
+  let x = Array.from(ids, (id) =>
+    Array.from({ length: c.hiddenSize }, (_, i) => embed.values[id * c.hiddenSize + i]! * c.embeddingMultiplier));
+  const routing: Routing[][] = [];
+
+  for (let layer = 0; layer < c.nLayers; layer++) {
+    const at = `layers.${layer}.`;
+    const projected = x.map((row, position) => {
+      const h = rmsNorm(row, w(at + "attnNorm").values, c.normEps);
+      const part = (name: "q" | "k" | "v") => {
+        let y = multiply(w(at + name), h);
+        if (c.qkvBias) y = add(y, Array.from(w(at + name + "Bias").values));
+        if (name !== "v" && c.qkNorm === "whole-vector") y = rmsNorm(y, w(at + name + "Norm").values, c.normEps);
+        if (c.clipQkv !== null) y = y.map((v) => Math.max(-c.clipQkv!, Math.min(v, c.clipQkv!)));
+        const heads = Array.from({ length: y.length / c.headDim }, (_, head) => y.slice(head * c.headDim, (head + 1) * c.headDim));
+        if (name === "v") return heads;
+        return heads.map((head) =>
+          rotate(c.qkNorm === "per-head" ? rmsNorm(head, w(at + name + "Norm").values, c.normEps) : head, c, position));
+      };
+      return { q: part("q"), k: part("k"), v: part("v") };
+    });
+
+    x = x.map((row, position) => {
+      const first = c.slidingWindows[layer]! > 0 ? Math.max(0, position - c.slidingWindows[layer]! + 1) : 0;
+      const seen = projected.slice(first, position + 1);
+      const heads = projected[position]!.q.map((q, head) => {
+        const kv = Math.floor(head / (c.nHeads / c.nKvHeads));
+        const p = softmax(seen.map((token) => dot(q, token.k[kv]!, 0) * c.attentionScale));
+        return q.map((_, d) => p.reduce((sum, weight, j) => sum + weight * seen[j]!.v[kv]![d]!, 0));
+      });
+      const out = multiply(w(at + "o"), heads.flat());
+      if (heads.flat().length !== qDim) throw new Error(`Attention of layer ${layer} gave ${heads.flat().length} values; ${qDim} were expected.`);
+      return add(row, out.map((v) => v * c.residualMultiplier));
+    });
+
+    const routed: Routing[] = [];
+    x = x.map((row) => {
+      const h = rmsNorm(row, w(at + "ffnNorm").values, c.normEps);
+      const logits = c.router.score === "one" ? new Array<number>(c.nExperts).fill(0) : multiply(w(at + "router"), h);
+      const choice = route(c.router, logits);
+      routed.push(choice);
+      let y = new Array<number>(c.hiddenSize).fill(0);
+      choice.ids.forEach((id, rank) => {
+        y = add(y, expert(w, `${at}experts.${id}.`, h).map((v) => v * choice.weights[rank]!));
+      });
+      return add(row, y.map((v) => v * c.residualMultiplier));
+    });
+    routing.push(routed);
+  }
+
+  const head = c.tieWordEmbeddings ? embed : w("head");
+  const logits = x.map((row) => multiply(head, rmsNorm(row, w("norm").values, c.normEps)).map((v) => v / c.logitsScaling));
+  return { logits, routing };
+}

@@ -1,0 +1,79 @@
+// Score -> Select -> Weigh: from router logits to expert ids and weights, for a batch of tokens.
+// Owns the order of these operations in f32 (docs/architecture.md, docs/arithmetic.md section 7). Plain softmax and top-k run
+// in the kernels; selection biases and groups run here, on as many numbers as there are experts.
+// Refuses kinds it does not know when the engine is built, never in the middle of a step.
+
+import { exp, sigmoid } from "./float-math.ts";
+import type { RouterConfig } from "./config.ts";
+import type { Heap } from "./heap.ts";
+import type { Kernels } from "./kernels.ts";
+
+const f = Math.fround;
+
+/** Addresses of one step's router numbers. */
+export interface RouterRegions {
+  readonly logits: number; // f32 [nTokens, nExperts], rows of `stride` bytes; scores after routing
+  readonly stride: number;
+  readonly ids: number; // u32 [nTokens, topK], rank order
+  readonly weights: number; // f32 [nTokens, topK]
+}
+
+/** Turns logits into ids and weights in place. `selectionBias` is the address of f32[nExperts], or 0. */
+export function routeTokens(kernels: Kernels, heap: Heap, router: RouterConfig, regions: RouterRegions,
+  nTokens: number, nExperts: number, selectionBias: number): void {
+  const { logits, stride, ids, weights } = regions;
+  const k = router.topK;
+  if (router.score === "softmax") kernels.softmaxRows(logits, stride, nTokens, nExperts);
+  if (router.score === "sigmoid" || router.score === "one") {
+    for (let t = 0; t < nTokens; t++) {
+      const row = heap.f32.subarray((logits + t * stride) / 4, (logits + t * stride) / 4 + nExperts);
+      for (let e = 0; e < nExperts; e++) row[e] = router.score === "one" ? 1 : sigmoid(row[e]!);
+    }
+  }
+  if (selectionBias === 0 && router.nGroups === 1) kernels.topKRows(logits, stride, nTokens, nExperts, k, ids, weights);
+  else {
+    const bias = selectionBias === 0 ? null : heap.f32.subarray(selectionBias / 4, selectionBias / 4 + nExperts);
+    for (let t = 0; t < nTokens; t++) {
+      const row = heap.f32.subarray((logits + t * stride) / 4, (logits + t * stride) / 4 + nExperts);
+      const chosen = selectInGroups(router, row, bias);
+      chosen.forEach((id, rank) => {
+        heap.u32[ids / 4 + t * k + rank] = id;
+        heap.f32[weights / 4 + t * k + rank] = row[id]!;
+      });
+    }
+  }
+  for (let t = 0; t < nTokens; t++) weigh(router, heap.f32.subarray(weights / 4 + t * k, weights / 4 + (t + 1) * k));
+}
+
+/** Selection with a bias and within the best groups (DeepSeek); masked groups count as -Infinity. Rank order, ties to the lowest id. */
+export function selectInGroups(router: RouterConfig, scores: Float32Array, bias: Float32Array | null): number[] {
+  const selection = Float32Array.from(scores, (score, e) => (bias === null ? score : f(score + bias[e]!)));
+  if (router.nGroups > 1) {
+    const size = scores.length / router.nGroups;
+    const groups = Array.from({ length: router.nGroups }, (_, g) => {
+      const [best, second] = largest(selection.subarray(g * size, (g + 1) * size), 2).map((e) => selection[g * size + e]!);
+      return router.groupScore === "max" ? best! : f(best! + second!);
+    });
+    const kept = new Set(largest(groups, router.topKGroups));
+    for (let e = 0; e < scores.length; e++) if (!kept.has(Math.floor(e / size))) selection[e] = -Infinity;
+  }
+  return largest(selection, router.topK);
+}
+
+const largest = (values: ArrayLike<number>, k: number): number[] =>
+  Array.from({ length: values.length }, (_, i) => i).sort((a, b) => values[b]! - values[a]! || a - b).slice(0, k);
+
+/** Weights of one token from the scores of its experts, in place; sums run in rank order. */
+export function weigh(router: RouterConfig, w: Float32Array): void {
+  if (router.weigh === "softmax-selected") {
+    let max = -Infinity;
+    for (const value of w) max = Math.max(max, value);
+    for (let i = 0; i < w.length; i++) w[i] = exp(f(w[i]! - max));
+  }
+  if (router.weigh !== "score") {
+    let sum = 0;
+    for (const value of w) sum = f(sum + value);
+    for (let i = 0; i < w.length; i++) w[i] = w[i]! / sum;
+  }
+  if (router.scale !== 1) for (let i = 0; i < w.length; i++) w[i] = w[i]! * f(router.scale);
+}

@@ -1,0 +1,108 @@
+// From logits to the next token. Owns the order of sampling steps and the log-probabilities that the API reports.
+// Order: greedy if temperature is 0; else temperature -> top_k -> top_p -> min_p -> draw. Ties go to the lowest id.
+// Everything is f64 + - * / with own exp and log, so the choice is the same in every engine. Refuses logits that are not finite.
+
+import { expF64, logF64 } from "./float-math.ts";
+import { ModelError } from "./config.ts";
+import { uniform } from "./random.ts";
+
+export interface SamplingParams {
+  /** 0 = greedy. */
+  readonly temperature: number;
+  /** Keep the k most likely; 0 = all. */
+  readonly topK: number;
+  /** Keep the smallest set of most likely tokens whose probability reaches topP; 1 = all. */
+  readonly topP: number;
+  /** Keep tokens of at least minP times the largest probability; 0 = all. */
+  readonly minP: number;
+  /** A safe integer. */
+  readonly seed: number;
+}
+
+export interface TokenLogprob {
+  readonly id: number;
+  /** Natural logarithm of the model's probability, before any sampling step. */
+  readonly logprob: number;
+}
+
+export interface SampleResult {
+  readonly id: number;
+  /** Present when log-probabilities were asked for. */
+  readonly logprob?: number;
+  readonly top?: TokenLogprob[];
+}
+
+/** Id of the largest logit, lowest id on ties. */
+export function argmax(logits: Float32Array): number {
+  let best = 0;
+  for (let id = 1; id < logits.length; id++) if (logits[id]! > logits[best]!) best = id;
+  return best;
+}
+
+function requireFinite(logits: Float32Array): void {
+  for (let id = 0; id < logits.length; id++) {
+    if (!Number.isFinite(logits[id]!))
+      throw new ModelError(`The logit of token ${id} is ${logits[id]}; a finite number was expected. The weights or activations overflowed.`);
+  }
+}
+
+/** Log-probability of `id` and the `nTop` most likely tokens, most likely first. */
+export function logprobs(logits: Float32Array, id: number, nTop: number): { logprob: number; top: TokenLogprob[] } {
+  requireFinite(logits);
+  const max = logits[argmax(logits)]!;
+  let sum = 0;
+  for (let i = 0; i < logits.length; i++) sum += expF64(logits[i]! - max);
+  const logSum = logF64(sum);
+  const of = (i: number): number => logits[i]! - max - logSum;
+  return { logprob: of(id), top: mostLikely(logits, nTop).map((i) => ({ id: i, logprob: of(i) })) };
+}
+
+/** The n largest, descending, ties to the lowest id. */
+function mostLikely(logits: Float32Array, n: number): number[] {
+  const best: number[] = [];
+  for (let id = 0; id < logits.length; id++) {
+    if (best.length === n && !(logits[id]! > logits[best[n - 1]!]!)) continue;
+    let at = best.length;
+    while (at > 0 && logits[id]! > logits[best[at - 1]!]!) at--;
+    best.splice(at, 0, id);
+    if (best.length > n) best.pop();
+  }
+  return best;
+}
+
+/**
+ * The token at `position` of choice `choice`. `nTop` null leaves log-probabilities out.
+ * Throws ModelError when a logit is not finite.
+ */
+export function sample(logits: Float32Array, params: SamplingParams, choice: number, position: number, nTop: number | null): SampleResult {
+  requireFinite(logits);
+  const id = params.temperature === 0 ? argmax(logits) : draw(logits, params, choice, position);
+  return nTop === null ? { id } : { id, ...logprobs(logits, id, nTop) };
+}
+
+function draw(logits: Float32Array, params: SamplingParams, choice: number, position: number): number {
+  const limit = params.topK > 0 ? Math.min(params.topK, logits.length) : logits.length;
+  const max = logits[argmax(logits)]!;
+  const kept = limit < logits.length ? mostLikely(logits, limit) : Array.from(logits, (_, id) => id);
+  let mass = kept.map((id) => expF64((logits[id]! - max) / params.temperature));
+  if (params.topP < 1 || params.minP > 0) {
+    const order = mass.map((_, i) => i).sort((a, b) => mass[b]! - mass[a]! || kept[a]! - kept[b]!);
+    const total = order.reduce((sum, i) => sum + mass[i]!, 0);
+    let reached = 0;
+    let n = 0;
+    // The largest mass is 1 (exp of 0), so min_p compares with the masses as they are.
+    for (; n < order.length && (n === 0 || (reached < params.topP * total && mass[order[n]!]! >= params.minP)); n++) reached += mass[order[n]!]!;
+    const survivors = order.slice(0, n);
+    mass = survivors.map((i) => mass[i]!);
+    kept.splice(0, kept.length, ...survivors.map((i) => kept[i]!));
+  }
+  const total = mass.reduce((sum, value) => sum + value, 0);
+  let left = uniform(params.seed, choice, position, 0) * total;
+  for (let i = 0; i < mass.length; i++) {
+    left -= mass[i]!;
+    if (left < 0) return kept[i]!;
+  }
+  // Rounding may leave a sliver after the last token of non-zero mass.
+  for (let i = mass.length - 1; i > 0; i--) if (mass[i]! > 0) return kept[i]!;
+  return kept[0]!;
+}

@@ -1,0 +1,27 @@
+// Taps: reads (traces) and writes (interventions) between the stages of a layer.
+// Owns the five points and what a tap sees there. Refuses to exist on the path when none is registered: no tap, same bits.
+// A write changes the numbers in place; docs/architecture.md says which points are writable and what follows in the layer.
+
+/** Where a tap sits: residual entering the FFN, router logits, chosen experts, unweighted expert rows, layer output. */
+export type TapPoint = "input" | "logits" | "selection" | "expertOutput" | "layerOutput";
+
+export interface TapEvent {
+  readonly layer: number;
+  readonly nTokens: number;
+  /** Timeline number and absolute position of each token: methods with a wider scope act at fixed positions, never at chunk borders. */
+  readonly timelines: Uint32Array; // [nTokens]
+  readonly positions: Uint32Array; // [nTokens]
+  /** The values at this point, row by row; valid only during the call. input, layerOutput: [nTokens, hidden]; logits: [nTokens, nExperts]; expertOutput: rows of the batch. */
+  readonly values: Float32Array;
+  readonly rowLength: number;
+  /** At `selection`: ids and weights in rank order, [nTokens, topK]; empty elsewhere. */
+  readonly ids: Uint32Array;
+  readonly weights: Float32Array;
+}
+
+export interface Tap {
+  readonly at: TapPoint;
+  /** Layers it acts on; absent = all. */
+  readonly layers?: readonly number[];
+  run(event: TapEvent): void;
+}

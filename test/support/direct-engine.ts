@@ -1,0 +1,115 @@
+// An engine over weights given as plain numbers, without pack or file: what the engine tests stand on.
+// Owns placing f32 matrices in tile layout (docs/arithmetic.md section 3) and slicing experts into segments.
+// Refuses quantised formats: those come through formats/.
+
+import { trunkTensors, type ModelConfig } from "../../model/config.ts";
+import { Engine } from "../../model/engine.ts";
+import { Heap } from "../../model/heap.ts";
+import { gateUpRows, matrixBytes, segmentBytes, type Kernels, type KvFormat } from "../../model/kernels.ts";
+import { ExpertRunner, LocalExperts, type SegmentLookup, type SegmentWeights } from "../../model/local-experts.ts";
+import { ropeTable } from "../../model/rope.ts";
+import { bindTrunk, type LoadedTensor } from "../../model/trunk.ts";
+import type { DefinitionMatrix } from "../../model/definition.ts";
+
+export type PlainWeights = (name: string) => DefinitionMatrix;
+
+/** Writes rows [from, to) x all columns of `m` as f32 tiles. */
+function placeMatrix(heap: Heap, ptr: number, m: DefinitionMatrix, rowOf: (row: number) => number, nRows: number, columns: [number, number]): void {
+  const nCols = columns[1] - columns[0];
+  heap.f32.fill(0, ptr / 4, (ptr + matrixBytes("f32", nRows, nCols)) / 4);
+  for (let row = 0; row < nRows; row++) {
+    const source = rowOf(row);
+    if (source < 0) continue;
+    for (let k = 0; k < nCols; k++)
+      heap.f32[ptr / 4 + (Math.floor(row / 32) * nCols + k) * 32 + (row % 32)] = m.values[source * m.cols + columns[0] + k]!;
+  }
+}
+
+export interface DirectOptions {
+  readonly kernels: Kernels;
+  readonly contextLength: number;
+  readonly kvFormat?: KvFormat;
+  readonly maxChunkTokens?: number;
+  /** Width of a segment; the default is the whole expert. */
+  readonly segmentWidth?: number;
+}
+
+/** Loads everything in f32 into a fresh heap at `base` of the kernels' memory. */
+export function directEngine(config: ModelConfig, weights: PlainWeights, base: number, options: DirectOptions): { engine: Engine; heap: Heap; lookup: SegmentLookup } {
+  const { kernels, contextLength, kvFormat = "f32", maxChunkTokens = 16, segmentWidth = config.expertIntermediateSize } = options;
+  const heap = new Heap(kernels.memory, base, 256 << 20);
+  const loaded = new Map<string, LoadedTensor>();
+  for (const tensor of trunkTensors(config)) {
+    const source = weights(tensor.name);
+    if (tensor.kind === "matrix") {
+      const ptr = heap.alloc(matrixBytes("f32", tensor.nRows, tensor.nCols), "weights");
+      placeMatrix(heap, ptr, source, (row) => row, tensor.nRows, [0, tensor.nCols]);
+      loaded.set(tensor.name, { ptr, format: "f32", nRows: tensor.nRows, nCols: tensor.nCols });
+    } else {
+      const ptr = heap.alloc(tensor.length * 4, "weights");
+      heap.f32.set(Float32Array.from(source.values), ptr / 4);
+      loaded.set(tensor.name, { ptr, format: "f32-vector", nRows: 1, nCols: tensor.length });
+    }
+  }
+  const rope = ropeTable(config.rope, contextLength);
+  const ropePtr = heap.alloc(rope.byteLength, "weights");
+  heap.f32.set(rope, ropePtr / 4);
+  loaded.set("rope", { ptr: ropePtr, format: "f32-vector", nRows: contextLength, nCols: config.rope.dim });
+
+  const segments = new Map<string, SegmentWeights>();
+  const nSegments = Math.ceil(config.expertIntermediateSize / segmentWidth);
+  for (let layer = 0; layer < config.nLayers; layer++) {
+    for (let expert = 0; expert < config.nExperts; expert++) {
+      const at = `layers.${layer}.experts.${expert}.`;
+      for (let segment = 0; segment < nSegments; segment++) {
+        const [start, end] = [segment * segmentWidth, Math.min((segment + 1) * segmentWidth, config.expertIntermediateSize)];
+        const width = end - start;
+        const ptr = heap.alloc(segmentBytes("f32", "f32", config.hiddenSize, width), "weights");
+        const rows = gateUpRows("f32", width);
+        const inner = (row: number): number => {
+          const i = Math.floor(row / 32) * 16 + (row % 16);
+          return i < width ? start + i : -1;
+        };
+        placeMatrix(heap, ptr, weights(at + "gate"), (row) => (row % 32 < 16 ? inner(row) : -1), rows, [0, config.hiddenSize]);
+        const up = weights(at + "up");
+        for (let row = 0; row < rows; row++) {
+          if (row % 32 < 16 || inner(row) < 0) continue;
+          for (let k = 0; k < config.hiddenSize; k++)
+            heap.f32[ptr / 4 + (Math.floor(row / 32) * config.hiddenSize + k) * 32 + (row % 32)] = up.values[inner(row) * up.cols + k]!;
+        }
+        placeMatrix(heap, ptr + matrixBytes("f32", rows, config.hiddenSize), weights(at + "down"), (row) => row, config.hiddenSize, [start, end]);
+        segments.set(`${layer}.${expert}.${segment}`, { ptr, width, gateUp: "f32", down: "f32" });
+      }
+    }
+  }
+  const lookup: SegmentLookup = (layer, expert, segment) => segments.get(`${layer}.${expert}.${segment}`);
+  const runner = new ExpertRunner(kernels, heap, config.hiddenSize, segmentWidth, maxChunkTokens);
+  const engine = new Engine({
+    config, kernels, heap, trunk: bindTrunk(config, (name) => loaded.get(name)), kvFormat, activations: "f32", maxChunkTokens,
+    experts: new LocalExperts(runner, lookup, config.hiddenSize),
+    segmentCounts: Array.from({ length: config.nLayers }, () => new Array<number>(config.nExperts).fill(nSegments)),
+  });
+  return { engine, heap, lookup };
+}
+
+/** Logits of every position, evaluated in chunks of the given sizes (the last one repeats). */
+export async function logitsOf(engine: Engine, ids: readonly number[], chunks: readonly number[]): Promise<Float32Array> {
+  const timeline = engine.kv.open(ids.length);
+  const parts: Float32Array[] = [];
+  try {
+    for (let done = 0, i = 0; done < ids.length; i++) {
+      const chunk = ids.slice(done, done + chunks[Math.min(i, chunks.length - 1)]!);
+      parts.push((await engine.step([{ timeline, ids: chunk, logits: "all" }])).logits[0]!);
+      done += chunk.length;
+    }
+  } finally {
+    engine.kv.close(timeline);
+  }
+  const out = new Float32Array(parts.reduce((n, part) => n + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    out.set(part, at);
+    at += part.length;
+  }
+  return out;
+}
