@@ -17,10 +17,26 @@ interface Views {
   readonly f32: Float32Array;
 }
 
-/** An activation row: f32 values, or int8 values with a scale per group of 32. */
-type Activations =
+/** A row of weights or of activations: f32 values, or integers with a scale per group of 32. */
+type Row =
   | { readonly kind: "f32"; readonly values: ArrayLike<number> }
-  | { readonly kind: "qa8"; readonly q: ArrayLike<number>; readonly scales: ArrayLike<number> };
+  | { readonly kind: "groups"; readonly q: ArrayLike<number>; readonly scales: ArrayLike<number> };
+
+/** Section 5: one output. */
+function product(weights: Row, acts: Row): number {
+  let y = 0;
+  if (weights.kind === "f32" && acts.kind === "f32") {
+    for (let k = 0; k < weights.values.length; k++) y = fround(y + fround(weights.values[k] * acts.values[k]));
+    return y;
+  }
+  if (weights.kind !== "groups" || acts.kind !== "groups") throw new Error("A product needs weights and activations of one kind.");
+  for (let g = 0; g < weights.scales.length; g++) {
+    let dot = 0;
+    for (let k = g * GROUP; k < (g + 1) * GROUP; k++) dot += weights.q[k] * acts.q[k];
+    y = fround(y + fround(dot * fround(acts.scales[g] * weights.scales[g])));
+  }
+  return y;
+}
 
 /** The scalar reference over `memory`. */
 export function createScalarKernels(memory: WebAssembly.Memory): Kernels {
@@ -40,44 +56,42 @@ export function createScalarKernels(memory: WebAssembly.Memory): Kernels {
   };
 
   const floats = (at: number, n: number): Float32Array => new Float32Array(memory.buffer, at, n);
-  const readActs = (format: MatrixFormat, at: number, nCols: number): Activations => {
+  const readActivations = (format: MatrixFormat, at: number, nCols: number): Row => {
     if (activationFormatOf(format) === "f32") return { kind: "f32", values: floats(at, nCols) };
     const nGroups = Math.ceil(nCols / GROUP);
-    return { kind: "qa8", q: new Int8Array(memory.buffer, at, nGroups * GROUP), scales: floats(at + nGroups * GROUP, nGroups) };
+    return { kind: "groups", q: new Int8Array(memory.buffer, at, nGroups * GROUP), scales: floats(at + nGroups * GROUP, nGroups) };
   };
 
-  /** Integer weight of a quantised tile. `k` counts within the group. */
-  const weightInteger = (format: MatrixFormat, tile: number, row: number, k: number): number => {
-    const { i8, u8 } = views();
-    if (format === "q8") return i8[tile + 64 + (k >> 2) * 128 + row * 4 + (k & 3)];
-    const byte = u8[tile + 64 + ((k & 15) >> 2) * 128 + row * 4 + (k & 3)];
-    return (k < 16 ? byte & 15 : byte >> 4) - 8;
-  };
-  const weightFloat = (format: MatrixFormat, block: number, row: number, k: number): number => {
-    const { u16, f32 } = views();
-    const at = k * 32 + row;
-    if (format === "f32") return f32[(block >> 2) + at];
-    return format === "f16" ? f16ToF32(u16[(block >> 1) + at]) : bf16ToF32(u16[(block >> 1) + at]);
-  };
-  const tileBytes = (format: MatrixFormat): number => (format === "q8" ? 1088 : 576);
-
-  /** One output of section 5. `w` is the matrix, `row` its row. */
-  const product = (format: MatrixFormat, w: number, row: number, nCols: number, acts: Activations): number => {
+  /** Section 3: row `row` of the matrix at `w`. */
+  const readWeights = (format: MatrixFormat, w: number, nCols: number, row: number): Row => {
+    const { i8, u8, u16, f32 } = views();
     const block = w + matrixBytes(format, 32, nCols) * Math.floor(row / 32);
     const lane = row % 32;
-    let y = 0;
-    if (acts.kind === "f32") {
-      for (let k = 0; k < nCols; k++) y = fround(y + fround(weightFloat(format, block, lane, k) * acts.values[k]));
-      return y;
+    if (activationFormatOf(format) === "f32") {
+      const values = new Float32Array(nCols);
+      for (let k = 0; k < nCols; k++) {
+        const at = k * 32 + lane;
+        if (format === "f32") values[k] = f32[(block >> 2) + at];
+        else values[k] = format === "f16" ? f16ToF32(u16[(block >> 1) + at]) : bf16ToF32(u16[(block >> 1) + at]);
+      }
+      return { kind: "f32", values };
     }
-    for (let g = 0; g * GROUP < nCols; g++) {
-      const tile = block + g * tileBytes(format);
-      let dot = 0;
-      for (let k = 0; k < GROUP; k++) dot += weightInteger(format, tile, lane, k) * acts.q[g * GROUP + k];
-      const scale = fround(acts.scales[g] * f16ToF32(views().u16[(tile >> 1) + lane]));
-      y = fround(y + fround(dot * scale));
+    const nGroups = Math.ceil(nCols / GROUP);
+    const q = new Int8Array(nGroups * GROUP);
+    const scales = new Float32Array(nGroups);
+    for (let g = 0; g < nGroups; g++) {
+      const tile = block + g * (format === "q8" ? 1088 : 576);
+      scales[g] = f16ToF32(u16[(tile >> 1) + lane]);
+      for (let k = 0; k < GROUP; k++) {
+        if (format === "q8") {
+          q[g * GROUP + k] = i8[tile + 64 + (k >> 2) * 128 + lane * 4 + (k & 3)];
+        } else {
+          const byte = u8[tile + 64 + ((k & 15) >> 2) * 128 + lane * 4 + (k & 3)];
+          q[g * GROUP + k] = (k < 16 ? byte & 15 : byte >> 4) - 8;
+        }
+      }
     }
-    return y;
+    return { kind: "groups", q, scales };
   };
 
   /** Section 4 for one row. Values beyond `nCols` count as zero. */
@@ -141,25 +155,29 @@ export function createScalarKernels(memory: WebAssembly.Memory): Kernels {
 
     matmul(format, w, nRows, nCols, acts, nTokens, y, yStride) {
       const name = MATRIX_FORMATS[format]!;
-      for (let t = 0; t < nTokens; t++) {
-        const row = readActs(name, views().u32[(acts >> 2) + t], nCols);
-        for (let r = 0; r < nRows; r++) views().f32[((y + t * yStride) >> 2) + r] = product(name, w, r, nCols, row);
+      const rows = Array.from({ length: nTokens }, (_, t) => readActivations(name, views().u32[(acts >> 2) + t], nCols));
+      for (let r = 0; r < nRows; r++) {
+        const weights = readWeights(name, w, nCols, r);
+        for (let t = 0; t < nTokens; t++) views().f32[((y + t * yStride) >> 2) + r] = product(weights, rows[t]!);
       }
     },
 
     expertFfn(gateUpFormat, downFormat, w, hidden, width, acts, nTokens, y, yStride) {
       const gateUp = MATRIX_FORMATS[gateUpFormat]!;
       const down = MATRIX_FORMATS[downFormat]!;
+      const rows = Array.from({ length: nTokens }, (_, t) => readActivations(gateUp, views().u32[(acts >> 2) + t], hidden));
+      const h = rows.map(() => new Float32Array(width));
+      for (let i = 0; i < width; i++) {
+        const gateRow = Math.floor(i / 16) * 32 + (i % 16);
+        const gate = readWeights(gateUp, w, hidden, gateRow);
+        const up = readWeights(gateUp, w, hidden, gateRow + 16);
+        for (let t = 0; t < nTokens; t++) h[t]![i] = swiglu(product(gate, rows[t]!), product(up, rows[t]!));
+      }
       const downAt = w + matrixBytes(gateUp, gateUpRows(gateUp, width), hidden);
-      for (let t = 0; t < nTokens; t++) {
-        const row = readActs(gateUp, views().u32[(acts >> 2) + t], hidden);
-        const h = new Float32Array(width);
-        for (let i = 0; i < width; i++) {
-          const gateRow = Math.floor(i / 16) * 32 + (i % 16);
-          h[i] = swiglu(product(gateUp, w, gateRow, hidden, row), product(gateUp, w, gateRow + 16, hidden, row));
-        }
-        const hidden2: Activations = activationFormatOf(down) === "f32" ? { kind: "f32", values: h } : { kind: "qa8", ...quantize(h, width) };
-        for (let r = 0; r < hidden; r++) views().f32[((y + t * yStride) >> 2) + r] = product(down, downAt, r, width, hidden2);
+      const inner = h.map((values): Row => (activationFormatOf(down) === "f32" ? { kind: "f32", values } : { kind: "groups", ...quantize(values, width) }));
+      for (let r = 0; r < hidden; r++) {
+        const weights = readWeights(down, downAt, width, r);
+        for (let t = 0; t < nTokens; t++) views().f32[((y + t * yStride) >> 2) + r] = product(weights, inner[t]!);
       }
     },
 
@@ -333,18 +351,10 @@ export function createScalarKernels(memory: WebAssembly.Memory): Kernels {
     },
 
     readRow(format, w, nCols, row, out) {
-      const name = MATRIX_FORMATS[format]!;
-      const block = w + matrixBytes(name, 32, nCols) * Math.floor(row / 32);
-      const lane = row % 32;
+      const weights = readWeights(MATRIX_FORMATS[format]!, w, nCols, row);
       const to = floats(out, nCols);
-      for (let k = 0; k < nCols; k++) {
-        if (activationFormatOf(name) === "f32") {
-          to[k] = weightFloat(name, block, lane, k);
-          continue;
-        }
-        const tile = block + Math.floor(k / GROUP) * tileBytes(name);
-        to[k] = fround(f16ToF32(views().u16[(tile >> 1) + lane]) * weightInteger(name, tile, lane, k % GROUP));
-      }
+      if (weights.kind === "f32") to.set(weights.values);
+      else for (let k = 0; k < nCols; k++) to[k] = fround(weights.scales[Math.floor(k / GROUP)] * weights.q[k]);
     },
   };
 }

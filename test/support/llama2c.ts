@@ -39,7 +39,7 @@ export function readStories(nExperts: number): Stories {
   const kvDim = headDim * nKvHeads;
   const width = ffnWidth / nExperts;
   let offset = 28;
-  const take = (rows: number, cols: number): DefinitionMatrix => {
+  const take = (rows: number, cols: number): DefinitionMatrix & { readonly values: Float32Array } => {
     const values = new Float32Array(bytes, offset, rows * cols);
     offset += rows * cols * 4;
     return { rows, cols, values };

@@ -1,0 +1,60 @@
+// A whole pack into one memory: trunk and every expert, for the command line, the simulator and tests.
+// Owns addresses of blobs and their binding to the engine's fields. Refuses partial models: shards load their slots through
+// the weight ledger of durable/ instead.
+
+import type { Heap } from "../model/heap.ts";
+import type { SegmentLookup, SegmentWeights } from "../model/local-experts.ts";
+import { bindTrunk, type LoadedTensor, type TrunkWeights } from "../model/trunk.ts";
+import type { ByteSource } from "./byte-source.ts";
+import { type PackManifest, segmentName } from "./manifest.ts";
+import { type BlobTarget, loadBlobs } from "./pack-reader.ts";
+
+export interface LoadedModel {
+  readonly trunk: TrunkWeights;
+  readonly lookup: SegmentLookup;
+  /** [layer][expert]; empty rows for layers without experts. */
+  readonly segmentCounts: number[][];
+  /** Widest segment in intermediate dimensions. */
+  readonly maxSegmentWidth: number;
+}
+
+/** Segments per expert, [layer][expert]. */
+export function segmentCounts(manifest: PackManifest): number[][] {
+  const counts: number[][] = Array.from({ length: manifest.config.nLayers }, () => []);
+  for (const { layer, expert, segments } of manifest.experts) counts[layer]![expert] = segments.length;
+  return counts;
+}
+
+/** Loads all blobs into `heap`; equal blobs share one copy. Throws SourceError or CapacityError. */
+export async function loadModel(source: ByteSource, manifest: PackManifest, heap: Heap, onProgress?: (loadedBytes: number, totalBytes: number) => void): Promise<LoadedModel> {
+  const byHash = new Map<string, number>();
+  const targets: BlobTarget[] = [];
+  let totalBytes = 0;
+  const place = (name: string, blob: { readonly hash: string; readonly bytes: number; readonly extents: BlobTarget["blob"]["extents"] }): number => {
+    const known = byHash.get(blob.hash);
+    if (known !== undefined) return known;
+    const ptr = heap.alloc(blob.bytes, "weights");
+    byHash.set(blob.hash, ptr);
+    totalBytes += blob.bytes;
+    targets.push({ name, blob, write: (bytes, offset) => heap.u8.set(bytes, ptr + offset) });
+    return ptr;
+  };
+  const tensors = new Map<string, LoadedTensor>();
+  for (const [name, blob] of Object.entries(manifest.blobs)) tensors.set(name, { ptr: place(name, blob), format: blob.format, nRows: blob.rows, nCols: blob.cols });
+  const segments = new Map<string, SegmentWeights>();
+  let maxSegmentWidth = 32;
+  for (const { layer, expert, gateUp, down, segments: slices } of manifest.experts) {
+    slices.forEach((slice, i) => {
+      const width = slice.end - slice.start;
+      const name = segmentName(layer, expert, i);
+      maxSegmentWidth = Math.max(maxSegmentWidth, width);
+      segments.set(name, { ptr: place(name, slice), width, gateUp, down });
+    });
+  }
+  await loadBlobs(source, manifest, targets, { onProgress: (loadedBytes) => onProgress?.(loadedBytes, totalBytes) });
+  return {
+    trunk: bindTrunk(manifest.config, (name) => tensors.get(name)),
+    lookup: (layer, expert, segment) => segments.get(segmentName(layer, expert, segment)),
+    segmentCounts: segmentCounts(manifest), maxSegmentWidth,
+  };
+}

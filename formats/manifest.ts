@@ -1,0 +1,194 @@
+// manifest.json of a pack: its schema, its types, and the checks no schema can express (docs/formats.md).
+// Owns what a valid pack is. Refuses unknown keys, so that a newer pack is never half understood. Reading parts is
+// pack-reader.ts.
+
+import { z } from "zod";
+import { type ModelConfig, ModelError, trunkTensors } from "../model/config.ts";
+import { KV_FORMATS, MATRIX_FORMATS, type MatrixFormat, ROPE_STYLES, activationFormatOf, matrixBytes, segmentBytes } from "../model/kernels.ts";
+import { FORMAT_LIMITS } from "./limits.ts";
+
+const count = z.int().min(0);
+const size = z.int().min(1);
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/, "expected 64 lower-case hexadecimal digits");
+
+const configSchema: z.ZodType<ModelConfig> = z.strictObject({
+  architecture: z.string().min(1),
+  vocabSize: size, hiddenSize: size, nLayers: size, nHeads: size, nKvHeads: size, headDim: size, maxPositions: size,
+  normEps: z.number().positive(),
+  rope: z.strictObject({
+    style: z.enum(ROPE_STYLES), dim: size, theta: z.number().positive(),
+    inverseFrequencies: z.array(z.number()).readonly(), magnitude: z.number().positive(),
+  }),
+  qkNorm: z.enum(["none", "per-head", "whole-vector"]),
+  qkvBias: z.boolean(),
+  clipQkv: z.number().positive().nullable(),
+  attentionScale: z.number(),
+  slidingWindows: z.array(count).readonly(),
+  layerFfns: z.array(z.enum(["moe", "dense"])).readonly(),
+  denseIntermediateSize: count, nExperts: size, expertIntermediateSize: size, sharedIntermediateSize: count,
+  sharedGate: z.boolean(),
+  router: z.strictObject({
+    score: z.enum(["softmax", "sigmoid", "logits", "one"]), weigh: z.enum(["score", "renormalize", "softmax-selected"]),
+    scale: z.number(), topK: size, logitBias: z.boolean(), selectionBias: z.boolean(), nGroups: size, topKGroups: size,
+    groupScore: z.enum(["max", "top2-sum"]),
+  }),
+  tieWordEmbeddings: z.boolean(),
+  embeddingMultiplier: z.number(), residualMultiplier: z.number(), logitsScaling: z.number(),
+  eosTokenIds: z.array(count).readonly(),
+  bosTokenId: count.nullable(),
+});
+
+/** [part, offset in the part, bytes, SHA-256]. */
+const extentSchema = z.tuple([count, count, size, sha256]).readonly();
+const stored = { hash: sha256, bytes: size, extents: z.array(extentSchema).min(1).readonly() };
+const blobSchema = z.strictObject({ format: z.enum([...MATRIX_FORMATS, "f32-vector"]), rows: size, cols: size, ...stored }).readonly();
+const segmentSchema = z.strictObject({ start: count, end: size, ...stored }).readonly();
+const expertSchema = z.strictObject({
+  layer: count, expert: count, gateUp: z.enum(MATRIX_FORMATS), down: z.enum(MATRIX_FORMATS), segments: z.array(segmentSchema).min(1).readonly(),
+}).readonly();
+
+export const PACK_ID = /^[a-z0-9][a-z0-9._-]*$/;
+
+const manifestSchema = z.strictObject({
+  format: z.literal("workers-moe-pack"),
+  version: z.literal(1),
+  id: z.string().max(128).regex(PACK_ID, "expected lower-case letters, digits, '-', '.', '_'"),
+  source: z.strictObject({ kind: z.enum(["huggingface", "gguf"]), name: z.string(), sha256 }),
+  config: configSchema,
+  kvFormat: z.enum(KV_FORMATS),
+  contextLength: size,
+  activations: z.enum(["qa8", "f32"]),
+  parts: z.array(z.strictObject({ name: z.string().regex(/^parts\/\d{5,}\.bin$/), bytes: size }).readonly()).min(1).readonly(),
+  blobs: z.record(z.string(), blobSchema),
+  experts: z.array(expertSchema).readonly(),
+  tokenizer: z.strictObject({
+    file: z.literal("tokenizer.json"), sha256, chatTemplate: z.string().nullable(), bosToken: z.string().nullable(), eosToken: z.string().nullable(), addBos: z.boolean(),
+  }).nullable(),
+  quantization: z.strictObject({ requested: z.string(), tensors: z.record(z.string(), count) }),
+}).readonly();
+
+export type PackManifest = z.infer<typeof manifestSchema>;
+export type PackExtent = z.infer<typeof extentSchema>;
+export type PackBlob = z.infer<typeof blobSchema>;
+export type PackExpert = z.infer<typeof expertSchema>;
+export type PackSegment = z.infer<typeof segmentSchema>;
+
+/** Name of an expert segment in messages and load plans. */
+export const segmentName = (layer: number, expert: number, segment: number): string => `layers.${layer}.experts.${expert}.segments.${segment}`;
+
+/** Validates a parsed manifest. `where` names the pack in errors (ModelError). */
+export function validateManifest(where: string, json: unknown): PackManifest {
+  const parsed = manifestSchema.safeParse(json);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]!;
+    throw new ModelError(`${where}, manifest.json: ${issue.path.join(".") || "the document"}: ${issue.message}.`);
+  }
+  const m = parsed.data;
+  const fail = (message: string): never => { throw new ModelError(`${where}, manifest.json: ${message}.`); };
+  checkTrunk(m, fail);
+  checkExperts(m, fail);
+  checkExtents(m, fail);
+  return m;
+}
+
+type Fail = (message: string) => never;
+
+function checkTrunk(m: PackManifest, fail: Fail): void {
+  const expected = new Map<string, readonly [rows: number, cols: number, kind: "vector" | "matrix"]>(trunkTensors(m.config).map((t) => [t.name, t.kind === "vector" ? [1, t.length, "vector"] : [t.nRows, t.nCols, "matrix"]]));
+  expected.set("rope", [m.contextLength, m.config.rope.dim, "vector"]);
+  for (const [name, [rows, cols, kind]] of expected) {
+    const blob = m.blobs[name] ?? fail(`blob ${name} is missing`);
+    if (blob.rows !== rows || blob.cols !== cols) fail(`blob ${name} has shape [${blob.rows}, ${blob.cols}], expected [${rows}, ${cols}]`);
+    if ((blob.format === "f32-vector") !== (kind === "vector")) fail(`blob ${name} has format ${blob.format}, but it is a ${kind}`);
+    const bytes = blob.format === "f32-vector" ? 4 * rows * cols : matrixBytes(blob.format, rows, cols);
+    if (blob.bytes !== bytes) fail(`blob ${name} has ${blob.bytes} bytes, but ${blob.format} [${rows}, ${cols}] takes ${bytes}`);
+  }
+  const unknown = Object.keys(m.blobs).find((name) => !expected.has(name));
+  if (unknown !== undefined) fail(`blob ${unknown} has no place in a model of architecture ${m.config.architecture}`);
+  if (m.config.rope.inverseFrequencies.length !== m.config.rope.dim / 2) fail(`config.rope has ${m.config.rope.inverseFrequencies.length} frequencies for ${m.config.rope.dim} dimensions`);
+}
+
+function checkExperts(m: PackManifest, fail: Fail): void {
+  const { config: c } = m;
+  if (c.layerFfns.length !== c.nLayers || c.slidingWindows.length !== c.nLayers) fail(`config lists ${c.layerFfns.length} kinds of layers and ${c.slidingWindows.length} windows for ${c.nLayers} layers`);
+  const wanted = c.layerFfns.flatMap((kind, layer) => kind === "moe" ? Array.from({ length: c.nExperts }, (_, expert) => ({ layer, expert })) : []);
+  if (m.experts.length !== wanted.length) fail(`the expert table has ${m.experts.length} entries, expected ${wanted.length}`);
+  m.experts.forEach((e, i) => {
+    const { layer, expert } = wanted[i]!;
+    if (e.layer !== layer || e.expert !== expert) fail(`entry ${i} of the expert table is (layer ${e.layer}, expert ${e.expert}), expected (${layer}, ${expert})`);
+    const name = `layer ${layer}, expert ${expert}`;
+    for (const format of [e.gateUp, e.down]) {
+      if (activationFormatOf(format) !== m.activations) fail(`${name} has format ${format}, which does not take ${m.activations} activations`);
+    }
+    let at = 0;
+    e.segments.forEach((s, n) => {
+      if (s.start !== at || s.end <= s.start || s.end > c.expertIntermediateSize || s.start % 32 !== 0) {
+        fail(`${name}: segment ${n} is [${s.start}, ${s.end}), expected it to start at ${at}, a multiple of 32, and to end by ${c.expertIntermediateSize}`);
+      }
+      const bytes = segmentBytes(e.gateUp, e.down, c.hiddenSize, s.end - s.start);
+      if (s.bytes !== bytes) fail(`${name}: segment ${n} has ${s.bytes} bytes, expected ${bytes}`);
+      at = s.end;
+    });
+    if (at !== c.expertIntermediateSize) fail(`${name}: segments end at ${at}, but the expert is ${c.expertIntermediateSize} wide`);
+  });
+}
+
+function checkExtents(m: PackManifest, fail: Fail): void {
+  const seen = new Map<string, { name: string; hash: string }>();
+  const ranges: { name: string; part: number; offset: number; bytes: number }[] = [];
+  for (const { name, blob } of blobsOf(m)) {
+    const total = blob.extents.reduce((n, e) => n + e[2], 0);
+    if (total !== blob.bytes) fail(`the extents of ${name} have ${total} bytes, expected ${blob.bytes}`);
+    blob.extents.forEach(([part, offset, bytes, hash], i) => {
+      const of = m.parts[part] ?? fail(`${name} lies in part ${part}, but there are ${m.parts.length} parts`);
+      if (offset % FORMAT_LIMITS.extentAlignment !== 0) fail(`${name} starts at byte ${offset} of ${of.name}, expected a multiple of ${FORMAT_LIMITS.extentAlignment}`);
+      if (offset + bytes > of.bytes) fail(`${name} ends at byte ${offset + bytes} of ${of.name}, which has ${of.bytes} bytes`);
+      if (bytes > FORMAT_LIMITS.extentBytes || (i < blob.extents.length - 1 && bytes !== FORMAT_LIMITS.extentBytes)) {
+        fail(`extent ${i} of ${name} has ${bytes} bytes, expected ${i < blob.extents.length - 1 ? "exactly" : "at most"} ${FORMAT_LIMITS.extentBytes}`);
+      }
+      if (blob.extents.length === 1 && hash !== blob.hash) fail(`${name} has hash ${blob.hash}, but its only extent has ${hash}`);
+      const key = `${part} ${offset} ${bytes}`;
+      const same = seen.get(key);
+      if (same === undefined) {
+        seen.set(key, { name, hash });
+        ranges.push({ name, part, offset, bytes });
+      } else if (same.hash !== hash) fail(`${name} and ${same.name} share bytes of ${of.name} but not their hash`);
+    });
+  }
+  ranges.sort((a, b) => a.part - b.part || a.offset - b.offset);
+  ranges.forEach((r, i) => {
+    const before = ranges[i - 1];
+    if (before && before.part === r.part && r.offset < before.offset + before.bytes) {
+      fail(`${r.name} starts at byte ${r.offset} of ${m.parts[r.part]!.name}, inside ${before.name}, which ends at ${before.offset + before.bytes}`);
+    }
+  });
+}
+
+export interface NamedBlob {
+  readonly name: string;
+  readonly blob: Pick<PackBlob, "hash" | "bytes" | "extents">;
+}
+
+/** All blobs: the trunk, then every expert segment. */
+export function* blobsOf(m: PackManifest): Iterable<NamedBlob> {
+  for (const [name, blob] of Object.entries(m.blobs)) yield { name, blob };
+  for (const e of m.experts) for (const [s, blob] of e.segments.entries()) yield { name: segmentName(e.layer, e.expert, s), blob };
+}
+
+/** JSON with one blob, part or expert a line: small, and readable with a pager. */
+export function formatManifest(m: PackManifest): string {
+  const lines = (open: string, items: string[], close: string): string => (items.length === 0 ? open + close : `${open}\n    ${items.join(",\n    ")}\n  ${close}`);
+  const fields = Object.entries(m).map(([key, value]) => {
+    const text = key === "parts" || key === "experts" ? lines("[", (value as unknown[]).map((v) => JSON.stringify(v)), "]")
+      : key === "blobs" ? lines("{", Object.entries(value as object).map(([name, v]) => `${JSON.stringify(name)}: ${JSON.stringify(v)}`), "}")
+      : JSON.stringify(value);
+    return `  ${JSON.stringify(key)}: ${text}`;
+  });
+  return `{\n${fields.join(",\n")}\n}\n`;
+}
+
+/** The format of a blob that is a matrix. */
+export const matrixFormatOf = (blob: PackBlob): MatrixFormat => {
+  if (blob.format === "f32-vector") throw new ModelError("A vector has no matrix format.");
+  return blob.format;
+};

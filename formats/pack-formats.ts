@@ -1,0 +1,62 @@
+// Which kernel format every matrix of a pack takes (docs/formats.md, "Quantisation at pack time"). Owns the rule that all
+// experts of a pack take one activation format. Refuses mixed files, naming the tensors.
+
+import { type ActivationFormat, type KvFormat, type MatrixFormat, activationFormatOf } from "../model/kernels.ts";
+import { ModelError } from "../model/config.ts";
+import { type Checkpoint, type MatrixPlace, expertName } from "./checkpoint.ts";
+import { formatOfType } from "./stored-types.ts";
+
+export const QUANTS = ["source", "f32", "q8", "q4"] as const;
+export type Quant = (typeof QUANTS)[number];
+
+/** Kinds of tensors in summaries. */
+export type TensorClass = "embedding" | "attention" | "router" | "head" | "gate and up" | "down";
+
+export function tensorClass(name: string): TensorClass {
+  const last = name.split(".").at(-1)!;
+  if (last === "embed") return "embedding";
+  if (last === "head" || last === "router") return last;
+  if (last === "down") return "down";
+  return last === "gate" || last === "up" ? "gate and up" : "attention";
+}
+
+/** Kernel format of one matrix. Routers are small and decide much: they stay f32, which holds every stored type exactly. */
+export function formatOf(place: MatrixPlace, quant: Quant): MatrixFormat {
+  const kind = tensorClass(place.name);
+  if (kind === "router" || quant === "f32") return "f32";
+  if (quant === "source") return formatOfType(place.type);
+  return quant === "q4" && (kind === "embedding" || kind === "head") ? "q8" : quant;
+}
+
+export interface PackFormats {
+  readonly activations: ActivationFormat;
+  readonly kvFormat: KvFormat;
+}
+
+/** What experts consume, and the format of the KV cache. Throws ModelError where the file mixes what one pack cannot hold. */
+export function packFormats(checkpoint: Checkpoint, quant: Quant): PackFormats {
+  const { config: c } = checkpoint;
+  const firstOf = new Map<ActivationFormat, MatrixPlace>();
+  for (let layer = 0; layer < c.nLayers; layer++) {
+    if (c.layerFfns[layer] !== "moe") continue;
+    for (let expert = 0; expert < c.nExperts; expert++) {
+      const [gate, up, down] = (["gate", "up", "down"] as const).map((m) => checkpoint.place(expertName(layer, expert, m))) as [MatrixPlace, MatrixPlace, MatrixPlace];
+      if (formatOf(gate, quant) !== formatOf(up, quant)) {
+        throw new ModelError(`${checkpoint.description}: tensor ${gate.tensor} has type ${gate.type} and ${up.tensor} has ${up.type}; gate and up of an expert must have one type. Pack with --quant q8, q4 or f32.`);
+      }
+      for (const place of [gate, down]) {
+        const activations = activationFormatOf(formatOf(place, quant));
+        if (!firstOf.has(activations)) firstOf.set(activations, place);
+      }
+    }
+  }
+  if (firstOf.size > 1) {
+    const [a, b] = [...firstOf.values()] as [MatrixPlace, MatrixPlace];
+    throw new ModelError(`${checkpoint.description}: tensor ${a.tensor} has type ${a.type} and ${b.tensor} has ${b.type}; experts of one pack must all take the same activations (F32, F16, BF16 take f32; Q8_0, Q4_0 take int8). Pack with --quant q8, q4 or f32.`);
+  }
+  const matrices = [...checkpoint.places()].filter((p) => p.nRows > 1 && tensorClass(p.name) !== "router");
+  return {
+    activations: firstOf.keys().next().value ?? "f32",
+    kvFormat: matrices.every((p) => formatOf(p, quant) === "f32") ? "f32" : "f16",
+  };
+}

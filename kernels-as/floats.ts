@@ -1,0 +1,69 @@
+// exp, silu and the f16 conversions on four lanes and on one, bit for bit as docs/arithmetic.md section 2 and model/float-math.ts.
+// Refuses relaxed instructions: a fused multiply-add would round once where the definition rounds twice.
+
+import { EXP, HALF_FIX, HALF_MASK } from "./constants";
+
+/** e^x of four f32. */
+export function exp4(x: v128): v128 {
+  const one = v128.load(EXP, 144);
+  const n = f32x4.nearest(f32x4.mul(x, v128.load(EXP)));
+  const r = f32x4.sub(f32x4.sub(x, f32x4.mul(n, v128.load(EXP, 16))), f32x4.mul(n, v128.load(EXP, 32)));
+  let p = v128.load(EXP, 48);
+  p = f32x4.add(f32x4.mul(p, r), v128.load(EXP, 64));
+  p = f32x4.add(f32x4.mul(p, r), v128.load(EXP, 80));
+  p = f32x4.add(f32x4.mul(p, r), v128.load(EXP, 96));
+  p = f32x4.add(f32x4.mul(p, r), v128.load(EXP, 112));
+  p = f32x4.add(f32x4.mul(p, r), v128.load(EXP, 128));
+  const y = f32x4.add(f32x4.add(f32x4.mul(p, f32x4.mul(r, r)), r), one);
+  // 2^n: n << 23 added to the bits of 1.0. Lanes out of range are replaced below, so a wild n does no harm.
+  const power = i32x4.add(i32x4.shl(i32x4.trunc_sat_f32x4_s(n), 23), one);
+  let e = f32x4.mul(y, power);
+  e = v128.bitselect(v128.load(HALF_FIX, 32), e, f32x4.gt(x, v128.load(EXP, 160)));
+  e = v128.andnot(e, f32x4.lt(x, v128.load(EXP, 176)));
+  return v128.bitselect(e, x, f32x4.eq(x, x));
+}
+
+/** e^x of one f32. */
+export function exp1(x: f32): f32 {
+  return f32x4.extract_lane(exp4(f32x4.splat(x)), 0);
+}
+
+/** silu(g) * u. */
+export function swiglu4(g: v128, u: v128): v128 {
+  const one = v128.load(EXP, 144);
+  return f32x4.mul(f32x4.div(g, f32x4.add(one, exp4(f32x4.neg(g)))), u);
+}
+
+/** Four f16 at `at`, exactly, infinities and NaN included. */
+@inline
+export function loadHalf4(at: usize): v128 {
+  const f = f32x4.mul(v128.and(i32x4.shl(v128.load16x4_s(at), 13), v128.load(HALF_MASK)), v128.load(HALF_FIX));
+  const special = f32x4.ge(f32x4.abs(f), v128.load(HALF_FIX, 16));
+  return v128.or(f, v128.and(special, v128.load(HALF_FIX, 32)));
+}
+
+/** Four bf16 at `at`. */
+@inline
+export function loadBrain4(at: usize): v128 {
+  return i32x4.shl(v128.load16x4_u(at), 16);
+}
+
+/** One f16 at `at`. */
+export function loadHalf(at: usize): f32 {
+  const bits = <u32>load<u16>(at);
+  const magnitude = bits & 0x7fff;
+  const sign = (bits & 0x8000) << 16;
+  if (magnitude >= 0x7c00) return reinterpret<f32>(sign | 0x7f800000 | ((magnitude & 0x3ff) << 13));
+  return reinterpret<f32>(sign | (magnitude << 13)) * reinterpret<f32>(0x77800000);
+}
+
+/** The f16 of an f32, rounded to nearest-even. Below 2^-14 the addition of 0.5 does the rounding. */
+export function halfBits(x: f32): u32 {
+  if (x != x) return 0x7e00;
+  const bits = reinterpret<u32>(x);
+  const sign = (bits >> 16) & 0x8000;
+  const magnitude = bits & 0x7fffffff;
+  if (magnitude >= 0x477ff000) return sign | 0x7c00;
+  if (magnitude < 0x38800000) return sign | (reinterpret<u32>(reinterpret<f32>(magnitude) + 0.5) - 0x3f000000);
+  return sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13);
+}
