@@ -43,6 +43,8 @@ export interface GgufOptions {
   readonly alignment?: number;
   /** How experts are stored: one tensor for all, gate and up fused, or one tensor each. */
   readonly experts?: "stacked" | "fused" | "own";
+  /** Another type for single tensors, by their GGUF name; null keeps `type`. */
+  readonly overrideType?: (name: string) => StoredType | null;
 }
 
 export interface TinyModel {
@@ -147,10 +149,12 @@ export function tinyModel(architecture: TinyArchitecture, seed: number, override
       .set("tokenizer_config.json", json({ tokenizer_class: "PreTrainedTokenizerFast", add_bos_token: false, bos_token: null, eos_token: END_OF_TEXT, chat_template: TINY_CHAT_TEMPLATE, clean_up_tokenization_spaces: false }));
   };
 
-  const ggufBytes = ({ type = "F32", version = 3, alignment = 32, experts = "stacked" }: GgufOptions = {}): Uint8Array => {
+  const ggufBytes = ({ type = "F32", version = 3, alignment = 32, experts = "stacked", overrideType }: GgufOptions = {}): Uint8Array => {
     const tensors: GgufTensor[] = [];
-    const add = (name: string, as: StoredType, shape: readonly number[], values: Float32Array) =>
+    const add = (name: string, asked: StoredType, shape: readonly number[], values: Float32Array): void => {
+      const as = overrideType?.(name) ?? asked;
       tensors.push({ name, type: as, shape, bytes: storedRows(as, values, values.length / shape.at(-1)!, shape.at(-1)!) });
+    };
     for (const t of trunkTensors(config)) {
       const m = weights.get(t.name)!;
       const last = t.name.split(".").at(-1)!;
