@@ -4,6 +4,7 @@
 import { cloudflareTest } from "@cloudflare/vitest-plugin";
 import { defineConfig } from "vitest/config";
 
+/** Generous, because tests share a machine with whatever else runs there: nothing is timed in a test. */
 const timeouts = { testTimeout: 120_000, hookTimeout: 120_000 };
 
 export default defineConfig({
@@ -16,12 +17,16 @@ export default defineConfig({
             wrangler: { configPath: "./wrangler.toml" },
             remoteBindings: false,
             miniflare: {
-              // A bucket for packs and an assets folder filled by the global set-up: tests choose by PACK_SOURCE.
+              // The packs of test/support/workerd-packs.ts, as a deployment has them; and a bucket for tests of R2.
+              assets: { directory: "./build/test-assets", binding: "ASSETS" },
               r2Buckets: ["PACKS"],
+              bindings: { PACK_ID: "tiny", OPEN_ACCESS: "true" },
             },
           }),
         ],
-        test: { name: "workerd", include: ["test/workerd/**/*.test.ts"], ...timeouts },
+        test: {
+          name: "workerd", include: ["test/workerd/**/*.test.ts"], globalSetup: ["test/support/workerd-packs.ts"], ...timeouts,
+        },
       },
       { test: { name: "browser", include: ["test/browser/**/*.test.ts"], ...timeouts } },
     ],

@@ -5,7 +5,7 @@
 // Plain JavaScript and no dependency but assemblyscript: it runs before anything is built.
 
 import { createHash } from "node:crypto";
-import { mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import { mkdir, readFile, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { join } from "node:path";
 
@@ -79,16 +79,14 @@ function inspectModule(bytes) {
   return { data, imports };
 }
 
-async function compile(asc, variant, files, generateProducts) {
-  const folder = join(BUILD, "kernels-as", variant.name);
-  await rm(folder, { recursive: true, force: true });
+/** Compiles one variant in `folder` and puts the module in place when it is right. */
+async function compile(asc, variant, files, products, folder) {
   await mkdir(folder, { recursive: true });
   for (const [name, text] of files) if (name.endsWith(".ts")) await writeFile(join(folder, name), text);
-  const isBench = variant.name === "bench";
-  if (!isBench) await writeFile(join(folder, "products.ts"), generateProducts(variant.name));
-  const out = join(BUILD, `kernels-${variant.name}.wasm`);
+  if (products !== null) await writeFile(join(folder, "products.ts"), products);
+  const out = join(folder, "kernels.wasm");
   const { error, stderr } = await asc.main([
-    isBench ? "bench.ts" : "index.ts", "--baseDir", folder, "-o", out, "--runtime", "stub", "--enable", "simd", ...variant.features,
+    products === null ? "bench.ts" : "index.ts", "--baseDir", folder, "-o", out, "--runtime", "stub", "--enable", "simd", ...variant.features,
     "--importMemory", "--initialMemory", "1", "--memoryBase", String(variant.dataAt), "--noAssert", "-O3", "--disableWarning", "112",
   ]);
   if (error) throw new Error(`The kernel variant ${variant.name} does not compile: ${error.message}\n${stderr.toString().slice(0, 4000)}`);
@@ -99,6 +97,7 @@ async function compile(asc, variant, files, generateProducts) {
       throw new Error(`The kernel variant ${variant.name} has data at ${from}..${to}; expected them within ${variant.dataAt}..${variant.dataAt + DATA_BYTES}.`);
     }
   }
+  await rename(out, join(BUILD, `kernels-${variant.name}.wasm`));
 }
 
 /** Builds what is missing or stale. Returns true when it built, false when everything was current. */
@@ -111,9 +110,19 @@ export async function buildKernels({ log = console.log } = {}) {
   log("Building the WebAssembly kernels ...");
   const { default: asc } = await import("assemblyscript/asc");
   const { generateProducts } = await import(pathToFileURL(join(SOURCES, "generate.mjs")).href);
-  await rm(stampFile, { force: true });
-  for (const variant of VARIANTS) await compile(asc, variant, files, generateProducts);
-  await writeFile(stampFile, hash);
+  // A folder of this process alone, and renames at the end: two builds at once do no harm.
+  const work = join(BUILD, `kernels-build-${process.pid}`);
+  try {
+    await mkdir(join(BUILD, "kernels-as"), { recursive: true });
+    for (const variant of VARIANTS) {
+      const products = variant.name === "bench" ? null : generateProducts(variant.name);
+      await compile(asc, variant, files, products, join(work, variant.name));
+      if (products !== null) await writeFile(join(BUILD, "kernels-as", `products-${variant.name}.ts`), products); // to be read by people
+    }
+    await writeFile(stampFile, hash);
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
   return true;
 }
 

@@ -2,7 +2,8 @@
 // a pack appears under its name only when it is complete: it is written beside the target and renamed.
 // Refuses names that leave the folder, and targets that exist.
 
-import { access, mkdir, open, rename, rm, stat, appendFile } from "node:fs/promises";
+import { randomUUID } from "node:crypto";
+import { access, appendFile, mkdir, open, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join, normalize, resolve } from "node:path";
 import { type ByteSource, SourceError } from "../formats/byte-source.ts";
 import type { PackSink } from "../formats/pack-sink.ts";
@@ -69,7 +70,7 @@ export class FolderSink implements PackSink {
 
   private constructor(target: string) {
     this.#target = target;
-    this.#temporary = join(dirname(target), `.${basename(target)}.${process.pid}.unfinished`);
+    this.#temporary = join(dirname(target), `.${basename(target)}.${randomUUID().slice(0, 8)}.unfinished`);
     this.description = `folder ${target}`;
   }
 

@@ -9,7 +9,8 @@ export interface ByteSource {
   /** Size in bytes, or null when the name does not exist. */
   size(name: string): Promise<number | null>;
   /**
-   * Bytes [offset, offset + length) of `name`, whole when omitted, as a stream of chunks in order.
+   * Bytes [offset, offset + length) of `name`, whole when omitted, as a stream of chunks in order. A chunk is valid until the
+   * next is asked for: sources may reuse their buffer.
    * Fails with SourceError when the name is missing or ends early.
    */
   read(name: string, offset?: number, length?: number): AsyncIterable<Uint8Array>;

@@ -48,6 +48,8 @@ export interface CheckpointParts {
   readonly kind: "huggingface" | "gguf";
   /** Name of the folder or file, for the manifest. */
   readonly name: string;
+  /** Words for errors, where the source's own do not name the file. */
+  readonly description?: string;
   /** SHA-256 of config.json or of the GGUF header. */
   readonly sha256: string;
   readonly config: ModelConfig;
@@ -80,7 +82,7 @@ export class Checkpoint {
     this.config = parts.config;
     this.tokenizer = parts.tokenizer;
     this.warnings = parts.warnings;
-    this.description = parts.source.description;
+    this.description = parts.description ?? parts.source.description;
     this.#source = parts.source;
     this.#places = bind(parts);
   }
@@ -127,11 +129,11 @@ export class Checkpoint {
 export const rowsPerBatch = (rowBytes: number, multiple: number): number =>
   Math.max(1, Math.floor(FORMAT_LIMITS.rowBatchBytes / (rowBytes * multiple))) * multiple;
 
-function bind({ kind, source, config, architecture, tensors }: CheckpointParts): Map<string, MatrixPlace> {
+function bind({ kind, source, description = source.description, config, architecture, tensors }: CheckpointParts): Map<string, MatrixPlace> {
   const names = kind === "gguf" ? architecture.gguf : architecture.huggingFace;
   const used = new Set<string>();
   const places = new Map<string, MatrixPlace>();
-  const fail = (message: string): never => { throw new ModelError(`${source.description}: ${message}.`); };
+  const fail = (message: string): never => { throw new ModelError(`${description}: ${message}.`); };
 
   const add = (name: string, tensor: StoredTensor, shape: readonly number[], firstRow: number, nRows: number, nCols: number): void => {
     // A vector may be stored as [n], [1, n] or [n, 1]; a matrix has one shape.
@@ -140,7 +142,8 @@ function bind({ kind, source, config, architecture, tensors }: CheckpointParts):
       fail(`tensor ${tensor.name} in ${tensor.file} (${name}) has shape [${tensor.shape.join(", ")}], expected [${shape.join(", ")}]`);
     }
     const type = STORED_TYPES.find((t) => t === tensor.type) ??
-      fail(`tensor ${tensor.name} in ${tensor.file} (${name}) has type ${tensor.type}, which this version does not read; expected one of ${STORED_TYPES.join(", ")}`);
+      fail(`tensor ${tensor.name} in ${tensor.file} (${name}) has type ${tensor.type}, which this version does not read; `
+        + `expected one of ${STORED_TYPES.join(", ")}`);
     const rowBytes = storedRowBytes(type, nCols);
     places.set(name, { name, tensor: tensor.name, file: tensor.file, type, nRows, nCols, rowBytes, offset: tensor.offset + firstRow * rowBytes });
     used.add(tensor.name);
@@ -172,7 +175,8 @@ function bind({ kind, source, config, architecture, tensors }: CheckpointParts):
   const tiedHead = config.tieWordEmbeddings ? names.trunk.head : null;
   const unknown = [...tensors.keys()].filter((n) => !used.has(n) && n !== tiedHead && !names.ignorable.some((r) => r.test(n)));
   if (unknown.length > 0) {
-    fail(`${unknown.length} tensors have no place in a model of architecture ${config.architecture} as its config describes it: ${unknown.slice(0, 5).join(", ")}${unknown.length > 5 ? ", ..." : ""}`);
+    const some = unknown.slice(0, 5).join(", ") + (unknown.length > 5 ? ", ..." : "");
+    fail(`${unknown.length} tensors have no place in a model of architecture ${config.architecture} as its config describes it: ${some}`);
   }
   return places;
 }
@@ -187,7 +191,9 @@ function trunkSourceName(names: TensorNames, canonical: string): string {
 const fill = (template: string, layer: number, expert: number): string =>
   template.replace("{layer}", String(layer)).replace("{expert}", String(expert));
 
-function findExpert(locations: readonly ExpertLocation[], layer: number, expert: number, tensors: ReadonlyMap<string, StoredTensor>): { location: ExpertLocation; tensor: StoredTensor } | null {
+function findExpert(
+  locations: readonly ExpertLocation[], layer: number, expert: number, tensors: ReadonlyMap<string, StoredTensor>,
+): { location: ExpertLocation; tensor: StoredTensor } | null {
   for (const location of locations) {
     const tensor = tensors.get(fill(location.tensor, layer, expert));
     if (tensor) return { location, tensor };

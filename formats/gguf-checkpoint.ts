@@ -15,11 +15,11 @@ export async function openGguf(source: ByteSource, file: string): Promise<Checkp
   const fields = new ConfigFields(`${source.description}, ${file}`, header.metadata);
   const architecture = architectureOfGguf(fields);
   const config = architecture.fromGguf(fields, (name) => header.tensors.has(name));
-  const { tokenizer, bosTokenId } = tokenizerOfGguf(fields);
-  const warnings = tokenizer === null ? ["The file has no tokenizer: the model can be run on token ids only."] : [];
+  const { tokenizer, bosTokenId, warnings: tokenizerWarnings } = tokenizerOfGguf(fields);
+  const warnings = [...tokenizerWarnings];
   if (config.eosTokenIds.length === 0) warnings.push("The file names no end-of-text token: generations end only by length.");
   return new Checkpoint({
-    kind: "gguf", name: file.replace(/\.gguf$/, ""), sha256: await sha256Hex(header.bytes),
+    kind: "gguf", name: file.replace(/\.gguf$/, ""), description: `${source.description}, ${file}`, sha256: await sha256Hex(header.bytes),
     config: Object.freeze({ ...config, bosTokenId }), architecture, tokenizer, source, tensors: header.tensors, warnings,
   });
 }

@@ -26,6 +26,7 @@ export interface GgufTokenizer {
   readonly tokenizer: TokenizerFiles | null;
   /** Prepended to prompts; null where the file says not to. */
   readonly bosTokenId: number | null;
+  readonly warnings: readonly string[];
 }
 
 interface Vocabulary {
@@ -36,7 +37,9 @@ interface Vocabulary {
 /** The tokenizer, or null where the metadata has none. Throws ModelError naming kind or pre-tokenizer it cannot build. */
 export function tokenizerOfGguf(f: ConfigFields): GgufTokenizer {
   const kind = f.string("tokenizer.ggml.model", "none");
-  if (kind === "none" || kind === "no_vocab") return { tokenizer: null, bosTokenId: null };
+  if (kind === "none" || kind === "no_vocab") {
+    return { tokenizer: null, bosTokenId: null, warnings: ["The file has no tokenizer: the model can be run on token ids only."] };
+  }
   if (kind !== "gpt2" && kind !== "llama") {
     throw new ModelError(`${f.file} has tokenizer.ggml.model = "${kind}", which this version cannot build; expected "gpt2" or "llama".`);
   }
@@ -54,20 +57,21 @@ export function tokenizerOfGguf(f: ConfigFields): GgufTokenizer {
   const eos = tokenOf("tokenizer.ggml.eos_token_id");
   // llama.cpp's default: SentencePiece models begin with BOS, byte-level ones do not.
   const addBos = bos !== null && f.boolean("tokenizer.ggml.add_bos_token", kind === "llama");
-  const document = kind === "gpt2" ? byteLevel(f, vocabulary) : sentencePiece(f, vocabulary);
+  const pre = f.string("tokenizer.ggml.pre", "gpt-2");
+  const document = kind === "gpt2" ? byteLevel(f, pre, vocabulary) : sentencePiece(f, vocabulary);
   return {
     tokenizer: {
       json: new TextEncoder().encode(JSON.stringify(document)).slice(),
-      kind: kind === "gpt2" ? `byte-level BPE (${f.string("tokenizer.ggml.pre")})` : "SentencePiece BPE",
+      kind: kind === "gpt2" ? `byte-level BPE (${pre})` : "SentencePiece BPE",
       chatTemplate: f.has("tokenizer.chat_template") ? f.string("tokenizer.chat_template") : null,
       bosToken: bos?.token ?? null, eosToken: eos?.token ?? null, addBos,
     },
     bosTokenId: addBos ? bos.id : null,
+    warnings: kind === "gpt2" && !f.has("tokenizer.ggml.pre") ? ["The file does not name its pre-tokenizer (tokenizer.ggml.pre): GPT-2's is used."] : [],
   };
 }
 
-function byteLevel(f: ConfigFields, v: Vocabulary): object {
-  const pre = f.string("tokenizer.ggml.pre", "gpt-2");
+function byteLevel(f: ConfigFields, pre: string, v: Vocabulary): object {
   const rules = PRE_TOKENIZERS[pre];
   if (!rules) {
     throw new ModelError(`${f.file} has tokenizer.ggml.pre = "${pre}", which this version does not know; expected one of ${Object.keys(PRE_TOKENIZERS).join(", ")}.`);

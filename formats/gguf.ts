@@ -34,7 +34,9 @@ export async function readGgufHeader(source: ByteSource, file: string): Promise<
       return new HeaderParser(source, file, size, bytes).parse();
     } catch (error) {
       if (!(error instanceof NeedMore)) throw error;
-      if (length === size) throw new SourceError(`${source.description}, ${file}: the file is cut short within its header: ${error.message} at byte ${size}, the end of the file.`);
+      if (length === size) {
+        throw new SourceError(`${source.description}, ${file}: the file is cut short within its header: ${error.message} at byte ${size}, the end of the file.`);
+      }
     }
   }
 }
@@ -106,7 +108,9 @@ class HeaderParser {
       if (offset % alignment !== 0) this.#fail(`tensor ${name} starts at byte ${offset} of the data, expected a multiple of the alignment ${alignment}`);
       const end = dataStart + offset + bytes;
       if (!Number.isSafeInteger(end)) this.#fail(`tensor ${name} ends beyond 2^53`);
-      if (end > this.#size) this.#fail(`tensor ${name} (${type.name} [${shape.join(", ")}]) ends at byte ${end}, but the file has only ${this.#size} bytes; it is cut short`);
+      if (end > this.#size) {
+        this.#fail(`tensor ${name} (${type.name} [${shape.join(", ")}]) ends at byte ${end}, but the file has only ${this.#size} bytes; it is cut short`);
+      }
       out.set(name, { name, file: this.#file, type: type.name, shape, offset: dataStart + offset, bytes });
     }
     refuseOverlaps(out.values(), (m) => this.#fail(m));

@@ -62,7 +62,8 @@ const manifestSchema = z.strictObject({
   blobs: z.record(z.string(), blobSchema),
   experts: z.array(expertSchema).readonly(),
   tokenizer: z.strictObject({
-    file: z.literal("tokenizer.json"), sha256, chatTemplate: z.string().nullable(), bosToken: z.string().nullable(), eosToken: z.string().nullable(), addBos: z.boolean(),
+    file: z.literal("tokenizer.json"), sha256, chatTemplate: z.string().nullable(),
+    bosToken: z.string().nullable(), eosToken: z.string().nullable(), addBos: z.boolean(),
   }).nullable(),
   quantization: z.strictObject({ requested: z.string(), tensors: z.record(z.string(), count) }),
 }).readonly();
@@ -94,7 +95,8 @@ export function validateManifest(where: string, json: unknown): PackManifest {
 type Fail = (message: string) => never;
 
 function checkTrunk(m: PackManifest, fail: Fail): void {
-  const expected = new Map<string, readonly [rows: number, cols: number, kind: "vector" | "matrix"]>(trunkTensors(m.config).map((t) => [t.name, t.kind === "vector" ? [1, t.length, "vector"] : [t.nRows, t.nCols, "matrix"]]));
+  const expected = new Map<string, readonly [rows: number, cols: number, kind: "vector" | "matrix"]>();
+  for (const t of trunkTensors(m.config)) expected.set(t.name, t.kind === "vector" ? [1, t.length, t.kind] : [t.nRows, t.nCols, t.kind]);
   expected.set("rope", [m.contextLength, m.config.rope.dim, "vector"]);
   for (const [name, [rows, cols, kind]] of expected) {
     const blob = m.blobs[name] ?? fail(`blob ${name} is missing`);
@@ -105,13 +107,17 @@ function checkTrunk(m: PackManifest, fail: Fail): void {
   }
   const unknown = Object.keys(m.blobs).find((name) => !expected.has(name));
   if (unknown !== undefined) fail(`blob ${unknown} has no place in a model of architecture ${m.config.architecture}`);
-  if (m.config.rope.inverseFrequencies.length !== m.config.rope.dim / 2) fail(`config.rope has ${m.config.rope.inverseFrequencies.length} frequencies for ${m.config.rope.dim} dimensions`);
+  const { inverseFrequencies, dim } = m.config.rope;
+  if (inverseFrequencies.length !== dim / 2) fail(`config.rope has ${inverseFrequencies.length} frequencies for ${dim} dimensions`);
 }
 
 function checkExperts(m: PackManifest, fail: Fail): void {
   const { config: c } = m;
-  if (c.layerFfns.length !== c.nLayers || c.slidingWindows.length !== c.nLayers) fail(`config lists ${c.layerFfns.length} kinds of layers and ${c.slidingWindows.length} windows for ${c.nLayers} layers`);
-  const wanted = c.layerFfns.flatMap((kind, layer) => kind === "moe" ? Array.from({ length: c.nExperts }, (_, expert) => ({ layer, expert })) : []);
+  if (c.layerFfns.length !== c.nLayers || c.slidingWindows.length !== c.nLayers) {
+    fail(`config lists ${c.layerFfns.length} kinds of layers and ${c.slidingWindows.length} windows for ${c.nLayers} layers`);
+  }
+  const wanted = c.layerFfns.flatMap((kind, layer) =>
+    kind === "moe" ? Array.from({ length: c.nExperts }, (_, expert) => ({ layer, expert })) : []);
   if (m.experts.length !== wanted.length) fail(`the expert table has ${m.experts.length} entries, expected ${wanted.length}`);
   m.experts.forEach((e, i) => {
     const { layer, expert } = wanted[i]!;
@@ -141,7 +147,9 @@ function checkExtents(m: PackManifest, fail: Fail): void {
     if (total !== blob.bytes) fail(`the extents of ${name} have ${total} bytes, expected ${blob.bytes}`);
     blob.extents.forEach(([part, offset, bytes, hash], i) => {
       const of = m.parts[part] ?? fail(`${name} lies in part ${part}, but there are ${m.parts.length} parts`);
-      if (offset % FORMAT_LIMITS.extentAlignment !== 0) fail(`${name} starts at byte ${offset} of ${of.name}, expected a multiple of ${FORMAT_LIMITS.extentAlignment}`);
+      if (offset % FORMAT_LIMITS.extentAlignment !== 0) {
+        fail(`${name} starts at byte ${offset} of ${of.name}, expected a multiple of ${FORMAT_LIMITS.extentAlignment}`);
+      }
       if (offset + bytes > of.bytes) fail(`${name} ends at byte ${offset + bytes} of ${of.name}, which has ${of.bytes} bytes`);
       if (bytes > FORMAT_LIMITS.extentBytes || (i < blob.extents.length - 1 && bytes !== FORMAT_LIMITS.extentBytes)) {
         fail(`extent ${i} of ${name} has ${bytes} bytes, expected ${i < blob.extents.length - 1 ? "exactly" : "at most"} ${FORMAT_LIMITS.extentBytes}`);
@@ -180,7 +188,7 @@ export function formatManifest(m: PackManifest): string {
   const lines = (open: string, items: string[], close: string): string => (items.length === 0 ? open + close : `${open}\n    ${items.join(",\n    ")}\n  ${close}`);
   const fields = Object.entries(m).map(([key, value]) => {
     const text = key === "parts" || key === "experts" ? lines("[", (value as unknown[]).map((v) => JSON.stringify(v)), "]")
-      : key === "blobs" ? lines("{", Object.entries(value as object).map(([name, v]) => `${JSON.stringify(name)}: ${JSON.stringify(v)}`), "}")
+      : key === "blobs" ? lines("{", Object.entries(m.blobs).map(([name, v]) => `${JSON.stringify(name)}: ${JSON.stringify(v)}`), "}")
       : JSON.stringify(value);
     return `  ${JSON.stringify(key)}: ${text}`;
   });

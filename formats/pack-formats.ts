@@ -40,9 +40,11 @@ export function packFormats(checkpoint: Checkpoint, quant: Quant): PackFormats {
   for (let layer = 0; layer < c.nLayers; layer++) {
     if (c.layerFfns[layer] !== "moe") continue;
     for (let expert = 0; expert < c.nExperts; expert++) {
-      const [gate, up, down] = (["gate", "up", "down"] as const).map((m) => checkpoint.place(expertName(layer, expert, m))) as [MatrixPlace, MatrixPlace, MatrixPlace];
+      const [gate, up, down] = [checkpoint.place(expertName(layer, expert, "gate")), checkpoint.place(expertName(layer, expert, "up")),
+        checkpoint.place(expertName(layer, expert, "down"))];
       if (formatOf(gate, quant) !== formatOf(up, quant)) {
-        throw new ModelError(`${checkpoint.description}: tensor ${gate.tensor} has type ${gate.type} and ${up.tensor} has ${up.type}; gate and up of an expert must have one type. Pack with --quant q8, q4 or f32.`);
+        throw new ModelError(`${checkpoint.description}: tensor ${gate.tensor} has type ${gate.type} and ${up.tensor} has ${up.type}; `
+          + "gate and up of an expert must have one type. Pack with --quant q8, q4 or f32.");
       }
       for (const place of [gate, down]) {
         const activations = activationFormatOf(formatOf(place, quant));
@@ -52,7 +54,8 @@ export function packFormats(checkpoint: Checkpoint, quant: Quant): PackFormats {
   }
   if (firstOf.size > 1) {
     const [a, b] = [...firstOf.values()] as [MatrixPlace, MatrixPlace];
-    throw new ModelError(`${checkpoint.description}: tensor ${a.tensor} has type ${a.type} and ${b.tensor} has ${b.type}; experts of one pack must all take the same activations (F32, F16, BF16 take f32; Q8_0, Q4_0 take int8). Pack with --quant q8, q4 or f32.`);
+    throw new ModelError(`${checkpoint.description}: tensor ${a.tensor} has type ${a.type} and ${b.tensor} has ${b.type}; experts of one pack `
+      + "must all take the same activations (F32, F16, BF16 take f32; Q8_0, Q4_0 take int8). Pack with --quant q8, q4 or f32.");
   }
   const matrices = [...checkpoint.places()].filter((p) => p.nRows > 1 && tensorClass(p.name) !== "router");
   return {

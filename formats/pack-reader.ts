@@ -16,7 +16,9 @@ export interface OpenPack {
 /** Reads and validates manifest.json. */
 export async function openPack(source: ByteSource): Promise<OpenPack> {
   const bytes = await readFileOrNull(source, "manifest.json", FORMAT_LIMITS.manifestBytes);
-  if (bytes === null) throw new SourceError(`${source.description} has no manifest.json, expected a pack (workers-moe pack <model> --out DIR makes one).`);
+  if (bytes === null) {
+    throw new SourceError(`${source.description} has no manifest.json, expected a pack (workers-moe pack <model> --out DIR makes one).`);
+  }
   return { manifest: validateManifest(source.description, parseJson(source, "manifest.json", bytes)), packHash: await sha256Hex(bytes) };
 }
 
@@ -98,7 +100,9 @@ export interface LoadOptions {
  * Loads blobs into their targets. Every extent is hashed before it is written. Throws SourceError naming pack, part, blob,
  * found and expected; bytes already written stay, so a caller must not use a target until this has resolved.
  */
-export async function loadBlobs(source: ByteSource, manifest: PackManifest, targets: readonly BlobTarget[], options: LoadOptions = {}): Promise<void> {
+export async function loadBlobs(
+  source: ByteSource, manifest: PackManifest, targets: readonly BlobTarget[], options: LoadOptions = {},
+): Promise<void> {
   const reads = planReads(manifest, targets, source.hasRanges);
   let next = 0;
   let loadedBytes = 0;
@@ -119,7 +123,9 @@ export async function loadBlobs(source: ByteSource, manifest: PackManifest, targ
   await Promise.all(Array.from({ length: Math.min(options.lanes ?? 1, Math.max(1, reads.length)) }, lane));
 }
 
-async function readExtents(source: ByteSource, manifest: PackManifest, read: PlannedRead, buffer: Uint8Array<ArrayBuffer>, onExtent: (bytes: number) => void): Promise<void> {
+async function readExtents(
+  source: ByteSource, manifest: PackManifest, read: PlannedRead, buffer: Uint8Array<ArrayBuffer>, onExtent: (bytes: number) => void,
+): Promise<void> {
   const part = manifest.parts[read.part]!;
   const stream = source.hasRanges ? source.read(part.name, read.offset, read.end - read.offset) : source.read(part.name);
   let index = 0;
@@ -158,7 +164,9 @@ async function readExtents(source: ByteSource, manifest: PackManifest, read: Pla
   throw new SourceError(`${describe(source, manifest, extent)}: the part ends at byte ${at}, expected ${part.bytes} bytes.`);
 }
 
-async function deliver(source: ByteSource, manifest: PackManifest, extent: WantedExtent, bytes: Uint8Array<ArrayBuffer>, onExtent: (bytes: number) => void): Promise<void> {
+async function deliver(
+  source: ByteSource, manifest: PackManifest, extent: WantedExtent, bytes: Uint8Array<ArrayBuffer>, onExtent: (bytes: number) => void,
+): Promise<void> {
   const found = await sha256Hex(bytes);
   if (found !== extent.hash) {
     throw new HashMismatch(`${describe(source, manifest, extent)}: found SHA-256 ${found}, expected ${extent.hash}; the bytes are damaged.`);
@@ -170,5 +178,6 @@ async function deliver(source: ByteSource, manifest: PackManifest, extent: Wante
 }
 
 function describe(source: ByteSource, manifest: PackManifest, extent: WantedExtent): string {
-  return `Pack ${manifest.id} (${source.description}), ${manifest.parts[extent.part]!.name}, bytes ${extent.offset} to ${extent.offset + extent.bytes}, blob ${extent.uses[0]!.target.name}`;
+  const range = `bytes ${extent.offset} to ${extent.offset + extent.bytes}`;
+  return `Pack ${manifest.id} (${source.description}), ${manifest.parts[extent.part]!.name}, ${range}, blob ${extent.uses[0]!.target.name}`;
 }

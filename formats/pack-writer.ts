@@ -50,7 +50,9 @@ export interface PackSummary {
 }
 
 /** Writes the pack. On failure the sink is told to discard, and the error is passed on. */
-export async function writePack(checkpoint: Checkpoint, sink: PackSink, options: PackOptions, onProgress: (p: PackProgress) => void = () => {}): Promise<PackSummary> {
+export async function writePack(
+  checkpoint: Checkpoint, sink: PackSink, options: PackOptions, onProgress: (p: PackProgress) => void = () => {},
+): Promise<PackSummary> {
   try {
     const summary = await new Packer(checkpoint, sink, options, onProgress).run();
     await sink.commit();
@@ -93,7 +95,9 @@ class Packer {
     if (contextLength < 1 || contextLength > config.maxPositions) {
       throw new ModelError(`A context of ${contextLength} was asked for, but the model was made for 1 to ${config.maxPositions} positions.`);
     }
-    if (this.#segmentWidth < 32 || this.#segmentWidth % 32 !== 0) throw new ModelError(`A segment width of ${this.#segmentWidth} was asked for, expected a multiple of 32.`);
+    if (this.#segmentWidth < 32 || this.#segmentWidth % 32 !== 0) {
+      throw new ModelError(`A segment width of ${this.#segmentWidth} was asked for, expected a multiple of 32.`);
+    }
     const { activations, kvFormat } = packFormats(this.#checkpoint, this.#quant);
 
     const blobs: Record<string, PackBlob> = {};
@@ -213,7 +217,9 @@ class Packer {
       const sliceBytes = storedRowBytes(place.type, nCols);
       const out = new Uint8Array(nRows * sliceBytes);
       const first = storedColumnOffset(place.type, from);
-      for (let r = 0; r < nRows; r++) out.set(bytes.subarray(r * place.rowBytes + first, r * place.rowBytes + first + sliceBytes), r * sliceBytes);
+      for (let r = 0; r < nRows; r++) {
+        out.set(bytes.subarray(r * place.rowBytes + first, r * place.rowBytes + first + sliceBytes), r * sliceBytes);
+      }
       return out;
     }
     let values = decodeRows(place.type, bytes, nRows, place.nCols);

@@ -25,7 +25,9 @@ export const noLoss = (): QuantizationLoss =>
 const SMALLEST_NORMAL_F16 = 2 ** -14;
 
 /** Row-major stored bytes of f32 [nRows, nCols]; the cost is added to `loss`. `name` is for errors. */
-export function encodeRows(type: "F32" | "Q8_0" | "Q4_0", name: string, values: Float32Array, nRows: number, nCols: number, loss: QuantizationLoss): Uint8Array {
+export function encodeRows(
+  type: "F32" | "Q8_0" | "Q4_0", name: string, values: Float32Array, nRows: number, nCols: number, loss: QuantizationLoss,
+): Uint8Array {
   if (type === "F32") return new Uint8Array(values.buffer, values.byteOffset, nRows * nCols * 4).slice();
   const rowBytes = storedRowBytes(type, nCols);
   const out = new Uint8Array(nRows * rowBytes);
@@ -44,7 +46,8 @@ export function encodeRows(type: "F32" | "Q8_0" | "Q4_0", name: string, values: 
       }
       const scale = encodeGroup(group, view, r * rowBytes + (first / 32) * blockBytes, loss);
       if (!Number.isFinite(scale)) {
-        throw new ModelError(`${name}, row ${r}, columns ${first} to ${first + n - 1}: the largest value needs a scale beyond 65,504, the largest f16; pack this model with --quant f32.`);
+        throw new ModelError(`${name}, row ${r}, columns ${first} to ${first + n - 1}: the largest value needs a scale beyond 65,504, `
+          + "the largest f16; pack this model with --quant f32.");
       }
       if (scale === 0) {
         if (group.some((x) => x !== 0)) loss.zeroScales++;

@@ -31,7 +31,8 @@ export async function readSafetensorsFolder(source: ByteSource): Promise<Map<str
   const out = new Map<string, StoredTensor>();
   for (const [tensor, shard] of entries) {
     if (typeof shard !== "string" || !/^[\w.-]+\.safetensors$/.test(shard)) {
-      throw new SourceError(`${source.description}, ${indexName}: tensor ${tensor} is said to be in ${JSON.stringify(shard)}, expected the name of a .safetensors file beside it.`);
+      throw new SourceError(`${source.description}, ${indexName}: tensor ${tensor} is said to be in ${JSON.stringify(shard)}, `
+        + "expected the name of a .safetensors file beside it.");
     }
     if (!shards.has(shard)) {
       if ((await source.size(shard)) === null) {
@@ -46,7 +47,8 @@ export async function readSafetensorsFolder(source: ByteSource): Promise<Map<str
   for (const [shard, tensors] of shards) {
     for (const name of tensors.keys()) {
       if (out.get(name)?.file !== shard) {
-        throw new SourceError(`${source.description}, ${shard} holds tensor ${name}, which ${indexName} ${out.has(name) ? `says is in ${out.get(name)!.file}` : "does not list"}.`);
+        const said = out.has(name) ? `says is in ${out.get(name)!.file}` : "does not list";
+        throw new SourceError(`${source.description}, ${shard} holds tensor ${name}, which ${indexName} ${said}.`);
       }
     }
   }
@@ -60,7 +62,9 @@ export async function readSafetensorsHeader(source: ByteSource, file: string): P
   if (size < 8) fail(`expected at least 8 bytes of header length, found ${size}`);
   const lengthBytes = await readBytes(source, file, 0, 8);
   const declared = new DataView(lengthBytes.buffer).getBigUint64(0, true);
-  if (declared > FORMAT_LIMITS.safetensorsHeaderBytes) fail(`the header is said to have ${declared} bytes, expected at most ${FORMAT_LIMITS.safetensorsHeaderBytes}`);
+  if (declared > FORMAT_LIMITS.safetensorsHeaderBytes) {
+    fail(`the header is said to have ${declared} bytes, expected at most ${FORMAT_LIMITS.safetensorsHeaderBytes}`);
+  }
   const headerBytes = Number(declared);
   if (8 + headerBytes > size) fail(`the header is said to have ${headerBytes} bytes, but the file has only ${size}`);
   const raw = await readBytes(source, file, 8, headerBytes);

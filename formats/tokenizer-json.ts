@@ -25,7 +25,9 @@ export function tokenIds(source: ByteSource, file: string, json: unknown): Token
     post_processor?: PostProcessor | null;
   } | null;
   const vocab = document?.model?.vocab;
-  if (typeof vocab !== "object" || vocab === null) throw new SourceError(`${source.description}, ${file} has no model.vocab, expected a tokenizer.json of the tokenizers library.`);
+  if (typeof vocab !== "object" || vocab === null) {
+    throw new SourceError(`${source.description}, ${file} has no model.vocab, expected a tokenizer.json of the tokenizers library.`);
+  }
   const ids = Array.isArray(vocab)
     ? new Map((vocab as [string, number][]).map(([token], id) => [token, id]))
     : new Map(Object.entries(vocab as Record<string, number>));

@@ -2,7 +2,7 @@
 // K lies as [headDim][32] so that four lanes are four keys, V as [32][headDim] so that four lanes are four dimensions.
 // Refuses to let masked keys take part: they are left out of every sum, never multiplied by zero.
 
-import { SCORE_BUFFER } from "./constants";
+import { HALF_FIX, HALF_MASK, SCORE_BUFFER } from "./constants";
 import { exp1, exp4, halfBits, loadHalf, loadHalf4 } from "./floats";
 
 const F16: i32 = 1;
@@ -34,26 +34,28 @@ export function kvWrite(
 }
 
 @inline
-function load4(at: usize, half: bool): v128 {
-  return half ? loadHalf4(at) : v128.load(at);
+function load4(at: usize, half: bool, mask: v128, factor: v128, limit: v128, infinity: v128, magnitude: v128): v128 {
+  return half ? loadHalf4(at, mask, factor, limit, infinity, magnitude) : v128.load(at);
 }
 
 /** Scaled scores of one query with the 32 keys of a block, into SCORE_BUFFER. Slots never written give garbage lanes, masked by the caller. */
 @inline
 function scoreBlock(q: usize, k: usize, headDim: usize, scale: f32, half: bool): void {
+  const mask = v128.load(HALF_MASK), factor = v128.load(HALF_FIX), limit = v128.load(HALF_FIX, 16);
+  const infinity = v128.load(HALF_FIX, 32), magnitude = v128.load(HALF_FIX, 48);
   let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
   const step: usize = half ? 8 : 16;
   const end = q + (headDim << 2);
   for (; q < end; q += 4) {
     const x = v128.load32_splat(q);
-    s0 = f32x4.add(s0, f32x4.mul(x, load4(k, half)));
-    s1 = f32x4.add(s1, f32x4.mul(x, load4(k + step, half)));
-    s2 = f32x4.add(s2, f32x4.mul(x, load4(k + 2 * step, half)));
-    s3 = f32x4.add(s3, f32x4.mul(x, load4(k + 3 * step, half)));
-    s4 = f32x4.add(s4, f32x4.mul(x, load4(k + 4 * step, half)));
-    s5 = f32x4.add(s5, f32x4.mul(x, load4(k + 5 * step, half)));
-    s6 = f32x4.add(s6, f32x4.mul(x, load4(k + 6 * step, half)));
-    s7 = f32x4.add(s7, f32x4.mul(x, load4(k + 7 * step, half)));
+    s0 = f32x4.add(s0, f32x4.mul(x, load4(k, half, mask, factor, limit, infinity, magnitude)));
+    s1 = f32x4.add(s1, f32x4.mul(x, load4(k + step, half, mask, factor, limit, infinity, magnitude)));
+    s2 = f32x4.add(s2, f32x4.mul(x, load4(k + 2 * step, half, mask, factor, limit, infinity, magnitude)));
+    s3 = f32x4.add(s3, f32x4.mul(x, load4(k + 3 * step, half, mask, factor, limit, infinity, magnitude)));
+    s4 = f32x4.add(s4, f32x4.mul(x, load4(k + 4 * step, half, mask, factor, limit, infinity, magnitude)));
+    s5 = f32x4.add(s5, f32x4.mul(x, load4(k + 5 * step, half, mask, factor, limit, infinity, magnitude)));
+    s6 = f32x4.add(s6, f32x4.mul(x, load4(k + 6 * step, half, mask, factor, limit, infinity, magnitude)));
+    s7 = f32x4.add(s7, f32x4.mul(x, load4(k + 7 * step, half, mask, factor, limit, infinity, magnitude)));
     k += 8 * step;
   }
   const f = f32x4.splat(scale);
@@ -70,6 +72,8 @@ function scoreBlock(q: usize, k: usize, headDim: usize, scale: f32, half: bool):
 /** o = o * c, then o = o + p_j * v[j] for j in [low, high], 16 dimensions at a time, then 4, then 1. */
 @inline
 function valueBlock(o: usize, v: usize, headDim: usize, c: f32, low: usize, high: usize, half: bool): void {
+  const mask = v128.load(HALF_MASK), factor = v128.load(HALF_FIX), limit = v128.load(HALF_FIX, 16);
+  const infinity = v128.load(HALF_FIX, 32), magnitude = v128.load(HALF_FIX, 48);
   const size: usize = half ? 2 : 4;
   const rowBytes = headDim * size;
   const cs = f32x4.splat(c);
@@ -82,10 +86,10 @@ function valueBlock(o: usize, v: usize, headDim: usize, c: f32, low: usize, high
     let row = v + low * rowBytes + d * size;
     for (let p = SCORE_BUFFER + (low << 2); p <= pEnd; p += 4) {
       const x = v128.load32_splat(p);
-      o0 = f32x4.add(o0, f32x4.mul(x, load4(row, half)));
-      o1 = f32x4.add(o1, f32x4.mul(x, load4(row + 4 * size, half)));
-      o2 = f32x4.add(o2, f32x4.mul(x, load4(row + 8 * size, half)));
-      o3 = f32x4.add(o3, f32x4.mul(x, load4(row + 12 * size, half)));
+      o0 = f32x4.add(o0, f32x4.mul(x, load4(row, half, mask, factor, limit, infinity, magnitude)));
+      o1 = f32x4.add(o1, f32x4.mul(x, load4(row + 4 * size, half, mask, factor, limit, infinity, magnitude)));
+      o2 = f32x4.add(o2, f32x4.mul(x, load4(row + 8 * size, half, mask, factor, limit, infinity, magnitude)));
+      o3 = f32x4.add(o3, f32x4.mul(x, load4(row + 12 * size, half, mask, factor, limit, infinity, magnitude)));
       row += rowBytes;
     }
     v128.store(at, o0);
@@ -98,7 +102,7 @@ function valueBlock(o: usize, v: usize, headDim: usize, c: f32, low: usize, high
     let sum = f32x4.mul(v128.load(at), cs);
     let row = v + low * rowBytes + d * size;
     for (let p = SCORE_BUFFER + (low << 2); p <= pEnd; p += 4) {
-      sum = f32x4.add(sum, f32x4.mul(v128.load32_splat(p), load4(row, half)));
+      sum = f32x4.add(sum, f32x4.mul(v128.load32_splat(p), load4(row, half, mask, factor, limit, infinity, magnitude)));
       row += rowBytes;
     }
     v128.store(at, sum);

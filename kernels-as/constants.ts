@@ -11,11 +11,14 @@ export const LOW_NIBBLE_MASK: usize = memory.data<u16>([15, 15, 15, 15, 15, 15, 
 export const ONES: usize = memory.data<u16>([1, 1, 1, 1, 1, 1, 1, 1], 16);
 /** 4 x 0x8FFFFFFF: keeps sign, exponent and mantissa of a sign-extended f16 shifted left by 13, which is its value * 2^-112. */
 export const HALF_MASK: usize = memory.data<u32>([0x8fffffff, 0x8fffffff, 0x8fffffff, 0x8fffffff], 16);
-/** 4 x 2^112, then 4 x 65536 (what f16 infinity and NaN reach), then 4 x the bits of +Infinity. */
+/** 8 x 0x8FFF: the upper halves of the same. */
+export const UPPER_HALF_MASK: usize = memory.data<u16>([0x8fff, 0x8fff, 0x8fff, 0x8fff, 0x8fff, 0x8fff, 0x8fff, 0x8fff], 16);
+/** 4 x 2^112, then 4 x 65536 (what f16 infinity and NaN reach), 4 x the bits of +Infinity, 4 x all but the sign. */
 export const HALF_FIX: usize = memory.data<u32>([
   0x77800000, 0x77800000, 0x77800000, 0x77800000,
   0x47800000, 0x47800000, 0x47800000, 0x47800000,
   0x7f800000, 0x7f800000, 0x7f800000, 0x7f800000,
+  0x7fffffff, 0x7fffffff, 0x7fffffff, 0x7fffffff,
 ], 16);
 
 /** 12 x 4 constants of exp, docs/arithmetic.md section 2, in the order exp4 reads them. */

@@ -1,7 +1,7 @@
 // exp, silu and the f16 conversions on four lanes and on one, bit for bit as docs/arithmetic.md section 2 and model/float-math.ts.
 // Refuses relaxed instructions: a fused multiply-add would round once where the definition rounds twice.
 
-import { EXP, HALF_FIX, HALF_MASK } from "./constants";
+import { EXP, HALF_FIX } from "./constants";
 
 /** e^x of four f32. */
 export function exp4(x: v128): v128 {
@@ -34,12 +34,14 @@ export function swiglu4(g: v128, u: v128): v128 {
   return f32x4.mul(f32x4.div(g, f32x4.add(one, exp4(f32x4.neg(g)))), u);
 }
 
-/** Four f16 at `at`, exactly, infinities and NaN included. */
+/**
+ * Four f16 at `at`, exactly, infinities and NaN included. The constants are HALF_MASK and the four of HALF_FIX in order, loaded by the
+ * caller outside its loop: V8 does not take loads out of loops.
+ */
 @inline
-export function loadHalf4(at: usize): v128 {
-  const f = f32x4.mul(v128.and(i32x4.shl(v128.load16x4_s(at), 13), v128.load(HALF_MASK)), v128.load(HALF_FIX));
-  const special = f32x4.ge(f32x4.abs(f), v128.load(HALF_FIX, 16));
-  return v128.or(f, v128.and(special, v128.load(HALF_FIX, 32)));
+export function loadHalf4(at: usize, mask: v128, factor: v128, limit: v128, infinity: v128, magnitude: v128): v128 {
+  const f = f32x4.mul(v128.and(i32x4.shl(v128.load16x4_s(at), 13), mask), factor);
+  return v128.or(f, v128.and(f32x4.ge(v128.and(f, magnitude), limit), infinity));
 }
 
 /** Four bf16 at `at`. */

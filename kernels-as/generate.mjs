@@ -9,13 +9,22 @@ const MATRIX = { f32: 0, f16: 1, bf16: 2, q8: 3, q4: 4 };
 const BATCHES = [1, 2, 4, 8];
 
 /**
- * Row vectors per pass by variant, format and batch: what measured best where every load is bounds-checked (workerd) without
- * losing where it is not. 8 = the whole row block in one pass.
+ * By variant, format and batch: R row vectors per pass (8 = the whole row block in one pass) and U steps of 4 k per turn of the inner
+ * loop. What measured best where every load is bounds-checked (workerd) without losing where it is not.
  */
-const DEFAULT_ROW_VECTORS = {
-  "relaxed-i32": { q4: { 1: 8, 2: 4, 4: 4, 8: 2 }, q8: { 1: 4, 2: 4, 4: 2, 8: 1 } },
-  "relaxed-i16": { q4: { 1: 8, 2: 4, 4: 4, 8: 2 }, q8: { 1: 8, 2: 4, 4: 2, 8: 1 } },
-  "simd128": { q4: { 1: 4, 2: 2, 4: 2, 8: 1 }, q8: { 1: 4, 2: 4, 4: 2, 8: 1 } },
+const SHAPES = {
+  "relaxed-i32": {
+    q4: { 1: { R: 8, U: 2 }, 2: { R: 4, U: 1 }, 4: { R: 4, U: 1 }, 8: { R: 2, U: 1 } },
+    q8: { 1: { R: 4, U: 2 }, 2: { R: 4, U: 1 }, 4: { R: 2, U: 1 }, 8: { R: 1, U: 1 } },
+  },
+  "relaxed-i16": {
+    q4: { 1: { R: 8, U: 2 }, 2: { R: 4, U: 2 }, 4: { R: 4, U: 1 }, 8: { R: 2, U: 1 } },
+    q8: { 1: { R: 8, U: 2 }, 2: { R: 4, U: 1 }, 4: { R: 4, U: 1 }, 8: { R: 2, U: 1 } },
+  },
+  "simd128": {
+    q4: { 1: { R: 4, U: 1 }, 2: { R: 2, U: 1 }, 4: { R: 2, U: 1 }, 8: { R: 1, U: 1 } },
+    q8: { 1: { R: 4, U: 2 }, 2: { R: 4, U: 1 }, 4: { R: 2, U: 1 }, 8: { R: 1, U: 1 } },
+  },
 };
 const FLOAT_ROW_VECTORS = { 1: 8, 2: 4, 4: 2, 8: 1 };
 
@@ -26,7 +35,7 @@ const join = (parts, indent = "") => parts.map((line) => indent + line + "\n").j
  * How one variant multiplies a step of 4 k of one row vector. Each entry says what the pack holds and how accumulators work:
  *  stepBytes     activation bytes per token and step          steps        steps per group
  *  constants     names loaded before the loops                accumulators names per (token, row vector)
- *  start         initial value of an accumulator              activations  lines that broadcast one token's bytes
+ *  start         initial value of an accumulator              activationNames  one broadcast of 4 bytes each
  *  weights       lines that unpack one row vector             multiply     lines that accumulate
  *  total         the exact i32 sum from the accumulators
  */
@@ -39,13 +48,8 @@ const nibbles = {
   weightNames: ["low", "high"],
   weights: (load, r) => [`v = ${load};`, `low${r} = v128.and(v, mask);`, `high${r} = v128.and(i16x8.shr_u(v, 4), mask);`],
 };
-const pairActivations = {
-  stepBytes: 8,
-  activationNames: ["pair", "first", "second"],
-  activations: (at, offset, m) => m === 1
-    ? [`pair = v128.load64_splat(${at}, ${offset});`, `first = ${splatLane("pair", 0)};`, `second = ${splatLane("pair", 1)};`]
-    : [`first = v128.load32_splat(${at}, ${offset});`, `second = v128.load32_splat(${at}, ${offset + 4});`],
-};
+/** 8 bytes per token and step: two broadcasts. */
+const pairActivations = { stepBytes: 8, activationNames: ["first", "second"] };
 
 const FORMS = {
   "relaxed-i32": {
@@ -85,8 +89,7 @@ const FORMS = {
     q4: {
       steps: 4, stepBytes: 16, constants: { mask: "LOW_NIBBLE_MASK" }, accumulators: ["sum"],
       weightNames: ["w"], weights: (load, r) => [`w${r} = ${load};`],
-      activationNames: ["all", "a", "b", "c", "d"],
-      activations: (at, offset) => [`all = v128.load(${at}, ${offset});`, ...["a", "b", "c", "d"].map((name, i) => `${name} = ${splatLane("all", i)};`)],
+      activationNames: ["a", "b", "c", "d"],
       start: (correction) => correction,
       multiply: (i, r) => [
         `sum${i} = i32x4.add(sum${i}, i32x4.dot_i16x8_s(v128.and(w${r}, mask), a));`,
@@ -106,29 +109,46 @@ const FORMS = {
   },
 };
 
-/** The product of q8 or q4 for M tokens. */
-function quantisedProduct(name, format, form, M, R) {
+/** The product of q8 or q4 for M tokens: R row vectors per pass, U steps of 4 k per turn of the inner loop. */
+function quantisedProduct(name, format, form, M, { R, U }) {
   const tileBytes = format === "q8" ? 1088 : 576;
   const groupBytes = M * (8 + form.steps * form.stepBytes);
   const cells = range(M).flatMap((t) => range(R).map((r) => ({ t, r, i: `${t}_${r}` })));
-  const correction = (t) => `v128.load32_splat(q, ${8 * t + 4})`;
-  const needsCorrection = form.start("x") === "x";
-  // One token: row vectors outermost, so that the unpacked weights die at once. Several: unpack R vectors, then token by token.
-  const step = [];
-  const weights = (r) => form.weights(`v128.load(p, ${64 + 16 * r})`, r);
-  if (M === 1) {
-    step.push(...form.activations("at", 8, M));
-    for (const r of range(R)) step.push(...weights(r), ...form.multiply(`0_${r}`, r));
-  } else {
-    for (const r of range(R)) step.push(...weights(r));
+  // One token: row vectors outermost, so that unpacked weights die at once. Several: unpack R vectors, then token by token.
+  // Activations come 16 bytes a load: a load costs up to four instructions where bounds are checked, a broadcast of a lane one.
+  const lines = [];
+  const perLoad = 16 / form.stepBytes; // (step, token) pairs in one load
+  const weights = (u, r) => form.weights(`v128.load(p, ${64 + 128 * u + 16 * r})`, r);
+  const broadcast = (pair) => {
+    const lane = (pair % perLoad) * form.activationNames.length;
+    return [
+      ...(pair % perLoad === 0 ? [`all = v128.load(at, ${8 * M + 16 * (pair / perLoad)});`] : []),
+      ...form.activationNames.map((n, j) => `${n} = ${splatLane("all", lane + j)};`),
+    ];
+  };
+  for (const u of range(U)) {
+    if (M > 1) for (const r of range(R)) lines.push(...weights(u, r));
     for (const t of range(M)) {
-      step.push(...form.activations("at", 8 * M + form.stepBytes * t, M));
-      for (const r of range(R)) step.push(...form.multiply(`${t}_${r}`, r));
+      lines.push(...broadcast(u * M + t));
+      for (const r of range(R)) lines.push(...(M === 1 ? weights(u, r) : []), ...form.multiply(`${t}_${r}`, r));
     }
   }
+  // The head of a group's pack: {scale, correction} of two tokens per load.
+  const needsCorrection = form.start("x") === "x";
+  const heads = range(Math.ceil(M / 2)).map((h) => `const head${h} = v128.load(q, ${16 * h});`);
+  const headLane = (t, lane) => splatLane(`head${t >> 1}`, 2 * (t & 1) + lane);
+  // Eight f16 scales a load, made into f32 * 2^-112: the upper half keeps sign, exponent and 7 bits of mantissa, the lower half 3 bits.
+  const scales = R === 1
+    ? ["const scale0 = v128.and(i32x4.shl(v128.load16x4_s(scales), 13), half);"]
+    : range(R / 2).flatMap((h) => [
+      `v = v128.load(scales, ${16 * h});`,
+      `const upper${h} = v128.and(i16x8.shr_s(v, 3), half), lower${h} = i16x8.shl(v, 13);`,
+      `const scale${2 * h} = v128.shuffle<i16>(lower${h}, upper${h}, 0, 8, 1, 9, 2, 10, 3, 11);`,
+      `const scale${2 * h + 1} = v128.shuffle<i16>(lower${h}, upper${h}, 4, 12, 5, 13, 6, 14, 7, 15);`,
+    ]);
   return `
 export function ${name}(w: usize, nBlocks: i32, nGroups: usize, pack: usize, y: usize, yStride: usize): void {
-  const half = v128.load(HALF_MASK);
+  const half = v128.load(${R === 1 ? "HALF_MASK" : "UPPER_HALF_MASK"});
 ${join(Object.entries(form.constants).map(([local, constant]) => `const ${local} = v128.load(${constant});`), "  ")}\
   const end = pack + nGroups * ${groupBytes};
   for (let block = 0; block < nBlocks; block++) {
@@ -136,20 +156,21 @@ ${join(Object.entries(form.constants).map(([local, constant]) => `const ${local}
       let tile = w + pass * ${16 * R}, scales = w + pass * ${8 * R};
 ${join(cells.map(({ i }) => `let y${i} = f32x4.splat(0);`), "      ")}\
       for (let q = pack; q < end; q += ${groupBytes}) {
-${needsCorrection ? join(range(M).map((t) => `const start${t} = ${correction(t)};`), "        ") : ""}\
-${join(cells.flatMap(({ t, i }) => form.accumulators.map((a) => `let ${a}${i} = ${form.start(`start${t}`)};`)), "        ")}\
-        let v: v128;
+        let v: v128, all: v128;
         let ${form.activationNames.map((n) => `${n}: v128`).join(", ")};
         let ${range(R).flatMap((r) => form.weightNames.map((n) => `${n}${r}: v128`)).join(", ")};
+${needsCorrection ? join([...heads, ...range(M).map((t) => `const start${t} = ${headLane(t, 1)};`)], "        ") : ""}\
+${join(cells.flatMap(({ t, i }) => form.accumulators.map((a) => `let ${a}${i} = ${form.start(`start${t}`)};`)), "        ")}\
         let p = tile;
         const stepEnd = q + ${form.steps * form.stepBytes * M};
-        for (let at = q; at < stepEnd; at += ${form.stepBytes * M}) {
-${join(step, "          ")}\
-          p += 128;
+        for (let at = q; at < stepEnd; at += ${form.stepBytes * M * U}) {
+${join(lines, "          ")}\
+          p += ${128 * U};
         }
-${join(range(R).map((r) => `const scale${r} = v128.and(i32x4.shl(v128.load16x4_s(scales, ${8 * r}), 13), half);`), "        ")}\
+${join(scales, "        ")}\
+${needsCorrection ? "" : join(heads, "        ")}\
 ${join(range(M).flatMap((t) => [
-    `v = v128.load32_splat(q, ${8 * t});`,
+    `v = ${headLane(t, 0)};`,
     ...range(R).map((r) => `y${t}_${r} = f32x4.add(y${t}_${r}, f32x4.mul(f32x4.convert_i32x4_s(${form.total(`${t}_${r}`)}), f32x4.mul(v, scale${r})));`),
   ]), "        ")}\
         tile += ${tileBytes};
@@ -167,10 +188,14 @@ ${join(cells.map(({ t, r, i }) => `v128.store(y + ${t} * yStride + pass * ${16 *
 /** The product of f32, f16 or bf16 for M tokens; x is [nCols][M]. */
 function floatProduct(name, format, M, R) {
   const vectorBytes = format === "f32" ? 16 : 8;
-  const load = (r) => format === "f32" ? `v128.load(p, ${16 * r})` : `${format === "f16" ? "loadHalf4" : "loadBrain4"}(p + ${8 * r})`;
+  const load = (r) => format === "f32" ? `v128.load(p, ${16 * r})` : format === "f16" ? `loadHalf4(p + ${8 * r}, mask, factor, limit, infinity, magnitude)` : `loadBrain4(p + ${8 * r})`;
   const cells = range(M).flatMap((t) => range(R).map((r) => ({ t, r, i: `${t}_${r}` })));
   return `
 export function ${name}(w: usize, nBlocks: i32, nCols: usize, x: usize, y: usize, yStride: usize): void {
+${format !== "f16" ? "" : `\
+  const mask = v128.load(HALF_MASK), factor = v128.load(HALF_FIX), limit = v128.load(HALF_FIX, 16);
+  const infinity = v128.load(HALF_FIX, 32), magnitude = v128.load(HALF_FIX, 48);
+`}\
   const end = x + nCols * ${4 * M};
   for (let block = 0; block < nBlocks; block++) {
     for (let pass: usize = 0; pass < ${8 / R}; pass++) {
@@ -213,8 +238,8 @@ export function pack(format: i32, acts: usize, m: usize, nCols: usize, out: usiz
 `;
 }
 
-/** The text of products.ts for "simd128", "relaxed-i32" or "relaxed-i16". `rowVectors` overrides the table when tuning. */
-export function generateProducts(variant, rowVectors = DEFAULT_ROW_VECTORS[variant]) {
+/** The text of products.ts for "simd128", "relaxed-i32" or "relaxed-i16". `shapes` overrides the table when tuning. */
+export function generateProducts(variant, shapes = SHAPES[variant]) {
   const functions = [];
   const cases = [];
   for (const format of ["q4", "q8", "f32", "f16", "bf16"]) {
@@ -222,14 +247,14 @@ export function generateProducts(variant, rowVectors = DEFAULT_ROW_VECTORS[varia
     for (const M of BATCHES) {
       const name = `${format}Tokens${M}`;
       functions.push(isQuantised
-        ? quantisedProduct(name, format, FORMS[variant][format], M, rowVectors[format][M])
+        ? quantisedProduct(name, format, FORMS[variant][format], M, shapes[format][M])
         : floatProduct(name, format, M, FLOAT_ROW_VECTORS[M]));
       cases.push(`if (format == ${MATRIX[format]} && m == ${M}) { ${name}(w, nBlocks, ${isQuantised ? "(nCols + 31) >> 5" : "nCols"}, pack, y, yStride); return; }`);
     }
   }
   return `// Generated by kernels-as/generate.mjs for the variant ${variant}. Not committed; do not edit.
 
-import { HALF_MASK, LOW_NIBBLE_MASK, NIBBLE_MASK, ONES } from "./constants";
+import { HALF_FIX, HALF_MASK, LOW_NIBBLE_MASK, NIBBLE_MASK, ONES, UPPER_HALF_MASK } from "./constants";
 import { loadBrain4, loadHalf4 } from "./floats";
 import { packFloats, packPairs, packSplit, packWide } from "./packs";
 ${functions.join("")}${packFunction(variant)}

@@ -312,7 +312,7 @@ export function attentionCase(shape: AttentionShape, seed: number): KernelCase {
       const nPages = Math.ceil(nKeys / 32);
       const layerOffset = kvLayerBytes(kvFormat, nKvHeads, headDim);
       const pages = Array.from({ length: nPages }, () => arena.alloc(2 * layerOffset)).reverse();
-      for (const page of pages) new Uint8Array(arena.memory.buffer).fill(0x7f, page, page + 2 * layerOffset); // NaN in slots never written
+      for (const page of pages) new Uint8Array(arena.memory.buffer).fill(0xff, page, page + 2 * layerOffset); // NaN in slots never written
       const pageTable = arena.u32(pages);
       const cols = Math.max(nHeads, nKvHeads) * headDim;
       const k = drawRows(arena, nKeys, cols, random, 2);

@@ -132,8 +132,12 @@ export const qa8RowBytes = (nCols: number): number => {
 export const activationRowBytes = (format: ActivationFormat, nCols: number): number =>
   format === "qa8" ? qa8RowBytes(nCols) : roundUp(nCols * 4, 16);
 
-/** Scratch of matmul: eight interleaved activation rows (per group of 32: 8 x {f32 scale, i32 correction} and the int8 values, twice for the exact q8 split). */
-export const matmulScratchBytes = (nCols: number): number => roundUp(nCols, 32) / 32 * (64 + 1024) + 256 + roundUp(nCols, 4) * 4 * 8;
+/**
+ * Scratch of matmul for a piece of up to eight tokens: the ragged last row block (32 f32 each), and their packed activations: per
+ * group of 32 at most {f32 scale, i32 correction} and 64 bytes of values, or nCols f32.
+ */
+export const matmulScratchBytes = (nCols: number): number =>
+  8 * 128 + 8 * Math.max(roundUp(nCols, 32) / 32 * 72, roundUp(nCols, 4) * 4);
 
 /** Scratch of expertFfn: 8 gate-up rows in f32, 8 quantised rows and the scratch of both products. */
 export const expertScratchBytes = (hidden: number, width: number): number =>

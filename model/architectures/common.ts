@@ -53,6 +53,16 @@ export function headDimOf(f: ConfigFields, hiddenSize: number, nHeads: number): 
   return hiddenSize / nHeads;
 }
 
+/** Settings of a Hugging Face config that no supported architecture has; each would change the result if it were passed over. */
+export function refuseForeignSettings(f: ConfigFields): void {
+  f.only("hidden_act", ["silu"], "another activation");
+  f.only("attention_bias", [false], "biases in attention");
+  f.only("mlp_bias", [false], "biases in experts");
+  f.only("quantization_config", [], "weights quantised by another program; use the unquantised checkpoint, or a GGUF file");
+  const types = f.values["layer_types"];
+  if (Array.isArray(types) && types.some((t) => t !== "full_attention")) throw f.error("layer_types", `"full_attention" in every layer`);
+}
+
 /** Rotary settings of a Hugging Face config, in the old form (rope_theta, rope_scaling) or the new (rope_parameters). */
 export function ropeOfHuggingFace(f: ConfigFields, style: RopeStyle, dim: number, defaultTheta: number): { rope: RopeConfig; maxPositions: number } {
   const declared = f.integer("max_position_embeddings", 1);
@@ -65,8 +75,7 @@ export function ropeOfHuggingFace(f: ConfigFields, style: RopeStyle, dim: number
     ({ rope: { style, dim, theta, inverseFrequencies, magnitude }, maxPositions });
   if (scaling === null || type === "default") return plain(plainInverseFrequencies(dim, theta), declared);
   if (type === "linear") {
-    const factor = scaling.positive("factor");
-    return plain(linearInverseFrequencies(dim, theta, factor), Math.max(declared, Math.floor(declared * factor)));
+    return plain(linearInverseFrequencies(dim, theta, scaling.positive("factor")), declared);
   }
   if (type === "yarn") {
     const factor = scaling.positive("factor");
@@ -125,6 +134,9 @@ export function sizesOfGguf(f: ConfigFields, arch: string) {
     f.only(`${arch}.${key}`, [0, ...(key === "expert_group_count" ? [1] : [])], "the architecture has none");
   }
   f.only(`${arch}.expert_weights_scale`, [0, 1], "scaled expert weights");
+  for (const key of ["embedding_scale", "residual_scale", "logit_scale", "attention.scale", "attn_logit_softcapping", "final_logit_softcapping"]) {
+    f.only(`${arch}.${key}`, [0], "the architecture has no such factor");
+  }
   const tokens = f.values["tokenizer.ggml.tokens"];
   const vocabSize = f.has(`${arch}.vocab_size`) ? f.integer(`${arch}.vocab_size`, 1) : Array.isArray(tokens) ? tokens.length : 0;
   if (vocabSize === 0) throw new ModelError(`${f.file} has neither ${arch}.vocab_size nor tokenizer.ggml.tokens, so the size of the vocabulary is unknown.`);

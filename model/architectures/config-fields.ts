@@ -84,7 +84,8 @@ export class ConfigFields {
   only(key: string, allowed: readonly unknown[], why: string): void {
     if (this.has(key) && !allowed.some((a) => show(a) === show(this.values[key]))) {
       throw new ModelError(
-        `${this.file} has ${key} = ${show(this.values[key])}, which this version cannot run (${why}); expected ${allowed.map(show).join(" or ")}.`,
+        `${this.file} has ${key} = ${show(this.values[key])}, which this version cannot run (${why}); `
+        + `expected ${allowed.length === 0 ? "no such key" : allowed.map(show).join(" or ")}.`,
       );
     }
   }

@@ -6,7 +6,7 @@
 import { ModelError, type ModelConfig } from "../config.ts";
 import { type Architecture, ownTensor } from "./architecture.ts";
 import {
-  PLAIN, ascendingIds, everyLayer, expertWidthOfGguf, freezeConfig, headDimOf, ropeOfGguf, ropeOfHuggingFace, sizesOfGguf, softmaxRouter,
+  PLAIN, ascendingIds, everyLayer, expertWidthOfGguf, freezeConfig, headDimOf, refuseForeignSettings, ropeOfGguf, ropeOfHuggingFace, sizesOfGguf, softmaxRouter,
 } from "./common.ts";
 import { GGUF_NAMES, HUGGING_FACE_IGNORABLE, HUGGING_FACE_TRUNK } from "./tensor-names.ts";
 
@@ -15,8 +15,7 @@ export const mixtral: Architecture = {
   ggufName: "llama",
 
   fromHuggingFace(f, generation): ModelConfig {
-    f.only("hidden_act", ["silu"], "another activation");
-    f.only("attention_bias", [false], "biases in attention");
+    refuseForeignSettings(f);
     const hiddenSize = f.integer("hidden_size", 1);
     const nHeads = f.integer("num_attention_heads", 1);
     const nLayers = f.integer("num_hidden_layers", 1);

@@ -5,7 +5,7 @@
 import type { ModelConfig } from "../config.ts";
 import type { Architecture } from "./architecture.ts";
 import {
-  PLAIN, ascendingIds, everyLayer, expertWidthOfGguf, freezeConfig, headDimOf, ropeOfGguf, ropeOfHuggingFace, sizesOfGguf, softmaxRouter,
+  PLAIN, ascendingIds, everyLayer, expertWidthOfGguf, freezeConfig, headDimOf, refuseForeignSettings, ropeOfGguf, ropeOfHuggingFace, sizesOfGguf, softmaxRouter,
 } from "./common.ts";
 import { olmoe } from "./olmoe.ts";
 import { GGUF_NAMES } from "./tensor-names.ts";
@@ -15,8 +15,7 @@ export const qwen3Moe: Architecture = {
   ggufName: "qwen3moe",
 
   fromHuggingFace(f, generation): ModelConfig {
-    f.only("hidden_act", ["silu"], "another activation");
-    f.only("attention_bias", [false], "biases in attention");
+    refuseForeignSettings(f);
     f.only("decoder_sparse_step", [1], "dense layers among the sparse ones");
     f.only("mlp_only_layers", [[]], "dense layers among the sparse ones");
     f.only("use_sliding_window", [false], "a sliding window on some layers");

@@ -1,0 +1,109 @@
+// `workers-moe eval <pack> --text FILE`: how well the model predicts a text. Mean negative log-likelihood, perplexity and bits per byte.
+// Windows of the context length at a stride of half of it, each begun with BOS where the tokenizer adds one; a window counts the tokens that
+// no earlier window counted, and never its first. Log-probabilities come from model/sampling.ts, in f64.
+
+import type { Command } from "commander";
+import { readFileSync } from "node:fs";
+import { logprobs } from "../../model/sampling.ts";
+import { evaluate, openPack, type LocalModel } from "../open-pack.ts";
+import { startProgress } from "../progress.ts";
+import { showTable } from "../sizes.ts";
+
+export interface Evaluation {
+  readonly tokens: number;
+  readonly countedTokens: number;
+  /** UTF-8 bytes of the counted tokens' text. */
+  readonly countedBytes: number;
+  readonly windows: number;
+  readonly contextLength: number;
+  /** Nats per counted token. */
+  readonly meanNll: number;
+  readonly perplexity: number;
+  readonly bitsPerByte: number;
+}
+
+export function register(program: Command): void {
+  program.command("eval")
+    .description("measure how well a pack predicts a text: perplexity and bits per byte")
+    .argument("<pack>", "folder of a pack")
+    .requiredOption("--text <file>", "UTF-8 text")
+    .option("--json", "print one JSON document")
+    .action(async (pack: string, options: { text: string; json?: boolean }) => {
+      const text = readText(options.text);
+      const model = await openPack(pack);
+      const result = await evaluateText(model, text, options.json === true, options.text);
+      if (options.json === true) process.stdout.write(`${JSON.stringify({ text: options.text, packHash: model.packHash, ...result })}\n`);
+      else {
+        process.stdout.write(showTable([
+          ["tokens", `${result.tokens}, of which ${result.countedTokens} count, in ${result.windows} windows of ${result.contextLength}`],
+          ["mean NLL", `${result.meanNll.toFixed(4)} nats per token`],
+          ["perplexity", result.perplexity.toFixed(3)],
+          ["bits per byte", result.bitsPerByte.toFixed(4)],
+        ]));
+      }
+    });
+}
+
+function readText(file: string): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(file));
+  } catch (cause) {
+    throw new Error(`${file} cannot be read as UTF-8 text: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  }
+}
+
+/** Scores `text`; `name` names it in errors. */
+export async function evaluateText({ engine, tokenizer, manifest }: LocalModel, text: string, quiet: boolean, name: string): Promise<Evaluation> {
+  if (tokenizer === null) throw new Error(`The pack "${manifest.id}" has no tokenizer, which eval needs; \`logits\` works with token ids.`);
+  const ids = tokenizer.encodeText(text);
+  const bos = manifest.tokenizer?.addBos === true ? manifest.config.bosTokenId : null;
+  const room = engine.contextLength - (bos === null ? 0 : 1);
+  const windows = windowsOf(ids.length, room, bos !== null);
+  if (windows.length === 0) throw new Error(`${name} makes ${ids.length} tokens; at least ${bos === null ? 2 : 1} are needed to score one.`);
+  const bar = startProgress({ label: "eval", total: ids.length, unit: "tokens", quiet });
+  let nll = 0;
+  let counted = 0;
+  try {
+    for (const { start, end, countFrom } of windows) {
+      const offset = bos === null ? start : start - 1; // text position of the window's first entry
+      const window = bos === null ? ids.slice(start, end) : [bos, ...ids.slice(start, end)];
+      await evaluate(engine, window, (position, row) => {
+        const target = offset + position + 1;
+        if (target < countFrom || target >= end) return;
+        nll -= logprobs(row, ids[target]!, 0).logprob;
+        counted++;
+      });
+      bar.update(end);
+    }
+  } finally {
+    bar.stop();
+  }
+  // Without BOS nothing predicts the very first token: its bytes are not counted either.
+  const skipped = bos === null ? tokenizer.decode(ids.slice(0, 1)) : "";
+  const countedBytes = Buffer.byteLength(text) - Buffer.byteLength(skipped);
+  return {
+    tokens: ids.length, countedTokens: counted, countedBytes, windows: windows.length, contextLength: engine.contextLength,
+    meanNll: nll / counted, perplexity: Math.exp(nll / counted), bitsPerByte: nll / Math.LN2 / countedBytes,
+  };
+}
+
+export interface Window {
+  /** Tokens [start, end) of the text. */
+  readonly start: number;
+  readonly end: number;
+  /** The first token this window counts. */
+  readonly countFrom: number;
+}
+
+/** Windows of `room` tokens at a stride of half of it, until the text is covered. `predictsFirst`: something stands before the first token. */
+export function windowsOf(nTokens: number, room: number, predictsFirst: boolean): Window[] {
+  const stride = Math.max(1, Math.floor(room / 2));
+  const windows: Window[] = [];
+  let countFrom = predictsFirst ? 0 : 1;
+  for (let start = 0; countFrom < nTokens; start += stride) {
+    const end = Math.min(nTokens, start + room);
+    if (end > countFrom) windows.push({ start, end, countFrom });
+    countFrom = Math.max(countFrom, end);
+  }
+  return windows;
+}

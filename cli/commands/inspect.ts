@@ -1,0 +1,121 @@
+// `workers-moe inspect <model|pack>`: what it is and how large, from headers alone.
+// Owns the figures (parameters, active parameters, bytes of an expert). Refuses reading weights: `verify` does that.
+
+import type { Command } from "commander";
+import { EXPERT_MATRICES, type ModelConfig, expertShape, trunkTensors } from "../../model/config.ts";
+import { type Checkpoint, expertName } from "../../formats/checkpoint.ts";
+import type { PackManifest } from "../../formats/manifest.ts";
+import { type Opened, openPath } from "../open-model.ts";
+import { showBytes, showCount, showTable } from "../sizes.ts";
+
+export interface Inspection {
+  readonly kind: "huggingface" | "gguf" | "pack";
+  readonly name: string;
+  readonly architecture: string;
+  readonly config: ModelConfig;
+  readonly parameters: number;
+  /** Parameters that take part in one token: all but the experts not selected. */
+  readonly activeParameters: number;
+  /** Bytes of matrices by type or format, as stored. */
+  readonly typeBytes: Readonly<Record<string, number>>;
+  readonly totalBytes: number;
+  /** Bytes of the first and of the largest expert (gate, up and down). */
+  readonly expertBytes: { readonly first: number; readonly largest: number };
+  readonly tokenizer: string | null;
+  readonly chatTemplate: boolean;
+  readonly eosTokenIds: readonly number[];
+  readonly problems: readonly string[];
+  /** Of a pack only. */
+  readonly pack?: {
+    readonly hash: string; readonly parts: number; readonly segments: number;
+    readonly contextLength: number; readonly activations: string; readonly kvFormat: string;
+  };
+}
+
+export function register(program: Command): void {
+  program.command("inspect")
+    .description("say what a model or a pack is")
+    .argument("<model|pack>", "Hugging Face folder, .gguf file or pack folder")
+    .option("--json", "print one JSON document")
+    .action(async (path: string, options: { json?: boolean }) => {
+      const found = inspect(await openPath(path));
+      process.stdout.write(options.json === true ? `${JSON.stringify(found)}\n` : inspectionText(found));
+    });
+}
+
+export const inspect = (opened: Opened): Inspection =>
+  opened.kind === "checkpoint" ? inspectCheckpoint(opened.checkpoint) : inspectPack(opened.manifest, opened.packHash);
+
+function parameters(c: ModelConfig): { total: number; active: number } {
+  const trunk = trunkTensors(c).reduce((n, t) => n + (t.kind === "vector" ? t.length : t.nRows * t.nCols), 0);
+  const expert = EXPERT_MATRICES.map((m) => expertShape(c, m)).reduce((n, s) => n + s.nRows * s.nCols, 0);
+  const nMoeLayers = c.layerFfns.filter((kind) => kind === "moe").length;
+  return { total: trunk + nMoeLayers * c.nExperts * expert, active: trunk + nMoeLayers * c.router.topK * expert };
+}
+
+function inspectCheckpoint(checkpoint: Checkpoint): Inspection {
+  const { config } = checkpoint;
+  const { total, active } = parameters(config);
+  const typeBytes: Record<string, number> = {};
+  let totalBytes = 0;
+  for (const p of checkpoint.places()) {
+    typeBytes[p.type] = (typeBytes[p.type] ?? 0) + p.nRows * p.rowBytes;
+    totalBytes += p.nRows * p.rowBytes;
+  }
+  const sizes: number[] = [];
+  for (let layer = 0; layer < config.nLayers; layer++) {
+    for (let expert = 0; expert < config.nExperts; expert++) {
+      sizes.push(EXPERT_MATRICES.map((m) => checkpoint.place(expertName(layer, expert, m))).reduce((n, p) => n + p.nRows * p.rowBytes, 0));
+    }
+  }
+  return {
+    kind: checkpoint.kind, name: checkpoint.name, architecture: config.architecture, config, parameters: total, activeParameters: active,
+    typeBytes, totalBytes, expertBytes: { first: sizes[0]!, largest: sizes.reduce((a, b) => Math.max(a, b), 0) },
+    tokenizer: checkpoint.tokenizer?.kind ?? null, chatTemplate: checkpoint.tokenizer?.chatTemplate != null,
+    eosTokenIds: config.eosTokenIds, problems: checkpoint.warnings,
+  };
+}
+
+function inspectPack(m: PackManifest, hash: string): Inspection {
+  const { total, active } = parameters(m.config);
+  const typeBytes: Record<string, number> = {};
+  const add = (format: string, bytes: number): void => void (typeBytes[format] = (typeBytes[format] ?? 0) + bytes);
+  for (const blob of Object.values(m.blobs)) add(blob.format, blob.bytes);
+  const sizes = m.experts.map((e) => {
+    const bytes = e.segments.reduce((n, s) => n + s.bytes, 0);
+    add(e.gateUp === e.down ? e.gateUp : `${e.gateUp}+${e.down}`, bytes);
+    return bytes;
+  });
+  const problems = m.tokenizer === null ? ["The pack has no tokenizer: it can be run on token ids only."] : [];
+  return {
+    kind: "pack", name: m.id, architecture: m.config.architecture, config: m.config, parameters: total, activeParameters: active,
+    typeBytes, totalBytes: m.parts.reduce((n, p) => n + p.bytes, 0),
+    expertBytes: { first: sizes[0] ?? 0, largest: sizes.reduce((a, b) => Math.max(a, b), 0) },
+    tokenizer: m.tokenizer === null ? null : m.tokenizer.file, chatTemplate: m.tokenizer?.chatTemplate != null, eosTokenIds: m.config.eosTokenIds, problems,
+    pack: {
+      hash, parts: m.parts.length, contextLength: m.contextLength, activations: m.activations, kvFormat: m.kvFormat,
+      segments: m.experts.reduce((n, e) => n + e.segments.length, 0),
+    },
+  };
+}
+
+function inspectionText(i: Inspection): string {
+  const { config: c } = i;
+  const { first, largest } = i.expertBytes;
+  const heads = `${c.nHeads} heads of ${c.headDim} (${c.nKvHeads} key-value)`;
+  const rows: [string, string][] = [
+    [i.kind === "pack" ? "pack" : "model", `${i.name} (${i.kind === "pack" ? `revision ${i.pack!.hash.slice(0, 12)}` : i.kind})`],
+    ["architecture", `${i.architecture}: ${c.nLayers} layers, hidden ${c.hiddenSize}, ${heads}, vocabulary ${c.vocabSize}`],
+    ["experts", `${c.nExperts} per layer, ${c.router.topK} per token, ${c.expertIntermediateSize} wide, ${showBytes(first)} each`
+      + (largest > first ? ` (the largest ${showBytes(largest)})` : "")],
+    ["parameters", `${showCount(i.parameters)}, of which ${showCount(i.activeParameters)} take part in one token`],
+    ["context", i.pack ? `${i.pack.contextLength} of ${c.maxPositions} tokens` : `${c.maxPositions} tokens`],
+    ["size", showBytes(i.totalBytes)],
+    ...Object.entries(i.typeBytes).map(([type, bytes]): [string, string] => [`  ${type}`, showBytes(bytes)]),
+    ["tokenizer", i.tokenizer ?? "none"],
+    ["chat template", i.chatTemplate ? "yes" : "none"],
+    ["ends with", i.eosTokenIds.length === 0 ? "no token" : `token ${i.eosTokenIds.join(", ")}`],
+  ];
+  if (i.pack) rows.push(["serves with", `${i.pack.activations} activations, ${i.pack.kvFormat} cache, ${i.pack.segments} expert segments, ${i.pack.parts} parts`]);
+  return showTable(rows) + i.problems.map((p) => `Problem: ${p}\n`).join("");
+}

@@ -1,0 +1,66 @@
+// `workers-moe logits <pack> --tokens ids.json --out logits.f32`: the logits of every position of one sequence, for comparison with other engines.
+// Output: float32 little-endian [nTokens, vocabulary], one row per position, by the engine and kernels that serve. Written beside the target
+// and renamed when complete, so no half-written file is left.
+
+import type { Command } from "commander";
+import { closeSync, openSync, readFileSync, renameSync, rmSync, writeSync } from "node:fs";
+import { endianness } from "node:os";
+import { evaluate, openPack } from "../open-pack.ts";
+import { startProgress } from "../progress.ts";
+
+interface LogitsOptions {
+  readonly tokens: string;
+  readonly out: string;
+  readonly json?: boolean;
+}
+
+export function register(program: Command): void {
+  program.command("logits")
+    .description("write the logits of every position of a token sequence")
+    .argument("<pack>", "folder of a pack")
+    .requiredOption("--tokens <file>", "JSON file: an array of token ids")
+    .requiredOption("--out <file>", "file for float32 little-endian [nTokens, vocabulary]")
+    .option("--json", "print one JSON document")
+    .action(logits);
+}
+
+async function logits(pack: string, options: LogitsOptions): Promise<void> {
+  if (endianness() !== "LE") throw new Error("This machine is big-endian; logits are written as little-endian float32, which is not supported here.");
+  const { engine, packHash, kernels } = await openPack(pack);
+  const { vocabSize } = engine.config;
+  const ids = readIds(options.tokens, vocabSize);
+  if (ids.length > engine.contextLength) throw new Error(`${options.tokens} holds ${ids.length} token ids; this pack serves a context of ${engine.contextLength}.`);
+  const partial = `${options.out}.partial`;
+  const file = openSync(partial, "w");
+  const bar = startProgress({ label: "logits", total: ids.length, unit: "tokens", quiet: options.json === true });
+  try {
+    await evaluate(engine, ids, (position, row) => {
+      writeSync(file, new Uint8Array(row.buffer, row.byteOffset, row.byteLength));
+      bar.update(position + 1);
+    });
+    renameSync(partial, options.out);
+  } catch (cause) {
+    rmSync(partial, { force: true });
+    throw cause;
+  } finally {
+    closeSync(file);
+    bar.stop();
+  }
+  const result = { out: options.out, tokens: ids.length, vocabulary: vocabSize, packHash, kernels: kernels.kernels.name };
+  process.stdout.write(options.json === true ? `${JSON.stringify(result)}\n`
+    : `${options.out}: ${ids.length} rows of ${vocabSize} float32, by the ${result.kernels} kernels.\n`);
+}
+
+/** Token ids of a JSON file; throws a sentence that names the file and the entry. */
+export function readIds(file: string, vocabSize: number): number[] {
+  let ids: unknown;
+  try {
+    ids = JSON.parse(readFileSync(file, "utf8"));
+  } catch (cause) {
+    throw new Error(`${file} cannot be read as JSON: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  }
+  if (!Array.isArray(ids) || ids.length === 0) throw new Error(`${file} holds ${Array.isArray(ids) ? "an empty array" : `a ${typeof ids}`}; an array of at least one token id was expected.`);
+  const bad = ids.findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
+  if (bad >= 0) throw new Error(`${file}, entry ${bad} is ${JSON.stringify(ids[bad])}; a token id from 0 to ${vocabSize - 1} was expected.`);
+  return ids as number[];
+}

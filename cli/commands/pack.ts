@@ -1,0 +1,112 @@
+// `workers-moe pack <model> --out DIR`: a Hugging Face folder or a GGUF file becomes a pack.
+// Owns options, progress and the closing summary. Refuses to overwrite, and leaves nothing behind when it fails or is
+// interrupted. The work is formats/pack-writer.ts.
+
+import { type Command, InvalidArgumentError, Option } from "commander";
+import { PACK_ID } from "../../formats/manifest.ts";
+import { QUANTS, type Quant } from "../../formats/pack-formats.ts";
+import { type PackOptions, type PackSummary, writePack } from "../../formats/pack-writer.ts";
+import { FolderSink } from "../file-source.ts";
+import { openCheckpoint } from "../open-model.ts";
+import { startProgress } from "../progress.ts";
+import { showBytes, showTable } from "../sizes.ts";
+
+export interface PackCommandOptions {
+  readonly out: string;
+  readonly quant: Quant;
+  readonly id?: string;
+  readonly context?: number;
+  readonly parts: "assets" | "r2";
+  readonly segment?: number;
+  readonly json?: boolean;
+}
+
+export function register(program: Command): void {
+  program.command("pack")
+    .description("convert a model into a pack")
+    .argument("<model>", "Hugging Face folder or .gguf file")
+    .requiredOption("-o, --out <dir>", "folder of the pack; must not exist")
+    .addOption(new Option("-q, --quant <format>", "source: as the file has it; f32: everything in f32; q8, q4: groups of 32").choices(QUANTS).default("source"))
+    .option("--id <id>", "name under which the pack is served (default: from the model's name)", packId)
+    .option("--context <n>", "longest context served, in tokens (default: the model's, at most 4096)", positiveInteger)
+    .addOption(new Option("--parts <for>", "assets: parts of at most 4 MiB; r2: of at most 64 MiB").choices(["assets", "r2"]).default("assets"))
+    .option("--segment <n>", "widest expert segment, a multiple of 32 (default 2048)", segmentWidth)
+    .option("--json", "print one JSON document")
+    .action(async (model: string, options: PackCommandOptions) => void (await run(model, options)));
+}
+
+/** Packs and prints the summary. */
+export async function run(model: string, options: PackCommandOptions): Promise<PackSummary> {
+  const checkpoint = await openCheckpoint(model);
+  const sink = await FolderSink.create(options.out);
+  const packOptions: PackOptions = {
+    id: options.id ?? idFrom(checkpoint.name), quant: options.quant, parts: options.parts,
+    ...(options.context === undefined ? {} : { contextLength: options.context }),
+    ...(options.segment === undefined ? {} : { segmentWidth: options.segment }),
+  };
+  const mebibytes = (bytes: number): number => bytes / 2 ** 20;
+  const totalBytes = [...checkpoint.places()].reduce((n, p) => n + p.nRows * p.rowBytes, 0);
+  const bar = startProgress({ label: `packing ${packOptions.id}`, total: mebibytes(totalBytes), unit: "MiB", quiet: options.json === true });
+  let interrupted: NodeJS.Signals | null = null;
+  const interrupt = (signal: NodeJS.Signals): void => void (interrupted = signal);
+  process.once("SIGINT", interrupt).once("SIGTERM", interrupt);
+  let summary: PackSummary;
+  try {
+    summary = await writePack(checkpoint, sink, packOptions, ({ doneBytes }) => {
+      if (interrupted !== null) throw new Error(`Packing was stopped by ${interrupted}; nothing was left in ${options.out}.`);
+      bar.update(mebibytes(doneBytes));
+    });
+  } finally {
+    bar.stop();
+    process.off("SIGINT", interrupt).off("SIGTERM", interrupt);
+  }
+  process.stdout.write(options.json === true ? `${JSON.stringify(summaryJson(summary, options.out))}\n` : summaryText(summary, options.out));
+  return summary;
+}
+
+const relativeError = (l: { errorSquares: number; squares: number }): number => (l.squares === 0 ? 0 : Math.sqrt(l.errorSquares / l.squares));
+
+function summaryJson(s: PackSummary, out: string): object {
+  return {
+    out, id: s.manifest.id, packHash: s.packHash, sourceBytes: s.sourceBytes, packBytes: s.packBytes, ratio: s.packBytes / s.sourceBytes,
+    parts: s.manifest.parts.length, formatBytes: s.formatBytes, activations: s.manifest.activations, kvFormat: s.manifest.kvFormat,
+    contextLength: s.manifest.contextLength,
+    quantizationError: Object.fromEntries([...s.losses].map(([kind, loss]) => [kind, { relative: relativeError(loss), worst: loss.maxError }])),
+    warnings: s.warnings,
+  };
+}
+
+function summaryText(s: PackSummary, out: string): string {
+  const rows: [string, string][] = [
+    ["pack", `${s.manifest.id} in ${out}, ${s.manifest.parts.length} parts, revision ${s.packHash.slice(0, 12)}`],
+    ["size", `${showBytes(s.packBytes)} from ${showBytes(s.sourceBytes)} (${((100 * s.packBytes) / s.sourceBytes).toFixed(1)} %)`],
+    ...Object.entries(s.formatBytes).map(([format, bytes]): [string, string] => [`  ${format}`, showBytes(bytes)]),
+    ["serves", `contexts of up to ${s.manifest.contextLength} tokens; ${s.manifest.activations} activations, ${s.manifest.kvFormat} cache`],
+  ];
+  for (const [kind, loss] of s.losses) {
+    rows.push([`error of ${kind}`, `${(100 * relativeError(loss)).toFixed(3)} % relative (root mean square), worst ${loss.maxError.toExponential(2)}`]);
+  }
+  return showTable(rows) + s.warnings.map((w) => `Note: ${w}\n`).join("");
+}
+
+/** An id from a folder or file name: lower case, everything else a hyphen. */
+function idFrom(name: string): string {
+  const id = name.toLowerCase().replaceAll(/[^a-z0-9._-]+/g, "-").replace(/^[^a-z0-9]+/, "");
+  return id === "" ? "model" : id;
+}
+
+function packId(text: string): string {
+  if (!PACK_ID.test(text)) throw new InvalidArgumentError("Expected lower-case letters, digits, '-', '.', '_'.");
+  return text;
+}
+
+function positiveInteger(text: string): number {
+  if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError("Expected a whole number above 0.");
+  return Number(text);
+}
+
+function segmentWidth(text: string): number {
+  const n = positiveInteger(text);
+  if (n % 32 !== 0) throw new InvalidArgumentError("Expected a multiple of 32.");
+  return n;
+}

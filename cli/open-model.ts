@@ -1,0 +1,38 @@
+// Turns a path of the command line into a checkpoint or a pack. Owns the decision which of the three a path is: a .gguf file,
+// a folder with config.json, a folder with manifest.json. Refuses everything else, saying what was found.
+
+import { stat } from "node:fs/promises";
+import { basename, dirname, resolve } from "node:path";
+import { type ByteSource, SourceError } from "../formats/byte-source.ts";
+import type { Checkpoint } from "../formats/checkpoint.ts";
+import { openGguf } from "../formats/gguf-checkpoint.ts";
+import { openHuggingFace } from "../formats/huggingface.ts";
+import { type OpenPack, openPack } from "../formats/pack-reader.ts";
+import { FolderSource } from "./file-source.ts";
+
+export type Opened =
+  | { readonly kind: "checkpoint"; readonly checkpoint: Checkpoint }
+  | ({ readonly kind: "pack"; readonly source: ByteSource } & OpenPack);
+
+/** Opens a model or a pack; reads headers only. */
+export async function openPath(path: string): Promise<Opened> {
+  const found = await stat(path).catch(() => null);
+  if (found === null) throw new SourceError(`${path} does not exist, expected a Hugging Face folder, a .gguf file or a pack folder.`);
+  if (found.isFile()) {
+    if (!path.endsWith(".gguf")) throw new SourceError(`${path} is a file but no .gguf; expected a Hugging Face folder, a .gguf file or a pack folder.`);
+    return { kind: "checkpoint", checkpoint: await openGguf(new FolderSource(dirname(path)), basename(path)) };
+  }
+  const source = new FolderSource(path);
+  if ((await source.size("manifest.json")) !== null) return { kind: "pack", source, ...(await openPack(source)) };
+  if ((await source.size("config.json")) !== null) {
+    return { kind: "checkpoint", checkpoint: await openHuggingFace(source, basename(resolve(path))) };
+  }
+  throw new SourceError(`${path} has neither config.json (a Hugging Face folder) nor manifest.json (a pack).`);
+}
+
+/** Opens a model that is to be packed. */
+export async function openCheckpoint(path: string): Promise<Checkpoint> {
+  const opened = await openPath(path);
+  if (opened.kind === "checkpoint") return opened.checkpoint;
+  throw new SourceError(`${path} is a pack already, expected a Hugging Face folder or a .gguf file.`);
+}

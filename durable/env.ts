@@ -1,0 +1,42 @@
+// What the Durable Objects are given by the deployment: bindings, variables, and the isolate they share.
+// Owns reading the variables. Refuses defaults for what must be said: an error names the variable, what was found and expected.
+
+import { slicedExperts, wholeExperts, type Assign } from "../fleet/plan.ts";
+import type { PackEnv } from "./byte-sources.ts";
+import { thisIsolate, type Isolate } from "./isolate.ts";
+import { kernelModules } from "./kernel-modules.ts";
+import { LIMITS } from "./limits.ts";
+import type { Orchestrator } from "./orchestrator.ts";
+import type { ExpertShard } from "./shard.ts";
+
+export interface DurableEnv extends PackEnv {
+  readonly ORCHESTRATOR: DurableObjectNamespace<Orchestrator>;
+  readonly SHARDS: DurableObjectNamespace<ExpertShard>;
+  /** Shards the experts are spread over, as a decimal number. */
+  readonly SHARDS_COUNT: string;
+  /** What a shard holds as one piece: "expert" (the default) or "segment", which spreads wide experts over shards. */
+  readonly PLAN_UNIT?: string;
+  /** "shared": objects may live in one isolate, each with a budget of its own (local runs). "strict": shards refuse to. */
+  readonly ISOLATES: string;
+}
+
+export function shardCount(env: DurableEnv): number {
+  const count = Number(env.SHARDS_COUNT);
+  if (!Number.isInteger(count) || count < 1 || count > 1024) throw new RangeError(`The variable SHARDS_COUNT is "${env.SHARDS_COUNT}"; expected a number from 1 to 1024.`);
+  return count;
+}
+
+export function planUnit(env: Pick<DurableEnv, "PLAN_UNIT">): Assign {
+  switch (env.PLAN_UNIT ?? "expert") {
+    case "expert": return wholeExperts;
+    case "segment": return slicedExperts;
+    default: throw new RangeError(`The variable PLAN_UNIT is "${env.PLAN_UNIT}"; expected "expert" or "segment".`);
+  }
+}
+
+export function strictIsolates(env: Pick<DurableEnv, "ISOLATES">): boolean {
+  if (env.ISOLATES !== "shared" && env.ISOLATES !== "strict") throw new RangeError(`The variable ISOLATES is "${env.ISOLATES}"; expected "shared" or "strict".`);
+  return env.ISOLATES === "strict";
+}
+
+export const hostIsolate = (): Isolate => thisIsolate(kernelModules, LIMITS);

@@ -1,0 +1,64 @@
+// Checks the body of POST /generate before anything is reserved. Owns the schema of generate.ts's GenerateRequest.
+// Refuses unknown keys, ids outside the vocabulary and work beyond the context; the failure says what was found and expected.
+
+import { z } from "zod";
+import type { GenerateFailure, GenerateRequest } from "./generate.ts";
+import { LIMITS } from "./limits.ts";
+
+const id = z.int().min(0).max(0xffffffff);
+const schema = z.strictObject({
+  promptIds: z.array(id).min(1),
+  emittedIds: z.array(id).optional(),
+  maxTokens: z.int().min(0),
+  sampling: z.strictObject({
+    temperature: z.number().min(0), topK: z.int().min(0), topP: z.number().min(0).max(1), minP: z.number().min(0).max(1), seed: z.int(),
+  }),
+  choice: z.int().min(0).optional(),
+  stopIds: z.array(id).max(LIMITS.stopIds),
+  logprobs: z.int().min(0).max(LIMITS.topLogprobs).optional(),
+  echo: z.boolean().optional(),
+  trace: z.union([z.boolean(), z.strictObject({ layer: z.int().min(0) })]).optional(),
+});
+
+/** What limits a request, known once the model is. */
+export interface RequestBounds {
+  readonly vocabSize: number;
+  readonly contextLength: number;
+}
+
+const invalid = (message: string): GenerateFailure => ({ type: "error", code: "invalid-request", message, retryable: false });
+
+/** The request, or why it is none. */
+export function parseGenerateRequest(text: string): GenerateRequest | GenerateFailure {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (cause) {
+    return invalid(`The body of /generate is no JSON: ${cause instanceof Error ? cause.message : String(cause)}.`);
+  }
+  const parsed = schema.safeParse(json);
+  if (parsed.success) return parsed.data as GenerateRequest;
+  const issue = parsed.error.issues[0]!;
+  return invalid(`The body of /generate: ${issue.path.join(".") || "the document"}: ${issue.message}.`);
+}
+
+/** Null when the model can serve the request. */
+export function refusalOf(request: GenerateRequest, bounds: RequestBounds): GenerateFailure | null {
+  for (const [field, ids] of [["promptIds", request.promptIds], ["emittedIds", request.emittedIds ?? []]] as const) {
+    const at = ids.findIndex((value) => value >= bounds.vocabSize);
+    if (at >= 0) return invalid(`${field}[${at}] is ${ids[at]}; the vocabulary has ${bounds.vocabSize} tokens.`);
+  }
+  const emitted = request.emittedIds?.length ?? 0;
+  if (emitted > request.maxTokens) return invalid(`emittedIds has ${emitted} tokens; maxTokens is ${request.maxTokens}.`);
+  if (request.maxTokens === 0 && request.echo !== true) return invalid("maxTokens is 0 without echo: nothing would be answered.");
+  const total = request.promptIds.length + request.maxTokens;
+  if (total > bounds.contextLength) {
+    return {
+      type: "error", code: "context-exceeded", retryable: false,
+      message: `The prompt has ${request.promptIds.length} tokens and ${request.maxTokens} more were asked for; the context of this pack is ${bounds.contextLength}.`,
+    };
+  }
+  return null;
+}
+
+export const isFailure = (value: GenerateRequest | GenerateFailure): value is GenerateFailure => "type" in value;

@@ -1,0 +1,103 @@
+// The private HTTP surface of an orchestrator object: POST /generate and GET /status, docs/protocol.md section 5.
+// Owns the types of the request, of the events streamed back (one JSON document per line) and of the status.
+// Refuses text: prompts are token ids here, tokenizing is the Worker's. Validation: generate-request.ts.
+
+import type { SamplingParams, TokenLogprob } from "../model/sampling.ts";
+
+export interface GenerateRequest {
+  /** 1 to contextLength ids. */
+  readonly promptIds: readonly number[];
+  /** Ids already given to the reader, when a broken stream is continued: the next token is number emittedIds.length. */
+  readonly emittedIds?: readonly number[];
+  /** Tokens to generate in all, emittedIds included; 0 only scores the prompt. */
+  readonly maxTokens: number;
+  readonly sampling: SamplingParams;
+  /** Number of this choice among those of one request; part of the sampling draw. */
+  readonly choice?: number;
+  /** A token among these ends the generation; it is reported in the end event and not as a token. */
+  readonly stopIds: readonly number[];
+  /** Log-probabilities of each token and of this many most likely ones, 0 to 20; absent = none. */
+  readonly logprobs?: number;
+  /** Score the prompt as well: `prompt` events carry each prompt token's log-probability. */
+  readonly echo?: boolean;
+  /** Report the experts chosen for each generated token, in every layer or in one. */
+  readonly trace?: boolean | { readonly layer: number };
+}
+
+/** Experts of one token, [MoE layer, ascending][rank]; with a trace of one layer, that layer alone. */
+export type PerLayer = readonly (readonly number[])[];
+
+export interface ScoredToken {
+  readonly id: number;
+  /** Null for the first token of a prompt, which nothing predicts. */
+  readonly logprob: number | null;
+  readonly top: readonly TokenLogprob[];
+}
+
+/** What the generation cost the fleet so far. Frames and bytes are those of the steps it took part in. */
+export interface MoeUsage {
+  readonly steps: number;
+  readonly frames: number;
+  readonly bytes: number;
+  readonly retries: number;
+}
+
+export type GenerateErrorCode =
+  | "invalid-request" | "context-exceeded" | "warming" | "load-failed" | "overloaded" | "capacity" | "step-failed" | "stream-broken";
+
+export interface GenerateFailure {
+  readonly type: "error";
+  readonly code: GenerateErrorCode;
+  readonly message: string;
+  /** True where the same request may succeed later. */
+  readonly retryable: boolean;
+  readonly retryAfterMs?: number;
+  /** While warming: loaded fraction, 0 to 1. */
+  readonly loaded?: number;
+}
+
+export type GenerateEvent =
+  /** Prompt tokens from number `start` on, in order; only with echo. */
+  | { readonly type: "prompt"; readonly start: number; readonly tokens: readonly ScoredToken[] }
+  /** Token number `index` (0 = first generated). `experts` and their `weights` are those of its predecessor's evaluation, which chose it. */
+  | { readonly type: "token"; readonly index: number; readonly id: number; readonly logprob?: number; readonly top?: readonly TokenLogprob[]; readonly experts?: PerLayer; readonly weights?: PerLayer }
+  | { readonly type: "end"; readonly reason: "stop" | "length"; readonly stopId: number | null; readonly promptTokens: number; readonly completionTokens: number; readonly moe: MoeUsage }
+  | GenerateFailure;
+
+/** HTTP status of a /generate that failed before its first event. */
+export const FAILURE_STATUS: Readonly<Record<GenerateErrorCode, number>> = {
+  "invalid-request": 400, "context-exceeded": 400, "warming": 503, "load-failed": 503, "overloaded": 429, "capacity": 503,
+  "step-failed": 500, "stream-broken": 502,
+};
+
+export interface ShardStatus {
+  readonly name: string;
+  readonly state: "idle" | "connecting" | "open" | "closed";
+  readonly loadedBytes: number;
+  readonly totalBytes: number;
+  readonly frames: number;
+  readonly bytes: number;
+  readonly retries: number;
+  /** Last reason for a reconnect or a retry; null when none. */
+  readonly lastFault: string | null;
+}
+
+export interface OrchestratorStatus {
+  /** `degraded`: ready, with a shard that is not connected at this moment. */
+  readonly status: "cold" | "warming" | "ready" | "degraded" | "failed";
+  /** Loaded fraction, 0 to 1. */
+  readonly loaded: number;
+  readonly message: string | null;
+  readonly pack: { readonly id: string; readonly hash: string; readonly contextLength: number } | null;
+  readonly isolate: {
+    readonly limitBytes: number;
+    readonly usedBytes: number;
+    /** Bytes by purpose: weights, kv cache, engine scratch, frames ... */
+    readonly account: Readonly<Record<string, number>>;
+    /** Weight-holding objects seen in this isolate. */
+    readonly objects: readonly string[];
+    readonly kernels: string;
+  } | null;
+  readonly generations: { readonly active: number; readonly queued: number; readonly cancelled: number };
+  readonly shards: readonly ShardStatus[];
+}

@@ -1,0 +1,159 @@
+// The Durable Object that runs the token loop: it holds the trunk and the KV cache, and fans experts out to shards.
+// Owns the model's state (cold, warming, ready, failed), POST /generate and GET /status. Refuses text, keys and public routes (worker/),
+// and awaited durable writes: nothing on the token path is stored (an output gate costs about 10 ms, 2026-11).
+
+import { DurableObject } from "cloudflare:workers";
+import { within, systemClock } from "./clock.ts";
+import { hostIsolate, strictIsolates, type DurableEnv } from "./env.ts";
+import { FAILURE_STATUS, type GenerateEvent, type GenerateFailure, type OrchestratorStatus } from "./generate.ts";
+import { isFailure, parseGenerateRequest } from "./generate-request.ts";
+import { tenantBytes, type Tenant } from "./isolate.ts";
+import { Scheduler, type Generation } from "./scheduler.ts";
+import { bringUp, type Progress, type ServedModel } from "./served-model.ts";
+
+interface Serving {
+  readonly model: ServedModel;
+  readonly scheduler: Scheduler;
+}
+
+const encoder = new TextEncoder();
+
+export class Orchestrator extends DurableObject<DurableEnv> {
+  readonly #tenant: Tenant;
+  #serving: Serving | null = null;
+  #loading: Promise<Serving> | null = null;
+  #progress: Progress | null = null;
+  #failure: string | null = null;
+  #cancelLinger: (() => void) | null = null;
+
+  constructor(ctx: DurableObjectState, env: DurableEnv) {
+    super(ctx, env);
+    this.#tenant = hostIsolate().enter(ctx.id.toString(), "orchestrator", `orchestrator ${ctx.id.name ?? ctx.id.toString()}`, this, strictIsolates(env));
+  }
+
+  override async fetch(request: Request): Promise<Response> {
+    const { pathname, searchParams } = new URL(request.url);
+    if (request.method === "POST" && pathname === "/generate") return this.#generate(request);
+    if (request.method === "GET" && pathname === "/status") {
+      if (searchParams.has("warm")) void this.#model().catch(() => undefined);
+      return Response.json(this.#status());
+    }
+    return new Response(`An orchestrator answers POST /generate and GET /status; got ${request.method} ${pathname}.\n`, { status: 404 });
+  }
+
+  /** The model, brought up at the first call; a failed attempt is reported and the next call tries again. */
+  #model(): Promise<Serving> {
+    if (this.#serving !== null) return Promise.resolve(this.#serving);
+    this.#loading ??= this.#bringUp();
+    return this.#loading;
+  }
+
+  async #bringUp(): Promise<Serving> {
+    const progress: Progress = { trunkBytes: 0, trunkTotalBytes: 0, expertTotalBytes: 0, clients: [], pack: null };
+    this.#progress = progress;
+    try {
+      const model = await bringUp(this.env, this.#tenant, progress);
+      const scheduler = new Scheduler(model.engine, systemClock, this.#tenant.isolate.limits, () => this.#linger());
+      this.#failure = null;
+      this.#serving = { model, scheduler };
+      this.#linger();
+      return this.#serving;
+    } catch (cause) {
+      this.#failure = cause instanceof Error ? cause.message : String(cause);
+      throw cause;
+    } finally {
+      this.#loading = null;
+    }
+  }
+
+  /** Closes the sockets after a while without work; the next step opens them again. */
+  #linger(): void {
+    this.#cancelLinger?.();
+    this.#cancelLinger = systemClock.after(this.#tenant.isolate.limits.lingerMs, () => {
+      this.#cancelLinger = null;
+      if (this.#serving === null || this.#serving.scheduler.activeCount > 0) return;
+      for (const client of this.#serving.model.clients) client.rest();
+    });
+  }
+
+  async #generate(request: Request): Promise<Response> {
+    const { limits } = this.#tenant.isolate;
+    const length = Number(request.headers.get("Content-Length") ?? "0");
+    if (length > limits.generateBodyBytes) {
+      return fail({ type: "error", code: "invalid-request", retryable: false, message: `The body of /generate has ${length} bytes; ${limits.generateBodyBytes} is the limit.` });
+    }
+    const parsed = parseGenerateRequest(await request.text());
+    if (isFailure(parsed)) return fail(parsed);
+    let serving: Serving;
+    try {
+      serving = await within(systemClock, limits.requestWaitMs, this.#model(), "warming");
+    } catch (cause) {
+      if (this.#loading !== null) {
+        const { loaded } = this.#status();
+        return fail({ type: "error", code: "warming", retryable: true, retryAfterMs: 1000, loaded, message: "The model is loading." });
+      }
+      return fail({ type: "error", code: "load-failed", retryable: true, message: `The model could not be loaded: ${cause instanceof Error ? cause.message : String(cause)}` });
+    }
+
+    const { readable, emit, onCancel } = eventStream();
+    const generation: Generation = serving.scheduler.submit(parsed, emit);
+    onCancel(() => generation.cancel());
+    request.signal.addEventListener("abort", () => generation.cancel());
+    const refusal = await generation.accepted;
+    if (refusal !== null) return fail(refusal);
+    return new Response(readable, { headers: { "Content-Type": "application/x-ndjson" } });
+  }
+
+  #status(): OrchestratorStatus {
+    const { isolate } = this.#tenant;
+    const clients = this.#serving?.model.clients ?? this.#progress?.clients ?? [];
+    const shards = clients.map((client) => ({
+      name: client.name, state: client.state, loadedBytes: client.loadedBytes, totalBytes: client.totalBytes,
+      frames: client.frames, bytes: client.bytes, retries: client.retries, lastFault: client.lastFault,
+    }));
+    const p = this.#progress;
+    const expertBytes = shards.reduce((sum, shard, i) => sum + (clients[i]!.state === "open" ? (p?.expertTotalBytes ?? 0) / shards.length : shard.loadedBytes), 0);
+    const totalBytes = (p?.trunkTotalBytes ?? 0) + (p?.expertTotalBytes ?? 0);
+    const { scheduler } = this.#serving ?? {};
+    const lost = (scheduler?.activeCount ?? 0) > 0 && shards.some((shard) => shard.state === "connecting");
+    return {
+      status: this.#serving !== null ? (lost ? "degraded" : "ready") : this.#loading !== null ? "warming" : this.#failure !== null ? "failed" : "cold",
+      loaded: this.#serving !== null ? 1 : totalBytes === 0 ? 0 : Math.min(1, ((p?.trunkBytes ?? 0) + expertBytes) / totalBytes),
+      message: this.#failure,
+      pack: p?.pack ?? null,
+      isolate: {
+        limitBytes: tenantBytes(isolate.limits), usedBytes: this.#tenant.usedBytes, account: isolate.heap.account(),
+        objects: isolate.tenants.map((tenant) => tenant.name), kernels: isolate.kernels.name,
+      },
+      generations: { active: scheduler?.activeCount ?? 0, queued: scheduler?.queuedCount ?? 0, cancelled: scheduler?.cancelled ?? 0 },
+      shards,
+    };
+  }
+}
+
+const fail = (failure: GenerateFailure): Response => Response.json(failure, { status: FAILURE_STATUS[failure.code] });
+
+/** A body of one JSON line per event. It ends with an end or error event; a reader that goes away calls what `onCancel` was given. */
+function eventStream(): { readable: ReadableStream<Uint8Array>; emit: (event: GenerateEvent) => void; onCancel: (cancelled: () => void) => void } {
+  let controller!: ReadableStreamDefaultController<Uint8Array>;
+  let cancelled: () => void = () => {};
+  let open = true;
+  const readable = new ReadableStream<Uint8Array>({
+    start: (c) => { controller = c; },
+    cancel: () => {
+      open = false;
+      cancelled();
+    },
+  });
+  return {
+    readable,
+    emit: (event) => {
+      if (!open) return;
+      controller.enqueue(encoder.encode(`${JSON.stringify(event)}\n`));
+      if (event.type !== "end" && event.type !== "error") return;
+      open = false;
+      controller.close();
+    },
+    onCancel: (call) => { cancelled = call; },
+  };
+}

@@ -1,0 +1,298 @@
+// Generations of several readers in one batch: each step evaluates a chunk of every prompt still being read and one token of every
+// generation under way. Owns admission (KV first, then acceptance), the sharing of a step, cancellation and what a failed step harms.
+// Refuses text, HTTP and shards: it sees an engine and event sinks. Nothing a neighbour does changes the numbers of a generation:
+// the engine's results do not depend on batch or chunking (docs/arithmetic.md section 5), draws only on (seed, choice, position).
+
+import type { Engine, StepEntry } from "../model/engine.ts";
+import { CapacityError } from "../model/heap.ts";
+import type { KvCache, Timeline } from "../model/kv-cache.ts";
+import { logprobs, sample } from "../model/sampling.ts";
+import type { Tap } from "../model/taps.ts";
+import { sleep, type Clock } from "./clock.ts";
+import type { GenerateErrorCode, GenerateEvent, GenerateFailure, GenerateRequest, ScoredToken } from "./generate.ts";
+import { refusalOf } from "./generate-request.ts";
+import type { Limits } from "./limits.ts";
+
+/** What the scheduler needs of model/engine.ts. */
+export interface StepEngine extends Pick<Engine, "step" | "maxChunkTokens" | "contextLength"> {
+  readonly config: { readonly vocabSize: number; readonly router: { readonly topK: number } };
+  readonly kv: Pick<KvCache, "open" | "close">;
+}
+
+export type EventSink = (event: GenerateEvent) => void;
+
+/** One accepted or waiting request. */
+export interface Generation {
+  /** Resolves with null when the KV cache is reserved, or with the reason why it cannot be. */
+  readonly accepted: Promise<GenerateFailure | null>;
+  /** Ends it without further events, before the next step at the latest. Idempotent. */
+  cancel(): void;
+}
+
+const failure = (code: GenerateErrorCode, message: string, retryable: boolean): GenerateFailure => ({ type: "error", code, message, retryable });
+
+class Run implements Generation {
+  readonly request: GenerateRequest;
+  readonly emit: EventSink;
+  readonly accepted: Promise<GenerateFailure | null>;
+  readonly settleAcceptance: (failure: GenerateFailure | null) => void;
+  readonly ids: number[];
+  readonly moe = { steps: 0, frames: 0, bytes: 0, retries: 0 };
+  readonly onCancel: () => void;
+  timeline: Timeline | null = null;
+  ended = false;
+  /** Prompt tokens of this step, 0 when it takes no part. */
+  taken = 0;
+  experts: number[][] = [];
+  weights: number[][] = [];
+
+  constructor(request: GenerateRequest, emit: EventSink, onCancel: () => void) {
+    this.request = request;
+    this.emit = emit;
+    this.onCancel = onCancel;
+    this.ids = [...request.promptIds, ...(request.emittedIds ?? [])];
+    let settle!: (failure: GenerateFailure | null) => void;
+    this.accepted = new Promise((resolve) => { settle = resolve; });
+    this.settleAcceptance = settle;
+  }
+
+  cancel(): void {
+    if (this.ended) return;
+    this.ended = true;
+    this.onCancel();
+  }
+
+  /** Positions the timeline must hold: the last generated token is never evaluated. */
+  get positions(): number { return Math.max(1, this.request.promptIds.length, this.request.promptIds.length + this.request.maxTokens - 1); }
+  get evaluated(): number { return this.timeline!.length; }
+  get left(): number { return this.ids.length - this.evaluated; }
+  get generated(): number { return this.ids.length - this.request.promptIds.length; }
+  get traces(): boolean { return this.request.trace !== undefined && this.request.trace !== false; }
+  /** True while logits of prompt positions are wanted. */
+  get scores(): boolean { return this.request.echo === true && this.evaluated < this.request.promptIds.length; }
+}
+
+export class Scheduler {
+  readonly #engine: StepEngine;
+  readonly #clock: Clock;
+  readonly #limits: Limits;
+  readonly #onIdle: () => void;
+  readonly #queue: Run[] = [];
+  #active: Run[] = [];
+  #looping = false;
+  steps = 0;
+  /** Generations whose reader went away. */
+  cancelled = 0;
+
+  /** `onIdle` is called whenever the last generation has ended. */
+  constructor(engine: StepEngine, clock: Clock, limits: Limits, onIdle: () => void = () => {}) {
+    this.#engine = engine;
+    this.#clock = clock;
+    this.#limits = limits;
+    this.#onIdle = onIdle;
+  }
+
+  get activeCount(): number { return this.#active.length; }
+  get queuedCount(): number { return this.#queue.length; }
+
+  /** Takes a checked request. `emit` gets its events in order, the last of type end or error, unless it is cancelled. */
+  submit(request: GenerateRequest, emit: EventSink): Generation {
+    const run = new Run(request, emit, () => this.#cancelled(run));
+    const refusal = refusalOf(request, { vocabSize: this.#engine.config.vocabSize, contextLength: this.#engine.contextLength })
+      ?? (this.#queue.length >= this.#limits.queuedGenerations
+        ? failure("overloaded", `${this.#active.length} generations run and ${this.#queue.length} wait, the most this server takes; try again later.`, true) : null);
+    if (refusal !== null) {
+      run.ended = true;
+      run.settleAcceptance(refusal);
+      return run;
+    }
+    this.#queue.push(run);
+    this.#admit();
+    if (!this.#looping && this.#active.length > 0) void this.#loop();
+    return run;
+  }
+
+  /** Ends everything with an error event: the model goes away. */
+  stop(reason: GenerateFailure): void {
+    for (const run of [...this.#active, ...this.#queue]) this.#end(run, reason);
+    this.#queue.length = 0;
+    this.#sweep();
+  }
+
+  #cancelled(run: Run): void {
+    this.cancelled++;
+    const at = this.#queue.indexOf(run);
+    if (at >= 0) this.#queue.splice(at, 1);
+    run.settleAcceptance(failure("invalid-request", "The reader went away before the generation began.", false));
+    // During a step its KV pages are in use; the loop frees them afterwards.
+    if (!this.#looping) this.#sweep();
+  }
+
+  /** Moves waiting generations into the batch, in order, as far as places and KV memory go. */
+  #admit(): void {
+    while (this.#queue.length > 0 && this.#active.length < this.#limits.activeGenerations) {
+      const run = this.#queue[0]!;
+      try {
+        run.timeline = this.#engine.kv.open(run.positions);
+      } catch (error) {
+        if (!(error instanceof CapacityError)) throw error;
+        if (this.#active.length > 0) return; // those under way will give memory back
+        this.#queue.shift();
+        run.ended = true;
+        run.settleAcceptance(failure("capacity", `The KV cache of this generation does not fit: ${error.message}`, false));
+        continue;
+      }
+      this.#queue.shift();
+      this.#active.push(run);
+      run.settleAcceptance(null);
+      if (run.request.maxTokens > 0 && run.generated >= run.request.maxTokens) this.#finish(run, "length", null);
+    }
+  }
+
+  async #loop(): Promise<void> {
+    this.#looping = true;
+    try {
+      for (;;) {
+        this.#sweep();
+        this.#admit();
+        this.#sweep();
+        if (this.#active.length === 0) break;
+        await this.#step();
+      }
+    } finally {
+      this.#looping = false;
+    }
+    this.#onIdle();
+  }
+
+  /** Frees what ended generations held. */
+  #sweep(): void {
+    for (const run of this.#active) if (run.ended && run.timeline !== null) {
+      this.#engine.kv.close(run.timeline);
+      run.timeline = null;
+    }
+    this.#active = this.#active.filter((run) => !run.ended);
+  }
+
+  async #step(): Promise<void> {
+    const runs = this.#share();
+    const entries = runs.map((run): StepEntry => {
+      const last = run.taken === run.left;
+      return {
+        timeline: run.timeline!, ids: run.ids.slice(run.evaluated, run.evaluated + run.taken),
+        logits: run.scores ? "all" : last && run.request.maxTokens > 0 ? "last" : "none",
+      };
+    });
+    this.steps++;
+    const starts = runs.map((run) => run.evaluated);
+    try {
+      const result = await this.#engine.step(entries, this.#tapsFor(runs));
+      runs.forEach((run, i) => {
+        run.moe.steps++;
+        run.moe.frames += result.frames;
+        run.moe.bytes += result.bytes;
+        run.moe.retries += result.retries;
+        if (!run.ended) this.#deliver(run, starts[i]!, entries[i]!, result.logits[i]!);
+      });
+      // Without frames nothing has yielded to the event loop: cancellations and new requests would starve.
+      if (result.frames === 0) await sleep(this.#clock, 0);
+    } catch (cause) {
+      const message = cause instanceof Error ? cause.message : String(cause);
+      for (const run of runs) this.#end(run, failure("step-failed", `A step of the model failed: ${message}`, true));
+    }
+  }
+
+  /**
+   * Divides a step: one token for each generation under way (a quarter of the step is kept for prompts while there are any), the rest
+   * among prompts, smallest first, so that what a short one leaves goes to the longer ones. Who is left out comes first next time.
+   */
+  #share(): Run[] {
+    const budget = this.#engine.maxChunkTokens;
+    const decoding = this.#active.filter((run) => run.left === 1);
+    const reading = this.#active.filter((run) => run.left > 1).sort((a, b) => a.left - b.left);
+    for (const run of this.#active) run.taken = 0;
+    let left = budget;
+    const kept = reading.length > 0 && decoding.length > 0 ? Math.min(Math.ceil(budget / 4), budget - 1) : 0;
+    for (const run of decoding) if (left > kept) left -= run.taken = 1;
+    reading.forEach((run, i) => {
+      const most = run.request.echo === true ? Math.max(1, Math.floor(this.#limits.logitBytes / (this.#engine.config.vocabSize * 4))) : Infinity;
+      run.taken = Math.min(run.left, most, Math.max(1, Math.floor(left / (reading.length - i))), left);
+      left -= run.taken;
+    });
+    const [taking, waiting] = [this.#active.filter((run) => run.taken > 0), this.#active.filter((run) => run.taken === 0)];
+    this.#active = [...waiting, ...taking];
+    return taking;
+  }
+
+  /** Events of one generation after a step over positions [start, start + n). */
+  #deliver(run: Run, start: number, entry: StepEntry, logits: Float32Array): void {
+    const { request } = run;
+    const vocab = this.#engine.config.vocabSize;
+    const n = entry.ids.length;
+    const row = (i: number): Float32Array => logits.subarray(i * vocab, (i + 1) * vocab);
+    try {
+      if (entry.logits === "all") run.emit(this.#scored(run, start, n, row));
+      if (run.left > 0) return;
+      if (request.maxTokens === 0) return this.#finish(run, "length", null);
+      const position = run.ids.length;
+      const drawn = sample(row(entry.logits === "all" ? n - 1 : 0), request.sampling, request.choice ?? 0, position, request.logprobs ?? null);
+      if (request.stopIds.includes(drawn.id)) return this.#finish(run, "stop", drawn.id);
+      run.emit({
+        type: "token", index: run.generated, id: drawn.id,
+        ...(drawn.logprob === undefined ? {} : { logprob: drawn.logprob, top: drawn.top ?? [] }),
+        ...(run.traces ? { experts: run.experts, weights: run.weights } : {}),
+      });
+      run.ids.push(drawn.id);
+      if (run.generated >= request.maxTokens) this.#finish(run, "length", null);
+    } catch (cause) {
+      this.#end(run, failure("step-failed", `Token ${run.generated} could not be chosen: ${cause instanceof Error ? cause.message : String(cause)}`, false));
+    }
+  }
+
+  /** Row i scores the token after position start + i; the first token of a prompt has no score. */
+  #scored(run: Run, start: number, n: number, row: (i: number) => Float32Array): GenerateEvent {
+    const { promptIds, logprobs: nTop } = run.request;
+    const tokens: ScoredToken[] = start === 0 ? [{ id: promptIds[0]!, logprob: null, top: [] }] : [];
+    for (let i = 0; i < n && start + i + 1 < promptIds.length; i++) {
+      const id = promptIds[start + i + 1]!;
+      tokens.push({ id, ...logprobs(row(i), id, nTop ?? 0) });
+    }
+    return { type: "prompt", start: start === 0 ? 0 : start + 1, tokens };
+  }
+
+  #finish(run: Run, reason: "stop" | "length", stopId: number | null): void {
+    this.#end(run, { type: "end", reason, stopId, promptTokens: run.request.promptIds.length, completionTokens: run.generated, moe: { ...run.moe } });
+  }
+
+  #end(run: Run, event: GenerateEvent): void {
+    if (run.ended) return;
+    run.ended = true;
+    run.settleAcceptance(event.type === "error" ? event : null);
+    run.emit(event);
+  }
+
+  /** A tap that notes the experts of each traced generation's last token; none when nobody asks. */
+  #tapsFor(runs: readonly Run[]): Tap[] {
+    const traced = runs.filter((run) => run.traces && run.taken === run.left);
+    if (traced.length === 0) return [];
+    const byTimeline = new Map(traced.map((run) => [run.timeline!.id, run]));
+    for (const run of traced) {
+      run.experts = [];
+      run.weights = [];
+    }
+    const { topK } = this.#engine.config.router;
+    return [{
+      at: "selection",
+      run: (event) => {
+        for (let t = 0; t < event.nTokens; t++) {
+          const run = byTimeline.get(event.timelines[t]!);
+          if (run === undefined || event.positions[t] !== run.ids.length - 1) continue;
+          const { trace } = run.request;
+          if (typeof trace === "object" && trace.layer !== event.layer) continue;
+          run.experts.push(Array.from(event.ids.subarray(t * topK, (t + 1) * topK)));
+          run.weights.push(Array.from(event.weights.subarray(t * topK, (t + 1) * topK)));
+        }
+      },
+    }];
+  }
+}

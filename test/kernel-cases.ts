@@ -1,0 +1,104 @@
+// The case table of the kernels: every operation over batches, odd sizes and edge values, shared by the Node tests, the child
+// processes with other engine flags and the workerd tests. Built from the case makers of the start-up self-test.
+
+import { Arena, attentionCase, compareCase, expertCase, matmulCase, quantizeCase, readRowCase, ropeCase, rowCases } from "../model/kernel-self-test.ts";
+import type { KernelCase, Mismatch } from "../model/kernel-self-test.ts";
+import { MATRIX_FORMATS } from "../model/kernels.ts";
+import { createScalarKernels } from "../model/scalar-kernels.ts";
+import { RESERVED_BYTES, instantiateKernels } from "../model/wasm-kernels.ts";
+import type { KernelVariant } from "../model/wasm-kernels.ts";
+
+export const KERNEL_VARIANTS: readonly KernelVariant[] = ["simd128", "relaxed-i32", "relaxed-i16"];
+
+function productCases(): KernelCase[] {
+  const cases: KernelCase[] = [];
+  for (const format of MATRIX_FORMATS) {
+    for (let nTokens = 1; nTokens <= 9; nTokens++) cases.push(matmulCase(format, 33, 64, nTokens, 100 + nTokens));
+    cases.push(matmulCase(format, 32, 32, 1, 120), matmulCase(format, 1, 32, 2, 121), matmulCase(format, 96, 160, 3, 122));
+    cases.push(matmulCase(format, 70, 43, 4, 123), matmulCase(format, 31, 20, 8, 124), matmulCase(format, 5, 1, 15, 125));
+    cases.push(readRowCase(format, 32, 64, 126), readRowCase(format, 70, 43, 127), readRowCase(format, 1, 1, 128));
+  }
+  for (const format of ["q8", "q4", "f16"] as const) {
+    for (const nTokens of [1, 2, 4, 8]) {
+      cases.push(matmulCase(format, 40, 96, nTokens, 130, "extreme"), matmulCase(format, 64, 64, nTokens, 131, "tiny-scales"));
+    }
+  }
+  return cases;
+}
+
+function expertCases(): KernelCase[] {
+  const cases: KernelCase[] = [];
+  for (let nTokens = 1; nTokens <= 9; nTokens++) cases.push(expertCase("q4", "q4", 64, 96, nTokens, 200 + nTokens));
+  for (const [gateUp, down] of [["q8", "q8"], ["q4", "q8"], ["q8", "q4"]] as const) {
+    for (const width of [1, 16, 32, 40, 48, 64]) cases.push(expertCase(gateUp, down, 64, width, 3, 220 + width));
+    cases.push(expertCase(gateUp, down, 36, 64, 15, 219));
+  }
+  for (const [gateUp, down] of [["f32", "f32"], ["f16", "bf16"], ["bf16", "f16"], ["f32", "f16"]] as const) {
+    for (const width of [1, 16, 17, 32, 43, 172]) cases.push(expertCase(gateUp, down, 43, width, 3, 240 + width));
+  }
+  cases.push(expertCase("q4", "q4", 32, 32, 8, 250, "extreme"), expertCase("q8", "q8", 32, 64, 8, 251, "tiny-scales"));
+  return cases;
+}
+
+function otherCases(): KernelCase[] {
+  const cases: KernelCase[] = [];
+  for (const n of [1, 2, 3, 4, 7, 32, 43, 64]) cases.push(...rowCases(n, 3, 300 + n), quantizeCase(3, n, 310 + n));
+  for (const nCols of [31, 33, 128]) cases.push(quantizeCase(2, nCols, 320 + nCols));
+  // Groups at the edges of the format: zero, below 1e-30, ties, at and beyond 8,323,072, infinities and NaN.
+  const edges: number[][] = [
+    [0, -0], [9e-31, -9e-31], [1e-30, 1.1e-30, -5e-31], [127, 0.5, 1.5, 2.5, -0.5, -1.5, 126.5, -126.5], [8323071.5, -1],
+    [8323072, 1], [-8323072, 1], [Infinity, 1], [1, -Infinity], [1, NaN, 2], [3.4e38, -3.4e38],
+  ];
+  edges.forEach((values, i) => cases.push(quantizeCase(1, 32, 330 + i, values), quantizeCase(2, 20, 350 + i, values)));
+  for (const style of ["half", "interleaved"] as const) {
+    cases.push(ropeCase(style, 3, 16, 16, [0, 1, 7], 370), ropeCase(style, 2, 32, 8, [5, 2], 371), ropeCase(style, 2, 22, 14, [3], 372), ropeCase(style, 1, 2, 2, [1], 373));
+  }
+  for (const kvFormat of ["f32", "f16"] as const) {
+    const base = { kvFormat, nHeads: 4, nKvHeads: 2, headDim: 16, positions: [0, 1, 30, 31, 32, 33, 63, 64, 97], window: 0, sinks: false };
+    cases.push(
+      attentionCase(base, 380), attentionCase({ ...base, sinks: true }, 381), attentionCase({ ...base, window: 1 }, 382),
+      attentionCase({ ...base, window: 20, sinks: true }, 383), attentionCase({ ...base, window: 33 }, 384), attentionCase({ ...base, window: 500 }, 385),
+      attentionCase({ ...base, nHeads: 1, nKvHeads: 1, headDim: 22 }, 386), attentionCase({ ...base, nHeads: 6, nKvHeads: 1, headDim: 4 }, 387),
+      attentionCase({ ...base, nKvHeads: 4, headDim: 7 }, 388), attentionCase({ ...base, nHeads: 2, headDim: 64, positions: [70] }, 389),
+    );
+  }
+  return cases;
+}
+
+/** Values that have no ordinary order: NaN ranks below all, infinities count, equal values go to the lowest index. */
+function topKCases(): KernelCase[] {
+  const rows = [
+    [NaN, 1, NaN, 2, 2, -Infinity], [NaN, NaN, NaN, NaN, NaN, NaN], [-0, 0, -0, 0, 1e-45, -1e-45], [Infinity, NaN, Infinity, -Infinity, 3, 3],
+  ];
+  return rows.flatMap((values) => [1, 3, 6].map((k): KernelCase => ({
+    name: `topKRows of ${values.join(" ")}, k ${k}`,
+    prepare(arena) {
+      const x = arena.f32(values);
+      const ids = arena.alloc(k * 4);
+      const best = arena.alloc(k * 4);
+      return (kernels) => kernels.topKRows(x, 32, 1, values.length, k, ids, best);
+    },
+  })));
+}
+
+/** Softmax of rows with infinities and NaN. */
+function softmaxCases(): KernelCase[] {
+  return [[-Infinity, 0, 1, -Infinity, 2], [-Infinity, -Infinity], [Infinity, 1, 2, 3, 4, 5], [NaN, 1, 2, 3], [-200, 0, -88, 88, -87.34]].map((values) => ({
+    name: `softmaxRows of ${values.join(" ")}`,
+    prepare(arena) {
+      const x = arena.f32(values);
+      return (kernels) => kernels.softmaxRows(x, 64, 1, values.length);
+    },
+  }));
+}
+
+export const kernelCases = (): KernelCase[] => [...productCases(), ...expertCases(), ...otherCases(), ...topKCases(), ...softmaxCases()];
+
+/** Every case in which `module` differs from the scalar reference in any bit, or writes where it should not. */
+export function mismatchesOf(module: WebAssembly.Module, variant: KernelVariant, cases: readonly KernelCase[] = kernelCases()): Mismatch[] {
+  const memory = new WebAssembly.Memory({ initial: 16 });
+  const reference = createScalarKernels(memory);
+  const candidate = instantiateKernels(module, memory, variant);
+  const arena = new Arena(memory, RESERVED_BYTES);
+  return cases.map((test) => compareCase(test, reference, candidate, arena)).filter((m) => m !== null);
+}

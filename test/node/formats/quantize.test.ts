@@ -1,0 +1,169 @@
+// Quantised rows, hand-computed and by property; tile layouts against the formulas of docs/arithmetic.md section 3.
+
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { decodeRows } from "../../../formats/dequantize.ts";
+import { encodeRows, noLoss } from "../../../formats/quantize.ts";
+import { type StoredType, formatOfType, storedRowBytes } from "../../../formats/stored-types.ts";
+import { blankRowBlock, placeRows, untileMatrix } from "../../../formats/tiles.ts";
+import { type MatrixFormat, matrixBytes } from "../../../model/kernels.ts";
+import { SeededRandom } from "../../support/seeded-random.ts";
+
+const encode = (type: "Q8_0" | "Q4_0", values: number[], nCols = values.length, loss = noLoss()): Uint8Array =>
+  encodeRows(type, "W", Float32Array.from(values), values.length / nCols, nCols, loss);
+const decode = (type: StoredType, bytes: Uint8Array, nCols: number): number[] => [...decodeRows(type, bytes, bytes.length / storedRowBytes(type, nCols), nCols)];
+const scaleOf = (bytes: Uint8Array, at = 0): number => new DataView(bytes.buffer, bytes.byteOffset).getFloat16(at, true);
+const group = (...head: number[]): number[] => [...head, ...Array<number>(32 - head.length).fill(0)];
+
+describe("Q8_0", () => {
+  it("divides by the rounded scale and rounds halves away from zero", () => {
+    const bytes = encode("Q8_0", group(127, -127, 0.5, -0.5, 1.5, 0.49, -2.5));
+    expect(scaleOf(bytes)).toBe(1);
+    expect([...new Int8Array(bytes.buffer, 2, 7)]).toEqual([127, -127, 1, -1, 2, 0, -3]);
+  });
+
+  it("clamps where the scale was rounded down", () => {
+    // 127 * (1 + 2^-12) gives a scale that f16 rounds down to 1, so that the ratio is above 127.
+    const x = 127 * (1 + 2 ** -12);
+    expect(new Int8Array(encode("Q8_0", group(x, -x)).buffer, 2, 2)).toEqual(Int8Array.of(127, -127));
+  });
+
+  it("errs by at most half a step", () => {
+    fc.assert(fc.property(fc.array(fc.float({ noNaN: true, min: -1000, max: 1000 }), { minLength: 32, maxLength: 32 }), (values) => {
+      const bytes = encode("Q8_0", values);
+      // Subnormal scales are known to fewer bits and are reported instead.
+      fc.pre(scaleOf(bytes) >= 2 ** -14);
+      decode("Q8_0", bytes, 32).forEach((y, i) => expect(Math.abs(y - values[i]!)).toBeLessThanOrEqual(scaleOf(bytes) * 0.5626));
+    }));
+  });
+});
+
+describe("Q4_0", () => {
+  it("keeps the extreme's sign in the scale and puts k and k + 16 in one byte", () => {
+    const values = group(-4, 3.5, 0.2);
+    values[16] = 2;
+    const bytes = encode("Q4_0", values);
+    expect(scaleOf(bytes)).toBe(0.5);
+    expect(bytes[2]! & 15).toBe(0); // -4 / 0.5 + 8.5 = 0.5
+    expect(bytes[2]! >> 4).toBe(12); // 2 / 0.5 + 8.5 = 12.5
+    expect(bytes[3]! & 15).toBe(15);
+    expect(bytes[4]! & 15).toBe(8); // 0.4 + 8.5 = 8.9
+    const halves = encode("Q4_0", group(-8, 0.5, -0.5, 0.49, -0.51));
+    expect([...halves.subarray(3, 7)].map((b) => b & 15)).toEqual([9, 8, 8, 7]); // halves go up
+    const positive = encode("Q4_0", group(4, -3));
+    expect(scaleOf(positive)).toBe(-0.5);
+    expect(decode("Q4_0", positive, 32).slice(0, 2)).toEqual([4, -3]);
+  });
+
+  it("errs by at most one step (values opposite to the extreme are clamped)", () => {
+    fc.assert(fc.property(fc.array(fc.float({ noNaN: true, min: -1000, max: 1000 }), { minLength: 32, maxLength: 32 }), (values) => {
+      const bytes = encode("Q4_0", values);
+      fc.pre(Math.abs(scaleOf(bytes)) >= 2 ** -14);
+      decode("Q4_0", bytes, 32).forEach((y, i) => expect(Math.abs(y - values[i]!)).toBeLessThanOrEqual(Math.abs(scaleOf(bytes)) * 1.01));
+    }));
+  });
+});
+
+describe.each(["Q8_0", "Q4_0"] as const)("%s", (type) => {
+  it("is idempotent: values it holds come back as the same bytes", () => {
+    const random = new SeededRandom(5);
+    const once = encode(type, Array.from({ length: 4096 }, () => random.normal() * 0.05), 64);
+    expect(encode(type, decode(type, once, 64), 64)).toEqual(once);
+  });
+
+  it("pads a last group with values that decode to zero", () => {
+    const bytes = encode(type, [1, -2, 3, ...Array<number>(32).fill(0.5), 7], 36);
+    expect(bytes.length).toBe(2 * storedRowBytes(type, 32));
+    expect(decode(type, bytes, 64).slice(36).every((x) => x === 0)).toBe(true);
+  });
+
+  it("reports scales that f16 loses, and refuses what none can hold", () => {
+    const loss = noLoss();
+    encode(type, [...group(1e-9), ...group(1e-4), ...group(0)], 32, loss);
+    expect([loss.zeroScales, loss.subnormalScales]).toEqual([1, 1]);
+    expect(() => encode(type, group(0, NaN))).toThrow(/W, row 0, column 1 is NaN, expected a finite value/);
+    expect(() => encode(type, group(1e8))).toThrow(/W, row 0, columns 0 to 31: .*beyond 65,504/);
+  });
+
+  it("measures what it cost", () => {
+    const loss = noLoss();
+    const random = new SeededRandom(9);
+    const values = Array.from({ length: 1024 }, () => random.normal());
+    const decoded = decode(type, encode(type, values, 64, loss), 64);
+    const errors = decoded.map((y, i) => Math.abs(y - Math.fround(values[i]!)));
+    expect(loss.maxError).toBe(Math.max(...errors));
+    expect(loss.errorSquares).toBeCloseTo(errors.reduce((s, e) => s + e * e, 0), 10);
+    expect(loss.nValues).toBe(1024);
+  });
+});
+
+describe("tiles", () => {
+  const TYPES: StoredType[] = ["F32", "F16", "BF16", "Q8_0", "Q4_0"];
+  const random = new SeededRandom(11);
+  const tile = (format: MatrixFormat, rows: Uint8Array, nRows: number, nCols: number): Uint8Array => {
+    const stride = rows.length / nRows;
+    const out = new Uint8Array(matrixBytes(format, nRows, nCols));
+    for (let b = 0; b * 32 < nRows; b++) {
+      const block = blankRowBlock(format, nCols);
+      placeRows(format, block, 0, { bytes: rows, start: b * 32 * stride, stride, nRows: Math.min(32, nRows - b * 32) }, nCols);
+      out.set(block, b * block.length);
+    }
+    return out;
+  };
+
+  it.each(TYPES)("%s goes into tiles and back without loss", (type) => {
+    for (const [nRows, nCols] of [[32, 32], [7, 96], [70, 64], [33, type.startsWith("Q") ? 64 : 5]] as const) {
+      const rows = Uint8Array.from({ length: nRows * storedRowBytes(type, nCols) }, () => random.below(256));
+      const tiles = tile(formatOfType(type), rows, nRows, nCols);
+      expect(untileMatrix(formatOfType(type), tiles, nRows, nCols)).toEqual(rows);
+    }
+  });
+
+  it("f32 lies column by column, 32 rows at a time", () => {
+    const values = Float32Array.from({ length: 40 * 3 }, (_, i) => i);
+    const floats = new Float32Array(tile("f32", new Uint8Array(values.buffer), 40, 3).buffer);
+    for (let r = 0; r < 40; r++) for (let k = 0; k < 3; k++) expect(floats[Math.floor(r / 32) * 96 + k * 32 + (r % 32)]).toBe(values[r * 3 + k]);
+    expect(floats[96 + 31]).toBe(0);
+  });
+
+  it("q8 and q4 tiles hold scale and value where section 3 says", () => {
+    const values = Array.from({ length: 32 * 64 }, () => random.normal());
+    for (const [type, format, tileBytes] of [["Q8_0", "q8", 1088], ["Q4_0", "q4", 576]] as const) {
+      const rows = encode(type, values, 64);
+      const decoded = decode(type, rows, 64);
+      const tiles = tile(format, rows, 32, 64);
+      const view = new DataView(tiles.buffer);
+      for (let row = 0; row < 32; row++) {
+        for (let col = 0; col < 64; col++) {
+          const at = Math.floor(col / 32) * tileBytes;
+          const k = col % 32;
+          const scale = view.getFloat16(at + 2 * row, true);
+          const byte = (kk: number) => at + 64 + kk * 128 + row * 4 + (k % 4);
+          const q = format === "q8" ? view.getInt8(byte(k >> 2)) : ((view.getUint8(byte((k & 15) >> 2)) >> (k < 16 ? 0 : 4)) & 15) - 8;
+          expect(scale * q).toBe(decoded[row * 64 + col]);
+        }
+      }
+    }
+  });
+
+  it("missing rows of q4 are zero: nibble 8, scale 0", () => {
+    const block = blankRowBlock("q4", 64);
+    expect([...decodeRows("Q4_0", untileMatrix("q4", block, 32, 64), 32, 64)].every((x) => x === 0)).toBe(true);
+    expect(block[64]).toBe(0x88);
+    expect(block[576]).toBe(0);
+  });
+});
+
+describe("decoding", () => {
+  it("gives f16 and bf16 exactly, subnormals and infinities too", () => {
+    const view = new DataView(new ArrayBuffer(10));
+    [0x3c00, 0x0001, 0xfc00, 0x8000, 0x7bff].forEach((bits, i) => view.setUint16(2 * i, bits, true));
+    expect([...decodeRows("F16", new Uint8Array(view.buffer), 1, 5)]).toEqual([1, 2 ** -24, -Infinity, -0, 65504]);
+    [0x3f80, 0x0001, 0xff80, 0x8000, 0x4049].forEach((bits, i) => view.setUint16(2 * i, bits, true));
+    expect([...decodeRows("BF16", new Uint8Array(view.buffer), 1, 5)]).toEqual([1, 2 ** -133, -Infinity, -0, 3.140625]);
+  });
+
+  it("says when rows are short", () => {
+    expect(() => decodeRows("Q8_0", new Uint8Array(33), 1, 32)).toThrow(/need 34 bytes, found 33/);
+  });
+});

@@ -1,0 +1,248 @@
+// The scalar reference itself against docs/arithmetic.md, spelled out by hand or in f64: layouts byte by byte, attention, experts,
+// top-k, combine. It shares no helper with the reference, for the variants are only ever compared with the reference.
+
+import { describe, expect, test } from "vitest";
+import { KV_FORMATS, expertScratchBytes, formatCode, kvLayerBytes, matmulScratchBytes, matrixBytes, qa8RowBytes, segmentBytes } from "../../../model/kernels.ts";
+import { createScalarKernels } from "../../../model/scalar-kernels.ts";
+
+const memory = new WebAssembly.Memory({ initial: 16 });
+const kernels = createScalarKernels(memory);
+const u8 = new Uint8Array(memory.buffer);
+const i8 = new Int8Array(memory.buffer);
+const u16 = new Uint16Array(memory.buffer);
+const u32 = new Uint32Array(memory.buffer);
+const f32 = new Float32Array(memory.buffer);
+const W = 0x10000;
+const X = 0x60000;
+const Y = 0x70000;
+const AUX = 0x78000;
+const SCRATCH = 0x80000;
+const ONE_HALF = 0x3800; // f16 0.5
+
+/** A qa8 row of two groups at X: q of k is k - 20, scales 0.5 and 0.25; its address at AUX. */
+function layRow(): number[] {
+  for (let k = 0; k < 64; k++) i8[X + k] = k - 20;
+  f32[(X + 64) / 4] = 0.5;
+  f32[(X + 68) / 4] = 0.25;
+  u32[AUX / 4] = X;
+  return Array.from({ length: 64 }, (_, k) => (k - 20) * (k < 32 ? 0.5 : 0.25));
+}
+
+describe("layouts of section 3", () => {
+  const weight = (r: number, k: number) => ((r * 7 + k * 3) % 15) - 7;
+  const x = layRow();
+  const expected = (r: number) => x.reduce((sum, value, k) => sum + value * weight(r, k) * 0.5, 0); // exact in f64 and f32
+
+  test.each(["q8", "q4"] as const)("%s", (format) => {
+    layRow();
+    const tileBytes = format === "q8" ? 1088 : 576;
+    u8.fill(0, W, W + matrixBytes(format, 40, 64));
+    for (let r = 0; r < 40; r++) {
+      for (let g = 0; g < 2; g++) {
+        const tile = W + (Math.floor(r / 32) * 2 + g) * tileBytes;
+        u16[tile / 2 + (r % 32)] = ONE_HALF;
+        for (let kk = 0; kk < (format === "q8" ? 8 : 4); kk++) {
+          for (let j = 0; j < 4; j++) {
+            const at = tile + 64 + kk * 128 + (r % 32) * 4 + j;
+            if (format === "q8") i8[at] = weight(r, g * 32 + 4 * kk + j);
+            else u8[at] = weight(r, g * 32 + 4 * kk + j) + 8 | (weight(r, g * 32 + 16 + 4 * kk + j) + 8) << 4;
+          }
+        }
+      }
+    }
+    kernels.matmul(formatCode(format), W, 40, 64, AUX, 1, Y, 256, SCRATCH);
+    for (let r = 0; r < 40; r++) expect(f32[Y / 4 + r]).toBe(expected(r));
+    kernels.readRow(formatCode(format), W, 64, 37, Y);
+    for (let k = 0; k < 64; k++) expect(f32[Y / 4 + k]).toBe(weight(37, k) * 0.5);
+  });
+
+  test.each(["f32", "f16", "bf16"] as const)("%s", (format) => {
+    const nCols = 43;
+    const bits16 = { f16: [0x3c00, 0xc000, 0x0001], bf16: [0x3f80, 0xc000, 0x3f00], f32: [] }[format]; // f16: 1, -2, 2^-24; bf16: 1, -2, 0.5
+    const values = format === "f16" ? [1, -2, 2 ** -24] : [1, -2, 0.5];
+    for (let r = 0; r < 40; r++) {
+      for (let k = 0; k < nCols; k++) {
+        const at = Math.floor(r / 32) * 32 * nCols + k * 32 + (r % 32);
+        if (format === "f32") f32[W / 4 + at] = values[(r + k) % 3]!;
+        else u16[W / 2 + at] = bits16[(r + k) % 3]!;
+      }
+    }
+    for (let k = 0; k < nCols; k++) f32[X / 4 + k] = k;
+    u32[AUX / 4] = X;
+    kernels.matmul(formatCode(format), W, 40, nCols, AUX, 1, Y, 256, SCRATCH);
+    for (let r = 0; r < 40; r++) {
+      let sum = 0;
+      for (let k = 0; k < nCols; k++) sum = Math.fround(sum + Math.fround(values[(r + k) % 3]! * k));
+      expect(f32[Y / 4 + r]).toBe(sum);
+    }
+  });
+});
+
+test("quantizeRows: section 4 on a ragged row", () => {
+  const row = [127, -63.5, 0.5, 1.5, 2.5, ...new Array<number>(27).fill(0), -2, 1];
+  f32.set(row, X / 4);
+  u8.fill(0xee, Y, Y + 100);
+  kernels.quantizeRows(X, 0, Y, 0, 1, row.length);
+  expect([...i8.subarray(Y, Y + 36)]).toEqual([127, -64, 0, 2, 2, ...new Array<number>(27).fill(0), -127, 64, 0, 0]);
+  expect([...f32.subarray((Y + 64) / 4, (Y + 72) / 4)]).toEqual([1, Math.fround(2 / 127)]);
+  expect([...u8.subarray(Y + 72, Y + 80)]).toEqual(new Array(8).fill(0)); // padding of the row
+  expect(u8[Y + 80]).toBe(0xee);
+  expect(qa8RowBytes(row.length)).toBe(80);
+});
+
+test("expertFfn: section 6 in f32 against f64", () => {
+  const hidden = 20;
+  const width = 19;
+  const gate = (i: number, k: number) => Math.sin(i * 3 + k) / 3;
+  const up = (i: number, k: number) => Math.cos(i + k * 2) / 2;
+  const down = (r: number, i: number) => Math.sin(r - i * 5) / 4;
+  f32.fill(0, W / 4, W / 4 + segmentBytes("f32", "f32", hidden, width) / 4);
+  for (let i = 0; i < width; i++) {
+    for (let k = 0; k < hidden; k++) {
+      const at = W / 4 + Math.floor(i / 16) * 32 * hidden + k * 32 + (i % 16);
+      f32[at] = gate(i, k);
+      f32[at + 16] = up(i, k);
+    }
+  }
+  const downAt = W / 4 + 2 * 32 * hidden; // ceil(19 / 16) row blocks
+  for (let r = 0; r < hidden; r++) for (let i = 0; i < width; i++) f32[downAt + i * 32 + r] = down(r, i);
+  const x = Array.from({ length: hidden }, (_, k) => Math.cos(k));
+  f32.set(x, X / 4);
+  u32[AUX / 4] = X;
+  expect(expertScratchBytes(hidden, width)).toBeGreaterThan(matmulScratchBytes(hidden));
+  kernels.expertFfn(0, 0, W, hidden, width, AUX, 1, Y, 0, SCRATCH);
+  const h = Array.from({ length: width }, (_, i) => {
+    const g = x.reduce((sum, value, k) => sum + value * gate(i, k), 0);
+    const u = x.reduce((sum, value, k) => sum + value * up(i, k), 0);
+    return g / (1 + Math.exp(-g)) * u;
+  });
+  for (let r = 0; r < hidden; r++) expect(f32[Y / 4 + r]).toBeCloseTo(h.reduce((sum, value, i) => sum + value * down(r, i), 0), 5);
+});
+
+describe("attention: section 8 against f64 softmax", () => {
+  test.each([
+    { window: 0, sinks: false, position: 70 }, { window: 0, sinks: true, position: 31 }, { window: 20, sinks: true, position: 40 },
+    { window: 33, sinks: false, position: 64 }, { window: 5, sinks: false, position: 2 },
+  ])("%o", ({ window, sinks, position }) => {
+    const [nHeads, nKvHeads, headDim] = [4, 2, 6];
+    const key = (j: number, h: number, d: number) => Math.sin(j * 2 + h * 3 + d);
+    const value = (j: number, h: number, d: number) => Math.cos(j + h * 5 + d * 2);
+    const query = (h: number, d: number) => 2 * Math.sin(h + d * 3);
+    const layerOffset = 64;
+    const layerBytes = kvLayerBytes("f32", nKvHeads, headDim);
+    const pages = [W + 3 * 8192, W, W + 8192];
+    u32.set(pages, AUX / 4);
+    for (let j = 0; j <= position; j++) {
+      for (let h = 0; h < nKvHeads; h++) {
+        for (let d = 0; d < headDim; d++) {
+          f32[X / 4 + h * headDim + d] = key(j, h, d);
+          f32[X / 4 + 64 + h * headDim + d] = value(j, h, d);
+        }
+      }
+      u32[AUX / 4 + 16] = pages[j >> 5]!;
+      u32[AUX / 4 + 20] = j;
+      kernels.kvWrite(KV_FORMATS.indexOf("f32"), X, X + 256, 0, 1, nKvHeads, headDim, AUX + 64, layerOffset, AUX + 80);
+    }
+    // Spelled out once: K of head 1, dimension 2, position 33 lies in page 1 as [headDim][32 positions].
+    if (position >= 33) expect(f32[(pages[1]! + layerOffset + layerBytes / 2) / 4 + 2 * 32 + 1]).toBe(Math.fround(key(33, 1, 2)));
+    for (let h = 0; h < nHeads; h++) for (let d = 0; d < headDim; d++) f32[X / 4 + h * headDim + d] = query(h, d);
+    u32[AUX / 4 + 24] = AUX;
+    const sinkValues = [0.5, -1, 2, 0];
+    f32.set(sinkValues, AUX / 4 + 32);
+    kernels.attention(0, X, Y, 0, 1, nHeads, nKvHeads, headDim, AUX + 96, layerOffset, AUX + 80, 0.4, window, sinks ? AUX + 128 : 0);
+    const first = window > 0 ? Math.max(0, position - window + 1) : 0;
+    for (let h = 0; h < nHeads; h++) {
+      const kv = h >> 1;
+      const weights = Array.from({ length: position + 1 }, (_, j) => {
+        if (j < first) return 0;
+        let s = 0;
+        for (let d = 0; d < headDim; d++) s += query(h, d) * key(j, kv, d);
+        return Math.exp(s * 0.4);
+      });
+      const total = weights.reduce((a, b) => a + b, sinks ? Math.exp(sinkValues[h]!) : 0);
+      for (let d = 0; d < headDim; d++) {
+        const expected = weights.reduce((sum, w, j) => sum + w * value(j, kv, d), 0) / total;
+        expect(f32[Y / 4 + h * headDim + d]).toBeCloseTo(expected, 5);
+      }
+    }
+  });
+});
+
+describe("rows", () => {
+  test("rmsNormRows against f64", () => {
+    const x = Array.from({ length: 43 }, (_, i) => Math.sin(i) * 3);
+    f32.set(x, X / 4);
+    f32.set(x.map((_, i) => 1 + i / 10), W / 4);
+    kernels.rmsNormRows(X, 0, W, 1e-5, Y, 0, 1, 43);
+    const inverse = 1 / Math.sqrt(x.reduce((sum, v) => sum + v * v, 0) / 43 + 1e-5);
+    x.forEach((v, i) => expect(f32[Y / 4 + i]).toBeCloseTo(v * inverse * (1 + i / 10), 4));
+  });
+
+  test("ropeRows rotates pairs by the table's angle at the token's position", () => {
+    const angle = (position: number, i: number) => position * 10 ** -i;
+    for (let p = 0; p < 4; p++) for (let i = 0; i < 2; i++) f32.set([Math.cos(angle(p, i))], W / 4 + p * 4 + i);
+    for (let p = 0; p < 4; p++) for (let i = 0; i < 2; i++) f32.set([Math.sin(angle(p, i))], W / 4 + p * 4 + 2 + i);
+    u32[AUX / 4] = 3;
+    for (const [style, pairs] of [[0, [[0, 2], [1, 3]]], [1, [[0, 1], [2, 3]]]] as const) {
+      f32.set([1, 2, 3, 4, 5, 6], X / 4); // a head of 6, 4 of them rotated
+      kernels.ropeRows(style, X, 0, 1, 1, 6, 4, W, AUX);
+      pairs.forEach(([a, b], i) => {
+        const [c, s] = [Math.cos(angle(3, i)), Math.sin(angle(3, i))];
+        expect(f32[X / 4 + a]).toBeCloseTo((a + 1) * c - (b + 1) * s, 5);
+        expect(f32[X / 4 + b]).toBeCloseTo((b + 1) * c + (a + 1) * s, 5);
+      });
+      expect([...f32.subarray(X / 4 + 4, X / 4 + 6)]).toEqual([5, 6]);
+    }
+  });
+
+  test("softmaxRows sums to one and keeps ratios", () => {
+    f32.set([1, 2, 3, -Infinity, 0.5], X / 4);
+    kernels.softmaxRows(X, 0, 1, 5);
+    const total = Math.exp(1) + Math.exp(2) + Math.exp(3) + Math.exp(0.5);
+    [1, 2, 3, -Infinity, 0.5].forEach((v, i) => expect(f32[X / 4 + i]).toBeCloseTo(Math.exp(v) / total, 6));
+  });
+
+  test("topKRows: rank order, ties to the lowest index, NaN last", () => {
+    f32.set([2, NaN, 5, 2, 5], X / 4);
+    kernels.topKRows(X, 0, 1, 5, 5, Y, Y + 64);
+    expect([...u32.subarray(Y / 4, Y / 4 + 5)]).toEqual([2, 4, 0, 3, 1]);
+    expect([...f32.subarray(Y / 4 + 16, Y / 4 + 21)]).toEqual([5, 5, 2, 2, NaN]);
+  });
+
+  test("combine folds segments, then weighs, in the order of the pairs", () => {
+    f32.set([1e8, 1], Y / 4); // token 0, token 1 (rows of one value)
+    f32.set([2 ** 24, 1, 1, 3], X / 4);
+    // Token 1: weight 1 on segments 2^24 + 1 + 1, which f32 makes 2^24. Token 0: weight 0.5 on 3.
+    u32.set([1, X, 4, 3], W / 4);
+    f32[W / 4 + 4] = 1;
+    u32.set([0, X + 12, 4, 1], W / 4 + 5);
+    f32[W / 4 + 9] = 0.5;
+    kernels.combine(W, 2, Y, 4, 1);
+    expect(f32[Y / 4 + 1]).toBe(2 ** 24); // 1 + 2^24 rounds to even
+    expect(f32[Y / 4]).toBe(Math.fround(1e8 + 1.5));
+  });
+
+  test("add, bias, scale, clamp", () => {
+    f32.set([1, -2, 3], X / 4);
+    f32.set([10, 20, 30], X / 4 + 4);
+    kernels.addRows(X, 0, X + 16, 0, 1, 3);
+    kernels.addBiasRows(X, 0, X + 16, 1, 3);
+    kernels.scaleRows(X, 0, 0.5, 1, 3);
+    kernels.clampRows(X, 0, 19.5, 1, 3);
+    expect([...f32.subarray(X / 4, X / 4 + 3)]).toEqual([10.5, 19, 19.5]);
+  });
+});
+
+test("the reference follows a memory that grows", () => {
+  const growing = new WebAssembly.Memory({ initial: 1 });
+  const scalar = createScalarKernels(growing);
+  scalar.scaleRows(0, 0, 2, 1, 4);
+  growing.grow(1);
+  const row = new Float32Array(growing.buffer, 65536, 4);
+  row.set([1, 2, 3, 4]);
+  const table = new Uint32Array(growing.buffer, 65600, 1);
+  table[0] = 65536;
+  new Float32Array(growing.buffer, 66048, 32 * 4).fill(1);
+  scalar.matmul(0, 66048, 1, 4, 65600, 1, 65664, 0, 0);
+  expect(new Float32Array(growing.buffer, 65664, 1)[0]).toBe(10);
+});

@@ -1,0 +1,290 @@
+// The fan-out against shards that drop, delay, repeat, damage, reorder and close: the rows are right or the step fails clearly,
+// nothing hangs, nothing is written after the end. Time is the test's own. docs/protocol.md section 3.
+
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { InFlightBudget, ShardError } from "../../../durable/client.ts";
+import { LIMITS } from "../../../durable/limits.ts";
+import { replyFrameBytes, requestLayout, sealRequest } from "../../../durable/protocol.ts";
+import { FakeClock } from "./fake-clock.ts";
+import { ScriptedShard, type Action, type ConnectAction } from "./scripted-shard.ts";
+import { clientFor, EPOCH, fixture } from "./wire-fixture.ts";
+
+const good = (clock: FakeClock, n: number): ScriptedShard[] => Array.from({ length: n }, (_, i) => new ScriptedShard(clock, `shard-${i}`));
+
+describe("fan-out", () => {
+  for (const activations of ["f32", "qa8"] as const) {
+    for (const nShards of [1, 2, 4]) {
+      it(`writes every row in place from ${nShards} shards, one frame per shard and layer (${activations})`, async () => {
+        const clock = new FakeClock();
+        const shards = good(clock, nShards);
+        const f = fixture(clock, shards, activations);
+        for (const [layer, nTokens] of [[0, 1], [1, 5], [2, 61], [0, 7]] as const) {
+          const before = shards.reduce((n, s) => n + s.frames.length, 0);
+          const batch = f.batch(layer, nTokens, layer + nTokens);
+          f.clear(batch);
+          const result = await clock.until(Promise.resolve(f.experts.run(layer, batch)));
+          expect(result.status).toBe("fulfilled");
+          expect(f.wrongWords(batch)).toBe(0);
+          const sent = shards.reduce((n, s) => n + s.frames.length, 0) - before;
+          expect(sent).toBeLessThanOrEqual(nShards);
+          if (result.status === "fulfilled") expect(result.value).toMatchObject({ frames: sent, retries: 0 });
+        }
+      });
+    }
+  }
+
+  it("refuses a frame over the limit and stays usable", async () => {
+    const clock = new FakeClock();
+    const f = fixture(clock, good(clock, 1), "f32", { ...LIMITS, frameBytes: 16384 });
+    const result = await clock.until(Promise.resolve(f.experts.run(0, f.batch(0, 30, 1))));
+    expect(result).toMatchObject({ status: "rejected", reason: { name: "FrameSizeError" } });
+    const small = f.batch(1, 2, 2);
+    expect((await clock.until(Promise.resolve(f.experts.run(1, small)))).status).toBe("fulfilled");
+    expect(f.wrongWords(small)).toBe(0);
+  });
+});
+
+describe("a shard that misbehaves", () => {
+  const single: [string, Action, { retried: boolean; reconnects: boolean }][] = [
+    ["drops a frame", "drop", { retried: true, reconnects: true }],
+    ["answers twice", "duplicate", { retried: false, reconnects: false }],
+    ["damages a payload", "corrupt-payload", { retried: true, reconnects: true }],
+    ["damages a header", "corrupt-header", { retried: true, reconnects: true }],
+    ["cuts a frame short", "truncate", { retried: true, reconnects: true }],
+    ["answers from an older epoch", "stale-epoch", { retried: true, reconnects: true }],
+    ["answers for another connection", "other-connection", { retried: true, reconnects: true }],
+    ["answers with another shape", "wrong-shape", { retried: true, reconnects: true }],
+    ["closes instead of answering", "close", { retried: true, reconnects: true }],
+    ["is slow but within the deadline", { slowMs: 4_900 }, { retried: false, reconnects: false }],
+    ["is slower than the deadline", { slowMs: 6_000 }, { retried: true, reconnects: true }],
+    ["is loading", { refuse: "warming" }, { retried: false, reconnects: false }],
+    ["saw a damaged frame", { refuse: "bad-checksum" }, { retried: true, reconnects: false }],
+    ["found a frame malformed", { refuse: "bad-frame" }, { retried: true, reconnects: false }],
+    ["failed inside", { refuse: "internal" }, { retried: true, reconnects: false }],
+    ["has another epoch", { refuse: "wrong-epoch" }, { retried: true, reconnects: true }],
+    ["does not know a slot", { refuse: "unknown-slot" }, { retried: true, reconnects: true }],
+  ];
+  for (const [what, action, expected] of single) {
+    it(`${what}: the rows are the same`, async () => {
+      const clock = new FakeClock();
+      const shards = [new ScriptedShard(clock, "shard-0", ["answer", action]), new ScriptedShard(clock, "shard-1")];
+      const f = fixture(clock, shards);
+      for (let step = 0; step < 4; step++) {
+        const batch = f.batch(step, 6, step);
+        f.clear(batch);
+        expect((await clock.until(Promise.resolve(f.experts.run(step, batch)))).status).toBe("fulfilled");
+        expect(f.wrongWords(batch)).toBe(0);
+      }
+      expect(f.clients[0]!.retries > 0).toBe(expected.retried);
+      expect(shards[0]!.opened).toBe(expected.reconnects ? 2 : 1);
+      expect(shards[0]!.hellos.length).toBe(expected.reconnects ? 2 : 1);
+      expect(shards[1]!.opened).toBe(1);
+    });
+  }
+
+  it("fails the step after the last attempt, naming shard, layer, attempts and cause, and goes on afterwards", async () => {
+    const clock = new FakeClock();
+    const shard = new ScriptedShard(clock, "shard-7", ["close", "drop", "corrupt-payload", "close"]);
+    const f = fixture(clock, [shard, new ScriptedShard(clock)]);
+    const batch = f.batch(2, 6, 1);
+    const result = await clock.until(Promise.resolve(f.experts.run(2, batch)));
+    expect(result.status).toBe("rejected");
+    const { reason } = result as PromiseRejectedResult;
+    expect(reason).toBeInstanceOf(ShardError);
+    expect((reason as Error).message).toBe("Layer 2 failed on shard shard-7 after 4 attempts; last: the socket closed (1006).");
+    expect(shard.frames.map((h) => h.attempt)).toEqual([0, 1, 2, 3]);
+    const next = f.batch(3, 4, 2);
+    expect((await clock.until(Promise.resolve(f.experts.run(3, next)))).status).toBe("fulfilled");
+    expect(f.wrongWords(next)).toBe(0);
+  });
+
+  it("writes nothing into the rows of a step that has failed, even if another shard answers later", async () => {
+    const clock = new FakeClock();
+    const shards = [new ScriptedShard(clock, "bad", ["close", "close", "close", "close"]), new ScriptedShard(clock, "late", [{ slowMs: 4_000 }])];
+    const f = fixture(clock, shards);
+    const batch = f.batch(0, 6, 1);
+    expect((await clock.until(Promise.resolve(f.experts.run(0, batch)))).status).toBe("rejected");
+    f.clear(batch);
+    const before = f.heap.u8.slice();
+    await clock.advance(10_000);
+    expect(Buffer.compare(f.heap.u8, before)).toBe(0);
+  });
+
+  it("fails pending frames at once when the socket closes, without waiting for the deadline", async () => {
+    const clock = new FakeClock();
+    const shard = new ScriptedShard(clock, "shard-0", ["drop"]);
+    const f = fixture(clock, [shard]);
+    const run = Promise.resolve(f.experts.run(0, f.batch(0, 3, 1)));
+    await clock.advance(20);
+    const startMs = clock.nowMs();
+    shard.live!.closed("1006");
+    expect((await clock.until(run)).status).toBe("fulfilled");
+    expect(clock.nowMs() - startMs).toBeLessThan(LIMITS.backoffBaseMs * 2 + 10);
+  });
+
+  it("does not count the deadline while a long computation keeps answers from being delivered", async () => {
+    const clock = new FakeClock();
+    // The answer is due in the same instant as the deadline but queued behind it.
+    const shard = new ScriptedShard(clock, "shard-0", [{ slowMs: LIMITS.frameDeadlineMs + LIMITS.drainMs - 1 }]);
+    const f = fixture(clock, [shard]);
+    expect((await clock.until(Promise.resolve(f.experts.run(0, f.batch(0, 3, 1))))).status).toBe("fulfilled");
+    expect(f.clients[0]!.retries).toBe(0);
+  });
+
+  it("gives up on a shard that is loading for too long", async () => {
+    const clock = new FakeClock();
+    const shard = new ScriptedShard(clock, "shard-0", Array.from({ length: 2_000 }, () => ({ refuse: "warming" }) as const));
+    const f = fixture(clock, [shard]);
+    const startMs = clock.nowMs();
+    const result = await clock.until(Promise.resolve(f.experts.run(0, f.batch(0, 3, 1))));
+    expect(result).toMatchObject({ status: "rejected", reason: { name: "ShardError" } });
+    expect(String((result as PromiseRejectedResult).reason)).toContain("still loading after 120000 ms");
+    expect(clock.nowMs() - startMs).toBeLessThan(LIMITS.warmingMs + 1_000);
+  });
+});
+
+describe("connecting", () => {
+  const cases: [string, ConnectAction[]][] = [
+    ["is loading", ["loading", "loading", "loading", "loading", "loading", "loading"]],
+    ["throws", ["throw", "throw"]],
+    ["hangs", ["hang"]],
+    ["does not upgrade", ["open-throws"]],
+    ["closes as it opens", ["open-closes"]],
+  ];
+  for (const [what, connects] of cases) {
+    it(`goes on when the shard ${what} at first`, async () => {
+      const clock = new FakeClock();
+      const f = fixture(clock, [new ScriptedShard(clock, "shard-0", [], connects)]);
+      const batch = f.batch(0, 3, 1);
+      expect((await clock.until(Promise.resolve(f.experts.run(0, batch)))).status).toBe("fulfilled");
+      expect(f.wrongWords(batch)).toBe(0);
+    });
+  }
+
+  it("reports progress and resolves connect() when the shard is ready", async () => {
+    const clock = new FakeClock();
+    const client = clientFor(clock, new ScriptedShard(clock, "shard-0", [], ["loading"]));
+    const connected = client.connect();
+    await clock.advance(10);
+    expect([client.state, client.loadedBytes, client.totalBytes]).toEqual(["connecting", 10, 40]);
+    expect((await clock.until(connected)).status).toBe("fulfilled");
+    expect(client.state).toBe("open");
+  });
+
+  it("fails after four attempts with the cause, and at once where trying again is useless", async () => {
+    const clock = new FakeClock();
+    const throwing = new ScriptedShard(clock, "shard-0", [], ["throw", "throw", "throw", "throw", "throw"]);
+    expect(await clock.until(clientFor(clock, throwing).connect())).toMatchObject({ status: "rejected", reason: { retryable: true, message: expect.stringContaining("in 4 attempts; last: connecting failed: the object was reset") } });
+    expect(throwing.hellos.length).toBe(4);
+    const refusing = new ScriptedShard(clock, "shard-1", [], ["refuse-for-good"]);
+    expect(await clock.until(clientFor(clock, refusing).connect())).toMatchObject({ status: "rejected", reason: { retryable: false, message: "Shard shard-1 refused (pack-hash): another pack." } });
+    expect(refusing.hellos.length).toBe(1);
+  });
+
+  it("tries three names when isolates are shared, then says what to do", async () => {
+    const clock = new FakeClock();
+    const asked: number[] = [];
+    const named = (connects: ConnectAction[][]) => (nameAttempt: number) => {
+      asked.push(nameAttempt);
+      return new ScriptedShard(clock, `shard-0~${nameAttempt}`, [], connects[nameAttempt]);
+    };
+    const lucky = clientFor(clock, named([["shared"], ["shared"], ["ready"]]));
+    expect((await clock.until(lucky.connect())).status).toBe("fulfilled");
+    expect(lucky.name).toBe("shard-0~2");
+    asked.length = 0;
+    const unlucky = await clock.until(clientFor(clock, named([["shared"], ["shared"], ["shared"]])).connect());
+    expect(asked).toEqual([0, 1, 2]);
+    expect(String((unlucky as PromiseRejectedResult).reason)).toMatch(/refused under 3 names.*shard-9 lives here.*ISOLATES = "shared".*separate Worker scripts/);
+  });
+
+  it("sends its hello with every new connection", async () => {
+    const clock = new FakeClock();
+    const shard = new ScriptedShard(clock, "shard-0", ["close"]);
+    const f = fixture(clock, [shard]);
+    await clock.until(Promise.resolve(f.experts.run(0, f.batch(0, 3, 1))));
+    expect(shard.hellos.map((h) => h.epoch)).toEqual([EPOCH, EPOCH]);
+    expect(shard.frames[0]!.connection).not.toBe(shard.frames[1]!.connection);
+  });
+});
+
+describe("bounds", () => {
+  it("has two requests in flight per socket at most, and keeps their order", async () => {
+    const clock = new FakeClock();
+    const shard = new ScriptedShard(clock, "shard-0", Array.from({ length: 8 }, () => ({ slowMs: 10 })));
+    const client = clientFor(clock, shard);
+    const order: number[] = [];
+    const done = Promise.all(Array.from({ length: 8 }, (_, i) => new Promise<void>((resolve, reject) => {
+      client.submit(frameOf(i % 4), { layer: i % 4, nGroups: 2, nTokens: 2, hidden: 64 }, { reply: () => { order.push(i); resolve(); }, failed: reject });
+    })));
+    expect((await clock.until(done)).status).toBe("fulfilled");
+    expect(shard.mostInFlight).toBe(2);
+    expect(order).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+  });
+
+  it("holds frames back while the isolate's bytes in flight are spent, and gives every byte back", async () => {
+    const clock = new FakeClock();
+    const shards = good(clock, 3);
+    const buffer = frameOf(0);
+    const budget = new InFlightBudget(2 * (buffer.byteLength + replyFrameBytes(2, 64)) + 10);
+    const clients = shards.map((shard) => clientFor(clock, shard, LIMITS, budget));
+    await clock.until(Promise.all(clients.map((client) => client.connect())));
+    let answered = 0;
+    const done = Promise.all(clients.flatMap((client) => [0, 1].map(() => new Promise<void>((resolve, reject) => {
+      client.submit(buffer.slice(0), { layer: 0, nGroups: 2, nTokens: 2, hidden: 64 }, { reply: () => { answered++; resolve(); }, failed: reject });
+    }))));
+    expect(shards.reduce((n, s) => n + s.frames.length, 0)).toBe(2);
+    expect((await clock.until(done)).status).toBe("fulfilled");
+    expect([answered, budget.usedBytes]).toEqual([6, 0]);
+  });
+
+  it("leaves no timer and no byte behind when closed", async () => {
+    const clock = new FakeClock();
+    const budget = new InFlightBudget(LIMITS.inFlightBytes);
+    const client = clientFor(clock, new ScriptedShard(clock, "shard-0", ["drop", "drop"]), LIMITS, budget);
+    await clock.until(client.connect());
+    const failed = new Promise<Error>((resolve) => client.submit(frameOf(0), { layer: 0, nGroups: 2, nTokens: 2, hidden: 64 }, { reply: () => {}, failed: resolve }));
+    client.submit(frameOf(1), { layer: 1, nGroups: 2, nTokens: 2, hidden: 64 }, { reply: () => {}, failed: () => {} });
+    client.close("the test is over");
+    expect(String(await failed)).toContain("was closed: the test is over");
+    expect([budget.usedBytes, clock.pendingTimers]).toEqual([0, 0]);
+  });
+});
+
+describe("any script", () => {
+  const action: fc.Arbitrary<Action> = fc.oneof(
+    { weight: 4, arbitrary: fc.constant<Action>("answer") },
+    fc.constantFrom<Action>("drop", "duplicate", "hold", "corrupt-payload", "corrupt-header", "truncate", "stale-epoch", "other-connection", "wrong-shape", "close", "close-after-answer",
+      { slowMs: 3_000 }, { slowMs: 8_000 }, { refuse: "warming" }, { refuse: "bad-checksum" }, { refuse: "internal" }, { refuse: "wrong-epoch" }),
+  );
+  const connect = fc.constantFrom<ConnectAction>("ready", "ready", "loading", "throw", "hang", "open-throws", "open-closes");
+
+  it("gives the right rows or a ShardError, every byte back, and no hang", async () => {
+    await fc.assert(fc.asyncProperty(
+      fc.array(fc.record({ script: fc.array(action, { maxLength: 12 }), connects: fc.array(connect, { maxLength: 5 }) }), { minLength: 1, maxLength: 3 }),
+      async (scripts) => {
+        const clock = new FakeClock();
+        const f = fixture(clock, scripts.map(({ script, connects }, i) => new ScriptedShard(clock, `shard-${i}`, script, connects)));
+        for (let step = 0; step < 6; step++) {
+          const batch = f.batch(step % 4, 1 + step, step);
+          f.clear(batch);
+          const result = await clock.until(Promise.resolve(f.experts.run(step % 4, batch)));
+          if (result.status === "fulfilled") expect(f.wrongWords(batch)).toBe(0);
+          else expect(result.reason).toBeInstanceOf(ShardError);
+        }
+        for (const client of f.clients) client.close("the test is over");
+        expect(f.budget.usedBytes).toBe(0);
+      },
+    ), { numRuns: 60, seed: 20261122 });
+  });
+});
+
+/** A request frame of two groups with one token each. */
+function frameOf(layer: number): ArrayBuffer {
+  const shape = { nRows: 1, nGroups: 2, nTokens: 2, hidden: 64, activations: "qa8" as const };
+  const at = requestLayout(shape);
+  const buffer = new ArrayBuffer(at.frameBytes);
+  new Uint32Array(buffer, at.groups).set([1, 1, 2, 1]);
+  sealRequest(buffer, shape, layer, 0);
+  return buffer;
+}

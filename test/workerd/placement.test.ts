@@ -1,0 +1,41 @@
+// The same bits wherever experts live: in one place, on one shard, on four, in slices, in f32 and int8. Log-probabilities are f64 functions
+// of the logits, so equal ones over whole vocabularies' worth of positions mean equal logits; experts and weights are compared as well.
+
+import { describe, expect, it } from "vitest";
+import type { ScoredToken } from "../../durable/generate.ts";
+import { logprobs } from "../../model/sampling.ts";
+import { deploy, eventsOf, greedy, greedyLogits, inProcess, outputOf, packInBucket, PROMPT, statusOf } from "./fleet-fixture.ts";
+
+const N_TOKENS = 12;
+const request = greedy(N_TOKENS, { echo: true, trace: true, logprobs: 20 });
+
+describe.each([
+  ["q8", { quant: "q8" as const }],
+  ["f32", { quant: "f32" as const }],
+  ["q8 in two segments", { quant: "q8" as const, segmentWidth: 32 }],
+])("%s", (label, options) => {
+  it("gives the same log-probabilities in one place, on one shard, on four, and sliced", async () => {
+    const packId = `placement-${label.replaceAll(" ", "-")}`;
+    const pack = await packInBucket(packId, options);
+    const local = await greedyLogits(await inProcess(pack), N_TOKENS);
+    const outputs: unknown[][] = [];
+    for (const [shards, planUnit] of [[1, "expert"], [4, "expert"], [4, "segment"]] as const) {
+      deploy({ packId, shards, planUnit });
+      const name = `${packId}-${shards}-${planUnit}`;
+      const events = await eventsOf(name, request);
+      outputs.push(outputOf(events));
+      const status = await statusOf(name);
+      expect(status.shards.filter((shard) => shard.frames > 0).length).toBe(shards);
+      const scored = events.flatMap((event): readonly ScoredToken[] => event.type === "prompt" ? event.tokens.slice(event.start === 0 ? 1 : 0) : event.type === "token" ? [{ id: event.id, logprob: event.logprob!, top: event.top! }] : []);
+      expect(scored.length).toBe(PROMPT.length - 1 + N_TOKENS);
+      scored.forEach((token, i) => {
+        const expected = logprobs(local.logits[i]!, token.id, 20);
+        expect(Object.is(token.logprob, expected.logprob)).toBe(true);
+        expect(token.top).toEqual(expected.top);
+      });
+      expect(events.flatMap((event) => event.type === "token" ? [event.id] : [])).toEqual(local.ids);
+    }
+    expect(outputs[1]).toEqual(outputs[0]);
+    expect(outputs[2]).toEqual(outputs[0]);
+  });
+});

@@ -1,0 +1,85 @@
+// One choice as the API sees it: the orchestrator's token events turned into text, with stop strings cut and half characters held back.
+// Owns the order text -> stop scanner -> reader, and what a failed generation becomes in HTTP terms. The streamed and the whole reply
+// both read this sequence. Refuses to know OpenAI's shapes (shapes.ts).
+
+import { generate, type GenerateTarget } from "../durable/generate-client.ts";
+import type { GenerateEvent, GenerateFailure, GenerateRequest, MoeUsage } from "../durable/generate.ts";
+import type { Tokenizer } from "../model/tokenizer.ts";
+import { RequestError } from "./errors.ts";
+import type { ScoredToken } from "./logprobs.ts";
+import { createStopScanner } from "./stop-strings.ts";
+import type { TokenTrace } from "./wire-types.ts";
+
+export type Piece =
+  /** The prompt's tokens with their scores; only with echo. */
+  | { readonly kind: "prompt"; readonly tokens: readonly ScoredToken[] }
+  /** One generated token. `text` is what became certain with it, possibly "". */
+  | { readonly kind: "token"; readonly text: string; readonly token: ScoredToken; readonly trace: TokenTrace | null }
+  /** The last piece. `text` is what had been held back. */
+  | { readonly kind: "end"; readonly text: string; readonly reason: "stop" | "length"; readonly promptTokens: number; readonly completionTokens: number; readonly moe: MoeUsage | null };
+
+export interface ChoiceInput {
+  readonly request: GenerateRequest;
+  readonly stops: readonly string[];
+}
+
+type TokenEvent = Extract<GenerateEvent, { type: "token" }>;
+
+/** Runs one choice to its end. Ending the sequence early, or aborting `signal`, cancels the generation at the orchestrator. */
+export async function* runChoice(target: () => GenerateTarget, tokenizer: Tokenizer, input: ChoiceInput, signal: AbortSignal): AsyncGenerator<Piece> {
+  const scanner = createStopScanner(input.stops);
+  const stream = tokenizer.stream();
+  let nTokens = 0;
+  for await (const event of generate(target, input.request, { signal })) {
+    switch (event.type) {
+      case "prompt":
+        yield { kind: "prompt", tokens: event.tokens };
+        break;
+      case "token": {
+        nTokens++;
+        const { text, stop } = scanner.push(stream.push(event.id));
+        yield { kind: "token", text, token: { id: event.id, logprob: event.logprob ?? null, top: event.top ?? [] }, trace: traceOf(event) };
+        if (stop !== null) {
+          yield { kind: "end", text: "", reason: "stop", promptTokens: input.request.promptIds.length, completionTokens: nTokens, moe: null };
+          return;
+        }
+        break;
+      }
+      case "end": {
+        const last = scanner.push(stream.flush());
+        const text = last.stop === null ? last.text + scanner.flush() : last.text;
+        yield { kind: "end", text, reason: last.stop === null ? event.reason : "stop", promptTokens: event.promptTokens, completionTokens: event.completionTokens, moe: event.moe };
+        return;
+      }
+      case "error":
+        throw failureError(event);
+    }
+  }
+  throw new RequestError({ status: 502, code: "stream_broken", message: "The orchestrator's stream ended without an end event." });
+}
+
+function traceOf(event: TokenEvent): TokenTrace | null {
+  if (event.experts === undefined) return null;
+  return { id: event.id, experts: event.experts, ...(event.weights === undefined ? {} : { weights: event.weights }) };
+}
+
+/** HTTP status and OpenAI code of each way a generation fails. */
+const FAILURES: Readonly<Record<GenerateFailure["code"], { status: number; code: string; type: string }>> = {
+  "invalid-request": { status: 400, code: "invalid_value", type: "invalid_request_error" },
+  "context-exceeded": { status: 400, code: "context_length_exceeded", type: "invalid_request_error" },
+  "warming": { status: 503, code: "model_warming", type: "server_error" },
+  "load-failed": { status: 503, code: "model_load_failed", type: "server_error" },
+  "overloaded": { status: 429, code: "overloaded", type: "rate_limit_error" },
+  "capacity": { status: 503, code: "capacity_exceeded", type: "server_error" },
+  "step-failed": { status: 500, code: "step_failed", type: "server_error" },
+  "stream-broken": { status: 502, code: "stream_broken", type: "server_error" },
+};
+
+export function failureError(failure: GenerateFailure): RequestError {
+  const { status, code, type } = FAILURES[failure.code];
+  const loaded = failure.loaded === undefined ? "" : ` ${Math.floor(100 * failure.loaded)} % is loaded.`;
+  return new RequestError({
+    status, code, type, message: failure.message + loaded,
+    ...(failure.retryable ? { retryAfterSeconds: Math.max(1, Math.ceil((failure.retryAfterMs ?? 1000) / 1000)) } : {}),
+  });
+}

@@ -1,0 +1,107 @@
+// The edge Worker: routes, and the order of checks: key, size, schema, model, prompt; only then is a Durable Object touched.
+// Owns nothing that lasts. Errors are thrown anywhere below and rendered here. Shards have no route at all.
+
+import { Hono } from "hono";
+import { bodyLimit } from "hono/body-limit";
+import { methodNotAllowed } from "hono/method-not-allowed";
+import type { z } from "zod";
+import type { DurableEnv } from "../durable/env.ts";
+import type { GenerateTarget } from "../durable/generate-client.ts";
+import type { OrchestratorStatus } from "../durable/generate.ts";
+import { requireKey, type AuthSettings } from "./auth.ts";
+import { chatReply, completionReply } from "./completions.ts";
+import { errorResponse, RequestError } from "./errors.ts";
+import { healthResponse } from "./health.ts";
+import { EDGE_LIMITS } from "./limits.ts";
+import { edgePack, modelObject, type EdgePack } from "./pack.ts";
+import { renderedMessages, requireModel, tokenizeText } from "./prompt.ts";
+import { respond, type Reply } from "./respond.ts";
+import { applyTemplateSchema, chatSchema, completionSchema, detokenizeSchema, parseBody, tokenizeSchema } from "./schemas.ts";
+import type { ModelList } from "./wire-types.ts";
+
+export { Orchestrator } from "../durable/orchestrator.ts";
+export { ExpertShard } from "../durable/shard.ts";
+
+export type EdgeEnv = DurableEnv & AuthSettings;
+
+/** The page's files; everything else in the assets folder (the packs) is for the shards only. */
+const PUBLIC_FILES = new Set(["/", "/index.html", "/app.js", "/style.css"]);
+
+const app = new Hono<{ Bindings: EdgeEnv }>();
+app.onError((cause) => errorResponse(cause));
+app.notFound((c) => errorResponse(new RequestError({ status: 404, code: "unknown_url", message: `There is nothing at ${c.req.method} ${c.req.path}. See /v1/models, /v1/chat/completions, /v1/completions, /health.` })));
+app.use(methodNotAllowed({
+  app,
+  onMethodNotAllowed: (c, methods) => {
+    const response = errorResponse(new RequestError({ status: 405, code: "method_not_allowed", message: `${c.req.path} does not take ${c.req.method}; expected ${methods.join(" or ")}.` }));
+    response.headers.set("Allow", methods.join(", "));
+    return response;
+  },
+}));
+
+for (const file of PUBLIC_FILES) {
+  app.get(file, async (c) => {
+    if (c.env.ASSETS === undefined) throw new RequestError({ status: 404, code: "no_page", message: "This deployment has no page; the API is at /v1." });
+    return c.env.ASSETS.fetch(c.req.raw);
+  });
+}
+
+app.use("*", async (c, next) => {
+  await requireKey(c.req.header("Authorization") ?? null, c.env);
+  await next();
+});
+app.use("*", bodyLimit({
+  maxSize: EDGE_LIMITS.bodyBytes,
+  onError: () => errorResponse(new RequestError({ status: 413, code: "request_too_large", message: `The body is larger than ${EDGE_LIMITS.bodyBytes} bytes, the most this server reads.` })),
+}));
+
+/** The one orchestrator of this pack. Its name holds the pack's id, since objects never move and never change their pack. */
+const orchestrator = (env: EdgeEnv): GenerateTarget => env.ORCHESTRATOR.getByName(env.PACK_ID);
+
+const status = async (env: EdgeEnv, warm: boolean): Promise<OrchestratorStatus> => {
+  const response = await orchestrator(env).fetch(`https://orchestrator/status${warm ? "?warm=1" : ""}`, { method: "GET" });
+  return response.json<OrchestratorStatus>();
+};
+
+app.get("/health", async (c) => {
+  const found = await status(c.env, false);
+  if (found.status === "ready" || found.status === "degraded" || found.status === "warming") return healthResponse(found);
+  const asked = await status(c.env, true);
+  // A failure is reported once before its next try hides it.
+  return healthResponse(found.status === "failed" ? found : asked);
+});
+app.get("/v1/fleet", async (c) => c.json(await status(c.env, false)));
+
+app.get("/v1/models", async (c) => c.json({ object: "list", data: [modelObject(await edgePack(c.env))] } satisfies ModelList));
+app.get("/v1/models/:id", async (c) => {
+  const pack = await edgePack(c.env);
+  requireModel(pack, c.req.param("id"));
+  return c.json(modelObject(pack));
+});
+
+/** A POST whose body becomes a reply of generations. */
+const generating = <Schema extends z.ZodType>(schema: Schema, replyOf: (pack: EdgePack, request: z.infer<Schema>) => Reply) =>
+  async (request: Request, env: EdgeEnv): Promise<Response> => {
+    const body = await parseBody(request, schema);
+    const pack = await edgePack(env);
+    return respond(() => orchestrator(env), pack.tokenizer, replyOf(pack, body), request.signal);
+  };
+const completions = generating(completionSchema, completionReply);
+const chatCompletions = generating(chatSchema, chatReply);
+app.post("/v1/completions", (c) => completions(c.req.raw, c.env));
+app.post("/v1/chat/completions", (c) => chatCompletions(c.req.raw, c.env));
+
+app.post("/tokenize", async (c) => {
+  const { content, add_special } = await parseBody(c.req.raw, tokenizeSchema);
+  return c.json({ tokens: tokenizeText(await edgePack(c.env), content, add_special ?? false) });
+});
+app.post("/detokenize", async (c) => {
+  const { tokens } = await parseBody(c.req.raw, detokenizeSchema);
+  return c.json({ content: (await edgePack(c.env)).tokenizer.decode(tokens) });
+});
+app.post("/apply-template", async (c) => {
+  const { messages, moe } = await parseBody(c.req.raw, applyTemplateSchema);
+  return c.json({ prompt: renderedMessages(await edgePack(c.env), messages, moe?.date) });
+});
+
+export default app;

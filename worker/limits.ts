@@ -1,0 +1,26 @@
+// Every limit of the edge in one record, each with its reason. Limits of frames, KV and memory live with their owners in durable/ and model/.
+
+export const EDGE_LIMITS = {
+  /** One isolate has 128 MB for all requests in it; the longest context of any pack fits many times over. */
+  bodyBytes: 1024 * 1024,
+  /** Evaluation harnesses send 8 to 32 prompts at once; more only wait in the queue and hold memory. */
+  promptsPerRequest: 64,
+  /** OpenAI allows 128; each choice is a generation of its own here. */
+  choicesPerPrompt: 8,
+  /** Generations of one request that run at the same time; the rest wait their turn, so that one request cannot fill the batch alone. */
+  generationsAtOnce: 8,
+  /** OpenAI's number. Each is searched for after every token. */
+  stopStrings: 4,
+  /** Text held back while it might still become a stop string is at most this long. */
+  stopStringChars: 256,
+  /** OpenAI's number for completions. */
+  completionLogprobs: 5,
+  /** OpenAI's number for chat. */
+  chatTopLogprobs: 20,
+  /** A conversation longer than this does not fit any context this server holds. */
+  messages: 1024,
+  /** How long a reply that is not streamed waits with its status, so that an early failure keeps its own; afterwards it writes, to notice a reader who left. */
+  statusHoldMs: 1_000,
+  /** Several keys, so that one can be replaced while another is in use. */
+  apiKeys: 64,
+} as const;

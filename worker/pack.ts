@@ -1,0 +1,64 @@
+// The pack this Worker serves, as the edge needs it: manifest and tokenizer, read once per isolate through the same byte source as the shards.
+// Owns what /v1/models says. Refuses weights.
+
+import { packSource, type PackEnv } from "../durable/byte-sources.ts";
+import { currentPack } from "../durable/opened-packs.ts";
+import { readTokenizerJson } from "../formats/pack-reader.ts";
+import type { ModelConfig } from "../model/config.ts";
+import { createTokenizer, type Tokenizer } from "../model/tokenizer.ts";
+import { RequestError } from "./errors.ts";
+import type { ModelObject } from "./wire-types.ts";
+
+export interface EdgePack {
+  readonly id: string;
+  readonly hash: string;
+  readonly config: ModelConfig;
+  readonly contextLength: number;
+  readonly tokenizer: Tokenizer;
+  readonly chatTemplate: string | null;
+  readonly bosToken: string | null;
+  readonly eosToken: string | null;
+  readonly addBos: boolean;
+}
+
+/** Only values are kept, never promises: one request must not wait for input of another (a rule of the platform). */
+const packs = new Map<string, EdgePack>();
+
+export async function edgePack(env: PackEnv): Promise<EdgePack> {
+  const key = `${env.PACK_SOURCE} ${env.PACK_ID}`;
+  const kept = packs.get(key);
+  if (kept !== undefined) return kept;
+  const pack = await readPack(env);
+  packs.set(key, pack);
+  return pack;
+}
+
+async function readPack(env: PackEnv): Promise<EdgePack> {
+  const source = packSource(env);
+  const { manifest, packHash } = await currentPack(env);
+  if (manifest.id !== env.PACK_ID) {
+    throw new RequestError({ status: 503, code: "pack_mismatch", message: `${source.description} holds the pack "${manifest.id}"; the variable PACK_ID says "${env.PACK_ID}".` });
+  }
+  if (manifest.tokenizer === null) {
+    throw new RequestError({ status: 503, code: "pack_without_tokenizer", message: `The pack "${manifest.id}" holds no tokenizer, which the API needs; expected a pack made from a folder with tokenizer.json.` });
+  }
+  const { chatTemplate, bosToken, eosToken, addBos } = manifest.tokenizer;
+  return {
+    id: manifest.id, hash: packHash, config: manifest.config, contextLength: manifest.contextLength,
+    tokenizer: createTokenizer(await readTokenizerJson(source, manifest)), chatTemplate, bosToken, eosToken, addBos,
+  };
+}
+
+export function modelObject(pack: EdgePack): ModelObject {
+  const { config } = pack;
+  return {
+    // OpenAI's field; a pack carries no date, and a made-up one would change with every isolate.
+    id: pack.id, object: "model", created: 0, owned_by: "workers-moe",
+    moe: {
+      architecture: config.architecture, context_length: pack.contextLength, vocabulary: config.vocabSize,
+      experts: config.nExperts, experts_per_token: config.router.topK,
+      moe_layers: config.layerFfns.flatMap((kind, layer) => (kind === "moe" ? [layer] : [])),
+      chat: pack.chatTemplate !== null, pack_hash: pack.hash,
+    },
+  };
+}

@@ -1,0 +1,123 @@
+// From a request to token ids: the four forms of `prompt`, or messages through the model's own template. Owns the checks of length and range,
+// and the sampling parameters with their defaults. Refuses text that becomes no token at all.
+
+import { encodeChat, renderChat } from "../model/chat-template.ts";
+import { ModelError } from "../model/config.ts";
+import type { SamplingParams } from "../model/sampling.ts";
+import { invalid, RequestError } from "./errors.ts";
+import type { EdgePack } from "./pack.ts";
+import type { ChatRequest, CompletionRequest } from "./schemas.ts";
+
+export interface Prompt {
+  readonly ids: readonly number[];
+  /** The prompt as an echo shows it. */
+  readonly text: string;
+}
+
+/** Every prompt of a completion request, in order. */
+export function completionPrompts(pack: EdgePack, prompt: CompletionRequest["prompt"]): Prompt[] {
+  if (typeof prompt === "string") return [textPrompt(pack, prompt, "prompt")];
+  if (isIds(prompt)) return [idPrompt(pack, prompt, "prompt")];
+  return (prompt as (string | number[])[]).map((entry, i) =>
+    typeof entry === "string" ? textPrompt(pack, entry, `prompt[${i}]`) : idPrompt(pack, entry, `prompt[${i}]`));
+}
+
+const isIds = (prompt: readonly unknown[]): prompt is number[] => typeof prompt[0] === "number";
+
+function textPrompt(pack: EdgePack, text: string, param: string): Prompt {
+  const ids = withBos(pack, pack.tokenizer.encodeText(text));
+  if (ids.length === 0) throw invalid(param, `\`${param}\` is empty: found "", expected text of at least one token (this model has no beginning-of-text token to start from).`, "empty_prompt");
+  return { ids, text };
+}
+
+function idPrompt(pack: EdgePack, ids: readonly number[], param: string): Prompt {
+  const { vocabSize } = pack.config;
+  const bad = ids.findIndex((id) => id >= vocabSize);
+  if (bad >= 0) throw invalid(`${param}[${bad}]`, `\`${param}[${bad}]\` is not a token of this model: found ${ids[bad]}, expected an id from 0 to ${vocabSize - 1}.`, "token_out_of_range");
+  return { ids, text: pack.tokenizer.decode(ids) };
+}
+
+/** Puts the beginning-of-text token before a prompt where the tokenizer does so and it is not there yet. */
+function withBos(pack: EdgePack, ids: readonly number[]): readonly number[] {
+  const { bosTokenId } = pack.config;
+  return pack.addBos && bosTokenId !== null && ids[0] !== bosTokenId ? [bosTokenId, ...ids] : ids;
+}
+
+/** `add_special` of /tokenize. */
+export const tokenizeText = (pack: EdgePack, text: string, addSpecial: boolean): readonly number[] =>
+  addSpecial ? withBos(pack, pack.tokenizer.encodeText(text)) : pack.tokenizer.encodeText(text);
+
+type Messages = ChatRequest["messages"];
+
+/** Messages as templates want them: content is text, parts are joined, null is empty. */
+const plainMessages = (messages: Messages) => messages.map((message) => ({
+  role: message.role,
+  content: typeof message.content === "string" ? message.content : (message.content ?? []).map((part) => part.text).join(""),
+  ...(message.name == null ? {} : { name: message.name }),
+}));
+
+function templateOf(pack: EdgePack): string {
+  if (pack.chatTemplate === null) {
+    throw invalid("messages", `The model "${pack.id}" has no chat template, so it cannot take messages; expected a request to /v1/completions with a \`prompt\`.`, "no_chat_template");
+  }
+  return pack.chatTemplate;
+}
+
+const templateOptions = (pack: EdgePack, date: string | null | undefined) => ({
+  addGenerationPrompt: true, bosToken: pack.bosToken, eosToken: pack.eosToken,
+  // Without a date in the request it is the day of the request: the same day gives the same prompt.
+  date: new Date(date == null ? Date.now() : `${date}T00:00:00Z`),
+});
+
+/** Runs a template; what it raises is about the messages, so it is a 400. */
+function templated<T>(run: () => T): T {
+  try {
+    return run();
+  } catch (cause) {
+    throw cause instanceof ModelError ? invalid("messages", cause.message, "template_refused") : cause;
+  }
+}
+
+export function chatPrompt(pack: EdgePack, messages: Messages, date: string | null | undefined): Prompt {
+  const template = templateOf(pack);
+  const ids = templated(() => withBos(pack, encodeChat(pack.tokenizer, template, plainMessages(messages), templateOptions(pack, date))));
+  if (ids.length === 0) throw invalid("messages", "The messages make no token at all; at least one was expected.", "empty_prompt");
+  return { ids, text: "" };
+}
+
+/** The text a template makes of messages. */
+export function renderedMessages(pack: EdgePack, messages: Messages, date: string | null | undefined): string {
+  const template = templateOf(pack);
+  return templated(() => renderChat(template, plainMessages(messages), templateOptions(pack, date)));
+}
+
+/** Checks prompt and `maxTokens` (null: as many as fit) against the context; returns the tokens to generate. */
+export function tokensToGenerate(pack: EdgePack, nPromptTokens: number, maxTokens: number | null, param: string): number {
+  const limit = pack.contextLength;
+  const wanted = maxTokens ?? Math.max(1, limit - nPromptTokens);
+  if (nPromptTokens + wanted <= limit) return wanted;
+  throw new RequestError({
+    status: 400, code: "context_length_exceeded", param,
+    message: `This model's maximum context length is ${limit} tokens. However, you requested ${nPromptTokens + wanted} tokens (${nPromptTokens} in the ${param}, ${wanted} in the completion). Please reduce the length of the ${param}${maxTokens === null ? "" : " or of the completion"}.`,
+  });
+}
+
+/** Sampling as the engine takes it. OpenAI's default temperature is 1. A seed left out is drawn, and reported in the reply's `moe.seed`. */
+export function samplingOf(request: ChatRequest | CompletionRequest): SamplingParams {
+  return {
+    temperature: request.temperature ?? 1,
+    topP: request.top_p ?? 1,
+    topK: request.top_k ?? 0,
+    minP: request.min_p ?? 0,
+    seed: request.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!,
+  };
+}
+
+export const stopsOf = (request: ChatRequest | CompletionRequest): readonly string[] =>
+  request.stop == null ? [] : typeof request.stop === "string" ? [request.stop] : request.stop;
+
+/** Throws 404 unless `model` is the one served. */
+export function requireModel(pack: EdgePack, model: string): void {
+  if (model === pack.id) return;
+  throw new RequestError({ status: 404, code: "model_not_found", param: "model", message: `The model "${model}" does not exist here; this server has "${pack.id}".` });
+}

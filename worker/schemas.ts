@@ -1,0 +1,149 @@
+// What the API accepts, as zod schemas: OpenAI's request bodies, narrowed to what this server does.
+// Unknown fields are ignored as OpenAI does; fields of OpenAI's that would change the answer and are not supported here are refused by name.
+// The `error` text of each schema is the expectation; `parseBody` turns the first failure into "field: found X, expected Y".
+
+import { z } from "zod";
+import { invalid } from "./errors.ts";
+import { EDGE_LIMITS } from "./limits.ts";
+
+const number = (min: number, max: number) => {
+  const expected = `a number from ${min} to ${max}`;
+  return z.number(expected).min(min, expected).max(max, expected);
+};
+const integer = (min: number, max: number) => {
+  const expected = max === Number.MAX_SAFE_INTEGER ? `an integer of at least ${min}` : `an integer from ${min} to ${max}`;
+  return z.number(expected).int(expected).min(min, expected).max(max, expected);
+};
+const boolean = z.boolean("true or false");
+
+const stopExpected = `a string, or an array of at most ${EDGE_LIMITS.stopStrings} strings, each of 1 to ${EDGE_LIMITS.stopStringChars} characters`;
+const stopString = z.string(stopExpected).min(1, stopExpected).max(EDGE_LIMITS.stopStringChars, stopExpected);
+const stop = z.union([stopString, z.array(stopString, stopExpected).max(EDGE_LIMITS.stopStrings, stopExpected)], stopExpected);
+
+const date = z.string("a date as YYYY-MM-DD").regex(/^\d{4}-\d\d-\d\d$/, "a date as YYYY-MM-DD")
+  .refine((text) => !Number.isNaN(Date.parse(`${text}T00:00:00Z`)), "a date that exists, as YYYY-MM-DD");
+/** Our extensions, under one key. */
+const moe = z.object({
+  /** Streams the experts chosen per token and layer. */
+  trace: boolean.nullish(),
+  /** The date a chat template may write; today (UTC) when absent. */
+  date: date.nullish(),
+}, "an object with `trace` and/or `date`");
+
+const common = {
+  model: z.string("the id of a model as a string").min(1, "the id of a model, not an empty string"),
+  max_tokens: integer(0, Number.MAX_SAFE_INTEGER).nullish(),
+  temperature: number(0, 2).nullish(),
+  top_p: z.number("a number above 0 and at most 1").gt(0, "a number above 0 and at most 1").max(1, "a number above 0 and at most 1").nullish(),
+  top_k: integer(0, Number.MAX_SAFE_INTEGER).nullish(),
+  min_p: number(0, 1).nullish(),
+  seed: z.number("an integer").int("an integer within ±2^53").nullish(),
+  stop: stop.nullish(),
+  n: integer(1, EDGE_LIMITS.choicesPerPrompt).nullish(),
+  stream: boolean.nullish(),
+  stream_options: z.object({ include_usage: boolean.nullish() }, "an object such as {\"include_usage\": true}").nullish(),
+  moe: moe.nullish(),
+};
+
+const promptExpected = `a string, an array of 1 to ${EDGE_LIMITS.promptsPerRequest} strings, an array of token ids, or an array of arrays of token ids`;
+const tokenIdExpected = "a token id, an integer of at least 0";
+const tokenIds = z.array(z.number(promptExpected).int(tokenIdExpected).nonnegative(tokenIdExpected), promptExpected).min(1, promptExpected);
+const prompt = z.union([
+  z.string(),
+  z.array(z.string()).min(1, promptExpected).max(EDGE_LIMITS.promptsPerRequest, promptExpected),
+  tokenIds,
+  z.array(tokenIds).min(1, promptExpected).max(EDGE_LIMITS.promptsPerRequest, promptExpected),
+], promptExpected);
+
+export const completionSchema = z.object({
+  ...common,
+  prompt,
+  logprobs: integer(0, EDGE_LIMITS.completionLogprobs).nullish(),
+  echo: boolean.nullish(),
+}, "a JSON object");
+export type CompletionRequest = z.infer<typeof completionSchema>;
+
+const contentExpected = "a string, or an array of parts {\"type\": \"text\", \"text\": \"…\"}";
+const textPart = z.object({ type: z.literal("text", "\"text\" (this server reads text only)"), text: z.string("a string") });
+const message = z.object({
+  role: z.enum(["system", "developer", "user", "assistant"], "\"system\", \"developer\", \"user\" or \"assistant\""),
+  content: z.union([z.string(), z.array(textPart), z.null()], contentExpected),
+  name: z.string("a string").max(64, "a string of at most 64 characters").nullish(),
+}, "an object with `role` and `content`");
+
+export const chatSchema = z.object({
+  ...common,
+  max_completion_tokens: integer(0, Number.MAX_SAFE_INTEGER).nullish(),
+  messages: z.array(message, "an array of messages").min(1, "at least one message").max(EDGE_LIMITS.messages, `at most ${EDGE_LIMITS.messages} messages`),
+  logprobs: boolean.nullish(),
+  top_logprobs: integer(0, EDGE_LIMITS.chatTopLogprobs).nullish(),
+}, "a JSON object");
+export type ChatRequest = z.infer<typeof chatSchema>;
+
+export const tokenizeSchema = z.object({
+  content: z.string("a string"),
+  add_special: boolean.nullish(),
+}, "a JSON object");
+export const detokenizeSchema = z.object({
+  tokens: z.array(z.number("an array of token ids").int("an array of token ids").nonnegative("an array of token ids"), "an array of token ids"),
+}, "a JSON object");
+export const applyTemplateSchema = z.object({
+  messages: chatSchema.shape.messages,
+  moe: moe.nullish(),
+}, "a JSON object");
+
+/** Fields that would change the answer and are not served here, each with the values that mean "not used". */
+const NOT_SUPPORTED: Readonly<Record<string, (value: unknown) => boolean>> = {
+  tools: (value) => Array.isArray(value) && value.length === 0,
+  functions: (value) => Array.isArray(value) && value.length === 0,
+  tool_choice: (value) => value === "none" || value === "auto",
+  function_call: (value) => value === "none" || value === "auto",
+  response_format: (value) => (value as { type?: unknown }).type === "text",
+  logit_bias: (value) => typeof value === "object" && Object.keys(value as object).length === 0,
+  presence_penalty: (value) => value === 0,
+  frequency_penalty: (value) => value === 0,
+  repetition_penalty: (value) => value === 1,
+  typical_p: (value) => value === 1,
+  best_of: (value) => value === 1,
+  suffix: (value) => value === "",
+  audio: () => false,
+  modalities: (value) => Array.isArray(value) && value.every((kind) => kind === "text"),
+  web_search_options: () => false,
+};
+
+/** Reads a body as JSON and checks it; throws a RequestError 400 that says what was found and expected. */
+export async function parseBody<Schema extends z.ZodType>(request: Request, schema: Schema): Promise<z.infer<Schema>> {
+  const text = await request.text();
+  let body: unknown;
+  try {
+    body = JSON.parse(text);
+  } catch (cause) {
+    throw invalid(null, `The body is not JSON: ${cause instanceof Error ? cause.message : String(cause)}. Expected a JSON object.`, "invalid_json");
+  }
+  const parsed = schema.safeParse(body);
+  if (!parsed.success) throw describeIssue(parsed.error.issues[0]!, body);
+  for (const [field, isNeutral] of Object.entries(NOT_SUPPORTED)) {
+    const value = (body as Record<string, unknown>)[field];
+    if (value !== undefined && value !== null && !isNeutral(value)) {
+      throw invalid(field, `\`${field}\` is not supported by this server: found ${show(value)}, expected the field to be absent.`, "unsupported_parameter");
+    }
+  }
+  return parsed.data;
+}
+
+function describeIssue(issue: z.core.$ZodIssue, body: unknown): Error {
+  const path = issue.path.map((key, i) => (typeof key === "number" ? `[${key}]` : `${i === 0 ? "" : "."}${String(key)}`)).join("");
+  const found = issue.path.reduce<unknown>((value, key) => (value as Record<PropertyKey, unknown> | undefined)?.[key], body);
+  const where = path === "" ? "The body" : `\`${path}\``;
+  const expected = `expected ${issue.message}`;
+  if (path !== "" && found === undefined) return invalid(path, `${where} is missing: ${expected}.`, "missing_required_parameter");
+  return invalid(path === "" ? null : path, `${where} is not valid: found ${show(found)}, ${expected}.`, "invalid_value");
+}
+
+/** A value for an error message: short, with its type where that helps. */
+function show(value: unknown): string {
+  if (value === null) return "null";
+  if (Array.isArray(value)) return value.length <= 4 && JSON.stringify(value).length <= 60 ? JSON.stringify(value) : `an array of ${value.length} entries`;
+  const text = JSON.stringify(value);
+  return text.length <= 60 ? text : `${text.slice(0, 56)}…`;
+}

@@ -1,0 +1,60 @@
+// Types of what the API sends that the page reads: OpenAI's objects and our extensions under `moe`. Types only; worker and page share them.
+
+/** Experts of one token: ids in rank order and, where the trace has them, their weights, per MoE layer in ascending order: [moeLayer][rank]. */
+export interface TokenTrace {
+  readonly id: number;
+  readonly experts: readonly (readonly number[])[];
+  readonly weights?: readonly (readonly number[])[];
+}
+
+export interface Usage {
+  readonly prompt_tokens: number;
+  readonly completion_tokens: number;
+  readonly total_tokens: number;
+}
+
+export interface StreamChunk {
+  readonly id: string;
+  readonly object: string;
+  readonly created: number;
+  readonly model: string;
+  readonly choices: readonly {
+    readonly index: number;
+    readonly text?: string;
+    readonly delta?: { readonly role?: string; readonly content?: string };
+    readonly logprobs: object | null;
+    readonly finish_reason: string | null;
+  }[];
+  readonly usage?: Usage | null;
+  readonly moe?: { readonly token?: TokenTrace } & Readonly<Record<string, unknown>>;
+  readonly error?: { readonly message: string };
+}
+
+export interface HealthReply {
+  readonly status: "ready" | "degraded" | "cold" | "warming";
+  /** Share of the bytes that are loaded, 0 to 1; with `cold` and `warming`. */
+  readonly loaded?: number;
+}
+
+export interface ModelObject {
+  readonly id: string;
+  readonly object: "model";
+  readonly created: number;
+  readonly owned_by: string;
+  readonly moe: {
+    readonly architecture: string;
+    readonly context_length: number;
+    readonly vocabulary: number;
+    readonly experts: number;
+    readonly experts_per_token: number;
+    /** Numbers of the layers that have experts, ascending: the rows of a trace. */
+    readonly moe_layers: readonly number[];
+    readonly chat: boolean;
+    readonly pack_hash: string;
+  };
+}
+
+export interface ModelList {
+  readonly object: "list";
+  readonly data: readonly ModelObject[];
+}
