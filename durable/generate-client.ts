@@ -99,6 +99,7 @@ async function* eventsOf(target: GenerateTarget, request: GenerateRequest, signa
       const lines = rest.split("\n");
       rest = lines.pop()!;
       for (const line of lines) {
+        signal?.throwIfAborted();
         const event = JSON.parse(line) as GenerateEvent;
         if (event.type === "end" || event.type === "error") ended = true;
         yield event;

@@ -26,7 +26,6 @@ export const tenantBytes = (limits: Limits): number => limits.isolateBytes - lim
 export class Isolate {
   readonly heap: Heap;
   readonly kernels: Kernels;
-  readonly kernelsChosenBecause: string;
   readonly inFlight: InFlightBudget;
   readonly limits: Limits;
   readonly #blobs = new Map<string, ResidentBlob>();
@@ -35,9 +34,7 @@ export class Isolate {
   constructor(modules: KernelModules, limits: Limits) {
     this.limits = limits;
     const memory = createMemory(limits);
-    const choice = chooseKernels({ modules, memory });
-    this.kernels = choice.kernels;
-    this.kernelsChosenBecause = `the relaxed dot probe found ${choice.probe.engine}`;
+    this.kernels = chooseKernels({ modules, memory }).kernels;
     this.heap = new Heap(memory, RESERVED_BYTES, limits.memoryMaximumBytes - RESERVED_BYTES);
     this.inFlight = new InFlightBudget(limits.inFlightBytes);
   }
@@ -179,9 +176,14 @@ export class Tenant {
     }
   }
 
+  /** Frees this object's own allocations, for a start from scratch after a failure; blobs stay. */
+  freeOwn(): void {
+    for (const ptr of [...this.#own.keys()]) this.heap.free(ptr);
+  }
+
   /** Gives everything back: the object is gone. */
   leave(): void {
-    for (const ptr of [...this.#own.keys()]) this.heap.free(ptr);
+    this.freeOwn();
     for (const hash of [...this.#held.keys()]) this.#letGo(hash);
   }
 

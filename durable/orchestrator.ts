@@ -99,6 +99,8 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     const generation: Generation = serving.scheduler.submit(parsed, emit);
     onCancel(() => generation.cancel());
     request.signal.addEventListener("abort", () => generation.cancel());
+    // The reader may have left while the model was loading.
+    if (request.signal.aborted) generation.cancel();
     const refusal = await generation.accepted;
     if (refusal !== null) return fail(refusal);
     return new Response(readable, { headers: { "Content-Type": "application/x-ndjson" } });

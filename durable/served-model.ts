@@ -86,6 +86,7 @@ export async function bringUp(env: DurableEnv, tenant: Tenant, progress: Progres
     return { manifest, packHash, plan, engine, clients };
   } catch (error) {
     for (const client of clients) client.close("the model could not be loaded");
+    tenant.freeOwn();
     throw error;
   }
 }

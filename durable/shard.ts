@@ -130,10 +130,8 @@ export class ExpertShard extends DurableObject<DurableEnv> {
     if (header.epoch !== hello.epoch) return this.#refuse(socket, header, "wrong-epoch", `The frame is of epoch ${header.epoch}; this shard serves epoch ${hello.epoch}.`);
     if (this.#served === null && !this.#wake(hello)) {
       const failure = this.#failure as LoadFailure | null;
-      if (failure !== null) {
-        this.#failure = null;
-        return this.#refuse(socket, header, "internal", failure.message);
-      }
+      // The client prepares anew and is told the reason there, and what to do about it.
+      if (failure !== null) return this.#refuse(socket, header, "unknown-slot", failure.message);
       return this.#refuse(socket, header, "warming", "The shard was evicted and is loading its experts again.", this.#tenant.isolate.limits.loadPollMs);
     }
     const served = this.#served!;
@@ -230,11 +228,18 @@ export class ExpertShard extends DurableObject<DurableEnv> {
     }
     const blobs = blobsOfSlots(pack.manifest, hello.slots);
     loading.totalBytes = blobs.reduce((sum, { blob }) => sum + blob.bytes, 0);
+    const neighbour = this.#neighbour(hello.strictIsolates);
+    if (neighbour !== null) throw new LoadRefusal("isolate-shared", true, neighbour);
     const tenant = this.#replaced();
-    await tenant.load(packSource(this.env), pack.manifest, blobs, (loadedBytes) => { loading.loadedBytes = loadedBytes; });
-    const served = new ServedExperts(tenant, pack.manifest, hello.slots);
-    served.warm();
-    this.#serve(hello, served);
+    try {
+      await tenant.load(packSource(this.env), pack.manifest, blobs, (loadedBytes) => { loading.loadedBytes = loadedBytes; });
+      const served = new ServedExperts(tenant, pack.manifest, hello.slots);
+      served.warm();
+      this.#serve(hello, served);
+    } catch (error) {
+      tenant.freeOwn();
+      throw error;
+    }
   }
 }
 

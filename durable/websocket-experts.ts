@@ -128,7 +128,6 @@ export class WebSocketExperts implements Experts {
     round.bytes += buffer.byteLength + replyBytes;
     const sink: ReplySink = {
       reply: (_header: FrameHeader, reply: ArrayBuffer) => {
-        if (round.settled) return;
         this.#place(shard, batch, reply);
         round.arrived();
       },

@@ -344,7 +344,7 @@ export function readRowCase(format: MatrixFormat, nRows: number, nCols: number, 
   };
 }
 
-/** The cases run once per isolate at start: every operation, every batch piece, extreme values. A few milliseconds. */
+/** The cases run once per isolate at start: every operation, every batch piece, extreme values. Some tens of milliseconds. */
 export function selfTestCases(): KernelCase[] {
   const cases: KernelCase[] = [];
   for (const format of MATRIX_FORMATS) cases.push(matmulCase(format, 36, 64, 15, 1), readRowCase(format, 34, 43, 2));

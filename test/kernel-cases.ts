@@ -92,7 +92,30 @@ function softmaxCases(): KernelCase[] {
   }));
 }
 
-export const kernelCases = (): KernelCase[] => [...productCases(), ...expertCases(), ...otherCases(), ...topKCases(), ...softmaxCases()];
+/** Values at the edges of f16 written to the cache and read back through attention: ties, subnormals, overflow, NaN. */
+function cacheEdgeCases(): KernelCase[] {
+  const edges = [65504, 65519.99, 65520, 1e9, -1e9, 2 ** -24, 2 ** -25, -(2 ** -25) * 1.01, -0, 1 + 2 ** -11, 1 + 3 * 2 ** -11, 6.1e-5];
+  return ["f32", "f16"].flatMap((_, code) => [edges, [...edges.slice(0, 11), NaN]].map((values): KernelCase => ({
+    name: `kvWrite and attention of edge values, cache format ${code}, last ${values.at(-1)}`,
+    prepare(arena) {
+      const page = arena.alloc(12 * 64 * 4);
+      const pages = arena.u32([page]);
+      const zero = arena.u32([0]);
+      const k = arena.f32(values.map((_, i) => i / 10));
+      const v = arena.f32(values);
+      const q = arena.f32(values.map((_, i) => 1 - i / 5));
+      const out = arena.alloc(48);
+      const table = arena.u32([pages]);
+      return (kernels) => {
+        kernels.kvWrite(code, k, v, 48, 1, 1, 12, pages, 0, zero);
+        kernels.attention(code, q, out, 48, 1, 1, 1, 12, table, 0, zero, 0.3, 0, 0);
+        kernels.kvWrite(code, v, v, 48, 1, 1, 12, pages, 0, zero);
+      };
+    },
+  })));
+}
+
+export const kernelCases = (): KernelCase[] => [...productCases(), ...expertCases(), ...otherCases(), ...topKCases(), ...softmaxCases(), ...cacheEdgeCases()];
 
 /** Every case in which `module` differs from the scalar reference in any bit, or writes where it should not. */
 export function mismatchesOf(module: WebAssembly.Module, variant: KernelVariant, cases: readonly KernelCase[] = kernelCases()): Mismatch[] {

@@ -19,8 +19,8 @@ export const EDGE_LIMITS = {
   chatTopLogprobs: 20,
   /** A conversation longer than this does not fit any context this server holds. */
   messages: 1024,
-  /** How long a reply that is not streamed waits with its status, so that an early failure keeps its own; afterwards it writes, to notice a reader who left. */
-  statusHoldMs: 1_000,
+  /** A reply that is not streamed and takes longer writes a space per token, to notice a reader who left. */
+  quietReplyMs: 500,
   /** Several keys, so that one can be replaced while another is in use. */
   apiKeys: 64,
 } as const;

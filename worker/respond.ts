@@ -62,8 +62,8 @@ export async function respond(target: () => GenerateTarget, tokenizer: Tokenizer
 type Pieces = AsyncGenerator<{ index: number; value: Piece }>;
 
 /**
- * One JSON document. A reply that takes longer than a moment is begun with spaces, one per token, which JSON allows before a document: writing
- * is what shows that the reader has gone (a disconnect before the first byte does not reach a Worker behind a proxy, 2026-11).
+ * One JSON document. Its status goes out with the first piece; a reply that takes longer than a moment is preceded by spaces, one per token, which
+ * JSON allows: only writing shows that the reader has gone (locally a disconnect reaches a Worker in no other way, 2026-11).
  */
 async function whole(reply: Reply, head: object, pieces: Pieces, cancel: () => void): Promise<Response> {
   const ends: End[] = [];
@@ -81,23 +81,22 @@ async function whole(reply: Reply, head: object, pieces: Pieces, cancel: () => v
   });
 
   const startedMs = Date.now();
-  while (Date.now() - startedMs < EDGE_LIMITS.statusHoldMs) {
-    const next = await pieces.next();
-    if (next.done === true) return Response.json(document());
-    add(next.value.index, next.value.value);
-  }
+  const first = await pieces.next(); // a failure here keeps its status
+  if (first.done !== true) add(first.value.index, first.value.value);
   const encoder = new TextEncoder();
   const body = new ReadableStream<Uint8Array>({
     async pull(sink) {
       try {
-        const next = await pieces.next();
-        if (next.done === true) {
-          sink.enqueue(encoder.encode(JSON.stringify(document())));
-          sink.close();
+        for (;;) {
+          const next = await pieces.next();
+          if (next.done === true) break;
+          add(next.value.index, next.value.value);
+          if (Date.now() - startedMs < EDGE_LIMITS.quietReplyMs) continue;
+          sink.enqueue(encoder.encode(" "));
           return;
         }
-        add(next.value.index, next.value.value);
-        sink.enqueue(encoder.encode(" "));
+        sink.enqueue(encoder.encode(JSON.stringify(document())));
+        sink.close();
       } catch (cause) {
         // The status is out: the body breaks off, so that no client takes this for an answer; a person still sees why.
         cancel();

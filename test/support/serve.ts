@@ -7,7 +7,9 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { pinnedNode, ROOT } from "../../cli/setup.mjs";
-import { openTinyHuggingFace, packToMemory } from "./pack-to-memory.ts";
+import { openHuggingFace } from "../../formats/huggingface.ts";
+import { MemorySource } from "../../formats/memory-source.ts";
+import { packToMemory } from "./pack-to-memory.ts";
 import { tinyModel } from "./tiny-models.ts";
 
 export const LONG_CONTEXT = 4096;
@@ -15,7 +17,11 @@ export const LONG_CONTEXT = 4096;
 /** Writes a tiny pack that never ends by itself (no end token) to a temporary folder. */
 export async function writeTinyPack(): Promise<{ folder: string; remove: () => void }> {
   const model = tinyModel("qwen3_moe", 3, { config: { max_position_embeddings: LONG_CONTEXT, eos_token_id: [] } });
-  const { files } = await packToMemory(await openTinyHuggingFace(model), { id: "tiny", contextLength: LONG_CONTEXT });
+  const source = model.huggingFaceFiles();
+  source.delete("generation_config.json");
+  const settings = JSON.parse(new TextDecoder().decode(source.get("tokenizer_config.json"))) as object;
+  source.set("tokenizer_config.json", new TextEncoder().encode(JSON.stringify({ ...settings, eos_token: null })));
+  const { files } = await packToMemory(await openHuggingFace(new MemorySource(source), "tiny"), { id: "tiny", contextLength: LONG_CONTEXT });
   const folder = mkdtempSync(join(tmpdir(), "workers-moe-pack-"));
   for (const [name, bytes] of files) {
     mkdirSync(dirname(join(folder, name)), { recursive: true });

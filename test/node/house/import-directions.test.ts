@@ -61,8 +61,9 @@ export function objection(room: string, { file, specifier, typeOnly }: Import): 
   const where = `${relative(ROOT, file)} imports ${specifier}`;
   if (specifier.startsWith("node:")) return NODE_ROOMS.includes(room) ? null : `${where}: node:* belongs to ${NODE_ROOMS.join(", ")}.`;
   if (specifier.startsWith("cloudflare:")) {
-    const allowed = CLOUDFLARE_ROOMS.includes(room) || (room === "test" && relative(ROOT, file).startsWith("test/workerd/"));
-    return allowed ? null : `${where}: cloudflare:* belongs to ${CLOUDFLARE_ROOMS.join(", ")} and test/workerd.`;
+    const path = relative(ROOT, file);
+    const allowed = CLOUDFLARE_ROOMS.includes(room) || path.startsWith("test/workerd/") || /^bench\/[a-z-]+-worker\.ts$/.test(path);
+    return allowed ? null : `${where}: cloudflare:* belongs to ${CLOUDFLARE_ROOMS.join(", ")}, test/workerd and bench/*-worker.ts, which run in workerd.`;
   }
   if (!specifier.startsWith(".")) return null;
   const target = roomOf(resolve(dirname(file), specifier));

@@ -80,6 +80,7 @@ describe("a shard that misbehaves", () => {
       expect(shards[0]!.opened).toBe(expected.reconnects ? 2 : 1);
       expect(shards[0]!.hellos.length).toBe(expected.reconnects ? 2 : 1);
       expect(shards[1]!.opened).toBe(1);
+      expect(shards[0]!.sentUnchanged).toBe(true);
     });
   }
 
@@ -145,20 +146,22 @@ describe("a shard that misbehaves", () => {
 });
 
 describe("connecting", () => {
-  const cases: [string, ConnectAction[]][] = [
-    ["is loading", ["loading", "loading", "loading", "loading", "loading", "loading"]],
-    ["throws", ["throw", "throw"]],
-    ["hangs", ["hang"]],
-    ["does not upgrade", ["open-throws"]],
-    ["closes as it opens", ["open-closes"]],
+  const cases: [string, ConnectAction[], withinMs: number][] = [
+    ["is loading", ["loading", "loading", "loading", "loading", "loading", "loading"], 6 * 250],
+    ["throws", ["throw", "throw"], 400],
+    ["hangs", ["hang"], LIMITS.prepareDeadlineMs + 200],
+    ["does not upgrade", ["open-throws"], 200],
+    ["closes as it opens", ["open-closes"], 200],
   ];
-  for (const [what, connects] of cases) {
+  for (const [what, connects, withinMs] of cases) {
     it(`goes on when the shard ${what} at first`, async () => {
       const clock = new FakeClock();
       const f = fixture(clock, [new ScriptedShard(clock, "shard-0", [], connects)]);
       const batch = f.batch(0, 3, 1);
+      const startMs = clock.nowMs();
       expect((await clock.until(Promise.resolve(f.experts.run(0, batch)))).status).toBe("fulfilled");
       expect(f.wrongWords(batch)).toBe(0);
+      expect(clock.nowMs() - startMs).toBeLessThanOrEqual(withinMs);
     });
   }
 

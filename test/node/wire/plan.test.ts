@@ -35,6 +35,9 @@ describe("a plan", () => {
     expect(plan.shardBytes).toEqual([24000, 24000, 24000, 24000]);
     const uneven = makePlan(table(1, 4, (_, expert) => [expert === 0 ? 3000 : 1000]), 2);
     expect(uneven.shardBytes).toEqual([3000, 3000]);
+    // A layer's own balance comes first: it is one round of the wire.
+    const lopsided = makePlan([{ layer: 0, expert: 0, segmentBytes: [9000] }, ...table(2, 4, () => [1000]).filter((e) => e.layer === 1)], 2);
+    expect([0, 1].map((shard) => lopsided.slots[shard]!.filter((r) => r.layer === 1).length)).toEqual([2, 2]);
   });
 
   it("keeps an expert whole, or spreads its segments when asked", () => {

@@ -132,6 +132,8 @@ describe("a frame", () => {
 
 describe("the chunk size", () => {
   it("lets the worst case of a step fit both frames, and no larger one", () => {
+    // Here the request is the larger of the two frames.
+    expect(maxChunkTokens({ topK: 1, maxSegments: 1, hidden: 544, activations: "f32" })).toBe(479);
     fc.assert(fc.property(
       fc.record({ topK: fc.integer({ min: 1, max: 8 }), maxSegments: fc.integer({ min: 1, max: 4 }), hidden: fc.integer({ min: 1, max: 128 }).map((n) => n * 32), activations: fc.constantFrom("qa8" as const, "f32" as const) }),
       (shape) => {

@@ -57,6 +57,7 @@ export class ScriptedShard implements ShardTransport {
   readonly #script: Action[];
   readonly #connects: ConnectAction[];
   #connection = 100;
+  readonly #sent: { readonly bytes: ArrayBuffer; readonly copy: ArrayBuffer }[] = [];
   #held: ArrayBuffer[] = [];
 
   /** What comes after the scripts is "answer" and "ready". */
@@ -65,6 +66,11 @@ export class ScriptedShard implements ShardTransport {
     this.name = name;
     this.#script = [...script];
     this.#connects = [...connects];
+  }
+
+  /** True when no sent buffer was changed afterwards: a runtime may read it as late as it likes. */
+  get sentUnchanged(): boolean {
+    return this.#sent.every(({ bytes, copy }) => Buffer.compare(new Uint8Array(bytes), new Uint8Array(copy)) === 0);
   }
 
   async prepare(hello: Hello): Promise<Welcome> {
@@ -96,7 +102,11 @@ export class ScriptedShard implements ShardTransport {
       handlers.closed("1006");
     }
     return {
-      send: (bytes) => this.#received(bytes.slice(0), connection, handlers),
+      send: (bytes) => {
+        this.#sent.push({ bytes, copy: bytes.slice(0) });
+        // A closed socket takes what it is given and says nothing.
+        if (action !== "open-closes") this.#received(bytes.slice(0), connection, handlers);
+      },
       close: () => { if (this.live === handlers) this.live = null; },
     };
   }

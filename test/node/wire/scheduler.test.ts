@@ -1,0 +1,283 @@
+// The scheduler over an engine made of arithmetic: what a generation says depends on nothing but its own request, everyone gets on,
+// memory is reserved before acceptance and always given back, and a failure harms only those in the step.
+
+import { describe, expect, it } from "vitest";
+import type { GenerateEvent, GenerateRequest } from "../../../durable/generate.ts";
+import { LIMITS, type Limits } from "../../../durable/limits.ts";
+import { Scheduler, type StepEngine } from "../../../durable/scheduler.ts";
+import type { StepEntry, StepResult } from "../../../model/engine.ts";
+import { CapacityError } from "../../../model/heap.ts";
+import type { Timeline } from "../../../model/kv-cache.ts";
+import type { Tap } from "../../../model/taps.ts";
+import { FakeClock } from "./fake-clock.ts";
+
+const VOCAB = 50;
+
+/** Logits are a function of a timeline's tokens so far; a step ends when the test says so, or at once. */
+class ArithmeticEngine implements StepEngine {
+  readonly config = { vocabSize: VOCAB, router: { topK: 2 } };
+  readonly contextLength = 200;
+  readonly maxChunkTokens: number;
+  readonly steps: { ids: number[]; timeline: number }[][] = [];
+  openPositions = 0;
+  fail: ((step: number) => Error | null) | null = null;
+  poison = -1;
+  held: (() => void)[] | null = null;
+  readonly #capacity: number;
+  readonly #history = new Map<number, number[]>();
+  #nextId = 0;
+
+  constructor(maxChunkTokens: number, capacity = 10_000) {
+    this.maxChunkTokens = maxChunkTokens;
+    this.#capacity = capacity;
+  }
+
+  readonly kv = {
+    open: (maxTokens: number): Timeline => {
+      if (this.openPositions + maxTokens > this.#capacity) throw new CapacityError(`${maxTokens} positions do not fit.`);
+      this.openPositions += maxTokens;
+      return { id: this.#nextId++, maxTokens, pageTable: 0, pages: [], length: 0 };
+    },
+    close: (timeline: Timeline): void => {
+      if (!this.#history.delete(timeline.id) && timeline.length > 0) throw new Error("A timeline was closed twice.");
+      this.openPositions -= timeline.maxTokens;
+    },
+  };
+
+  async step(entries: readonly StepEntry[], taps: readonly Tap[] = []): Promise<StepResult> {
+    const n = entries.reduce((sum, e) => sum + e.ids.length, 0);
+    if (n > this.maxChunkTokens || n === 0 || entries.some((e) => e.ids.length === 0)) throw new Error(`A step of ${n} tokens was submitted.`);
+    this.steps.push(entries.map((e) => ({ ids: Array.from(e.ids), timeline: e.timeline.id })));
+    if (this.held !== null) await new Promise<void>((resolve) => this.held!.push(resolve));
+    const error = this.fail?.(this.steps.length - 1) ?? null;
+    if (error !== null) throw error;
+    const logits = entries.map((e) => {
+      if (e.timeline.length + e.ids.length > e.timeline.maxTokens) throw new Error("More tokens than reserved.");
+      const history = this.#history.get(e.timeline.id) ?? [];
+      this.#history.set(e.timeline.id, history);
+      const rows: number[] = [];
+      for (let i = 0; i < e.ids.length; i++) {
+        history.push(e.ids[i]!);
+        const h = history.reduce((a, b) => (Math.imul(a, 31) + b) >>> 0, 7);
+        if (e.logits === "all" || (e.logits === "last" && i === e.ids.length - 1))
+          for (let v = 0; v < VOCAB; v++) rows.push(h % VOCAB === this.poison ? NaN : ((Math.imul(h ^ v, 0x9e3779b1) >>> 8) % 1000) / 100);
+      }
+      return Float32Array.from(rows);
+    });
+    for (const tap of taps) for (let layer = 0; layer < 2; layer++) {
+      const timelines = entries.flatMap((e) => Array.from(e.ids, () => e.timeline.id));
+      const positions = entries.flatMap((e) => Array.from(e.ids, (_, i) => e.timeline.length + i));
+      tap.run({ layer, nTokens: n, timelines: Uint32Array.from(timelines), positions: Uint32Array.from(positions), values: new Float32Array(0), rowLength: 0,
+        ids: Uint32Array.from(positions.flatMap((p, t) => [p + layer, timelines[t]! * 0 + 9])), weights: Float32Array.from(positions.flatMap(() => [0.75, 0.25])) });
+    }
+    for (const e of entries) e.timeline.length += e.ids.length;
+    return { logits, frames: 1, bytes: 10, retries: 0 };
+  }
+}
+
+const request = (seed: number, more: Partial<GenerateRequest> = {}): GenerateRequest => ({
+  promptIds: Array.from({ length: 5 + (seed % 7) }, (_, i) => (seed * 13 + i * 7) % VOCAB), maxTokens: 8, stopIds: [], logprobs: 2,
+  sampling: { temperature: 0.8, topK: 0, topP: 1, minP: 0, seed }, ...more,
+});
+
+interface Reader {
+  readonly events: GenerateEvent[];
+  readonly generation: ReturnType<Scheduler["submit"]>;
+}
+
+function setUp(maxChunkTokens = 16, limits: Limits = LIMITS, capacity?: number) {
+  const clock = new FakeClock();
+  const engine = new ArithmeticEngine(maxChunkTokens, capacity);
+  let idle = 0;
+  const scheduler = new Scheduler(engine, clock, limits, () => { idle++; });
+  const read = (r: GenerateRequest): Reader => {
+    const events: GenerateEvent[] = [];
+    return { events, generation: scheduler.submit(r, (event) => events.push(event)) };
+  };
+  const finish = async (): Promise<void> => { for (let i = 0; i < 400 && scheduler.activeCount + scheduler.queuedCount > 0; i++) await clock.advance(1); await clock.settle(); };
+  /** Lets the held step end, and the next begin. */
+  const step = async (): Promise<void> => { await clock.settle(); engine.held!.shift()!(); await clock.settle(); };
+  /** Lets the held step end and holds no more. */
+  const release = (): void => { const held = engine.held!; engine.held = null; for (const end of held) end(); };
+  return { clock, engine, scheduler, read, finish, step, release, idleCount: () => idle };
+}
+
+/** Events with what may depend on neighbours (steps, bytes) left out. */
+const said = (events: readonly GenerateEvent[]): unknown[] => events.flatMap((e): unknown[] => (e.type === "prompt" ? [...e.tokens] : e.type === "end" ? [[e.reason, e.stopId, e.completionTokens]] : [e]));
+
+async function alone(r: GenerateRequest): Promise<unknown[]> {
+  const { read, finish } = setUp(64);
+  const reader = read(r);
+  await finish();
+  return said(reader.events);
+}
+
+describe("a generation", () => {
+  it("says the same alone, in company, and in chunks of any size", async () => {
+    const requests = [1, 2, 3, 4, 5].map((seed) => request(seed, { ...(seed === 2 ? { echo: true } : {}), ...(seed === 3 ? { trace: true } : {}), ...(seed === 4 ? { trace: { layer: 1 } } : {}), stopIds: [seed] }));
+    const expected = await Promise.all(requests.map(alone));
+    for (const maxChunkTokens of [1, 2, 3, 7, 16, 64]) {
+      const { read, finish, engine, idleCount } = setUp(maxChunkTokens);
+      const readers = requests.map(read);
+      await finish();
+      readers.forEach(({ events }, i) => expect(said(events), `chunks of ${maxChunkTokens}, request ${i}`).toEqual(expected[i]));
+      expect([engine.openPositions, idleCount()]).toEqual([0, 1]);
+    }
+  });
+
+  it("continues after emitted tokens where it was", async () => {
+    const whole = await alone(request(6));
+    for (const n of [1, 4, 7, 8]) {
+      const emittedIds = whole.slice(0, n).map((event) => (event as { id: number }).id);
+      expect(await alone(request(6, { emittedIds })), `${n} emitted`).toEqual(whole.slice(n));
+    }
+  });
+
+  it("scores a prompt without generating", async () => {
+    const { read, finish, engine } = setUp(4);
+    const { events } = read(request(1, { maxTokens: 0, echo: true }));
+    await finish();
+    const tokens = events.flatMap((e) => (e.type === "prompt" ? e.tokens : []));
+    expect(tokens.map((t) => t.id)).toEqual(request(1).promptIds);
+    expect(tokens.map((t) => t.logprob === null)).toEqual(tokens.map((_, i) => i === 0));
+    expect(tokens[3]!.top.length).toBe(2);
+    expect(events.filter((e) => e.type === "prompt").map((e) => e.start)).toEqual([0, 5]);
+    expect(events.at(-1)).toMatchObject({ type: "end", completionTokens: 0, promptTokens: 6 });
+    expect(engine.openPositions).toBe(0);
+  });
+
+  it("limits the logit rows of a step", async () => {
+    const { read, finish, engine } = setUp(64, { ...LIMITS, logitBytes: 3 * VOCAB * 4 });
+    read(request(1, { maxTokens: 0, echo: true, promptIds: Array.from({ length: 10 }, (_, i) => i) }));
+    await finish();
+    expect(engine.steps.map((step) => step[0]!.ids.length)).toEqual([3, 3, 3, 1]);
+  });
+});
+
+it("draws by the token's absolute position, so that a continuation of the same text draws alike", async () => {
+  const whole = await alone(request(6));
+  const ids = whole.slice(0, 3).map((event) => (event as { id: number }).id);
+  const longerPrompt = await alone(request(6, { promptIds: [...request(6).promptIds, ...ids], maxTokens: 5 }));
+  expect(longerPrompt.slice(0, 5).map((event) => (event as { id: number }).id)).toEqual(whole.slice(3, 8).map((event) => (event as { id: number }).id));
+});
+
+describe("a step", () => {
+  it("takes every token under way and shares the rest among prompts, short ones first", async () => {
+    const { read, finish, engine, step, release } = setUp(16);
+    engine.held = [];
+    read(request(1, { promptIds: [1, 2], maxTokens: 30 }));
+    await step();
+    const before = engine.steps.length;
+    read(request(2, { promptIds: Array.from({ length: 40 }, (_, i) => i), maxTokens: 1 }));
+    read(request(3, { promptIds: [4, 5, 6], maxTokens: 1 }));
+    release();
+    await finish();
+    const shared = engine.steps.slice(before).map((step) => Object.fromEntries(step.map((e) => [e.timeline, e.ids.length])));
+    expect(shared.find((step) => step[1] !== undefined)).toEqual({ 0: 1, 1: 12, 2: 3 });
+    expect(shared.filter((step) => step[1] !== undefined).every((step) => step[0] === 1)).toBe(true);
+  });
+
+  it("with less room than generations serves them in turn", async () => {
+    const { read, finish, engine } = setUp(3);
+    const readers = Array.from({ length: 8 }, (_, i) => read(request(i, { promptIds: [i + 1, 2], maxTokens: 20 })));
+    await finish();
+    for (const { events } of readers) expect(events.at(-1)).toMatchObject({ type: "end", completionTokens: 20 });
+    const last = new Map<number, number>();
+    engine.steps.forEach((step, i) => {
+      for (const { timeline } of step) {
+        expect(i - (last.get(timeline) ?? 0)).toBeLessThanOrEqual(8);
+        last.set(timeline, i);
+      }
+    });
+  });
+});
+
+describe("admission", () => {
+  it("reserves memory first: who does not fit waits in order, who never fits is told", async () => {
+    const { read, finish, engine, scheduler, clock, release } = setUp(16, LIMITS, 30);
+    engine.held = [];
+    const first = read(request(1, { promptIds: [1, 2, 3], maxTokens: 20 }));
+    const second = read(request(2, { promptIds: [1, 2, 3], maxTokens: 20 }));
+    const third = read(request(3, { promptIds: [1], maxTokens: 2 }));
+    const never = read(request(4, { promptIds: [1], maxTokens: 40 }));
+    await clock.settle();
+    expect([scheduler.activeCount, scheduler.queuedCount, engine.openPositions]).toEqual([1, 3, 22]);
+    expect(await first.generation.accepted).toBe(null);
+    release();
+    await finish();
+    expect(await second.generation.accepted).toBe(null);
+    expect(await never.generation.accepted).toMatchObject({ code: "capacity", retryable: false, message: "The KV cache of this generation does not fit: 40 positions do not fit." });
+    expect(never.events).toEqual([]);
+    expect([first, second, third].map(({ events }) => events.at(-1)!.type)).toEqual(["end", "end", "end"]);
+    expect(engine.openPositions).toBe(0);
+  });
+
+  it("has places and a queue of limited length", async () => {
+    const { read, scheduler, finish } = setUp(16, { ...LIMITS, activeGenerations: 2, queuedGenerations: 3 });
+    const readers = [1, 2, 3, 4, 5, 6].map((seed) => read(request(seed)));
+    expect([scheduler.activeCount, scheduler.queuedCount]).toEqual([2, 3]);
+    expect(await readers[5]!.generation.accepted).toMatchObject({ code: "overloaded", retryable: true, message: "2 generations run and 3 wait, the most this server takes; try again later." });
+    await finish();
+    expect(readers.slice(0, 5).map(({ events }) => events.at(-1)!.type)).toEqual(["end", "end", "end", "end", "end"]);
+  });
+});
+
+describe("an end before the end", () => {
+  it("comes within a step of a cancellation, frees memory, and leaves the others alone", async () => {
+    const { read, finish, engine, scheduler, step: go, release } = setUp(16);
+    const expected = await alone(request(2));
+    engine.held = [];
+    const leaving = read(request(1, { maxTokens: 100 }));
+    const staying = read(request(2));
+    await go();
+    await go();
+    const seen = leaving.events.length;
+    leaving.generation.cancel();
+    leaving.generation.cancel();
+    expect(engine.openPositions).toBeGreaterThan(100);
+    await go();
+    expect([leaving.events.length, scheduler.activeCount, scheduler.cancelled]).toEqual([seen, 1, 1]);
+    expect(engine.openPositions).toBe(request(2).promptIds.length + 7);
+    release();
+    await finish();
+    expect(said(staying.events)).toEqual(expected);
+    expect(engine.openPositions).toBe(0);
+  });
+
+  it("comes to a waiting generation at once", async () => {
+    const { read, scheduler, finish } = setUp(16, { ...LIMITS, activeGenerations: 1 });
+    read(request(1));
+    const waiting = read(request(2));
+    waiting.generation.cancel();
+    expect(scheduler.queuedCount).toBe(0);
+    expect(await waiting.generation.accepted).toMatchObject({ type: "error" });
+    await finish();
+    expect(waiting.events).toEqual([]);
+  });
+
+  it("comes to everyone in a step that fails, and to nobody else", async () => {
+    const { read, finish, engine } = setUp(16, { ...LIMITS, activeGenerations: 2 });
+    engine.fail = (step) => (step === 2 ? new Error("Layer 3 failed on shard x.") : null);
+    const readers = [1, 2, 3].map((seed) => read(request(seed)));
+    await finish();
+    for (const { events } of readers.slice(0, 2)) expect(events.at(-1)).toEqual({ type: "error", code: "step-failed", retryable: true, message: "A step of the model failed: Layer 3 failed on shard x." });
+    expect(said(readers[2]!.events)).toEqual(await alone(request(3)));
+    expect(engine.openPositions).toBe(0);
+  });
+
+  it("comes to a generation whose logits are not finite, alone", async () => {
+    const { read, finish, engine } = setUp(16);
+    const requests = [1, 2, 3, 4].map((seed) => request(seed, { maxTokens: 20 }));
+    const expected = await Promise.all(requests.map(alone));
+    engine.poison = 17;
+    const readers = requests.map(read);
+    await finish();
+    const ended = readers.map(({ events }) => events.at(-1)!.type);
+    expect(new Set(ended)).toEqual(new Set(["end", "error"]));
+    readers.forEach(({ events }, i) => {
+      if (ended[i] === "end") expect(said(events)).toEqual(expected[i]);
+      else expect(events.at(-1)).toMatchObject({ code: "step-failed", message: expect.stringContaining("a finite number was expected") });
+    });
+    expect(engine.openPositions).toBe(0);
+  });
+});
