@@ -8,6 +8,7 @@ import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } f
 import { createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { convertV4MiniflareOptions, Miniflare } from "miniflare";
+import { buildKernels } from "../cli/build-kernels.mjs";
 import { FolderSource } from "../cli/file-source.ts";
 import { openHuggingFace } from "../formats/huggingface.ts";
 import { MemorySink } from "../formats/memory-source.ts";
@@ -138,6 +139,7 @@ async function measureInWranglerDev(pack: ReadonlyMap<string, Uint8Array>): Prom
 
 /** The whole document, for `npm run bench`. */
 export async function benchRoundTrip(): Promise<{ miniflare: RoundTripReport; wranglerDev: RoundTripReport; targets: Record<string, { measured: number; atMost: number; reached: boolean }> }> {
+  await buildKernels({ log: (line) => console.error(line) });
   const pack = await demoPack();
   const miniflare = await measureInMiniflare(pack);
   const wranglerDev = await measureInWranglerDev(pack);

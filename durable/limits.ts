@@ -20,6 +20,7 @@ export interface Limits {
   readonly backoffBaseMs: number;
   readonly warmingMs: number;
   readonly loadPollMs: number;
+  readonly loadRetryMs: number;
   readonly shardNames: number;
   readonly activeGenerations: number;
   readonly queuedGenerations: number;
@@ -61,6 +62,8 @@ export const LIMITS: Limits = Object.freeze({
   warmingMs: 120_000,
   /** How long `prepare` waits for a load to finish before it answers with progress, and the pause it then asks for. */
   loadPollMs: 250,
+  /** After a failed load, being asked for health does not start another for this long: a damaged pack must not be read over and over. */
+  loadRetryMs: 10_000,
   /** Names tried for a shard that keeps landing in a shared isolate (strict mode). */
   shardNames: 3,
   /** Generations in one batch: the decode tokens of one step. */

@@ -24,6 +24,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
   #loading: Promise<Serving> | null = null;
   #progress: Progress | null = null;
   #failure: string | null = null;
+  #failedAtMs = 0;
   #cancelLinger: (() => void) | null = null;
 
   constructor(ctx: DurableObjectState, env: DurableEnv) {
@@ -35,7 +36,8 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     const { pathname, searchParams } = new URL(request.url);
     if (request.method === "POST" && pathname === "/generate") return this.#generate(request);
     if (request.method === "GET" && pathname === "/status") {
-      if (searchParams.has("warm")) void this.#model().catch(() => undefined);
+      const resting = this.#failure !== null && systemClock.nowMs() - this.#failedAtMs < this.#tenant.isolate.limits.loadRetryMs;
+      if (searchParams.has("warm") && !resting) void this.#model().catch(() => undefined);
       return Response.json(this.#status());
     }
     return new Response(`An orchestrator answers POST /generate and GET /status; got ${request.method} ${pathname}.\n`, { status: 404 });
@@ -60,6 +62,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
       return this.#serving;
     } catch (cause) {
       this.#failure = cause instanceof Error ? cause.message : String(cause);
+      this.#failedAtMs = systemClock.nowMs();
       throw cause;
     } finally {
       this.#loading = null;

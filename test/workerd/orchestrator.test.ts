@@ -73,6 +73,8 @@ describe("a loading model", () => {
       expect(response.status).toBe(503);
       const after = await statusOf(packId);
       expect(after.status).toBe("failed");
+      // Asking for health does not read a damaged pack again and again.
+      expect(await (await orchestrator(packId).fetch("http://orchestrator/status?warm=1")).json()).toMatchObject({ status: "failed", message: after.message });
       await (await post(packId, JSON.stringify(greedy(2)))).text();
       // What was read whole may stay, but a second failure adds nothing to the first.
       expect((await statusOf(packId)).isolate!.usedBytes).toBe(after.isolate!.usedBytes);

@@ -1,0 +1,135 @@
+// The page in a real headless Chromium, against the real serving stack: it becomes ready, streams coloured tokens, recolours by layer, explains a
+// token, stops, chats, and asks nothing of any other origin. Skips with a reason where there is no browser; with CI set that is a failure.
+
+import { existsSync } from "node:fs";
+import { chromium, type Browser, type Page } from "playwright-core";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { startServe, writeTinyPack, type Serving } from "../support/serve.ts";
+
+const executablePath = process.env["CHROMIUM_PATH"] ?? "/usr/bin/chromium";
+const hasBrowser = existsSync(executablePath);
+if (!hasBrowser && (process.env["CI"] ?? "") === "") console.warn(`The tests of the page are skipped: there is no Chromium at ${executablePath} (CHROMIUM_PATH names another).`);
+
+it.runIf((process.env["CI"] ?? "") !== "")("there is a browser where CI promises one", () => {
+  expect(hasBrowser, `no Chromium at ${executablePath}`).toBe(true);
+});
+
+describe.skipIf(!hasBrowser)("the page", () => {
+  let pack: { folder: string; remove: () => void };
+  let server: Serving;
+  let browser: Browser;
+  let page: Page;
+  const complaints: string[] = [];
+  const origins = new Set<string>();
+
+  beforeAll(async () => {
+    pack = await writeTinyPack();
+    server = await startServe(pack.folder);
+    browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
+    page = await browser.newPage();
+    page.on("console", (message) => message.type() === "error" && !message.text().includes("503") && complaints.push(message.text()));
+    page.on("pageerror", (error) => complaints.push(error.message));
+    page.on("request", (request) => request.url().startsWith("data:") || origins.add(new URL(request.url()).origin));
+    await page.goto(server.url);
+    await page.waitForSelector("#status[data-kind=ready]");
+  });
+  afterAll(async () => {
+    await browser?.close();
+    await server?.stop();
+    pack?.remove();
+  });
+
+  const setting = async (id: string, value: string): Promise<void> => {
+    await page.$eval(`#${id}`, (input, text) => {
+      (input as unknown as { value: string }).value = text;
+      input.dispatchEvent(new Event("input"));
+    }, value);
+  };
+  const traced = (): Promise<number> => page.locator(".token:not(.plain)").count();
+  const idle = (): Promise<unknown> => page.waitForSelector("#send:not([hidden])");
+
+  it("says what it serves", async () => {
+    expect(await page.textContent("#status-text")).toBe("tiny: 8 experts in each of 2 layers, 2 per token. Ready.");
+    expect(await page.locator(".expert").count()).toBe(8);
+  });
+
+  it("streams a continuation, each token coloured by its experts", async () => {
+    await setting("max-tokens", "12");
+    await setting("seed", "1");
+    await page.fill("#prompt", "abc");
+    await page.click("#send");
+    await page.waitForFunction(() => document.querySelectorAll(".token:not(.plain)").length === 12);
+    await idle();
+    expect(await page.textContent(".turn")).toMatch(/^abc/);
+    const tints = await page.$$eval(".token", (spans) => spans.map((span) => (span as unknown as { style: { getPropertyValue(name: string): string } }).style.getPropertyValue("--tint")));
+    expect(tints.every((tint) => tint.startsWith("oklch("))).toBe(true);
+    expect(new Set(tints).size).toBeGreaterThan(1);
+  });
+
+  it("recolours the same text by another layer", async () => {
+    const look = (): Promise<string[]> => page.$$eval(".token", (spans) => spans.map((span) => span.getAttribute("style") ?? ""));
+    const [before, text] = [await look(), await page.textContent(".turn")];
+    await setting("layer", "1");
+    expect(await look()).not.toEqual(before);
+    expect(await page.textContent(".turn")).toBe(text);
+    await setting("layer", "0");
+    expect(await look()).toEqual(before);
+  });
+
+  it("explains the token under the pointer, and the next one by arrow key", async () => {
+    await page.hover(".token >> nth=3");
+    expect(await page.locator(".token-experts li").count()).toBe(2);
+    const values = await page.locator(".token-experts .value").allTextContents();
+    const shares = values.map((value) => Number.parseFloat(value));
+    expect(shares.reduce((sum, share) => sum + share, 0)).toBeCloseTo(100, -1);
+    expect(await page.locator(".strip").count()).toBe(2);
+    await page.focus("#output");
+    await page.keyboard.press("ArrowRight");
+    expect(await page.locator(".token").nth(4).getAttribute("class")).toContain("looked");
+  });
+
+  it("shows only one expert's tokens when asked", async () => {
+    const expert = page.locator(".expert").nth(0);
+    await expert.click();
+    const dimmed = await page.locator(".token.dimmed").count();
+    expect(dimmed).toBeLessThan(await traced());
+    expect(await expert.getAttribute("aria-pressed")).toBe("true");
+    await expert.click();
+    expect(await page.locator(".token.dimmed").count()).toBe(0);
+  });
+
+  it("stops when told to", async () => {
+    await setting("max-tokens", "4000");
+    await page.click("#send");
+    await page.waitForFunction(() => document.querySelectorAll(".token:not(.plain)").length > 5);
+    await page.click("#stop");
+    await idle();
+    expect(await traced()).toBeLessThan(3900);
+    expect(await page.isHidden("#problem")).toBe(true);
+  });
+
+  it("chats, turn after turn", async () => {
+    await setting("max-tokens", "8");
+    await page.click("text=Chat");
+    for (const turn of [1, 2]) {
+      await page.fill("#prompt", "hello");
+      await page.keyboard.press("Enter");
+      await page.waitForFunction((n) => document.querySelectorAll(".turn.assistant").length === n && document.querySelectorAll(".token:not(.plain)").length === 8 * n, turn);
+      await idle();
+    }
+    expect(await page.locator(".turn.user").count()).toBe(2);
+  });
+
+  it("shows the server's own sentence when something is wrong", async () => {
+    await setting("max-tokens", "100000");
+    await page.fill("#prompt", "hello");
+    await page.keyboard.press("Enter");
+    await page.waitForSelector("#problem:not([hidden])");
+    expect(await page.textContent("#problem")).toContain("maximum context length is 4096 tokens");
+  });
+
+  it("asked nothing of any other origin, and complained of nothing but that refusal", () => {
+    expect([...origins]).toEqual([server.url]);
+    expect(complaints.filter((text) => !text.includes("400"))).toEqual([]);
+  });
+});
