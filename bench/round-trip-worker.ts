@@ -3,16 +3,12 @@
 // Of use on a local machine only: there the clock advances during computation (2026-11), which production's does not.
 
 import { DurableObject } from "cloudflare:workers";
-import { ShardClient } from "../durable/client.ts";
-import { SeededRandom, systemClock } from "../durable/clock.ts";
-import { hostIsolate, shardCount, type DurableEnv } from "../durable/env.ts";
+import { SeededRandom } from "../durable/clock.ts";
+import { hostIsolate, type DurableEnv } from "../durable/env.ts";
+import { maxSegmentsOf, openFanOut } from "../durable/fan-out.ts";
 import { currentPack } from "../durable/opened-packs.ts";
 import { replyFrameBytes, requestLayout } from "../durable/protocol.ts";
-import { segmentCounts } from "../durable/served-model.ts";
 import { blobsOfSlots } from "../durable/served-experts.ts";
-import { ObjectTransport } from "../durable/shard-transport.ts";
-import { WebSocketExperts } from "../durable/websocket-experts.ts";
-import { makePlan } from "../fleet/plan.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { PackManifest } from "../formats/manifest.ts";
 import type { ExpertBatch } from "../model/experts.ts";
@@ -57,12 +53,8 @@ export class RoundTrips extends DurableObject<BenchEnv> {
     const { heap } = tenant;
     const { manifest, packHash } = await currentPack(this.env);
     const { config: c, activations } = manifest;
-    const plan = makePlan(manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map((s) => s.bytes) })), shardCount(this.env));
-    const clients = plan.slots.map((slots, shard) => new ShardClient({
-      transport: () => new ObjectTransport(this.env.SHARDS, `bench-${shard}`), hello: { protocolVersion: 1, packHash, epoch: 1, slots, strictIsolates: false },
-      limits, clock: systemClock, random: new SeededRandom(shard), budget: tenant.isolate.inFlight,
-    }));
-    await Promise.all(clients.map((client) => client.connect()));
+    const { plan, clients, ...lines } = openFanOut(this.env, manifest, packHash, limits, tenant.isolate.inFlight);
+    await lines.connect();
     const echoes = await Promise.all(clients.map((_, shard) => this.#echo(`echo-${shard}`)));
 
     // The experts themselves, adopted from the same memory.
@@ -74,12 +66,11 @@ export class RoundTrips extends DurableObject<BenchEnv> {
       const { start, end, hash } = e.segments[segment]!;
       return { ptr: tenant.ptrOf(hash), width: end - start, gateUp: e.gateUp, down: e.down };
     }, c.hiddenSize);
-    const maxSegments = Math.max(1, ...segmentCounts(manifest).flat());
-    const fanOut = new WebSocketExperts({ clients, shardOf: plan.shardOf, heap, hidden: c.hiddenSize, activations, maxTokens: 1, frameBytes: limits.frameBytes }, c.nExperts * maxSegments);
+    const fanOut = lines.experts(heap, 1);
 
     const rowBytes = activationRowBytes(activations, c.hiddenSize);
     const acts = heap.alloc(rowBytes, "benchmark");
-    const rows = heap.alloc(c.router.topK * maxSegments * c.hiddenSize * 4, "benchmark");
+    const rows = heap.alloc(c.router.topK * maxSegmentsOf(manifest) * c.hiddenSize * 4, "benchmark");
     heap.u8.fill(3, acts, acts + rowBytes);
     const made = routings(nTokens, c).map((routing) => roundOf(routing, manifest, plan.shardOf, clients.length, acts, rowBytes, rows));
 

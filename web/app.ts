@@ -89,6 +89,21 @@ function requestBody(text: string): { path: string; body: object } {
     : { path: "/v1/completions", body: { ...common, prompt: text } };
 }
 
+let progressShown = true;
+let following = true;
+output.addEventListener("scroll", () => (following = output.scrollHeight - output.scrollTop - output.clientHeight < 60));
+/** Panels, speed and scrolling follow the tokens once per frame, however fast those come. */
+function showProgress(speed: string): void {
+  find("speed").textContent = speed;
+  if (!progressShown) return;
+  progressShown = false;
+  requestAnimationFrame(() => {
+    progressShown = true;
+    updateExperts();
+    if (following) output.scrollTop = output.scrollHeight;
+  });
+}
+
 const textOf = (chunk: StreamChunk): string => chunk.choices[0]?.text ?? chunk.choices[0]?.delta?.content ?? "";
 
 async function generate(text: string): Promise<void> {
@@ -97,6 +112,7 @@ async function generate(text: string): Promise<void> {
   running = controller;
   problem("");
   const chat = mode() === "chat";
+  following = true;
   if (!chat) view.clear();
   const { path, body } = requestBody(text);
   const said = block(chat ? "turn user" : "turn given");
@@ -115,13 +131,11 @@ async function generate(text: string): Promise<void> {
       answer += piece;
       const trace = chunk.moe?.token;
       if (trace !== undefined || piece !== "") {
-        const follow = output.scrollHeight - output.scrollTop - output.clientHeight < 40;
         view.add(target, trace?.id ?? -1, piece, trace === undefined ? null : traceOf(trace));
-        if (follow) output.scrollTop = output.scrollHeight;
-        updateExperts();
         if (started === 0) started = performance.now();
         else nTokens++;
-        if (nTokens > 0) find("speed").textContent = `${(nTokens / ((performance.now() - started) / 1000)).toFixed(1)} tokens/s`;
+        const rate = nTokens / ((performance.now() - started) / 1000);
+        showProgress(nTokens > 0 ? `${rate.toFixed(1)} tokens/s` : "");
       }
       const reason = chunk.choices[0]?.finish_reason;
       if (reason != null) target.dataset["end"] = reason === "length" ? " …" : " ∎"; // cut off, or ended by the model itself

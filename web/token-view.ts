@@ -36,6 +36,9 @@ export class TokenView {
   onLook: (token: ShownToken | null) => void = () => {};
   #output: HTMLElement;
   #looked: ShownToken | null = null;
+  /** Summed weights of all tokens, [layer][expert]: kept up, so that a long text costs no more per token than a short one. */
+  #sums: number[][] = [];
+  readonly #ofSpan = new Map<EventTarget, ShownToken>();
 
   constructor(output: HTMLElement) {
     this.#output = output;
@@ -55,6 +58,8 @@ export class TokenView {
 
   clear(): void {
     this.tokens.length = 0;
+    this.#sums = [];
+    this.#ofSpan.clear();
     this.#output.replaceChildren();
     this.#looked = null;
     this.onLook(null);
@@ -69,6 +74,11 @@ export class TokenView {
     if (trace !== null && /^\n+$/.test(text)) span.dataset["mark"] = "↵";
     const token = { id, text, trace, span };
     this.tokens.push(token);
+    if (trace !== null) this.#ofSpan.set(span, token);
+    trace?.experts.forEach((experts, layer) => {
+      const sums = (this.#sums[layer] ??= []);
+      experts.forEach((expert, i) => (sums[expert] = (sums[expert] ?? 0) + (trace.weights[layer]?.[i] ?? 0)));
+    });
     this.#paint(token);
     parent.append(span);
   }
@@ -80,16 +90,13 @@ export class TokenView {
 
   /** Share of each expert's weight in the layer over all traced tokens, [nExperts], summing to 1. */
   shares(nExperts: number): number[] {
-    const shares = new Array<number>(nExperts).fill(0);
-    for (const { trace } of this.tokens) {
-      trace?.experts[this.layer]?.forEach((expert, i) => (shares[expert] = (shares[expert] ?? 0) + (trace.weights[this.layer]?.[i] ?? 0)));
-    }
-    const total = shares.reduce((sum, share) => sum + share, 0) || 1;
-    return shares.map((share) => share / total);
+    const sums = Array.from({ length: nExperts }, (_, expert) => this.#sums[this.layer]?.[expert] ?? 0);
+    const total = sums.reduce((sum, share) => sum + share, 0) || 1;
+    return sums.map((share) => share / total);
   }
 
   #tokenOf(target: EventTarget | null): ShownToken | null {
-    return this.tokens.find((token) => token.span === target && token.trace !== null) ?? null;
+    return target === null ? null : this.#ofSpan.get(target) ?? null;
   }
 
   #look(token: ShownToken | null): void {

@@ -89,8 +89,11 @@ describe.skipIf(!hasBrowser)("the page", () => {
   });
 
   it("shows only one expert's tokens when asked", async () => {
-    const expert = page.locator(".expert").nth(0);
+    await page.hover(".token >> nth=0");
+    const name = await page.locator(".token-experts .name").first().textContent();
+    const expert = page.locator(".expert").nth(Number(name!.replace("Expert ", "")));
     await expert.click();
+    expect(await page.locator(".token").nth(0).getAttribute("class")).not.toContain("dimmed");
     const dimmed = await page.locator(".token.dimmed").count();
     expect(dimmed).toBeLessThan(await traced());
     expect(await expert.getAttribute("aria-pressed")).toBe("true");

@@ -7,26 +7,18 @@ import { resolve } from "node:path";
 import type { ModelConfig } from "../../model/config.ts";
 import type { DefinitionMatrix } from "../../model/definition.ts";
 import { plainInverseFrequencies } from "../../model/rope.ts";
+import { BOS } from "./llama2c-text.ts";
 
 /** The data folder of tests that need real files. */
 export const dataFolder = resolve(process.env["WORKERS_MOE_DATA"] ?? "../shared/data");
 export const hasStories = existsSync(resolve(dataFolder, "models/llama2c/stories260K.bin"));
 export const STORIES_SKIP_REASON = "needs models/llama2c/stories260K.bin under WORKERS_MOE_DATA (default ../shared/data)";
 
-/** 200 steps at temperature 0, as llama2.c's own test expects them. */
-export const STORIES_TEXT =
-  "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball. " +
-  "She wanted to play with it, but it was too high.\nLily's mom said, \"Lily, let's go to the park.\" Lily was sad and didn't know what to do. " +
-  "She said, \"I want to play with your ball, but I can't find it.\"\nLily was sad and didn't know what to do. " +
-  "She said, \"I'm sorry, Lily. I didn't know what to do.\"\nLily didn't want to help her mom, so she";
-export const STORIES_STEPS = 200;
-export const BOS = 1;
-
 export interface Stories {
   readonly config: ModelConfig;
   readonly weights: (name: string) => DefinitionMatrix;
-  /** Text of generated ids (BOS first, as run.c prints it). */
-  decode(ids: readonly number[]): string;
+  /** Piece of each id; llama2c-text.ts turns ids into text with them. */
+  readonly pieces: readonly string[];
 }
 
 /** Reads stories260K with its FFN (width 172) split into `nExperts` experts of equal width. */
@@ -73,11 +65,11 @@ export function readStories(nExperts: number): Stories {
     return { rows: dim, cols: width, values };
   };
 
-  return { config, weights, decode: storiesDecoder() };
+  return { config, weights, pieces: storiesPieces() };
 }
 
-/** tok512.bin: u32 longest piece, then per id f32 score, u32 length, bytes. After BOS a leading space is dropped; <0xHH> is a byte. */
-function storiesDecoder(): (ids: readonly number[]) => string {
+/** tok512.bin: u32 longest piece, then per id f32 score, u32 length, bytes. Pieces as latin1 strings, one character a byte. */
+function storiesPieces(): string[] {
   const data = readFileSync(resolve(dataFolder, "models/llama2c/tok512.bin"));
   const pieces: string[] = [];
   for (let at = 4; at < data.length; ) {
@@ -85,13 +77,5 @@ function storiesDecoder(): (ids: readonly number[]) => string {
     pieces.push(data.toString("latin1", at + 8, at + 8 + length));
     at += 8 + length;
   }
-  return (ids) => {
-    const text = ids.map((id, i) => {
-      const piece = pieces[id]!;
-      const byte = /^<0x([0-9A-F]{2})>$/.exec(piece);
-      if (byte !== null) return String.fromCharCode(parseInt(byte[1]!, 16));
-      return ids[i - 1] === BOS && piece.startsWith(" ") ? piece.slice(1) : piece;
-    });
-    return Buffer.from(text.slice(1).join(""), "latin1").toString("utf8");
-  };
+  return pieces;
 }

@@ -54,8 +54,6 @@ export interface TinyModel {
   /** Files of the Hugging Face folder, by name. */
   huggingFaceFiles(options?: HuggingFaceOptions): Map<string, Uint8Array>;
   ggufBytes(options?: GgufOptions): Uint8Array;
-  writeHuggingFace(dir: string, options?: HuggingFaceOptions): Promise<void>;
-  writeGguf(file: string, options?: GgufOptions): Promise<void>;
 }
 
 const SIZES = { vocab_size: 97, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, num_experts_per_tok: 2,
@@ -182,15 +180,6 @@ export function tinyModel(architecture: TinyArchitecture, seed: number, override
 
   return {
     config, weights, huggingFaceFiles, ggufBytes,
-    async writeHuggingFace(dir, options) {
-      const { mkdir, writeFile } = await import("node:fs/promises");
-      await mkdir(dir, { recursive: true });
-      for (const [name, bytes] of huggingFaceFiles(options)) await writeFile(`${dir}/${name}`, bytes);
-    },
-    async writeGguf(file, options) {
-      const { writeFile } = await import("node:fs/promises");
-      await writeFile(file, ggufBytes(options));
-    },
   };
 }
 

@@ -8,14 +8,18 @@ import type { GenerateEvent, GenerateRequest, OrchestratorStatus } from "../../d
 import type { DurableEnv } from "../../durable/env.ts";
 import type { ExpertShard } from "../../durable/shard.ts";
 import type { Orchestrator } from "../../durable/orchestrator.ts";
-import { segmentCounts } from "../../durable/served-model.ts";
-import { blobsOf, segmentName } from "../../formats/manifest.ts";
-import { loadBlobs, openPack } from "../../formats/pack-reader.ts";
+import { InFlightBudget } from "../../durable/client.ts";
+import { openFanOut } from "../../durable/fan-out.ts";
+import { LIMITS } from "../../durable/limits.ts";
+import { loadModel } from "../../formats/load-model.ts";
+import type { PackManifest } from "../../formats/manifest.ts";
+import { openPack } from "../../formats/pack-reader.ts";
 import { Engine } from "../../model/engine.ts";
+import type { Experts } from "../../model/experts.ts";
 import { Heap } from "../../model/heap.ts";
-import { ExpertRunner, LocalExperts } from "../../model/local-experts.ts";
+import type { Kernels } from "../../model/kernels.ts";
+import { ExpertRunner, LocalExperts, type SegmentLookup } from "../../model/local-experts.ts";
 import { argmax } from "../../model/sampling.ts";
-import { bindTrunk } from "../../model/trunk.ts";
 import { chooseKernels, RESERVED_BYTES } from "../../model/wasm-kernels.ts";
 import { openTinyHuggingFace, packToMemory, type MemoryPack } from "../support/pack-to-memory.ts";
 import { tinyModel } from "../support/tiny-models.ts";
@@ -27,11 +31,12 @@ export interface Deployment {
   readonly shards: number;
   readonly isolates?: "shared" | "strict";
   readonly planUnit?: "expert" | "segment";
+  readonly source?: "r2" | "assets";
 }
 
 /** Sets the variables that objects made from now on will read. */
-export function deploy({ packId, shards, isolates = "shared", planUnit = "expert" }: Deployment): void {
-  Object.assign(env, { PACK_ID: packId, PACK_SOURCE: "r2", SHARDS_COUNT: String(shards), ISOLATES: isolates, PLAN_UNIT: planUnit });
+export function deploy({ packId, shards, isolates = "shared", planUnit = "expert", source = "r2" }: Deployment): void {
+  Object.assign(env, { PACK_ID: packId, PACK_SOURCE: source, SHARDS_COUNT: String(shards), ISOLATES: isolates, PLAN_UNIT: planUnit });
 }
 
 /**
@@ -85,33 +90,26 @@ export const outputOf = (events: readonly GenerateEvent[]): unknown[] => events.
   }
 });
 
-/** The same model with everything in one place and no wire: an engine over LocalExperts. */
-export async function inProcess(pack: MemoryPack): Promise<Engine> {
-  const { manifest } = await openPack(pack.source);
+/** The same model with its trunk and experts in this isolate, apart from any object: `experts` decides who computes them. */
+async function engineHere(pack: MemoryPack, experts: (parts: { manifest: PackManifest; packHash: string; heap: Heap; kernels: Kernels; lookup: SegmentLookup }) => Experts): Promise<Engine> {
+  const { manifest, packHash } = await openPack(pack.source);
   const memory = new WebAssembly.Memory({ initial: 64 });
   const heap = new Heap(memory, RESERVED_BYTES, 64 << 20);
   const { kernels } = chooseKernels({ modules: kernelModules, memory });
-  const at = new Map<string, number>();
-  await loadBlobs(pack.source, manifest, Array.from(blobsOf(manifest), ({ name, blob }) => {
-    const ptr = heap.alloc(blob.bytes, "weights");
-    at.set(name, ptr);
-    return { name, blob, write: (bytes: Uint8Array, offset: number) => heap.u8.set(bytes, ptr + offset) };
-  }));
-  const experts = new Map(manifest.experts.map((e) => [e.layer * 1000 + e.expert, e]));
-  const hidden = manifest.config.hiddenSize;
-  return new Engine({
-    config: manifest.config, kernels, heap, kvFormat: manifest.kvFormat, activations: manifest.activations, maxChunkTokens: 64, segmentCounts: segmentCounts(manifest),
-    trunk: bindTrunk(manifest.config, (name) => {
-      const blob = manifest.blobs[name];
-      return blob === undefined ? undefined : { ptr: at.get(name)!, format: blob.format, nRows: blob.rows, nCols: blob.cols };
-    }),
-    experts: new LocalExperts(new ExpertRunner(kernels, heap, hidden, manifest.config.expertIntermediateSize, 64), (layer, expert, segment) => {
-      const e = experts.get(layer * 1000 + expert)!;
-      const { start, end } = e.segments[segment]!;
-      return { ptr: at.get(segmentName(layer, expert, segment))!, width: end - start, gateUp: e.gateUp, down: e.down };
-    }, hidden),
-  });
+  const { trunk, lookup, segmentCounts } = await loadModel(pack.source, manifest, heap);
+  const { config, kvFormat, activations } = manifest;
+  return new Engine({ config, kernels, heap, kvFormat, activations, maxChunkTokens: CHUNK_TOKENS, segmentCounts, trunk, experts: experts({ manifest, packHash, heap, kernels, lookup }) });
 }
+
+const CHUNK_TOKENS = 64;
+
+/** Everything in one place and no wire: an engine over LocalExperts. */
+export const inProcess = (pack: MemoryPack): Promise<Engine> => engineHere(pack, ({ manifest: { config }, heap, kernels, lookup }) =>
+  new LocalExperts(new ExpertRunner(kernels, heap, config.hiddenSize, config.expertIntermediateSize, CHUNK_TOKENS), lookup, config.hiddenSize));
+
+/** The trunk here and the experts on the shards of the deployment in force, through real sockets: raw logits of a placement. */
+export const overShards = (pack: MemoryPack): Promise<Engine> => engineHere(pack, ({ manifest, packHash, heap }) =>
+  openFanOut(fleetEnv, manifest, packHash, LIMITS, new InFlightBudget(LIMITS.inFlightBytes)).experts(heap, CHUNK_TOKENS));
 
 /** Logits of the prompt and of `nTokens` greedy tokens after it, one row per position, by an engine in this isolate. */
 export async function greedyLogits(engine: Engine, nTokens: number): Promise<{ ids: number[]; logits: Float32Array[] }> {

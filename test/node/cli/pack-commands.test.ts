@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { tinyModel } from "../../support/tiny-models.ts";
+import { writeGguf, writeHuggingFace } from "../../support/write-tiny.ts";
 
 const LAUNCHER = fileURLToPath(new URL("../../../bin/workers-moe.js", import.meta.url));
 let folder = "";
@@ -27,13 +28,13 @@ const run = (...args: string[]): Promise<Outcome> =>
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), "pack-commands-"));
   const model = tinyModel("qwen3_moe", 51);
-  await model.writeHuggingFace(join(folder, "Tiny Model"), { shards: 2 });
-  await model.writeGguf(join(folder, "tiny.gguf"), { type: "Q8_0" });
-  await model.writeGguf(join(folder, "short.gguf"), { type: "Q8_0" });
+  await writeHuggingFace(model, join(folder, "Tiny Model"), { shards: 2 });
+  await writeGguf(model, join(folder, "tiny.gguf"), { type: "Q8_0" });
+  await writeGguf(model, join(folder, "short.gguf"), { type: "Q8_0" });
   truncateSync(join(folder, "short.gguf"), 100_000);
   // Fails when most of the pack is written: the last matrix holds a value that no format of groups can.
   model.weights.get("layers.1.experts.7.down")!.values[5] = NaN;
-  await model.writeGguf(join(folder, "nan.gguf"), { type: "F32" });
+  await writeGguf(model, join(folder, "nan.gguf"), { type: "F32" });
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
