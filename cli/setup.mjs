@@ -137,8 +137,8 @@ const npmScripts = {
   build: [],
   start: [["bin/workers-moe.js", "serve", "demo/pack", "--port", process.env.PORT || "8787"]],
   test: [["node_modules/vitest/vitest.mjs", "run"]],
-  bench: [["bin/workers-moe.js", "bench"]],
-  check: [[TSC, "-p", "."], [TSC, "-p", "web"]],
+  bench: [["bin/workers-moe.js", "bench", "--json"]],
+  check: [[TSC, "-p", "."], [TSC, "-p", "tsconfig.workers.json"], [TSC, "-p", "web"]],
   deploy: [["node_modules/wrangler/bin/wrangler.js", "deploy"]], // with PACK=<folder>, main() adds that pack's id
 };
 

@@ -194,8 +194,9 @@ export class Scheduler {
         run.moe.retries += result.retries;
         if (!run.ended) this.#deliver(run, starts[i]!, entries[i]!, result.logits[i]!);
       });
-      // Without frames nothing has yielded to the event loop: cancellations and new requests would starve.
-      if (result.frames === 0) await sleep(this.#clock, 0);
+      // Rounds to objects of the same process can run without ever leaving the microtask queue (workerd, 2026-11): without this pause
+      // readers, cancellations and new requests would starve.
+      await sleep(this.#clock, 0);
     } catch (cause) {
       const message = cause instanceof Error ? cause.message : String(cause);
       for (const run of runs) this.#end(run, failure("step-failed", `A step of the model failed: ${message}`, true));

@@ -96,7 +96,7 @@ function setUp(maxChunkTokens = 16, limits: Limits = LIMITS, capacity?: number) 
   };
   const finish = async (): Promise<void> => { for (let i = 0; i < 400 && scheduler.activeCount + scheduler.queuedCount > 0; i++) await clock.advance(1); await clock.settle(); };
   /** Lets the held step end, and the next begin. */
-  const step = async (): Promise<void> => { await clock.settle(); engine.held!.shift()!(); await clock.settle(); };
+  const step = async (): Promise<void> => { await clock.advance(0); engine.held!.shift()!(); await clock.advance(0); };
   /** Lets the held step end and holds no more. */
   const release = (): void => { const held = engine.held!; engine.held = null; for (const end of held) end(); };
   return { clock, engine, scheduler, read, finish, step, release, idleCount: () => idle };
