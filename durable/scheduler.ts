@@ -158,6 +158,10 @@ export class Scheduler {
         this.#sweep();
         if (this.#active.length === 0) break;
         await this.#step();
+        this.#sweep();
+        // Rounds to objects of the same process can run without ever leaving the microtask queue (workerd, 2026-11): without this pause
+        // readers, cancellations and new requests would starve.
+        await sleep(this.#clock, 0);
       }
     } finally {
       this.#looping = false;
@@ -194,9 +198,6 @@ export class Scheduler {
         run.moe.retries += result.retries;
         if (!run.ended) this.#deliver(run, starts[i]!, entries[i]!, result.logits[i]!);
       });
-      // Rounds to objects of the same process can run without ever leaving the microtask queue (workerd, 2026-11): without this pause
-      // readers, cancellations and new requests would starve.
-      await sleep(this.#clock, 0);
     } catch (cause) {
       const message = cause instanceof Error ? cause.message : String(cause);
       for (const run of runs) this.#end(run, failure("step-failed", `A step of the model failed: ${message}`, true));

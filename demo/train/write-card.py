@@ -100,17 +100,18 @@ def length_phases(log):
 
 
 def mixture(work):
-    """The last factors on the domain mixture and when they began, from the control history."""
-    last, begin = {}, 0
+    """The factors on the domain mixture and when each set began, from the control history."""
+    last, out = {}, []
     for line in (work / "control-history.jsonl").read_text().splitlines():
         row = json.loads(line)
         if row.get("factors", {}) != last and not row.get("stop"):
-            last, begin = row.get("factors", {}), row["tokens"]
-    if not last:
+            last = row.get("factors", {})
+            out.append(f"  * from {row['tokens'] / 1e6:.1f}M tokens: " + ", ".join(f"{d} {v}" for d, v in last.items()))
+    if not out:
         return ""
-    listed = ", ".join(f"{d} {v}" for d, v in last.items())
-    return (f" From {begin / 1e6:.1f}M tokens on the shares were multiplied by factors chosen from the distance to the"
-            f"\n  n-gram baseline on the held-out subset: {listed}.")
+    return ("\n  While training, the shares were multiplied by factors chosen from the distance to the n-gram baseline on a"
+            "\n  subset of the held-out text (domains not named: 1), so the held-out figures are not free of that choice:\n"
+            + "\n".join(out))
 
 
 def decay_start(log):
@@ -178,11 +179,12 @@ more than half of their long lines in training are dropped, and files that are m
 * Tokenizer: byte-level BPE trained here on about 1.2 MB of training text per domain; Qwen2-style split pattern.
   Special tokens `<|endoftext|>`, `<|user|>`, `<|assistant|>`, `<|system|>`, `<|end|>`. Documents end with
   `<|endoftext|>`; there is no begin-of-sequence token.
-* Rows: domains are drawn in proportion to their token count to the power 0.6; within an epoch no chunk repeats.{mixture(work)}
+* Rows: domains are drawn in proportion to their token count to the power 0.6; within an epoch no chunk repeats.
   17 % of the rows are in the chat form. Row length: {length_phases(log)}. {tokens:,} tokens in {e['training']['step']:,} steps of 8,192 tokens;
-  the corpus has {corpus_tokens:,} tokens.
+  the corpus has {corpus_tokens:,} tokens.{mixture(work)}
 * Muon (learning rate {optimiser.MUON_LR}, momentum {optimiser.MUON_MOMENTUM}, decay {optimiser.MUON_DECAY}) for attention and expert matrices; AdamW (0.004; router
-  0.002; betas 0.9 and 0.95) for the rest. Warm-up over 0.5M tokens, constant, then linear to zero from {decay_start(log)}. Gradient norm clipped at 1.
+  0.002; betas 0.9 and 0.95) for the rest. Warm-up over 0.5M tokens, constant, then falling
+  to zero from {decay_start(log)} on, close to linearly (the planned end was moved while training). Gradient norm clipped at 1.
 * Router: softmax over all experts in float32, top {c['num_experts_per_tok']}, renormalised. Balance loss over the whole global batch (averaged
   over layers; coefficient 0.01 for the first 1.66M tokens, 0.03 after), router z-loss 0.001.
 * float32 on two CPU cores, two processes that share gradients and parameters in memory.

@@ -126,7 +126,9 @@ describe("readers", () => {
       const leaving = (async () => {
         for await (const event of generate(() => orchestrator("leaving"), greedy(100), { signal: abort.signal })) {
           if (event.type === "token") seen++;
-          if (how === "break" && seen === 3) break;
+          if (how !== "break" || seen < 3) continue;
+          await until(() => gate.reached === 2);
+          break;
         }
       })().catch(() => undefined);
       await until(() => gate.reached === 1);
