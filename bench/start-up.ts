@@ -23,7 +23,7 @@ async function startOnce(): Promise<{ ready: number; firstAnswer: number }> {
   const port = await freePort();
   const began = performance.now();
   const seconds = (): number => Math.round(performance.now() - began) / 1000;
-  const child = spawn("npm", ["start"], { cwd: ROOT, env: { ...process.env, PORT: String(port) }, stdio: ["ignore", "pipe", "ignore"] });
+  const child = spawn("npm", ["start"], { cwd: ROOT, env: { ...process.env, PORT: String(port) }, stdio: ["ignore", "pipe", "ignore"], detached: true });
   const exited = new Promise<void>((done) => child.on("exit", () => done()));
   try {
     await new Promise<void>((done, failed) => {
@@ -43,7 +43,8 @@ async function startOnce(): Promise<{ ready: number; firstAnswer: number }> {
     await response.json();
     return { ready, firstAnswer: seconds() };
   } finally {
-    child.kill("SIGTERM");
+    // npm passes no signal on, so the whole process group gets it, as from Ctrl-C at a terminal.
+    process.kill(-child.pid!, "SIGTERM");
     await exited;
   }
 }

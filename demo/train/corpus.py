@@ -133,8 +133,17 @@ def split(docs, units_held=None):
                 break
     train = [t for u, t in unique if u not in units_held]
     held = [t for u, t in unique if u in units_held]
-    lines = {l for t in train for l in map(str.strip, t.splitlines()) if len(l) >= 30}
+    lines = long_lines(train)
     return train, [t for t in held if repeated_share(t, lines) <= DUPLICATE_MAX], units_held
+
+
+def long_lines(texts):
+    return {l for t in texts for l in map(str.strip, t.splitlines()) if len(l) >= 30}
+
+
+def repeated_lines(parts):
+    """Share of a domain's held-out long-line characters whose line also stands in its training text."""
+    return repeated_share("\n".join(parts["heldout"]), long_lines(parts["train"]))
 
 
 def repeated_share(text, lines):

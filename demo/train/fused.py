@@ -16,7 +16,7 @@ F32, LONG = ctypes.c_float, ctypes.c_long
 
 def install(folder):
     global LIBRARY
-    source, target = Path(__file__).with_name("kernels.c"), Path(folder) / "kernels.so"
+    source, target = Path(__file__).with_name("kernels.c"), Path(folder).resolve() / "kernels.so"
     subprocess.run(["cc", "-O3", "-march=native", "-ffast-math", "-shared", "-fPIC", str(source), "-o", str(target), "-lm"],
                    check=True)
     LIBRARY = ctypes.CDLL(str(target))

@@ -73,7 +73,7 @@ def main():
             "trainDocuments": len(parts["train"]), "trainBytes": sum(len(t.encode()) for t in parts["train"]),
             "trainTokens": len(rows[f"{domain}.train"]), "chatTokens": len(rows[f"{domain}.chat"]),
             "heldoutDocuments": len(held), "heldoutBytes": sum(len(t.encode()) for t in parts["heldout"]),
-            "heldoutTokens": sum(map(len, held))}
+            "heldoutTokens": sum(map(len, held)), "heldoutRepeatedLines": corpus.repeated_lines(parts)}
         print(domain, report[domain], f"{time.time() - started:.0f} s", flush=True)
     (args.work / "corpus.json").write_text(json.dumps(report, indent=1))
 

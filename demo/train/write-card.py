@@ -58,9 +58,9 @@ def data_table(e):
                      "; ".join(dict.fromkeys(commit(d, f["commit"]) for f in entries)),
                      "; ".join(dict.fromkeys(licence(d, f["licence"]) for f in entries)),
                      f"{c['trainBytes'] / 1e6:.2f} MB", f"{c['trainTokens']:,}", f"{c['heldoutBytes'] / 1e3:.0f} kB",
-                     c["heldoutDocuments"]])
+                     c["heldoutDocuments"], f"{100 * c['heldoutRepeatedLines']:.0f} %"])
     return table(["domain", "what", "repository", "commit", "licence", "training", "tokens", "held-out",
-                  "held-out documents"], rows)
+                  "held-out documents", "repeated lines"], rows)
 
 
 def fence(text):
@@ -171,8 +171,11 @@ Only texts whose licence allows publishing a trained model. The corpus itself is
 The TinyStories licence is inferred from the original data set. The four documentation languages hold out the same
 files, so no held-out page was read in another language. Splits are by whole units: chapters (novel), blocks of about
 9,000 characters (drama), stories, problems, speeches, documentation files, source folders (code); units go to held-out
-in the order of a hash until 4 % of a domain's bytes are reached. Exact duplicates are removed, held-out documents with
-more than half of their long lines in training are dropped, and files that are mostly digits are left out.
+in the order of a hash until about 4 % of a domain's bytes are reached. Exact duplicates are removed, held-out documents
+with more than half of their long lines in training are dropped (neither trained on nor scored), and files that are
+mostly digits are left out. "Repeated lines" is the share of held-out text in lines of 30 characters or more that stand
+word for word in the training text of the domain; source code repeats itself across folders, which flatters the
+n-grams and the model alike.
 
 ## Recipe
 
@@ -181,7 +184,8 @@ more than half of their long lines in training are dropped, and files that are m
   `<|endoftext|>`; there is no begin-of-sequence token.
 * Rows: domains are drawn in proportion to their token count to the power 0.6; within an epoch no chunk repeats.
   17 % of the rows are in the chat form. Row length: {length_phases(log)}. {tokens:,} tokens in {e['training']['step']:,} steps of 8,192 tokens;
-  the corpus has {corpus_tokens:,} tokens.{mixture(work)}
+  the corpus has {corpus_tokens:,} tokens. (That the two are nearly equal is chance; some domains were read more than
+  once and some less.){mixture(work)}
 * Muon (learning rate {optimiser.MUON_LR}, momentum {optimiser.MUON_MOMENTUM}, decay {optimiser.MUON_DECAY}) for attention and expert matrices; AdamW (0.004; router
   0.002; betas 0.9 and 0.95) for the rest. Warm-up over 0.5M tokens, constant, then falling
   to zero from {decay_start(log)} on, close to linearly (the planned end was moved while training). Gradient norm clipped at 1.
@@ -195,8 +199,9 @@ more than half of their long lines in training are dropped, and files that are m
 
 {curve_table(log, evaluations)}
 
-The jumps in training loss where the row length changes come from longer context. The figures while training use a
-subset of the held-out text and at most 512 tokens of context; the final ones below use all of it.
+Training loss also moves with the row length and the mixture. The figures while training use a
+subset of the held-out text and at most 512 tokens of context; the final ones below use all of it. The full log is
+`train-log.csv`; `train-control.jsonl` lists what was asked of the run and from which token on (to within a log row).
 
 ## Held-out bits per byte
 
