@@ -9,7 +9,7 @@ const read = (name: string): string => readFileSync(join(ROOT, name), "utf8");
 const manifest = JSON.parse(read("package.json")) as {
   scripts: Record<string, string>; dependencies: Record<string, string>; devDependencies: Record<string, string>; license: string;
 };
-const lock = JSON.parse(read("package-lock.json")) as { packages: Record<string, { version: string; resolved?: string }> };
+const lock = JSON.parse(read("package-lock.json")) as { packages: Record<string, { version: string; resolved?: string; optionalDependencies?: Record<string, string> }> };
 
 describe("package.json", () => {
   it("pins every dependency exactly", () => {
@@ -24,6 +24,12 @@ describe("package.json", () => {
 
   it("names no registry in the lock file, so that every user's own is used", () => {
     expect(Object.entries(lock.packages).filter(([, entry]) => entry.resolved !== undefined)).toEqual([]);
+  });
+
+  it("locks the optional packages of every platform: npm ci refuses a lock file that leaves one out", () => {
+    const locked = new Set(Object.keys(lock.packages).map((path) => path.replace(/^.*node_modules\//, "")));
+    const missing = Object.values(lock.packages).flatMap((entry) => Object.keys(entry.optionalDependencies ?? {})).filter((name) => !locked.has(name));
+    expect(missing).toEqual([]);
   });
 
   it("explains every dependency in docs/dependencies.md, with its version", () => {
