@@ -12,7 +12,7 @@ import { FORMAT_LIMITS } from "./limits.ts";
 import { PACK_ID, type PackBlob, type PackExpert, type PackManifest, formatManifest, validateManifest } from "./manifest.ts";
 import { type Quant, type TensorClass, formatOf, packFormats, tensorClass } from "./pack-formats.ts";
 import type { PackSink } from "./pack-sink.ts";
-import { type QuantizationLoss, encodeRows, noLoss } from "./quantize.ts";
+import { type QuantizationLoss, encodeRows, noLoss, refuseBrokenScales } from "./quantize.ts";
 import { sha256Hex } from "./read-bytes.ts";
 import { formatOfType, storedColumnOffset, storedRowBytes, typeOfFormat } from "./stored-types.ts";
 import { BLOCK_ROWS, type RowRun, blankRowBlock, placeRows } from "./tiles.ts";
@@ -212,7 +212,9 @@ class Packer {
   async #converted(place: MatrixPlace, format: MatrixFormat, firstRow: number, nRows: number, from: number, to: number): Promise<Uint8Array> {
     const bytes = await this.#checkpoint.readRows(place, firstRow, nRows);
     const nCols = to - from;
+    const name = `Tensor ${place.tensor} of ${this.#checkpoint.description}`;
     if (formatOfType(place.type) === format) {
+      refuseBrokenScales(place.type, name, bytes, firstRow, nRows, place.nCols);
       if (nCols === place.nCols) return bytes;
       const sliceBytes = storedRowBytes(place.type, nCols);
       const out = new Uint8Array(nRows * sliceBytes);
@@ -232,7 +234,7 @@ class Packer {
     if (type === "F16" || type === "BF16") throw new ModelError(`Tensor ${place.tensor} has type ${place.type}; no pack re-codes to ${type}.`);
     const kind = tensorClass(place.name);
     const loss = this.#losses.get(kind) ?? noLoss();
-    const out = encodeRows(type, `Tensor ${place.tensor} of ${this.#checkpoint.description}`, values, nRows, nCols, loss);
+    const out = encodeRows(type, name, values, nRows, nCols, loss);
     if (loss.nValues > 0) this.#losses.set(kind, loss);
     return out;
   }

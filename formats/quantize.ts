@@ -92,3 +92,16 @@ function encodeQ4Group(x: Float32Array, view: DataView, at: number, loss: Quanti
   for (let i = 0; i < 16; i++) view.setUint8(at + 2 + i, nibble(i) | (nibble(i + 16) << 4));
   return scale;
 }
+
+/** Throws ModelError when a stored block's scale is infinite or NaN: the kernels read f16 scales as if every exponent were finite. */
+export function refuseBrokenScales(type: StoredType, name: string, bytes: Uint8Array, firstRow: number, nRows: number, nCols: number): void {
+  if (type !== "Q8_0" && type !== "Q4_0") return;
+  const rowBytes = storedRowBytes(type, nCols);
+  const blockBytes = storedRowBytes(type, 32);
+  for (let at = 0; at < nRows * rowBytes; at += blockBytes) {
+    const scale = bytes[at]! | (bytes[at + 1]! << 8);
+    if ((scale & 0x7c00) !== 0x7c00) continue;
+    const row = Math.floor(at / rowBytes);
+    throw new ModelError(`${name}, row ${firstRow + row}, block ${(at - row * rowBytes) / blockBytes} has the scale 0x${scale.toString(16)} (infinite or NaN), expected a finite f16.`);
+  }
+}

@@ -4,6 +4,8 @@ import { describe, expect, it } from "vitest";
 import { SourceError } from "../../../formats/byte-source.ts";
 import { decodeRows } from "../../../formats/dequantize.ts";
 import { type PackManifest, type PackSegment, blobsOf, formatManifest, matrixFormatOf, segmentName, validateManifest } from "../../../formats/manifest.ts";
+import { openGguf } from "../../../formats/gguf-checkpoint.ts";
+import { readGgufHeader } from "../../../formats/gguf.ts";
 import { MemorySink, MemorySource } from "../../../formats/memory-source.ts";
 import { type BlobTarget, loadBlobs, openPack, planReads, readTokenizerJson } from "../../../formats/pack-reader.ts";
 import type { PackSink } from "../../../formats/pack-sink.ts";
@@ -265,6 +267,17 @@ describe("manifests that are refused", () => {
 });
 
 describe("packing that fails", () => {
+  it.each(["Q8_0", "Q4_0"] as const)("names the tensor, row and block of a %s scale that is not finite", async (type) => {
+    const bytes = tinyModel("olmoe", 7, { exactIn: type }).ggufBytes({ type });
+    // The last block of the last tensor.
+    const header = await readGgufHeader(new MemorySource(new Map([["tiny.gguf", bytes]])), "tiny.gguf");
+    const last = [...header.tensors.values()].filter((t) => t.type === type).sort((a, b) => b.offset - a.offset)[0]!;
+    const blockBytes = type === "Q8_0" ? 34 : 18;
+    bytes.set([0x00, 0xfc], last.offset + last.bytes - blockBytes);
+    const checkpoint = await openGguf(new MemorySource(new Map([["tiny.gguf", bytes]])), "tiny.gguf");
+    await expect(packToMemory(checkpoint, { quant: "source" })).rejects.toThrow(new RegExp(`${last.name.replaceAll(".", "\\.")} .*row \\d+, block \\d+ has the scale 0xfc00`));
+  });
+
   it("leaves nothing: the sink is told to discard, whatever failed", async () => {
     const checkpoint = await openTinyHuggingFace(tinyModel("olmoe", 41));
     const calls: string[] = [];
