@@ -13,8 +13,6 @@ const BLOCKS: Readonly<Record<StoredType, readonly [elements: number, bytes: num
   F32: [1, 4], F16: [1, 2], BF16: [1, 2], Q8_0: [32, 34], Q4_0: [32, 18],
 };
 
-export const blockElements = (type: StoredType): number => BLOCKS[type][0];
-
 /** Bytes of one stored row; a last block that is not full is padded. */
 export const storedRowBytes = (type: StoredType, nCols: number): number =>
   Math.ceil(nCols / BLOCKS[type][0]) * BLOCKS[type][1];

@@ -45,12 +45,33 @@ export function freezeConfig(file: string, c: ModelConfig): ModelConfig {
 }
 
 /** Head dimension: given, or hidden / heads. */
-export function headDimOf(f: ConfigFields, hiddenSize: number, nHeads: number): number {
+function headDimOf(f: ConfigFields, hiddenSize: number, nHeads: number): number {
   if (f.has("head_dim")) return f.integer("head_dim", 2);
   if (hiddenSize % nHeads !== 0) {
     throw new ModelError(`${f.file}: hidden_size ${hiddenSize} is no multiple of num_attention_heads ${nHeads}, and there is no head_dim.`);
   }
   return hiddenSize / nHeads;
+}
+
+/**
+ * What every MoE config.json states under the same keys. `theta` and `normEps` are the defaults of the architecture's config class.
+ * Left to the architecture: key-value heads, windows, norms, experts.
+ */
+export function sizesOfHuggingFace(f: ConfigFields, generation: ConfigFields | null, style: RopeStyle, defaults: { readonly theta: number; readonly normEps: number }) {
+  const hiddenSize = f.integer("hidden_size", 1);
+  const nHeads = f.integer("num_attention_heads", 1);
+  const nLayers = f.integer("num_hidden_layers", 1);
+  const headDim = headDimOf(f, hiddenSize, nHeads);
+  return {
+    ...ropeOfHuggingFace(f, style, headDim, defaults.theta),
+    vocabSize: f.integer("vocab_size", 1),
+    hiddenSize, nLayers, nHeads, headDim,
+    normEps: f.positive("rms_norm_eps", defaults.normEps),
+    attentionScale: headDim ** -0.5,
+    layerFfns: everyLayer(nLayers, "moe" as const),
+    tieWordEmbeddings: f.boolean("tie_word_embeddings", false),
+    eosTokenIds: ascendingIds(f.ids("eos_token_id"), generation?.ids("eos_token_id") ?? []),
+  };
 }
 
 /** Settings of a Hugging Face config that no supported architecture has; each would change the result if it were passed over. */
@@ -64,7 +85,7 @@ export function refuseForeignSettings(f: ConfigFields): void {
 }
 
 /** Rotary settings of a Hugging Face config, in the old form (rope_theta, rope_scaling) or the new (rope_parameters). */
-export function ropeOfHuggingFace(f: ConfigFields, style: RopeStyle, dim: number, defaultTheta: number): { rope: RopeConfig; maxPositions: number } {
+function ropeOfHuggingFace(f: ConfigFields, style: RopeStyle, dim: number, defaultTheta: number): { rope: RopeConfig; maxPositions: number } {
   const declared = f.integer("max_position_embeddings", 1);
   const parameters = f.object("rope_parameters");
   const scaling = parameters ?? f.object("rope_scaling");
@@ -94,7 +115,7 @@ export function ropeOfHuggingFace(f: ConfigFields, style: RopeStyle, dim: number
 }
 
 /** Rotary settings of GGUF metadata. `arch` prefixes the keys. */
-export function ropeOfGguf(f: ConfigFields, arch: string, style: RopeStyle, dim: number): { rope: RopeConfig; maxPositions: number } {
+function ropeOfGguf(f: ConfigFields, arch: string, style: RopeStyle, dim: number): { rope: RopeConfig; maxPositions: number } {
   const declared = f.integer(`${arch}.context_length`, 1);
   const theta = decimalOfF32(f.positive(`${arch}.rope.freq_base`, 10000));
   f.only(`${arch}.rope.dimension_count`, [dim], "rotating a part of each head");
@@ -123,8 +144,8 @@ export function ropeOfGguf(f: ConfigFields, arch: string, style: RopeStyle, dim:
   return { rope: { style, dim, theta, inverseFrequencies, magnitude }, maxPositions };
 }
 
-/** Sizes that every MoE GGUF states under its architecture's prefix. */
-export function sizesOfGguf(f: ConfigFields, arch: string) {
+/** What every MoE GGUF states under its architecture's prefix, and the number of experts per token apart. */
+export function sizesOfGguf(f: ConfigFields, arch: string, style: RopeStyle, hasTensor: (name: string) => boolean) {
   const hiddenSize = f.integer(`${arch}.embedding_length`, 1);
   const nHeads = f.integer(`${arch}.attention.head_count`, 1);
   const headDim = f.has(`${arch}.attention.key_length`) ? f.integer(`${arch}.attention.key_length`, 2) : hiddenSize / nHeads;
@@ -140,15 +161,21 @@ export function sizesOfGguf(f: ConfigFields, arch: string) {
   const tokens = f.values["tokenizer.ggml.tokens"];
   const vocabSize = f.has(`${arch}.vocab_size`) ? f.integer(`${arch}.vocab_size`, 1) : Array.isArray(tokens) ? tokens.length : 0;
   if (vocabSize === 0) throw new ModelError(`${f.file} has neither ${arch}.vocab_size nor tokenizer.ggml.tokens, so the size of the vocabulary is unknown.`);
-  return {
-    vocabSize, hiddenSize, nHeads, headDim,
-    nLayers: f.integer(`${arch}.block_count`, 1),
+  f.only(`${arch}.expert_gating_func`, [1], "another router score");
+  const nLayers = f.integer(`${arch}.block_count`, 1);
+  const sizes = {
+    ...ropeOfGguf(f, arch, style, headDim),
+    vocabSize, hiddenSize, nHeads, headDim, nLayers,
     nKvHeads: f.integer(`${arch}.attention.head_count_kv`, 1, nHeads),
     normEps: decimalOfF32(f.positive(`${arch}.attention.layer_norm_rms_epsilon`)),
+    attentionScale: headDim ** -0.5,
+    layerFfns: everyLayer(nLayers, "moe" as const),
     nExperts: f.integer(`${arch}.expert_count`, 1),
-    topK: f.integer(`${arch}.expert_used_count`, 1),
+    expertIntermediateSize: expertWidthOfGguf(f, arch),
+    tieWordEmbeddings: !hasTensor("output.weight"),
     eosTokenIds: ascendingIds(f.ids("tokenizer.ggml.eos_token_id"), f.ids("tokenizer.ggml.eot_token_id")),
   };
+  return { sizes, topK: f.integer(`${arch}.expert_used_count`, 1) };
 }
 
 /** GGUF holds 1e-5 as an f32; the shortest decimal with that f32 is the number that was meant. */
@@ -161,5 +188,5 @@ function decimalOfF32(x: number): number {
 }
 
 /** Width of one expert in GGUF: its own key, or the feed-forward length where that key is missing (Mixtral, OLMoE). */
-export const expertWidthOfGguf = (f: ConfigFields, arch: string): number =>
+const expertWidthOfGguf = (f: ConfigFields, arch: string): number =>
   f.has(`${arch}.expert_feed_forward_length`) ? f.integer(`${arch}.expert_feed_forward_length`, 1) : f.integer(`${arch}.feed_forward_length`, 1);

@@ -5,9 +5,7 @@
 
 import { ModelError, type ModelConfig } from "../config.ts";
 import { type Architecture, ownTensor } from "./architecture.ts";
-import {
-  PLAIN, ascendingIds, everyLayer, expertWidthOfGguf, freezeConfig, headDimOf, refuseForeignSettings, ropeOfGguf, ropeOfHuggingFace, sizesOfGguf, softmaxRouter,
-} from "./common.ts";
+import { PLAIN, everyLayer, freezeConfig, refuseForeignSettings, sizesOfGguf, sizesOfHuggingFace, softmaxRouter } from "./common.ts";
 import { GGUF_NAMES, HUGGING_FACE_IGNORABLE, HUGGING_FACE_TRUNK } from "./tensor-names.ts";
 
 export const mixtral: Architecture = {
@@ -16,27 +14,17 @@ export const mixtral: Architecture = {
 
   fromHuggingFace(f, generation): ModelConfig {
     refuseForeignSettings(f);
-    const hiddenSize = f.integer("hidden_size", 1);
-    const nHeads = f.integer("num_attention_heads", 1);
-    const nLayers = f.integer("num_hidden_layers", 1);
-    const headDim = headDimOf(f, hiddenSize, nHeads);
-    const { rope, maxPositions } = ropeOfHuggingFace(f, "half", headDim, 1e6);
+    const sizes = sizesOfHuggingFace(f, generation, "half", { theta: 1e6, normEps: 1e-5 });
     return freezeConfig(f.file, {
       ...PLAIN,
+      ...sizes,
       architecture: "mixtral",
-      vocabSize: f.integer("vocab_size", 1),
-      hiddenSize, nLayers, nHeads, headDim, maxPositions, rope,
       nKvHeads: f.integer("num_key_value_heads", 1),
-      normEps: f.positive("rms_norm_eps", 1e-5),
       qkNorm: "none",
-      attentionScale: headDim ** -0.5,
-      slidingWindows: everyLayer(nLayers, f.has("sliding_window") ? f.integer("sliding_window", 1) : 0),
-      layerFfns: everyLayer(nLayers, "moe"),
+      slidingWindows: everyLayer(sizes.nLayers, f.has("sliding_window") ? f.integer("sliding_window", 1) : 0),
       nExperts: f.integer("num_local_experts", 1),
       expertIntermediateSize: f.integer("intermediate_size", 1),
       router: softmaxRouter(f.integer("num_experts_per_tok", 1), "renormalize"),
-      tieWordEmbeddings: f.boolean("tie_word_embeddings", false),
-      eosTokenIds: ascendingIds(f.ids("eos_token_id"), generation?.ids("eos_token_id") ?? []),
     });
   },
 
@@ -44,24 +32,16 @@ export const mixtral: Architecture = {
     if (!f.has("llama.expert_count") || f.values["llama.expert_count"] === 0) {
       throw new ModelError(`${f.file} is a dense llama model: llama.expert_count is missing or 0, expected the number of experts of a Mixture-of-Experts model.`);
     }
-    const s = sizesOfGguf(f, "llama");
-    f.only("llama.expert_gating_func", [1], "another router score");
+    const { sizes, topK } = sizesOfGguf(f, "llama", "interleaved", hasTensor);
     f.only("llama.expert_weights_norm", [true], "expert weights that are not renormalised");
-    const { rope, maxPositions } = ropeOfGguf(f, "llama", "interleaved", s.headDim);
-    const { topK, ...sizes } = s;
     const window = f.has("llama.attention.sliding_window") ? f.integer("llama.attention.sliding_window", 0) : 0;
     return freezeConfig(f.file, {
       ...PLAIN,
       ...sizes,
       architecture: "mixtral",
-      maxPositions, rope,
       qkNorm: "none",
-      attentionScale: s.headDim ** -0.5,
-      slidingWindows: everyLayer(s.nLayers, window),
-      layerFfns: everyLayer(s.nLayers, "moe"),
-      expertIntermediateSize: expertWidthOfGguf(f, "llama"),
+      slidingWindows: everyLayer(sizes.nLayers, window),
       router: softmaxRouter(topK, "renormalize"),
-      tieWordEmbeddings: !hasTensor("output.weight"),
     });
   },
 

@@ -70,13 +70,10 @@ export function directEngine(config: ModelConfig, weights: PlainWeights, base: n
           const i = Math.floor(row / 32) * 16 + (row % 16);
           return i < width ? start + i : -1;
         };
-        placeMatrix(heap, ptr, weights(at + "gate"), (row) => (row % 32 < 16 ? inner(row) : -1), rows, [0, config.hiddenSize]);
-        const up = weights(at + "up");
-        for (let row = 0; row < rows; row++) {
-          if (row % 32 < 16 || inner(row) < 0) continue;
-          for (let k = 0; k < config.hiddenSize; k++)
-            heap.f32[ptr / 4 + (Math.floor(row / 32) * config.hiddenSize + k) * 32 + (row % 32)] = up.values[inner(row) * up.cols + k]!;
-        }
+        const [gate, up] = [weights(at + "gate"), weights(at + "up")];
+        const both = { rows: gate.rows + up.rows, cols: gate.cols, values: [...Array.from(gate.values), ...Array.from(up.values)] };
+        const sourceRow = (row: number): number => (row % 32 < 16 || inner(row) < 0 ? inner(row) : gate.rows + inner(row));
+        placeMatrix(heap, ptr, both, sourceRow, rows, [0, config.hiddenSize]);
         placeMatrix(heap, ptr + matrixBytes("f32", rows, config.hiddenSize), weights(at + "down"), (row) => row, config.hiddenSize, [start, end]);
         segments.set(`${layer}.${expert}.${segment}`, { ptr, width, gateUp: "f32", down: "f32" });
       }
