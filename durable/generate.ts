@@ -99,5 +99,7 @@ export interface OrchestratorStatus {
     readonly kernels: string;
   } | null;
   readonly generations: { readonly active: number; readonly queued: number; readonly cancelled: number };
+  /** Guesses evaluated since the model came up, and how many held (draft-gate.ts). */
+  readonly drafts: { readonly tokens: number; readonly held: number };
   readonly shards: readonly ShardStatus[];
 }

@@ -131,6 +131,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
         objects: isolate.tenants.map((tenant) => tenant.name), kernels: isolate.kernels.name,
       },
       generations: { active: scheduler?.activeCount ?? 0, queued: scheduler?.queuedCount ?? 0, cancelled: scheduler?.cancelled ?? 0 },
+      drafts: { tokens: scheduler?.drafts.tokens ?? 0, held: scheduler?.drafts.held ?? 0 },
       shards,
     };
   }

@@ -2,13 +2,16 @@
 // generation under way. Owns admission (KV first, then acceptance), the sharing of a step, cancellation and what a failed step harms.
 // Refuses text, HTTP and shards: it sees an engine and event sinks. Nothing a neighbour does changes the numbers of a generation:
 // the engine's results do not depend on batch or chunking (docs/arithmetic.md section 5), draws only on (seed, choice, position).
+// For the same reason a step may evaluate guesses at what comes next (model/prompt-lookup.ts): those that hold are tokens already.
 
 import type { Engine, StepEntry } from "../model/engine.ts";
 import { CapacityError } from "../model/heap.ts";
 import type { KvCache, Timeline } from "../model/kv-cache.ts";
+import { PromptLookup } from "../model/prompt-lookup.ts";
 import { logprobs, sample } from "../model/sampling.ts";
 import type { Tap } from "../model/taps.ts";
 import { sleep, type Clock } from "./clock.ts";
+import { DraftGate, DraftLength } from "./draft-gate.ts";
 import type { GenerateErrorCode, GenerateEvent, GenerateFailure, GenerateRequest, ScoredToken } from "./generate.ts";
 import { refusalOf } from "./generate-request.ts";
 import type { Limits } from "./limits.ts";
@@ -41,16 +44,22 @@ class Run implements Generation {
   readonly onCancel: () => void;
   timeline: Timeline | null = null;
   ended = false;
-  /** Prompt tokens of this step, 0 when it takes no part. */
+  readonly lookup = new PromptLookup();
+  readonly draftLength: DraftLength;
+  /** Own tokens of this step, 0 when it takes no part. */
   taken = 0;
-  experts: number[][] = [];
-  weights: number[][] = [];
+  /** Guesses evaluated after them. */
+  draft: readonly number[] = [];
+  /** Experts and weights of a traced step, by position. */
+  readonly experts = new Map<number, number[][]>();
+  readonly weights = new Map<number, number[][]>();
 
-  constructor(request: GenerateRequest, emit: EventSink, onCancel: () => void) {
+  constructor(request: GenerateRequest, emit: EventSink, onCancel: () => void, draftTokens: number) {
     this.request = request;
     this.emit = emit;
     this.onCancel = onCancel;
     this.ids = [...request.promptIds, ...(request.emittedIds ?? [])];
+    this.draftLength = new DraftLength(draftTokens);
     let settle!: (failure: GenerateFailure | null) => void;
     this.accepted = new Promise((resolve) => { settle = resolve; });
     this.settleAcceptance = settle;
@@ -77,12 +86,15 @@ export class Scheduler {
   readonly #clock: Clock;
   readonly #limits: Limits;
   readonly #onIdle: () => void;
+  readonly #gate = new DraftGate();
   readonly #queue: Run[] = [];
   #active: Run[] = [];
   #looping = false;
   steps = 0;
   /** Generations whose reader went away. */
   cancelled = 0;
+  /** Guesses evaluated, and how many of them held. */
+  readonly drafts = { tokens: 0, held: 0 };
 
   /** `onIdle` is called whenever the last generation has ended. */
   constructor(engine: StepEngine, clock: Clock, limits: Limits, onIdle: () => void = () => {}) {
@@ -97,7 +109,7 @@ export class Scheduler {
 
   /** Takes a checked request. `emit` gets its events in order, the last of type end or error, unless it is cancelled. */
   submit(request: GenerateRequest, emit: EventSink): Generation {
-    const run = new Run(request, emit, () => this.#cancelled(run));
+    const run = new Run(request, emit, () => this.#cancelled(run), this.#limits.draftTokens);
     const refusal = refusalOf(request, { vocabSize: this.#engine.config.vocabSize, contextLength: this.#engine.contextLength })
       ?? (this.#queue.length >= this.#limits.queuedGenerations
         ? failure("overloaded", `${this.#active.length} generations run and ${this.#queue.length} wait, the most this server takes; try again later.`, true) : null);
@@ -183,21 +195,27 @@ export class Scheduler {
     const entries = runs.map((run): StepEntry => {
       const last = run.taken === run.left;
       return {
-        timeline: run.timeline!, ids: run.ids.slice(run.evaluated, run.evaluated + run.taken),
-        logits: run.scores ? "all" : last && run.request.maxTokens > 0 ? "last" : "none",
+        timeline: run.timeline!, ids: [...run.ids.slice(run.evaluated, run.evaluated + run.taken), ...run.draft],
+        logits: run.scores || run.draft.length > 0 ? "all" : last && run.request.maxTokens > 0 ? "last" : "none",
       };
     });
     this.steps++;
     const starts = runs.map((run) => run.evaluated);
+    const decodes = runs.every((run) => run.taken === 1);
+    const startMs = this.#clock.nowMs();
     try {
       const result = await this.#engine.step(entries, this.#tapsFor(runs));
+      let said = 0;
       runs.forEach((run, i) => {
         run.moe.steps++;
         run.moe.frames += result.frames;
         run.moe.bytes += result.bytes;
         run.moe.retries += result.retries;
+        const before = run.generated;
         if (!run.ended) this.#deliver(run, starts[i]!, entries[i]!, result.logits[i]!);
+        said += Math.max(1, run.generated - before);
       });
+      if (decodes) this.#gate.note(runs.length, runs.some((run) => run.draft.length > 0), this.#clock.nowMs() - startMs, said);
     } catch (cause) {
       const message = cause instanceof Error ? cause.message : String(cause);
       for (const run of runs) this.#end(run, failure("step-failed", `A step of the model failed: ${message}`, true));
@@ -212,7 +230,7 @@ export class Scheduler {
     const budget = this.#engine.maxChunkTokens;
     const decoding = this.#active.filter((run) => run.left === 1);
     const reading = this.#active.filter((run) => run.left > 1).sort((a, b) => a.left - b.left);
-    for (const run of this.#active) run.taken = 0;
+    for (const run of this.#active) [run.taken, run.draft] = [0, []];
     let left = budget;
     const kept = reading.length > 0 && decoding.length > 0 ? Math.min(Math.ceil(budget / 4), budget - 1) : 0;
     for (const run of decoding) if (left > kept) left -= run.taken = 1;
@@ -221,34 +239,62 @@ export class Scheduler {
       run.taken = Math.min(run.left, most, Math.max(1, Math.floor(left / (reading.length - i))), left);
       left -= run.taken;
     });
+    if (reading.length === 0 && left > 0 && this.#gate.allows(decoding.length)) this.#guess(decoding, left);
     const [taking, waiting] = [this.#active.filter((run) => run.taken > 0), this.#active.filter((run) => run.taken === 0)];
     this.#active = [...waiting, ...taking];
     return taking;
   }
 
+  /** Gives each generation of the step a draft, as far as its own text has one to offer and `left` tokens go. */
+  #guess(runs: readonly Run[], left: number): void {
+    const logitRows = Math.floor(this.#limits.logitBytes / (this.#engine.config.vocabSize * 4));
+    for (const run of runs) {
+      if (run.taken !== 1 || run.scores) continue;
+      while (run.lookup.length < run.ids.length) run.lookup.push(run.ids[run.lookup.length]!);
+      // The token after the last guess still counts as one to generate, and need not be evaluated.
+      const most = Math.min(run.draftLength.tokens, left, logitRows - 1, run.request.maxTokens - run.generated - 1);
+      if (most < 1) continue;
+      run.draft = run.lookup.draft(most);
+      left -= run.draft.length;
+    }
+  }
+
   /** Events of one generation after a step over positions [start, start + n). */
   #deliver(run: Run, start: number, entry: StepEntry, logits: Float32Array): void {
-    const { request } = run;
+    const { request, draft } = run;
     const vocab = this.#engine.config.vocabSize;
     const n = entry.ids.length;
     const row = (i: number): Float32Array => logits.subarray(i * vocab, (i + 1) * vocab);
     try {
-      if (entry.logits === "all") run.emit(this.#scored(run, start, n, row));
-      if (run.left > 0) return;
+      if (draft.length === 0 && entry.logits === "all") run.emit(this.#scored(run, start, n, row));
+      if (draft.length === 0 && run.left > 0) return;
       if (request.maxTokens === 0) return this.#finish(run, "length", null);
-      const position = run.ids.length;
-      const drawn = sample(row(entry.logits === "all" ? n - 1 : 0), request.sampling, request.choice ?? 0, position, request.logprobs ?? null);
-      if (request.stopIds.includes(drawn.id)) return this.#finish(run, "stop", drawn.id);
-      run.emit({
-        type: "token", index: run.generated, id: drawn.id,
-        ...(drawn.logprob === undefined ? {} : { logprob: drawn.logprob, top: drawn.top ?? [] }),
-        ...(run.traces ? { experts: run.experts, weights: run.weights } : {}),
-      });
-      run.ids.push(drawn.id);
-      if (run.generated >= request.maxTokens) this.#finish(run, "length", null);
+      for (let held = 0; ; held++) {
+        const position = run.ids.length;
+        const drawn = sample(row(entry.logits === "all" ? n - 1 - draft.length + held : 0), request.sampling, request.choice ?? 0, position, request.logprobs ?? null);
+        const isGuessed = held < draft.length && drawn.id === draft[held];
+        if (!isGuessed && draft.length > 0) this.#judge(run, held);
+        if (request.stopIds.includes(drawn.id)) return this.#finish(run, "stop", drawn.id);
+        run.emit({
+          type: "token", index: run.generated, id: drawn.id,
+          ...(drawn.logprob === undefined ? {} : { logprob: drawn.logprob, top: drawn.top ?? [] }),
+          ...(run.traces ? { experts: run.experts.get(position - 1) ?? [], weights: run.weights.get(position - 1) ?? [] } : {}),
+        });
+        run.ids.push(drawn.id);
+        if (run.generated >= request.maxTokens) return this.#finish(run, "length", null);
+        if (!isGuessed || run.ended) return;
+      }
     } catch (cause) {
       this.#end(run, failure("step-failed", `Token ${run.generated} could not be chosen: ${cause instanceof Error ? cause.message : String(cause)}`, false));
     }
+  }
+
+  /** Notes how much of a draft held and forgets the evaluation of the rest: the next step writes over it. */
+  #judge(run: Run, held: number): void {
+    this.drafts.tokens += run.draft.length;
+    this.drafts.held += held;
+    run.draftLength.note(run.draft.length, held);
+    run.timeline!.length -= run.draft.length - held;
   }
 
   /** Row i scores the token after position start + i; the first token of a prompt has no score. */
@@ -273,26 +319,32 @@ export class Scheduler {
     run.emit(event);
   }
 
-  /** A tap that notes the experts of each traced generation's last token; none when nobody asks. */
+  /** A tap that notes the experts of each traced generation's last token and guesses; none when nobody asks. */
   #tapsFor(runs: readonly Run[]): Tap[] {
     const traced = runs.filter((run) => run.traces && run.taken === run.left);
     if (traced.length === 0) return [];
     const byTimeline = new Map(traced.map((run) => [run.timeline!.id, run]));
     for (const run of traced) {
-      run.experts = [];
-      run.weights = [];
+      run.experts.clear();
+      run.weights.clear();
     }
     const { topK } = this.#engine.config.router;
+    const note = (map: Map<number, number[][]>, position: number, values: Iterable<number>): void => {
+      const layers = map.get(position);
+      if (layers === undefined) map.set(position, [Array.from(values)]);
+      else layers.push(Array.from(values));
+    };
     return [{
       at: "selection",
       run: (event) => {
         for (let t = 0; t < event.nTokens; t++) {
           const run = byTimeline.get(event.timelines[t]!);
-          if (run === undefined || event.positions[t] !== run.ids.length - 1) continue;
+          const position = event.positions[t]!;
+          if (run === undefined || position < run.ids.length - 1) continue;
           const { trace } = run.request;
           if (typeof trace === "object" && trace.layer !== event.layer) continue;
-          run.experts.push(Array.from(event.ids.subarray(t * topK, (t + 1) * topK)));
-          run.weights.push(Array.from(event.weights.subarray(t * topK, (t + 1) * topK)));
+          note(run.experts, position, event.ids.subarray(t * topK, (t + 1) * topK));
+          note(run.weights, position, event.weights.subarray(t * topK, (t + 1) * topK));
         }
       },
     }];

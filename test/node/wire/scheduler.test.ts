@@ -3,6 +3,7 @@
 
 import { describe, expect, it } from "vitest";
 import type { GenerateEvent, GenerateRequest } from "../../../durable/generate.ts";
+import { sleep } from "../../../durable/clock.ts";
 import { LIMITS, type Limits } from "../../../durable/limits.ts";
 import { Scheduler, type StepEngine } from "../../../durable/scheduler.ts";
 import type { StepEntry, StepResult } from "../../../model/engine.ts";
@@ -23,6 +24,10 @@ class ArithmeticEngine implements StepEngine {
   fail: ((step: number) => Error | null) | null = null;
   poison = -1;
   held: (() => void)[] | null = null;
+  /** How many of the last tokens decide the next; few make texts that repeat themselves. */
+  memory = Infinity;
+  /** Takes this long per step. */
+  elapse: ((nTokens: number) => Promise<void>) | null = null;
   readonly #capacity: number;
   readonly #history = new Map<number, number[]>();
   #nextId = 0;
@@ -49,16 +54,18 @@ class ArithmeticEngine implements StepEngine {
     if (n > this.maxChunkTokens || n === 0 || entries.some((e) => e.ids.length === 0)) throw new Error(`A step of ${n} tokens was submitted.`);
     this.steps.push(entries.map((e) => ({ ids: Array.from(e.ids), timeline: e.timeline.id })));
     if (this.held !== null) await new Promise<void>((resolve) => this.held!.push(resolve));
+    await this.elapse?.(n);
     const error = this.fail?.(this.steps.length - 1) ?? null;
     if (error !== null) throw error;
     const logits = entries.map((e) => {
       if (e.timeline.length + e.ids.length > e.timeline.maxTokens) throw new Error("More tokens than reserved.");
       const history = this.#history.get(e.timeline.id) ?? [];
       this.#history.set(e.timeline.id, history);
+      history.length = e.timeline.length;
       const rows: number[] = [];
       for (let i = 0; i < e.ids.length; i++) {
         history.push(e.ids[i]!);
-        const h = history.reduce((a, b) => (Math.imul(a, 31) + b) >>> 0, 7);
+        const h = history.slice(-this.memory).reduce((a, b) => (Math.imul(a, 31) + b) >>> 0, 7);
         if (e.logits === "all" || (e.logits === "last" && i === e.ids.length - 1))
           for (let v = 0; v < VOCAB; v++) rows.push(h % VOCAB === this.poison ? NaN : ((Math.imul(h ^ v, 0x9e3779b1) >>> 8) % 1000) / 100);
       }
@@ -279,5 +286,69 @@ describe("an end before the end", () => {
       else expect(events.at(-1)).toMatchObject({ code: "step-failed", message: expect.stringContaining("a finite number was expected") });
     });
     expect(engine.openPositions).toBe(0);
+  });
+});
+
+describe("guesses", () => {
+  /** All events of some requests together, with drafts of at most `draftTokens`. */
+  async function together(requests: readonly GenerateRequest[], draftTokens: number, memory: number, maxChunkTokens = 64) {
+    const all = setUp(maxChunkTokens, { ...LIMITS, draftTokens });
+    all.engine.memory = memory;
+    const readers = requests.map(all.read);
+    await all.finish();
+    return { ...all, said: readers.map(({ events }) => said(events)) };
+  }
+  const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, seed: 1 };
+
+  it("save steps where a text repeats itself, and change nothing of it", async () => {
+    const requests = [request(3, { sampling, maxTokens: 60 })];
+    const [plain, drafted] = [await together(requests, 0, 1), await together(requests, 7, 1)];
+    expect(drafted.said).toEqual(plain.said);
+    expect(plain.said[0]!.at(-1)).toEqual(["length", null, 60]);
+    expect(plain.scheduler.drafts).toEqual({ tokens: 0, held: 0 });
+    expect(drafted.scheduler.drafts.held).toBeGreaterThan(20);
+    expect(drafted.scheduler.steps).toBeLessThan(plain.scheduler.steps / 2);
+    expect(drafted.engine.openPositions).toBe(0);
+  });
+
+  it("that hold only in part leave the same text, log-probabilities and traces, drawn or greedy, in company and in small steps", async () => {
+    const requests = [1, 2, 3, 4].map((seed) => request(seed, {
+      maxTokens: 70, stopIds: [seed + 20], ...(seed === 1 ? { sampling } : { sampling: { ...sampling, temperature: 0.35, seed } }),
+      ...(seed === 3 ? { trace: true, echo: true } : {}), ...(seed === 4 ? { trace: { layer: 1 } } : {}),
+    }));
+    for (const memory of [1, 2]) {
+      const plain = await together(requests, 0, memory);
+      for (const [draftTokens, maxChunkTokens] of [[1, 64], [7, 64], [7, 9], [3, 5]] as const) {
+        const drafted = await together(requests, draftTokens, memory, maxChunkTokens);
+        expect(drafted.said, `${draftTokens} guesses, steps of ${maxChunkTokens}`).toEqual(plain.said);
+        const { tokens, held } = drafted.scheduler.drafts;
+        if (maxChunkTokens === 64 && memory === 1) expect(held > 0 && held < tokens, `${held} of ${tokens} guesses held`).toBe(true);
+      }
+    }
+  });
+
+  it("never ask for more positions than are reserved, nor for logits beyond their limit", async () => {
+    const logitBytes = 3 * VOCAB * 4;
+    const { engine, finish, read } = setUp(64, { ...LIMITS, logitBytes });
+    engine.memory = 1;
+    const { events } = read(request(3, { sampling, maxTokens: 40 }));
+    await finish();
+    expect(said(events).at(-1)).toEqual(["length", null, 40]);
+    expect(Math.max(...engine.steps.slice(1).map(([e]) => e!.ids.length))).toBe(3);
+  });
+
+  it("stop where they cost more time than they save", async () => {
+    const run = async (msPerToken: number): Promise<number> => {
+      const { engine, finish, read, clock, scheduler } = setUp(64, { ...LIMITS, draftTokens: 7 });
+      engine.memory = 1;
+      engine.elapse = (n) => sleep(clock, 10 + (n - 1) * msPerToken);
+      const { events } = read(request(3, { sampling: { ...sampling, temperature: 0.45 }, maxTokens: 180, promptIds: [1, 2, 3] }));
+      for (let i = 0; i < 40_000 && scheduler.activeCount > 0; i++) await clock.advance(10);
+      await finish();
+      expect(said(events).at(-1)).toEqual(["length", null, 180]);
+      return engine.steps.filter(([e]) => e!.ids.length > 1).length;
+    };
+    const [free, dear] = [await run(0), await run(100)];
+    expect(dear).toBeLessThan(free / 2);
   });
 });
