@@ -13,6 +13,7 @@ export interface Limits {
   readonly inFlightBytes: number;
   readonly creditsPerSocket: number;
   readonly chunkTokens: number;
+  readonly sharedChunkTokens: number;
   readonly draftTokens: number;
   readonly frameDeadlineMs: number;
   readonly prepareDeadlineMs: number;
@@ -49,6 +50,8 @@ export const LIMITS: Limits = Object.freeze({
   creditsPerSocket: 2,
   /** Tokens of one step: beyond this a step gains no speed and delays the others in the batch. */
   chunkTokens: 512,
+  /** Prompt tokens of a step that also carries generations under way: each waits for the whole step, and pieces of eight fill up at this size too. */
+  sharedChunkTokens: 128,
   /** Guesses after one generation's last token: with it they make one piece of eight, the widest the matrix products take at once. 0 = none. */
   draftTokens: 7,
   /** A frame not answered in this time is tried again: an abort may lose what was sent and a send on a dead socket succeeds silently (2026-11). */

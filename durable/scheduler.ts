@@ -223,8 +223,9 @@ export class Scheduler {
   }
 
   /**
-   * Divides a step: one token for each generation under way (a quarter of the step is kept for prompts while there are any), the rest
-   * among prompts, smallest first, so that what a short one leaves goes to the longer ones. Who is left out comes first next time.
+   * Divides a step: one token for each generation under way (a quarter of the step is kept for prompts while there are any), the rest,
+   * less of it in such company, among prompts, smallest first, so that what a short one leaves goes to the longer ones. Who is left
+   * out comes first next time.
    */
   #share(): Run[] {
     const budget = this.#engine.maxChunkTokens;
@@ -234,12 +235,13 @@ export class Scheduler {
     let left = budget;
     const kept = reading.length > 0 && decoding.length > 0 ? Math.min(Math.ceil(budget / 4), budget - 1) : 0;
     for (const run of decoding) if (left > kept) left -= run.taken = 1;
+    if (decoding.length > 0) left = Math.min(left, this.#limits.sharedChunkTokens);
     reading.forEach((run, i) => {
       const most = run.request.echo === true ? Math.max(1, Math.floor(this.#limits.logitBytes / (this.#engine.config.vocabSize * 4))) : Infinity;
       run.taken = Math.min(run.left, most, Math.max(1, Math.floor(left / (reading.length - i))), left);
       left -= run.taken;
     });
-    if (reading.length === 0 && left > 0 && this.#gate.allows(decoding.length)) this.#guess(decoding, left);
+    if (reading.length === 0 && decoding.length > 0 && this.#gate.allows(decoding.length)) this.#guess(decoding, left);
     const [taking, waiting] = [this.#active.filter((run) => run.taken > 0), this.#active.filter((run) => run.taken === 0)];
     this.#active = [...waiting, ...taking];
     return taking;

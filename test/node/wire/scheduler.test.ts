@@ -289,6 +289,28 @@ describe("an end before the end", () => {
   });
 });
 
+describe("a long prompt", () => {
+  it("takes whole steps alone, and small chunks beside generations, each of which says a token in every step", async () => {
+    const { engine, finish, read, clock } = setUp(64, { ...LIMITS, sharedChunkTokens: 8, draftTokens: 0 });
+    engine.elapse = () => sleep(clock, 5);
+    const talking = [1, 2].map((seed) => read(request(seed, { maxTokens: 30 })));
+    await clock.advance(12);
+    const before = engine.steps.length;
+    const prompt = Array.from({ length: 100 }, (_, i) => (i * i) % VOCAB);
+    const long = read(request(3, { promptIds: prompt, maxTokens: 2 }));
+    await finish();
+    const mixed = engine.steps.slice(before).filter((entries) => entries.length === 3);
+    expect(mixed.length).toBeGreaterThanOrEqual(12);
+    expect(mixed.slice(0, 12).map((entries) => entries.map((e) => e.ids.length).sort((a, b) => b - a))).toEqual(Array(12).fill([8, 1, 1]));
+    expect(talking.map(({ events }) => events.at(-1)!.type)).toEqual(["end", "end"]);
+    expect(said(long.events)).toEqual(await alone(request(3, { promptIds: prompt, maxTokens: 2 })));
+    const solitary = setUp(64, { ...LIMITS, sharedChunkTokens: 8 });
+    solitary.read(request(3, { promptIds: prompt, maxTokens: 2 }));
+    await solitary.finish();
+    expect(solitary.engine.steps.map(([e]) => e!.ids.length)).toEqual([64, 36, 1]);
+  });
+});
+
 describe("guesses", () => {
   /** All events of some requests together, with drafts of at most `draftTokens`. */
   async function together(requests: readonly GenerateRequest[], draftTokens: number, memory: number, maxChunkTokens = 64) {
