@@ -17,6 +17,7 @@ const schema = z.strictObject({
   stopIds: z.array(id).max(LIMITS.stopIds),
   logprobs: z.int().min(0).max(LIMITS.topLogprobs).optional(),
   echo: z.boolean().optional(),
+  draftTokens: z.int().min(0).max(LIMITS.draftTokens).optional(),
   trace: z.union([z.boolean(), z.strictObject({ layer: z.int().min(0) })]).optional(),
 });
 

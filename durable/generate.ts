@@ -20,6 +20,8 @@ export interface GenerateRequest {
   readonly logprobs?: number;
   /** Score the prompt as well: `prompt` events carry each prompt token's log-probability. */
   readonly echo?: boolean;
+  /** Most guesses per step, at most the limit's and that when absent. Part of the pace and the cost, never of the answer. */
+  readonly draftTokens?: number;
   /** Report the experts chosen for each generated token, in every layer or in one. */
   readonly trace?: boolean | { readonly layer: number };
 }

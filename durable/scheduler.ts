@@ -59,7 +59,7 @@ class Run implements Generation {
     this.emit = emit;
     this.onCancel = onCancel;
     this.ids = [...request.promptIds, ...(request.emittedIds ?? [])];
-    this.draftLength = new DraftLength(draftTokens);
+    this.draftLength = new DraftLength(Math.min(draftTokens, request.draftTokens ?? draftTokens));
     let settle!: (failure: GenerateFailure | null) => void;
     this.accepted = new Promise((resolve) => { settle = resolve; });
     this.settleAcceptance = settle;

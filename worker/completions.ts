@@ -48,6 +48,7 @@ function choicesOf(
 ): Choice[] {
   const sampling = samplingOf(request);
   const trace = request.moe?.trace === true;
+  const draftTokens = request.moe?.draft_tokens;
   const n = request.n ?? 1;
   return prompts.flatMap((prompt, promptIndex) => Array.from({ length: n }, (_, choice) => ({
     promptIndex, opening: [],
@@ -56,6 +57,7 @@ function choicesOf(
       request: {
         promptIds: prompt.ids, maxTokens: maxTokensOf(prompt), sampling, choice, stopIds: pack.config.eosTokenIds, trace,
         ...(nTop === null ? {} : { logprobs: nTop }), ...(scorePrompt ? { echo: true } : {}),
+        ...(draftTokens == null ? {} : { draftTokens }),
       },
     },
     shape: shapeOf(prompt, { tokenizer: pack.tokenizer, index: promptIndex * n + choice, withLogprobs: nTop !== null, everyToken: trace || nTop !== null, echoText: null }),

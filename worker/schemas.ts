@@ -3,6 +3,7 @@
 // The `error` text of each schema is the expectation; `parseBody` turns the first failure into "field: found X, expected Y".
 
 import { z } from "zod";
+import { LIMITS } from "../durable/limits.ts";
 import { invalid } from "./errors.ts";
 import { EDGE_LIMITS } from "./limits.ts";
 
@@ -28,7 +29,9 @@ const moe = z.object({
   trace: boolean.nullish(),
   /** The date a chat template may write; today (UTC) when absent. */
   date: date.nullish(),
-}, "an object with `trace` and/or `date`");
+  /** Most guesses at the next tokens that one step may verify: 0 for none. The answer is the same either way. */
+  draft_tokens: integer(0, LIMITS.draftTokens).nullish(),
+}, "an object with `trace`, `date` and/or `draft_tokens`");
 
 const common = {
   model: z.string("the id of a model as a string").min(1, "the id of a model, not an empty string"),

@@ -88,6 +88,7 @@ const refused: readonly ApiRow[] = [
   { requirement: "top_logprobs without logprobs", call: CHAT, body: { ...say, top_logprobs: 2 }, status: 400, error: { param: "top_logprobs" } },
   { requirement: "stream of the wrong type", call: COMPLETIONS, body: { ...ask, stream: "yes" }, status: 400, error: { param: "stream" } },
   { requirement: "echo of the wrong type", call: COMPLETIONS, body: { ...ask, echo: 1 }, status: 400, error: { param: "echo" } },
+  { requirement: "more guesses than a step takes", call: COMPLETIONS, body: { ...ask, moe: { draft_tokens: 8 } }, status: 400, error: { param: "moe.draft_tokens", message: /integer from 0 to 7/ } },
   { requirement: "a date that does not exist", call: CHAT, body: { ...say, moe: { date: "2026-13-40" } }, status: 400, error: { param: "moe.date" } },
   // Fields of OpenAI's that are not served
   { requirement: "tools", call: CHAT, body: { ...say, tools: [{ type: "function", function: { name: "f" } }] }, status: 400, error: { param: "tools", code: "unsupported_parameter" } },

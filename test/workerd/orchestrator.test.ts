@@ -124,7 +124,7 @@ describe("readers", () => {
       const abort = new AbortController();
       let seen = 0;
       const leaving = (async () => {
-        for await (const event of generate(() => orchestrator("leaving"), greedy(100), { signal: abort.signal })) {
+        for await (const event of generate(() => orchestrator("leaving"), greedy(100, { draftTokens: 0 }), { signal: abort.signal })) {
           if (event.type === "token") seen++;
           if (how !== "break" || seen < 3) continue;
           await until(() => gate.reached === 2);
@@ -132,7 +132,7 @@ describe("readers", () => {
         }
       })().catch(() => undefined);
       await until(() => gate.reached === 1);
-      const staying = eventsOf("leaving", greedy(20));
+      const staying = eventsOf("leaving", greedy(20, { draftTokens: 0 }));
       await until(async () => (await statusOf("leaving")).generations.active === 2);
       gate.opened = 1;
       await until(() => gate.reached === 2);
