@@ -80,13 +80,12 @@ function inspectModule(bytes) {
 }
 
 /** Compiles one variant in `folder` and puts the module in place when it is right. */
-async function compile(asc, variant, files, products, folder) {
+async function compile(asc, variant, files, generated, folder) {
   await mkdir(folder, { recursive: true });
-  for (const [name, text] of files) if (name.endsWith(".ts")) await writeFile(join(folder, name), text);
-  if (products !== null) await writeFile(join(folder, "products.ts"), products);
+  for (const [name, text] of [...files, ...generated]) if (name.endsWith(".ts")) await writeFile(join(folder, name), text);
   const out = join(folder, "kernels.wasm");
   const { error, stderr } = await asc.main([
-    products === null ? "bench.ts" : "index.ts", "--baseDir", folder, "-o", out, "--runtime", "stub", "--enable", "simd", ...variant.features,
+    generated.size === 0 ? "bench.ts" : "index.ts", "--baseDir", folder, "-o", out, "--runtime", "stub", "--enable", "simd", ...variant.features,
     "--importMemory", "--initialMemory", "1", "--memoryBase", String(variant.dataAt), "--noAssert", "-O3", "--disableWarning", "112",
   ]);
   if (error) throw new Error(`The kernel variant ${variant.name} does not compile: ${error.message}\n${stderr.toString().slice(0, 4000)}`);
@@ -110,14 +109,18 @@ export async function buildKernels({ log = console.log } = {}) {
   log("Building the WebAssembly kernels ...");
   const { default: asc } = await import("assemblyscript/asc");
   const { generateProducts } = await import(pathToFileURL(join(SOURCES, "generate.mjs")).href);
+  const { generateAttentionProducts } = await import(pathToFileURL(join(SOURCES, "generate-attention.mjs")).href);
   // A folder of this process alone, and renames at the end: two builds at once do no harm.
   const work = join(BUILD, `kernels-build-${process.pid}`);
   try {
     await mkdir(join(BUILD, "kernels-as"), { recursive: true });
     for (const variant of VARIANTS) {
-      const products = variant.name === "bench" ? null : generateProducts(variant.name);
-      await compile(asc, variant, files, products, join(work, variant.name));
-      if (products !== null) await writeFile(join(BUILD, "kernels-as", `products-${variant.name}.ts`), products); // to be read by people
+      const generated = new Map(variant.name === "bench" ? [] : [
+        ["products.ts", generateProducts(variant.name)], ["attention-products.ts", generateAttentionProducts(variant.name)],
+      ]);
+      await compile(asc, variant, files, generated, join(work, variant.name));
+      // To be read by people.
+      for (const [name, text] of generated) await writeFile(join(BUILD, "kernels-as", name.replace(".ts", `-${variant.name}.ts`)), text);
     }
     await writeFile(stampFile, hash);
   } finally {

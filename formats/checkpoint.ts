@@ -9,7 +9,7 @@ import { decodeRows } from "./dequantize.ts";
 import { FORMAT_LIMITS } from "./limits.ts";
 import { readBytes } from "./read-bytes.ts";
 import type { StoredTensor } from "./stored-tensor.ts";
-import { STORED_TYPES, type StoredType, storedRowBytes } from "./stored-types.ts";
+import { FILE_TYPES, type StoredType, storedRowBytes } from "./stored-types.ts";
 
 /** What a pack takes over of a tokenizer. */
 export interface TokenizerFiles {
@@ -141,9 +141,9 @@ function bind({ kind, source, description = source.description, config, architec
     if (found.length !== shape.length || found.some((d, i) => d !== shape[i])) {
       fail(`tensor ${tensor.name} in ${tensor.file} (${name}) has shape [${tensor.shape.join(", ")}], expected [${shape.join(", ")}]`);
     }
-    const type = STORED_TYPES.find((t) => t === tensor.type) ??
+    const type = FILE_TYPES.find((t) => t === tensor.type) ??
       fail(`tensor ${tensor.name} in ${tensor.file} (${name}) has type ${tensor.type}, which this version does not read; `
-        + `expected one of ${STORED_TYPES.join(", ")}`);
+        + `expected one of ${FILE_TYPES.join(", ")}`);
     const rowBytes = storedRowBytes(type, nCols);
     places.set(name, { name, tensor: tensor.name, file: tensor.file, type, nRows, nCols, rowBytes, offset: tensor.offset + firstRow * rowBytes });
     used.add(tensor.name);

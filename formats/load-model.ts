@@ -3,6 +3,7 @@
 // the weight ledger of durable/ instead.
 
 import type { Heap } from "../model/heap.ts";
+import { formatCode } from "../model/kernels.ts";
 import type { SegmentLookup, SegmentWeights } from "../model/local-experts.ts";
 import { bindTrunk, type LoadedTensor, type TrunkWeights } from "../model/trunk.ts";
 import type { ByteSource } from "./byte-source.ts";
@@ -41,20 +42,21 @@ export async function loadModel(source: ByteSource, manifest: PackManifest, heap
   };
   const tensors = new Map<string, LoadedTensor>();
   for (const [name, blob] of Object.entries(manifest.blobs)) tensors.set(name, { ptr: place(name, blob), format: blob.format, nRows: blob.rows, nCols: blob.cols });
-  const segments = new Map<string, SegmentWeights>();
+  const { nLayers, nExperts } = manifest.config;
+  // By number: the engine asks for every group of every layer of every step.
+  const segments: (readonly SegmentWeights[])[] = Array.from({ length: nLayers * nExperts }, () => []);
   let maxSegmentWidth = 32;
   for (const { layer, expert, gateUp, down, segments: slices } of manifest.experts) {
-    slices.forEach((slice, i) => {
+    segments[layer * nExperts + expert] = slices.map((slice, i) => {
       const width = slice.end - slice.start;
-      const name = segmentName(layer, expert, i);
       maxSegmentWidth = Math.max(maxSegmentWidth, width);
-      segments.set(name, { ptr: place(name, slice), width, gateUp, down });
+      return { ptr: place(segmentName(layer, expert, i), slice), width, gateUp: formatCode(gateUp), down: formatCode(down) };
     });
   }
   await loadBlobs(source, manifest, targets, { onProgress: (loadedBytes) => onProgress?.(loadedBytes, totalBytes) });
   return {
     trunk: bindTrunk(manifest.config, (name) => tensors.get(name)),
-    lookup: (layer, expert, segment) => segments.get(segmentName(layer, expert, segment)),
+    lookup: (layer, expert, segment) => segments[layer * nExperts + expert]?.[segment],
     segmentCounts: segmentCounts(manifest), maxSegmentWidth,
   };
 }

@@ -4,9 +4,9 @@
 import { type ActivationFormat, type KvFormat, type MatrixFormat, activationFormatOf } from "../model/kernels.ts";
 import { ModelError } from "../model/config.ts";
 import { type Checkpoint, type MatrixPlace, expertName } from "./checkpoint.ts";
-import { formatOfType } from "./stored-types.ts";
+import { FILE_TYPES, formatOfType } from "./stored-types.ts";
 
-export const QUANTS = ["source", "f32", "q8", "q4"] as const;
+export const QUANTS = ["source", "f32", "q8", "q4", "q4m", "q4k", "q2", "mxfp4"] as const;
 export type Quant = (typeof QUANTS)[number];
 
 /** Kinds of tensors in summaries. */
@@ -21,20 +21,22 @@ export function tensorClass(name: string): TensorClass {
 }
 
 /** Kernel format of one matrix. Routers are small and decide much: they stay f32, which holds every stored type exactly. */
-export function formatOf(place: MatrixPlace, quant: Quant): MatrixFormat {
+export function formatOf(place: Pick<MatrixPlace, "name" | "type">, quant: Quant): MatrixFormat {
   const kind = tensorClass(place.name);
   if (kind === "router" || quant === "f32") return "f32";
   if (quant === "source") return formatOfType(place.type);
-  return quant === "q4" && (kind === "embedding" || kind === "head") ? "q8" : quant;
+  return kind === "embedding" || kind === "head" ? "q8" : quant;
 }
+
+const typesThatTake = (activations: ActivationFormat): string => FILE_TYPES.filter((t) => activationFormatOf(formatOfType(t)) === activations).join(", ");
 
 export interface PackFormats {
   readonly activations: ActivationFormat;
   readonly kvFormat: KvFormat;
 }
 
-/** What experts consume, and the format of the KV cache. Throws ModelError where the file mixes what one pack cannot hold. */
-export function packFormats(checkpoint: Checkpoint, quant: Quant): PackFormats {
+/** What experts consume, and the format of the KV cache: `kvFormat`, or one by the weights. Throws ModelError where the file mixes what one pack cannot hold. */
+export function packFormats(checkpoint: Checkpoint, quant: Quant, kvFormat?: KvFormat): PackFormats {
   const { config: c } = checkpoint;
   const firstOf = new Map<ActivationFormat, MatrixPlace>();
   for (let layer = 0; layer < c.nLayers; layer++) {
@@ -55,11 +57,11 @@ export function packFormats(checkpoint: Checkpoint, quant: Quant): PackFormats {
   if (firstOf.size > 1) {
     const [a, b] = [...firstOf.values()] as [MatrixPlace, MatrixPlace];
     throw new ModelError(`${checkpoint.description}: tensor ${a.tensor} has type ${a.type} and ${b.tensor} has ${b.type}; experts of one pack `
-      + "must all take the same activations (F32, F16, BF16 take f32; Q8_0, Q4_0 take int8). Pack with --quant q8, q4 or f32.");
+      + `must all take the same activations (${typesThatTake("f32")} take f32; ${typesThatTake("qa8")} take int8). Pack with --quant q8, q4 or f32.`);
   }
   const matrices = [...checkpoint.places()].filter((p) => p.nRows > 1 && tensorClass(p.name) !== "router");
   return {
     activations: firstOf.keys().next().value ?? "f32",
-    kvFormat: matrices.every((p) => formatOf(p, quant) === "f32") ? "f32" : "f16",
+    kvFormat: kvFormat ?? (matrices.every((p) => formatOf(p, quant) === "f32") ? "f32" : "f16"),
   };
 }

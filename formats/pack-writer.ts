@@ -5,6 +5,7 @@
 import { ModelError, trunkTensors } from "../model/config.ts";
 import { type MatrixFormat, gateUpRows } from "../model/kernels.ts";
 import { ropeTable } from "../model/rope.ts";
+import type { KvFormat } from "../model/kernels.ts";
 import { BlobWriter, type StoredBlob } from "./blob-writer.ts";
 import { type Checkpoint, type MatrixPlace, expertName, rowsPerBatch } from "./checkpoint.ts";
 import { decodeRows } from "./dequantize.ts";
@@ -20,6 +21,8 @@ import { BLOCK_ROWS, type RowRun, blankRowBlock, placeRows } from "./tiles.ts";
 export interface PackOptions {
   readonly id: string;
   readonly quant?: Quant;
+  /** Format of the KV cache the pack is served with; by default f32 where all weights are, else f16. */
+  readonly kvFormat?: KvFormat;
   /** Positions in the rope table; default the checkpoint's, at most 4,096. */
   readonly contextLength?: number;
   /** Largest part: 4 MiB for static assets (default), 64 MiB for R2. */
@@ -68,6 +71,7 @@ class Packer {
   readonly #sink: PackSink;
   readonly #options: PackOptions;
   readonly #quant: Quant;
+  readonly #kvFormat: KvFormat | undefined;
   readonly #segmentWidth: number;
   readonly #writer: BlobWriter;
   readonly #onProgress: (p: PackProgress) => void;
@@ -82,6 +86,7 @@ class Packer {
     this.#sink = sink;
     this.#options = options;
     this.#quant = options.quant ?? "source";
+    this.#kvFormat = options.kvFormat;
     this.#segmentWidth = options.segmentWidth ?? FORMAT_LIMITS.segmentWidth;
     this.#writer = new BlobWriter(sink, options.parts === "r2" ? FORMAT_LIMITS.bucketPartBytes : FORMAT_LIMITS.assetPartBytes);
     this.#onProgress = onProgress;
@@ -98,7 +103,7 @@ class Packer {
     if (this.#segmentWidth < 32 || this.#segmentWidth % 32 !== 0) {
       throw new ModelError(`A segment width of ${this.#segmentWidth} was asked for, expected a multiple of 32.`);
     }
-    const { activations, kvFormat } = packFormats(this.#checkpoint, this.#quant);
+    const { activations, kvFormat } = packFormats(this.#checkpoint, this.#quant, this.#kvFormat);
 
     const blobs: Record<string, PackBlob> = {};
     for (const t of trunkTensors(config)) {

@@ -1,8 +1,10 @@
 // Row-major stored rows <-> the tile layouts of the kernels (docs/arithmetic.md section 3). Owns the byte order of a row
 // block of 32 rows; quantised blocks are only re-ordered, so both ways are lossless. Refuses arithmetic of any kind.
+// q4k's nibbles change places too: q4k-blocks.ts.
 
-import { type MatrixFormat, matrixBytes } from "../model/kernels.ts";
-import { storedRowBytes, typeOfFormat } from "./stored-types.ts";
+import { type MatrixFormat, matrixBytes, tileBytes } from "../model/kernels.ts";
+import { Q4K_BLOCK_BYTES, placeQ4kBlock, takeQ4kBlock } from "./q4k-blocks.ts";
+import { storedBlock, storedRowBytes, typeOfFormat } from "./stored-types.ts";
 
 /** Rows of a row block. */
 export const BLOCK_ROWS = 32;
@@ -10,10 +12,13 @@ export const BLOCK_ROWS = 32;
 /** Bytes of one row block. */
 export const rowBlockBytes = (format: MatrixFormat, nCols: number): number => matrixBytes(format, BLOCK_ROWS, nCols);
 
-/** A row block of zero rows: zeros, except q4's nibbles, whose zero is 8. */
+/**
+ * A row block of zero rows: zeros, except q4's nibbles, whose zero is 8. Scale and minimum of zero make every other format zero, also
+ * q2, which has no zero of its own.
+ */
 export function blankRowBlock(format: MatrixFormat, nCols: number): Uint8Array<ArrayBuffer> {
   const block = new Uint8Array(rowBlockBytes(format, nCols));
-  if (format === "q4") for (let tile = 0; tile < block.length; tile += 576) block.fill(0x88, tile + 64, tile + 576);
+  if (format === "q4") for (let tile = 0; tile < block.length; tile += tileBytes("q4")) block.fill(0x88, tile + 64, tile + tileBytes("q4"));
   return block;
 }
 
@@ -31,6 +36,10 @@ export function placeRows(format: MatrixFormat, block: Uint8Array, firstRow: num
   const rowBytes = storedRowBytes(typeOfFormat(format), nCols);
   for (let i = 0; i < rows.nRows; i++) {
     const from = rows.start + i * rows.stride;
+    if (format === "q4k") {
+      for (let b = 0; b * Q4K_BLOCK_BYTES < rowBytes; b++) placeQ4kBlock(rows.bytes, from + b * Q4K_BLOCK_BYTES, block, b, firstRow + i);
+      continue;
+    }
     eachPiece(format, rowBytes, firstRow + i, (inRow, inBlock, n) => {
       for (let b = 0; b < n; b++) block[inBlock + b] = rows.bytes[from + inRow + b]!;
     });
@@ -39,32 +48,42 @@ export function placeRows(format: MatrixFormat, block: Uint8Array, firstRow: num
 
 /** The reverse of placeRows for one row: writes its stored bytes to `out` at `at`. */
 export function takeRow(format: MatrixFormat, block: Uint8Array, row: number, out: Uint8Array, at: number, nCols: number): void {
-  eachPiece(format, storedRowBytes(typeOfFormat(format), nCols), row, (inRow, inBlock, n) => {
+  const rowBytes = storedRowBytes(typeOfFormat(format), nCols);
+  if (format === "q4k") {
+    for (let b = 0; b * Q4K_BLOCK_BYTES < rowBytes; b++) takeQ4kBlock(block, b, row, out, at + b * Q4K_BLOCK_BYTES);
+    return;
+  }
+  eachPiece(format, rowBytes, row, (inRow, inBlock, n) => {
     for (let b = 0; b < n; b++) out[at + inRow + b] = block[inBlock + b]!;
   });
 }
 
+/** What a stored block becomes: entries of [offset in the block, offset in the tile, bytes a row], then steps of 4 bytes a row. */
+interface Pieces {
+  readonly heads: readonly (readonly [inStored: number, inTile: number, bytes: number])[];
+  readonly steps: { readonly inStored: number; readonly inTile: number; readonly n: number };
+}
+
+const PIECES: Readonly<Record<Exclude<MatrixFormat, "q4k">, Pieces>> = {
+  f32: { heads: [[0, 0, 4]], steps: { inStored: 0, inTile: 0, n: 0 } },
+  f16: { heads: [[0, 0, 2]], steps: { inStored: 0, inTile: 0, n: 0 } },
+  bf16: { heads: [[0, 0, 2]], steps: { inStored: 0, inTile: 0, n: 0 } },
+  q8: { heads: [[0, 0, 2]], steps: { inStored: 2, inTile: 64, n: 8 } },
+  q4: { heads: [[0, 0, 2]], steps: { inStored: 2, inTile: 64, n: 4 } },
+  q4m: { heads: [[0, 0, 2], [2, 64, 2]], steps: { inStored: 4, inTile: 128, n: 4 } },
+  q2: { heads: [[0, 0, 2]], steps: { inStored: 2, inTile: 64, n: 2 } },
+  mxfp4: { heads: [[0, 0, 1]], steps: { inStored: 1, inTile: 32, n: 4 } },
+};
+
 /** Calls `move(offset in the stored row, offset in the block, bytes)` for every piece of a row that stays together. */
-function eachPiece(format: MatrixFormat, rowBytes: number, row: number, move: (inRow: number, inBlock: number, n: number) => void): void {
-  switch (format) {
-    case "f32":
-      for (let at = 0; at < rowBytes; at += 4) move(at, at * BLOCK_ROWS + row * 4, 4);
-      break;
-    case "f16": case "bf16":
-      for (let at = 0; at < rowBytes; at += 2) move(at, at * BLOCK_ROWS + row * 2, 2);
-      break;
-    case "q8":
-      for (let group = 0; group * 34 < rowBytes; group++) {
-        move(group * 34, group * 1088 + row * 2, 2);
-        for (let kk = 0; kk < 8; kk++) move(group * 34 + 2 + kk * 4, group * 1088 + 64 + kk * 128 + row * 4, 4);
-      }
-      break;
-    case "q4":
-      for (let group = 0; group * 18 < rowBytes; group++) {
-        move(group * 18, group * 576 + row * 2, 2);
-        for (let kk = 0; kk < 4; kk++) move(group * 18 + 2 + kk * 4, group * 576 + 64 + kk * 128 + row * 4, 4);
-      }
-      break;
+function eachPiece(
+  format: Exclude<MatrixFormat, "q4k">, rowBytes: number, row: number, move: (inRow: number, inBlock: number, n: number) => void,
+): void {
+  const { heads, steps } = PIECES[format];
+  const { bytes } = storedBlock(typeOfFormat(format));
+  for (let at = 0, tile = 0; at < rowBytes; at += bytes, tile += tileBytes(format)) {
+    for (const [inStored, inTile, n] of heads) move(at + inStored, tile + inTile + row * n, n);
+    for (let kk = 0; kk < steps.n; kk++) move(at + steps.inStored + kk * 4, tile + steps.inTile + kk * 128 + row * 4, 4);
   }
 }
 

@@ -1,189 +1,234 @@
-// Writing the KV cache and attending over it, docs/arithmetic.md section 8. Blocks of 32 positions by absolute position;
-// K lies as [headDim][32] so that four lanes are four keys, V as [32][headDim] so that four lanes are four dimensions.
-// Refuses to let masked keys take part: they are left out of every sum, never multiplied by zero.
+// Attention over the KV cache, docs/arithmetic.md section 8. Queries that share a kv head (heads of a group, and tokens of one timeline in a
+// chunk) go through the blocks together in pieces of 8, 4, 2 or 1, so that keys and values are read once per piece; and up to eight kv heads
+// go through a block before the next block comes, because their tiles lie one after the other in its page and stream from memory that way.
+// Refuses to let masked keys take part, and the make-up of a piece to show in a result: every query is its own chain.
 
-import { HALF_FIX, HALF_MASK, SCORE_BUFFER } from "./constants";
-import { exp1, exp4, halfBits, loadHalf, loadHalf4 } from "./floats";
+import { addFoldedValues, addValueTiles, addValues, scoreHalves, scoreTiles } from "./attention-products";
+import { packGroupBytes, packQuery, packWeights } from "./attention-packs";
+import { softmaxBlock } from "./attention-softmax";
+import { loadHalf } from "./floats";
+import { KV_F16, KV_Q8, SCALES_BYTES, TILE_BYTES, kvBlockBytes } from "./kv-cache";
+import { packFloats } from "./packs";
+import { pack, product } from "./products";
+import { quantizeRows } from "./quantize";
 
-const F16: i32 = 1;
+// Scratch, shared: eight addresses, c of each query, scores [8][32], masked scales; per group of 32 dims a pack of weights; one qa8 row.
+const FACTORS: usize = 32;
+const SCORES: usize = 64;
+const MASKED_SCALES: usize = 1088;
+const WEIGHTS: usize = 1152;
+const WEIGHT_GROUP_BYTES: usize = 544;
+// Then eight pieces: per query {q, out, position, first, sink or 0}, m and L; where the packed queries lie and whether they carry 2^112;
+// per group of 32 dims the packed queries and the sums o.
+const PIECES: i32 = 8;
+const QUERY_BYTES: usize = 32;
+const MAXIMA: usize = 256;
+const SUMS: usize = 288;
+const PACKED: usize = 416;
+const IS_FOLDED: usize = 420;
+const QUERIES: usize = 432;
 
-export function kvWrite(
-  kvFormat: i32, k: usize, v: usize, rowStride: usize, nTokens: i32, nKvHeads: i32, headDim: usize,
-  pages: usize, layerOffset: usize, positions: usize,
-): void {
-  const size: usize = kvFormat == F16 ? 2 : 4;
-  const half = headDim * 32 * size;
-  for (let t: usize = 0; t < <usize>nTokens; t++) {
-    const slot = <usize>(load<u32>(positions + (t << 2)) & 31);
-    let keys = <usize>load<u32>(pages + (t << 2)) + layerOffset;
-    for (let h: usize = 0; h < <usize>nKvHeads; h++) {
-      const from = t * rowStride + h * (headDim << 2);
-      const keyAt = keys + slot * size, valueAt = keys + half + slot * headDim * size;
-      if (kvFormat == F16) {
-        for (let d: usize = 0; d < headDim; d++) {
-          store<u16>(keyAt + (d << 6), <u16>halfBits(load<f32>(k + from + (d << 2))));
-          store<u16>(valueAt + (d << 1), <u16>halfBits(load<f32>(v + from + (d << 2))));
-        }
-      } else {
-        for (let d: usize = 0; d < headDim; d++) store<f32>(keyAt + (d << 7), load<f32>(k + from + (d << 2)));
-        memory.copy(valueAt, v + from, headDim << 2);
+/** Keys low..high of a block that a query sees, as low | high << 8; 32 when it sees none. */
+@inline
+function visible(record: usize, block: u32): u32 {
+  const position = load<u32>(record, 8), first = load<u32>(record, 12);
+  const base = block << 5;
+  if (position < base || first > base + 31) return 32;
+  return (first > base ? first - base : 0) | (min<u32>(position - base, 31) << 8);
+}
+
+/** o = o * c + p . v for the last dims of a head whose size is no multiple of four, one query. */
+function addValueTail(isHalf: bool, v: usize, headDim: usize, p: usize, low: usize, high: usize, o: usize, c: f32): void {
+  const shift: usize = isHalf ? 1 : 2;
+  for (let d = headDim & ~3; d < headDim; d++) {
+    let sum = load<f32>(o + (d << 2)) * c;
+    for (let j = low; j <= high; j++) {
+      const at = v + ((j * headDim + d) << shift);
+      sum = sum + load<f32>(p + (j << 2)) * (isHalf ? loadHalf(at) : load<f32>(at));
+    }
+    store<f32>(o + (d << 2), sum);
+  }
+}
+
+/** The softmax of query i of a piece, whose scores lie in scratch. */
+@inline
+function softmaxQuery(piece: usize, scratch: usize, i: usize, scale: f32, low: usize, high: usize): void {
+  softmaxBlock(scratch + SCORES + (i << 7), scale, low, high, piece + MAXIMA + (i << 2), piece + SUMS + (i << 4), scratch + FACTORS + (i << 2));
+}
+
+/** One q8 block for all queries of a piece. Queries that see nothing of it get weights of zero, which change no bit of o. */
+function attendTiles(m: i32, piece: usize, at: usize, nGroups: usize, block: u32, scale: f32, scratch: usize): void {
+  // Scales of K, scales of V, tiles of K, tiles of V: read in this order, so that a prefetcher sees one stream.
+  const valueScales = at + nGroups * SCALES_BYTES, keys = valueScales + nGroups * SCALES_BYTES, values = keys + nGroups * TILE_BYTES;
+  scoreTiles(m, keys, at, nGroups, piece + QUERIES, scratch + SCORES);
+  const weights = scratch + WEIGHTS, groupBytes = packGroupBytes(m);
+  for (let i: usize = 0; i < <usize>m; i++) {
+    const seen = visible(piece + i * QUERY_BYTES, block);
+    const scores = scratch + SCORES + (i << 7);
+    const low = <usize>(seen & 0xff), high = <usize>(seen >> 8);
+    if (seen == 32) {
+      memory.fill(scores, 0, 128);
+      store<f32>(scratch + FACTORS + (i << 2), 1);
+    } else softmaxQuery(piece, scratch, i, scale, low, high);
+    const isWhole = low == 0 && high == 31;
+    for (let g: usize = 0; g < nGroups; g++) {
+      let scales = valueScales + g * SCALES_BYTES;
+      if (!isWhole) {
+        const masked = scratch + MASKED_SCALES;
+        memory.fill(masked, 0, 64);
+        if (seen != 32) memory.copy(masked + (low << 1), scales + (low << 1), (high - low + 1) << 1);
+        scales = masked;
       }
-      keys += 2 * half;
+      packWeights(scores, scales, i, m, weights + g * groupBytes);
     }
   }
+  addValueTiles(m, values, nGroups, weights, piece + QUERIES + (nGroups << 10), nGroups << 7, scratch + FACTORS);
 }
 
+const FOLD: u32 = 0x77800000; // 2^112
+const UNFOLD: u32 = 0x07800000; // 2^-112
+
+/** n f32 (rounded up to four) times a power of two. */
 @inline
-function load4(at: usize, half: bool, mask: v128, factor: v128, limit: v128, infinity: v128, magnitude: v128): v128 {
-  return half ? loadHalf4(at, mask, factor, limit, infinity, magnitude) : v128.load(at);
+function scaleBy(x: usize, n: usize, power: u32): void {
+  const factor = i32x4.splat(power);
+  for (const end = x + (n << 2); x < end; x += 16) v128.store(x, f32x4.mul(v128.load(x), factor));
 }
 
-/** Scaled scores of one query with the 32 keys of a block, into SCORE_BUFFER. Slots never written give garbage lanes, masked by the caller. */
-@inline
-function scoreBlock(q: usize, k: usize, headDim: usize, scale: f32, half: bool): void {
-  const mask = v128.load(HALF_MASK), factor = v128.load(HALF_FIX), limit = v128.load(HALF_FIX, 16);
-  const infinity = v128.load(HALF_FIX, 32), magnitude = v128.load(HALF_FIX, 48);
-  let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
-  const step: usize = half ? 8 : 16;
-  const end = q + (headDim << 2);
-  for (; q < end; q += 4) {
-    const x = v128.load32_splat(q);
-    s0 = f32x4.add(s0, f32x4.mul(x, load4(k, half, mask, factor, limit, infinity, magnitude)));
-    s1 = f32x4.add(s1, f32x4.mul(x, load4(k + step, half, mask, factor, limit, infinity, magnitude)));
-    s2 = f32x4.add(s2, f32x4.mul(x, load4(k + 2 * step, half, mask, factor, limit, infinity, magnitude)));
-    s3 = f32x4.add(s3, f32x4.mul(x, load4(k + 3 * step, half, mask, factor, limit, infinity, magnitude)));
-    s4 = f32x4.add(s4, f32x4.mul(x, load4(k + 4 * step, half, mask, factor, limit, infinity, magnitude)));
-    s5 = f32x4.add(s5, f32x4.mul(x, load4(k + 5 * step, half, mask, factor, limit, infinity, magnitude)));
-    s6 = f32x4.add(s6, f32x4.mul(x, load4(k + 6 * step, half, mask, factor, limit, infinity, magnitude)));
-    s7 = f32x4.add(s7, f32x4.mul(x, load4(k + 7 * step, half, mask, factor, limit, infinity, magnitude)));
-    k += 8 * step;
-  }
-  const f = f32x4.splat(scale);
-  v128.store(SCORE_BUFFER, f32x4.mul(s0, f));
-  v128.store(SCORE_BUFFER, f32x4.mul(s1, f), 16);
-  v128.store(SCORE_BUFFER, f32x4.mul(s2, f), 32);
-  v128.store(SCORE_BUFFER, f32x4.mul(s3, f), 48);
-  v128.store(SCORE_BUFFER, f32x4.mul(s4, f), 64);
-  v128.store(SCORE_BUFFER, f32x4.mul(s5, f), 80);
-  v128.store(SCORE_BUFFER, f32x4.mul(s6, f), 96);
-  v128.store(SCORE_BUFFER, f32x4.mul(s7, f), 112);
-}
-
-/** o = o * c, then o = o + p_j * v[j] for j in [low, high], 16 dimensions at a time, then 4, then 1. */
-@inline
-function valueBlock(o: usize, v: usize, headDim: usize, c: f32, low: usize, high: usize, half: bool): void {
-  const mask = v128.load(HALF_MASK), factor = v128.load(HALF_FIX), limit = v128.load(HALF_FIX, 16);
-  const infinity = v128.load(HALF_FIX, 32), magnitude = v128.load(HALF_FIX, 48);
-  const size: usize = half ? 2 : 4;
-  const rowBytes = headDim * size;
-  const cs = f32x4.splat(c);
-  const pEnd = SCORE_BUFFER + (high << 2);
+/** o = o * c + p . v of m queries over the keys low..high of an f32 or f16 block. */
+function addBlock(isHalf: bool, m: i32, values: usize, headDim: usize, p: usize, low: usize, high: usize, o: usize, oStride: usize, factors: usize): void {
   let d: usize = 0;
-  for (; d + 16 <= headDim; d += 16) {
-    const at = o + (d << 2);
-    let o0 = f32x4.mul(v128.load(at), cs), o1 = f32x4.mul(v128.load(at, 16), cs);
-    let o2 = f32x4.mul(v128.load(at, 32), cs), o3 = f32x4.mul(v128.load(at, 48), cs);
-    let row = v + low * rowBytes + d * size;
-    for (let p = SCORE_BUFFER + (low << 2); p <= pEnd; p += 4) {
-      const x = v128.load32_splat(p);
-      o0 = f32x4.add(o0, f32x4.mul(x, load4(row, half, mask, factor, limit, infinity, magnitude)));
-      o1 = f32x4.add(o1, f32x4.mul(x, load4(row + 4 * size, half, mask, factor, limit, infinity, magnitude)));
-      o2 = f32x4.add(o2, f32x4.mul(x, load4(row + 8 * size, half, mask, factor, limit, infinity, magnitude)));
-      o3 = f32x4.add(o3, f32x4.mul(x, load4(row + 12 * size, half, mask, factor, limit, infinity, magnitude)));
-      row += rowBytes;
-    }
-    v128.store(at, o0);
-    v128.store(at, o1, 16);
-    v128.store(at, o2, 32);
-    v128.store(at, o3, 48);
+  if (isHalf) {
+    // Probabilities are at most 1 and never subnormal: 2^112 is exact on the way there and back.
+    scaleBy(p, <usize>m << 5, FOLD);
+    d = addFoldedValues(m, values, headDim, p, low, high, o, oStride, factors);
+    if (d < headDim) scaleBy(p, <usize>m << 5, UNFOLD);
   }
-  for (; d + 4 <= headDim; d += 4) {
-    const at = o + (d << 2);
-    let sum = f32x4.mul(v128.load(at), cs);
-    let row = v + low * rowBytes + d * size;
-    for (let p = SCORE_BUFFER + (low << 2); p <= pEnd; p += 4) {
-      sum = f32x4.add(sum, f32x4.mul(v128.load32_splat(p), load4(row, half, mask, factor, limit, infinity, magnitude)));
-      row += rowBytes;
-    }
-    v128.store(at, sum);
+  if (d == headDim) return;
+  addValues(isHalf, m, values, d, headDim, p, low, high, o, oStride, factors);
+  if ((headDim & 3) == 0) return;
+  for (let i: usize = 0; i < <usize>m; i++) addValueTail(isHalf, values, headDim, p + (i << 7), low, high, o + i * oStride, load<f32>(factors + (i << 2)));
+}
+
+/** Whether all n f32 are of magnitude below 65,536, which 2^112 may multiply; NaN is not. */
+function canFold(x: usize, n: usize): bool {
+  for (const end = x + (n << 2); x < end; x += 4) if (!(abs<f32>(load<f32>(x)) < 65536)) return false;
+  return true;
+}
+
+/** One f32 or f16 block: together where every query sees all of it, else query by query over the keys it sees. */
+function attendFloats(kvFormat: i32, m: i32, piece: usize, keys: usize, values: usize, headDim: usize, block: u32, scale: f32, scratch: usize): void {
+  const isHalf = kvFormat == KV_F16, isFolded = load<u32>(piece, IS_FOLDED) != 0;
+  const scores = scratch + SCORES, factors = scratch + FACTORS;
+  const packed = <usize>load<u32>(piece, PACKED), nGroups = (headDim + 31) >> 5, o = piece + QUERIES + (nGroups << 10), oStride = nGroups << 7;
+  let isWhole = true;
+  for (let i: usize = 0; i < <usize>m; i++) isWhole = isWhole && visible(piece + i * QUERY_BYTES, block) == 31 << 8;
+  if (isWhole && (isHalf ? isFolded && scoreHalves(m, keys, headDim, packed, scores) : true)) {
+    if (!isHalf) product(kvFormat, m, keys, 1, headDim, packed, scores, 128);
+    for (let i: usize = 0; i < <usize>m; i++) softmaxQuery(piece, scratch, i, scale, 0, 31);
+    addBlock(isHalf, m, values, headDim, scores, 0, 31, o, oStride, factors);
+    return;
   }
-  for (; d < headDim; d++) {
-    const at = o + (d << 2);
-    let sum = load<f32>(at) * c;
-    let row = v + low * rowBytes + d * size;
-    for (let p = SCORE_BUFFER + (low << 2); p <= pEnd; p += 4) {
-      sum = sum + load<f32>(p) * (half ? loadHalf(row) : load<f32>(row));
-      row += rowBytes;
-    }
-    store<f32>(at, sum);
+  for (let i: usize = 0; i < <usize>m; i++) {
+    const query = piece + i * QUERY_BYTES, seen = visible(query, block);
+    if (seen == 32) continue;
+    const low = <usize>(seen & 0xff), high = <usize>(seen >> 8);
+    product(kvFormat, 1, keys, 1, headDim, <usize>load<u32>(query), scores + (i << 7), 128);
+    softmaxQuery(piece, scratch, i, scale, low, high);
+    addBlock(isHalf, 1, values, headDim, scores + (i << 7), low, high, o + i * oStride, oStride, factors + (i << 2));
   }
 }
 
-function scoreBlockF32(q: usize, k: usize, headDim: usize, scale: f32): void { scoreBlock(q, k, headDim, scale, false); }
-function scoreBlockF16(q: usize, k: usize, headDim: usize, scale: f32): void { scoreBlock(q, k, headDim, scale, true); }
-function valueBlockF32(o: usize, v: usize, headDim: usize, c: f32, low: usize, high: usize): void { valueBlock(o, v, headDim, c, low, high, false); }
-function valueBlockF16(o: usize, v: usize, headDim: usize, c: f32, low: usize, high: usize): void { valueBlock(o, v, headDim, c, low, high, true); }
-
-/** One query head. `out` holds the running sums o[d] until the last block. */
-function attendHead(
-  kvFormat: i32, q: usize, out: usize, headDim: usize, pageTable: usize, headOffset: usize,
-  position: u32, first: u32, scale: f32, sink: usize,
-): void {
-  const half = headDim * 32 * <usize>(kvFormat == F16 ? 2 : 4);
-  let m: f32 = -Infinity;
-  let l = f32x4.splat(0);
-  if (sink != 0) {
-    m = load<f32>(sink);
-    l = f32x4.replace_lane(l, 0, 1);
-  }
-  memory.fill(out, 0, headDim << 2);
-  const lastBlock = position >> 5;
-  for (let block = first >> 5; block <= lastBlock; block++) {
-    const keys = <usize>load<u32>(pageTable + (<usize>block << 2)) + headOffset;
-    const base = block << 5;
-    const low = <usize>(first > base ? first - base : 0);
-    const high = <usize>(block == lastBlock ? position - base : 31);
-    if (kvFormat == F16) scoreBlockF16(q, keys, headDim, scale);
-    else scoreBlockF32(q, keys, headDim, scale);
-    // Masked lanes become -Infinity: no maximum, and probability +0, which changes no lane of L.
-    for (let j: usize = 0; j < low; j++) store<f32>(SCORE_BUFFER + (j << 2), -Infinity);
-    for (let j = high + 1; j < 32; j++) store<f32>(SCORE_BUFFER + (j << 2), -Infinity);
-    let ms = v128.load(SCORE_BUFFER);
-    for (let i: usize = 16; i < 128; i += 16) ms = f32x4.max(ms, v128.load(SCORE_BUFFER + i));
-    const newM = max<f32>(
-      max<f32>(m, max<f32>(f32x4.extract_lane(ms, 0), f32x4.extract_lane(ms, 1))),
-      max<f32>(f32x4.extract_lane(ms, 2), f32x4.extract_lane(ms, 3)),
-    );
-    const c = exp1(m - newM);
-    m = newM;
-    l = f32x4.mul(l, f32x4.splat(c));
-    ms = f32x4.splat(m);
-    for (let i: usize = 0; i < 128; i += 16) {
-      const p = exp4(f32x4.sub(v128.load(SCORE_BUFFER + i), ms));
-      v128.store(SCORE_BUFFER + i, p);
-      l = f32x4.add(l, p);
+/** Packs the m queries whose records lie in the piece, and sets m, L and o. */
+function beginPiece(kvFormat: i32, m: i32, headDim: usize, piece: usize, scratch: usize): void {
+  const nGroups = (headDim + 31) >> 5;
+  const queries = piece + QUERIES, quantised = scratch + WEIGHTS + nGroups * WEIGHT_GROUP_BYTES;
+  let isFolded = kvFormat == KV_F16;
+  for (let i: usize = 0; i < <usize>m; i++) {
+    const record = piece + i * QUERY_BYTES;
+    const q = <usize>load<u32>(record), sink = <usize>load<u32>(record, 16);
+    store<u32>(scratch + (i << 2), <u32>q);
+    if (kvFormat == KV_Q8) {
+      quantizeRows(q, 0, quantised, 0, 1, <i32>headDim);
+      packQuery(quantised, nGroups, i, m, queries);
     }
-    if (kvFormat == F16) valueBlockF16(out, keys + half, headDim, c, low, high);
-    else valueBlockF32(out, keys + half, headDim, c, low, high);
+    isFolded = isFolded && canFold(q, headDim);
+    store<f32>(piece + MAXIMA + (i << 2), sink == 0 ? -Infinity : load<f32>(sink));
+    v128.store(piece + SUMS + (i << 4), i64x2.splat(0));
+    store<f32>(piece + SUMS + (i << 4), sink == 0 ? <f32>0 : <f32>1);
   }
-  const sum = (f32x4.extract_lane(l, 0) + f32x4.extract_lane(l, 1)) + (f32x4.extract_lane(l, 2) + f32x4.extract_lane(l, 3));
-  for (let d: usize = 0; d < headDim; d++) store<f32>(out + (d << 2), load<f32>(out + (d << 2)) / sum);
+  let packed = queries;
+  if (isFolded) {
+    packFloats(scratch, m, headDim, queries);
+    scaleBy(queries, <usize>m * headDim, FOLD);
+  } else if (kvFormat != KV_Q8) packed = pack(kvFormat, scratch, m, headDim, queries);
+  store<u32>(piece, <u32>packed, PACKED);
+  store<u32>(piece, isFolded ? 1 : 0, IS_FOLDED);
+  memory.fill(queries + (nGroups << 10), 0, (nGroups << 7) * m);
+}
+
+/** out = o / L for the queries of a piece. */
+function endPiece(m: i32, headDim: usize, piece: usize): void {
+  const nGroups = (headDim + 31) >> 5;
+  for (let i: usize = 0; i < <usize>m; i++) {
+    const l = v128.load(piece + SUMS + (i << 4));
+    const sum = (f32x4.extract_lane(l, 0) + f32x4.extract_lane(l, 1)) + (f32x4.extract_lane(l, 2) + f32x4.extract_lane(l, 3));
+    const from = piece + QUERIES + (nGroups << 10) + i * (nGroups << 7), to = <usize>load<u32>(piece + i * QUERY_BYTES, 4);
+    for (let d: usize = 0; d < headDim; d++) store<f32>(to + (d << 2), load<f32>(from + (d << 2)) / sum);
+  }
 }
 
 export function attention(
   kvFormat: i32, q: usize, out: usize, rowStride: usize, nTokens: i32, nHeads: i32, nKvHeads: i32, headDim: usize,
-  pageTables: usize, layerOffset: usize, positions: usize, scale: f32, window: i32, sinks: usize,
+  pageTables: usize, layerOffset: usize, positions: usize, scale: f32, window: i32, sinks: usize, scratch: usize,
 ): void {
-  const headsPerKv = nHeads / nKvHeads;
-  const kvHeadBytes = headDim * 64 * <usize>(kvFormat == F16 ? 2 : 4);
-  for (let t: usize = 0; t < <usize>nTokens; t++) {
-    const position = load<u32>(positions + (t << 2));
-    const pageTable = <usize>load<u32>(pageTables + (t << 2));
-    const first: u32 = window > 0 && position >= <u32>window ? position - <u32>window + 1 : 0;
-    for (let h = 0; h < nHeads; h++) {
-      const at = t * rowStride + <usize>h * (headDim << 2);
-      attendHead(kvFormat, q + at, out + at, headDim, pageTable, layerOffset + <usize>(h / headsPerKv) * kvHeadBytes,
-        position, first, scale, sinks == 0 ? 0 : sinks + (<usize>h << 2));
+  const perKv = nHeads / nKvHeads;
+  const half = kvBlockBytes(kvFormat, headDim), nGroups = (headDim + 31) >> 5;
+  const pieces = scratch + WEIGHTS + nGroups * WEIGHT_GROUP_BYTES + ((nGroups * 36 + 15) & ~15), pieceBytes = QUERIES + (nGroups << 11);
+  for (let start = 0; start < nTokens;) {
+    // Tokens of one timeline lie next to each other and have one page table.
+    const pageTable = <usize>load<u32>(pageTables + (<usize>start << 2));
+    let end = start + 1;
+    while (end < nTokens && <usize>load<u32>(pageTables + (<usize>end << 2)) == pageTable) end++;
+    const nQueries = (end - start) * perKv;
+    for (let done = 0; done < nQueries;) {
+      const left = nQueries - done;
+      const m = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+      for (let firstKv = 0; firstKv < nKvHeads; firstKv += PIECES) {
+        const nPieces = min<i32>(PIECES, nKvHeads - firstKv);
+        let firstBlock: u32 = 0xffffffff, lastBlock: u32 = 0;
+        for (let n = 0; n < nPieces; n++) {
+          const piece = pieces + <usize>n * pieceBytes;
+          for (let i = 0; i < m; i++) {
+            const t = <usize>(start + (done + i) / perKv), head = <usize>((firstKv + n) * perKv + (done + i) % perKv);
+            const record = piece + <usize>i * QUERY_BYTES;
+            const at = t * rowStride + head * (headDim << 2);
+            const position = load<u32>(positions + (t << 2));
+            const first: u32 = window > 0 && position >= <u32>window ? position - <u32>window + 1 : 0;
+            firstBlock = min<u32>(firstBlock, first >> 5);
+            lastBlock = max<u32>(lastBlock, position >> 5);
+            store<u32>(record, <u32>(q + at));
+            store<u32>(record, <u32>(out + at), 4);
+            store<u32>(record, position, 8);
+            store<u32>(record, first, 12);
+            store<u32>(record, <u32>(sinks == 0 ? 0 : sinks + (head << 2)), 16);
+          }
+          beginPiece(kvFormat, m, headDim, piece, scratch);
+        }
+        for (let block = firstBlock; block <= lastBlock; block++) {
+          let keys = <usize>load<u32>(pageTable + (<usize>block << 2)) + layerOffset + <usize>firstKv * 2 * half;
+          let piece = pieces;
+          for (let n = 0; n < nPieces; n++) {
+            if (kvFormat == KV_Q8) attendTiles(m, piece, keys, nGroups, block, scale, scratch);
+            else attendFloats(kvFormat, m, piece, keys, keys + half, headDim, block, scale, scratch);
+            keys += 2 * half;
+            piece += pieceBytes;
+          }
+        }
+        for (let n = 0; n < nPieces; n++) endPiece(m, headDim, pieces + <usize>n * pieceBytes);
+      }
+      done += m;
     }
+    start = end;
   }
 }

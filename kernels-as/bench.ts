@@ -1,7 +1,9 @@
-// Loops the benchmark compares the products with: how fast memory streams through SIMD registers, and how many dots a core can do.
-// Built into its own module, never served.
+// Loops the benchmark compares the products with: how fast memory streams through SIMD registers, how many dots a core can do, and
+// llama.cpp's product. Built into its own module, never served.
 
 import { NIBBLE_MASK } from "./constants";
+
+export { ggmlQ4Rows } from "./bench-ggml";
 
 /** xor of all bytes of [at, at + bytes), bytes a multiple of 128. */
 export function stream(at: usize, bytes: usize): i32 {

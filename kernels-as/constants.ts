@@ -7,12 +7,28 @@
 export const NIBBLE_MASK: usize = memory.data<u8>([15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 15], 16);
 /** 8 x 0x000F. */
 export const LOW_NIBBLE_MASK: usize = memory.data<u16>([15, 15, 15, 15, 15, 15, 15, 15], 16);
+/** 8 x 0x00FF: the even bytes. */
+export const EVEN_BYTES: usize = memory.data<u16>([255, 255, 255, 255, 255, 255, 255, 255], 16);
+/** 16 x 6: two bits of each byte, doubled. */
+export const PAIR_MASK: usize = memory.data<u8>([6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6], 16);
+/** 8 x 0x0006: two bits of each even byte, doubled. */
+export const LOW_PAIR_MASK: usize = memory.data<u16>([6, 6, 6, 6, 6, 6, 6, 6], 16);
+/** By E2M1 code: twice its value, plus 12. */
+export const E2M1_TABLE: usize = memory.data<u8>([12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0], 16);
+/** 8 x the upper half of 2^-127, a subnormal f32 whose exponent field is zero. */
+export const LEAST_EXPONENT: usize = memory.data<u16>([0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40], 16);
 /** 8 x i16 1: a dot product with it adds pairs. */
 export const ONES: usize = memory.data<u16>([1, 1, 1, 1, 1, 1, 1, 1], 16);
+/** 8 x i16 127: the last seven bits of a 14-bit attention weight. */
+export const LOW_SEVEN: usize = memory.data<u16>([127, 127, 127, 127, 127, 127, 127, 127], 16);
 /** 4 x 0x8FFFFFFF: keeps sign, exponent and mantissa of a sign-extended f16 shifted left by 13, which is its value * 2^-112. */
 export const HALF_MASK: usize = memory.data<u32>([0x8fffffff, 0x8fffffff, 0x8fffffff, 0x8fffffff], 16);
 /** 8 x 0x8FFF: the upper halves of the same. */
 export const UPPER_HALF_MASK: usize = memory.data<u16>([0x8fff, 0x8fff, 0x8fff, 0x8fff, 0x8fff, 0x8fff, 0x8fff, 0x8fff], 16);
+/** 8 x 0x7FFF, all but the sign of an f16, then 8 x 0x7BFF, the largest finite one. */
+export const HALF_MAGNITUDE: usize = memory.data<u16>([
+  0x7fff, 0x7fff, 0x7fff, 0x7fff, 0x7fff, 0x7fff, 0x7fff, 0x7fff, 0x7bff, 0x7bff, 0x7bff, 0x7bff, 0x7bff, 0x7bff, 0x7bff, 0x7bff,
+], 16);
 /** 4 x 2^112, then 4 x 65536 (what f16 infinity and NaN reach), 4 x the bits of +Infinity, 4 x all but the sign. */
 export const HALF_FIX: usize = memory.data<u32>([
   0x77800000, 0x77800000, 0x77800000, 0x77800000,
@@ -21,7 +37,7 @@ export const HALF_FIX: usize = memory.data<u32>([
   0x7fffffff, 0x7fffffff, 0x7fffffff, 0x7fffffff,
 ], 16);
 
-/** 12 x 4 constants of exp, docs/arithmetic.md section 2, in the order exp4 reads them. */
+/** 12 x 4 constants of exp, docs/arithmetic.md section 2, in the order exp4 reads them, then 4 x 1.5 * 2^23, whose addition rounds. */
 export const EXP: usize = memory.data<f32>([
   1.44269504, 1.44269504, 1.44269504, 1.44269504,
   0.693359375, 0.693359375, 0.693359375, 0.693359375,
@@ -35,9 +51,15 @@ export const EXP: usize = memory.data<f32>([
   1, 1, 1, 1,
   88.37, 88.37, 88.37, 88.37,
   -87.33, -87.33, -87.33, -87.33,
+  12582912, 12582912, 12582912, 12582912,
 ], 16);
 
+/** What whole dots turn over in q8 weights, set by each pack: 16 x 0x80 where the engine reads them as unsigned, else zero. */
+export const DOT_BIAS: usize = memory.data(16, 16);
+/** d and dmin of up to 32 rows of a super-tile in f32: d * 2^-112 at 0, dmin at 128. */
+export const SUPER_BUFFER: usize = memory.data(256, 16);
+/** By format code: bytes of a tile of 32 rows, and the logarithm of its columns; docs/arithmetic.md section 3. */
+export const TILE_BYTES: usize = memory.data<u16>([128, 64, 64, 1088, 576, 640, 4736, 320, 544]);
+export const TILE_COLUMN_SHIFTS: usize = memory.data<u8>([0, 0, 0, 5, 5, 5, 8, 5, 5]);
 /** One group of 32 f32, for the ragged last group of a quantised row. */
 export const GROUP_BUFFER: usize = memory.data(128, 16);
-/** Scores, then probabilities, of one block of 32 keys. */
-export const SCORE_BUFFER: usize = memory.data(128, 16);

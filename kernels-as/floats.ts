@@ -3,10 +3,13 @@
 
 import { EXP, HALF_FIX } from "./constants";
 
-/** e^x of four f32. */
-export function exp4(x: v128): v128 {
+@inline
+function exponential(x: v128): v128 {
   const one = v128.load(EXP, 144);
-  const n = f32x4.nearest(f32x4.mul(x, v128.load(EXP)));
+  // Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
+  const magic = v128.load(EXP, 192);
+  const shifted = f32x4.add(f32x4.mul(x, v128.load(EXP)), magic);
+  const n = f32x4.sub(shifted, magic);
   const r = f32x4.sub(f32x4.sub(x, f32x4.mul(n, v128.load(EXP, 16))), f32x4.mul(n, v128.load(EXP, 32)));
   let p = v128.load(EXP, 48);
   p = f32x4.add(f32x4.mul(p, r), v128.load(EXP, 64));
@@ -16,11 +19,16 @@ export function exp4(x: v128): v128 {
   p = f32x4.add(f32x4.mul(p, r), v128.load(EXP, 128));
   const y = f32x4.add(f32x4.add(f32x4.mul(p, f32x4.mul(r, r)), r), one);
   // 2^n: n << 23 added to the bits of 1.0. Lanes out of range are replaced below, so a wild n does no harm.
-  const power = i32x4.add(i32x4.shl(i32x4.trunc_sat_f32x4_s(n), 23), one);
+  const power = i32x4.add(i32x4.shl(shifted, 23), one);
   let e = f32x4.mul(y, power);
   e = v128.bitselect(v128.load(HALF_FIX, 32), e, f32x4.gt(x, v128.load(EXP, 160)));
   e = v128.andnot(e, f32x4.lt(x, v128.load(EXP, 176)));
   return v128.bitselect(e, x, f32x4.eq(x, x));
+}
+
+/** e^x of four f32. */
+export function exp4(x: v128): v128 {
+  return exponential(x);
 }
 
 /** e^x of one f32. */
@@ -28,10 +36,11 @@ export function exp1(x: f32): f32 {
   return f32x4.extract_lane(exp4(f32x4.splat(x)), 0);
 }
 
-/** silu(g) * u. */
+/** silu(g) * u. Inlined, so that several may run side by side: one alone is a long chain. */
+@inline
 export function swiglu4(g: v128, u: v128): v128 {
   const one = v128.load(EXP, 144);
-  return f32x4.mul(f32x4.div(g, f32x4.add(one, exp4(f32x4.neg(g)))), u);
+  return f32x4.mul(f32x4.div(g, f32x4.add(one, exponential(f32x4.neg(g)))), u);
 }
 
 /**

@@ -3,129 +3,38 @@
 // Shape of every int8 product: a row block of 32 rows is 8 row vectors of 4 rows. A pass holds R row vectors x M tokens of
 // accumulators and walks all groups of 32 k; within a group a small loop over steps of 4 k (a fully unrolled group spills, because
 // V8 schedules pure operations late), then one conversion and two roundings as docs/arithmetic.md section 5 wants.
-// Refuses: relaxed madd, trunc, min, max. The only relaxed instructions are dots whose second operand lies in 0..127.
+// What differs between variants and formats is data: forms.mjs and scales.mjs. Refuses formats and batches that are not there.
 
-const MATRIX = { f32: 0, f16: 1, bf16: 2, q8: 3, q4: 4 };
+import { FORMS, PROBE, SHAPES, SUPER, TILES } from "./forms.mjs";
+import { SCALES, superHead } from "./scales.mjs";
+
+const FLOAT_FORMATS = { f32: 0, f16: 1, bf16: 2 };
 const BATCHES = [1, 2, 4, 8];
 
-/**
- * By variant, format and batch: R row vectors per pass (8 = the whole row block in one pass) and U steps of 4 k per turn of the inner
- * loop. What measured best where every load is bounds-checked (workerd) without losing where it is not.
- */
-const SHAPES = {
-  "relaxed-i32": {
-    q4: { 1: { R: 8, U: 2 }, 2: { R: 4, U: 1 }, 4: { R: 4, U: 1 }, 8: { R: 2, U: 1 } },
-    q8: { 1: { R: 8, U: 2 }, 2: { R: 4, U: 2 }, 4: { R: 4, U: 2 }, 8: { R: 4, U: 2 } },
-  },
-  "relaxed-i16": {
-    q4: { 1: { R: 8, U: 2 }, 2: { R: 4, U: 2 }, 4: { R: 4, U: 1 }, 8: { R: 4, U: 1 } },
-    q8: { 1: { R: 8, U: 2 }, 2: { R: 4, U: 1 }, 4: { R: 4, U: 1 }, 8: { R: 2, U: 1 } },
-  },
-  "simd128": {
-    q4: { 1: { R: 4, U: 1 }, 2: { R: 2, U: 1 }, 4: { R: 2, U: 1 }, 8: { R: 1, U: 1 } },
-    q8: { 1: { R: 4, U: 2 }, 2: { R: 4, U: 1 }, 4: { R: 2, U: 1 }, 8: { R: 1, U: 1 } },
-  },
-};
 const FLOAT_ROW_VECTORS = { 1: 8, 2: 4, 4: 2, 8: 1 };
 
 const range = (n) => Array.from({ length: n }, (_, i) => i);
 const join = (parts, indent = "") => parts.map((line) => indent + line + "\n").join("");
+const indented = (text, indent) => text.replace(/^(?=.)/gm, indent);
 
-/**
- * How one variant multiplies a step of 4 k of one row vector. Each entry says what the pack holds and how accumulators work:
- *  stepBytes     activation bytes per token and step          steps        steps per group
- *  constants     names loaded before the loops                accumulators names per (token, row vector)
- *  start         initial value of an accumulator              activationNames  one broadcast of 4 bytes each
- *  weights       lines that unpack one row vector             multiply     lines that accumulate
- *  total         the exact i32 sum from the accumulators
- */
-const dotI32 = (a, b, c) => `i32x4.relaxed_dot_i8x16_i7x16_add_s(${a}, ${b}, ${c})`;
-const dotI16 = (a, b) => `i16x8.relaxed_dot_i8x16_i7x16_s(${a}, ${b})`;
 const splatLane = (v, i) => `v128.shuffle<i32>(${v}, ${v}, ${i}, ${i}, ${i}, ${i})`;
 
-const nibbles = {
-  constants: { mask: "NIBBLE_MASK" },
-  weightNames: ["low", "high"],
-  weights: (load, r) => [`v = ${load};`, `low${r} = v128.and(v, mask);`, `high${r} = v128.and(i16x8.shr_u(v, 4), mask);`],
-};
-/** 8 bytes per token and step: two broadcasts. */
-const pairActivations = { stepBytes: 8, activationNames: ["first", "second"] };
 
-const FORMS = {
-  "relaxed-i32": {
-    q4: {
-      ...nibbles, ...pairActivations, steps: 4, accumulators: ["sum"],
-      start: (correction) => correction,
-      multiply: (i, r) => [`sum${i} = ${dotI32("second", `high${r}`, dotI32("first", `low${r}`, `sum${i}`))};`],
-      total: (i) => `sum${i}`,
-    },
-    q8: {
-      ...pairActivations, steps: 8, constants: {}, weightNames: ["w"], accumulators: ["plus", "minus"],
-      weights: (load, r) => [`w${r} = ${load};`],
-      start: () => "i32x4.splat(0)",
-      multiply: (i, r) => [`plus${i} = ${dotI32(`w${r}`, "first", `plus${i}`)};`, `minus${i} = ${dotI32(`w${r}`, "second", `minus${i}`)};`],
-      total: (i) => `i32x4.sub(plus${i}, minus${i})`,
-    },
-  },
-  "relaxed-i16": {
-    // A group's 16 products per i16 lane stay within 16 * 127 * 15, the whole with its correction within 16 * 127 * 8.
-    q4: {
-      ...nibbles, ...pairActivations, steps: 4, accumulators: ["sum"],
-      constants: { mask: "NIBBLE_MASK", ones: "ONES" },
-      start: (correction) => correction,
-      multiply: (i, r) => [`sum${i} = i16x8.add(sum${i}, i16x8.add(${dotI16("first", `low${r}`)}, ${dotI16("second", `high${r}`)}));`],
-      total: (i) => `i32x4.dot_i16x8_s(sum${i}, ones)`,
-    },
-    // Per pair of k one of p, n is zero in each place, so |w p| and |w n| pairs and their difference stay within 2 * 128 * 127.
-    q8: {
-      ...pairActivations, steps: 8, constants: { ones: "ONES" }, weightNames: ["w"], accumulators: ["sum"],
-      weights: (load, r) => [`w${r} = ${load};`],
-      start: () => "i32x4.splat(0)",
-      multiply: (i, r) => [`sum${i} = i32x4.add(sum${i}, i32x4.dot_i16x8_s(i16x8.sub(${dotI16(`w${r}`, "first")}, ${dotI16(`w${r}`, "second")}), ones));`],
-      total: (i) => `sum${i}`,
-    },
-  },
-  "simd128": {
-    q4: {
-      steps: 4, stepBytes: 16, constants: { mask: "LOW_NIBBLE_MASK" }, accumulators: ["sum"],
-      weightNames: ["w"], weights: (load, r) => [`w${r} = ${load};`],
-      activationNames: ["a", "b", "c", "d"],
-      start: (correction) => correction,
-      multiply: (i, r) => [
-        `sum${i} = i32x4.add(sum${i}, i32x4.dot_i16x8_s(v128.and(w${r}, mask), a));`,
-        `sum${i} = i32x4.add(sum${i}, i32x4.dot_i16x8_s(v128.and(i16x8.shr_u(w${r}, 4), mask), b));`,
-        `sum${i} = i32x4.add(sum${i}, i32x4.dot_i16x8_s(v128.and(i16x8.shr_u(w${r}, 8), mask), c));`,
-        `sum${i} = i32x4.add(sum${i}, i32x4.dot_i16x8_s(i16x8.shr_u(w${r}, 12), d));`,
-      ],
-      total: (i) => `sum${i}`,
-    },
-    q8: {
-      ...pairActivations, steps: 8, constants: {}, weightNames: ["even", "odd"], accumulators: ["sum"],
-      weights: (load, r) => [`v = ${load};`, `even${r} = i16x8.shr_s(i16x8.shl(v, 8), 8);`, `odd${r} = i16x8.shr_s(v, 8);`],
-      start: () => "i32x4.splat(0)",
-      multiply: (i, r) => [`sum${i} = i32x4.add(sum${i}, i32x4.add(i32x4.dot_i16x8_s(even${r}, first), i32x4.dot_i16x8_s(odd${r}, second)));`],
-      total: (i) => `sum${i}`,
-    },
-  },
-};
-
-/** The product of q8 or q4 for M tokens: R row vectors per pass, U steps of 4 k per turn of the inner loop. */
+/** The product of an int8 format for M tokens: R row vectors per pass, U steps per turn of the inner loop. */
 function quantisedProduct(name, format, form, M, { R, U }) {
-  const tileBytes = format === "q8" ? 1088 : 576;
+  const { tileBytes, valuesAt, hasMinimum = false } = TILES[format];
+  const scales = SCALES[TILES[format].scales];
+  const isSuper = TILES[format].scales === "super";
   const groupBytes = M * (8 + form.steps * form.stepBytes);
   const cells = range(M).flatMap((t) => range(R).map((r) => ({ t, r, i: `${t}_${r}` })));
   // One token: row vectors outermost, so that unpacked weights die at once. Several: unpack R vectors, then token by token.
   // Activations come 16 bytes a load: a load costs up to four instructions where bounds are checked, a broadcast of a lane one.
   const lines = [];
-  const perLoad = 16 / form.stepBytes; // (step, token) pairs in one load
-  const weights = (u, r) => form.weights(`v128.load(p, ${64 + 128 * u + 16 * r})`, r);
-  const broadcast = (pair) => {
-    const lane = (pair % perLoad) * form.activationNames.length;
-    return [
-      ...(pair % perLoad === 0 ? [`all = v128.load(at, ${8 * M + 16 * (pair / perLoad)});`] : []),
-      ...form.activationNames.map((n, j) => `${n} = ${splatLane("all", lane + j)};`),
-    ];
-  };
+  const weights = (u, r) => form.weights(`v128.load(p, ${valuesAt + 128 * u + 16 * r})`, r);
+  const broadcast = (pair) => form.activationNames.flatMap((n, j) => {
+    const word = pair * form.activationNames.length + j;
+    return [...(word % 4 === 0 ? [`all = v128.load(at, ${8 * M + 4 * word});`] : []), `${n} = ${splatLane("all", word % 4)};`];
+  });
   for (const u of range(U)) {
     if (M > 1) for (const r of range(R)) lines.push(...weights(u, r));
     for (const t of range(M)) {
@@ -133,52 +42,64 @@ function quantisedProduct(name, format, form, M, { R, U }) {
       for (const r of range(R)) lines.push(...(M === 1 ? weights(u, r) : []), ...form.multiply(`${t}_${r}`, r));
     }
   }
-  // The head of a group's pack: {scale, correction} of two tokens per load.
+  // The head of a group's pack, two tokens per load: {scale, correction} or {scale, scale * sum}.
   const needsCorrection = form.start("x") === "x";
   const heads = range(Math.ceil(M / 2)).map((h) => `const head${h} = v128.load(q, ${16 * h});`);
   const headLane = (t, lane) => splatLane(`head${t >> 1}`, 2 * (t & 1) + lane);
-  // Eight f16 scales a load, made into f32 * 2^-112: the upper half keeps sign, exponent and 7 bits of mantissa, the lower half 3 bits.
-  const scales = R === 1
-    ? ["const scale0 = v128.and(i32x4.shl(v128.load16x4_s(scales), 13), half);"]
-    : range(R / 2).flatMap((h) => [
-      `v = v128.load(scales, ${16 * h});`,
-      `const upper${h} = v128.and(i16x8.shr_s(v, 3), half), lower${h} = i16x8.shl(v, 13);`,
-      `const scale${2 * h} = v128.shuffle<i16>(lower${h}, upper${h}, 0, 8, 1, 9, 2, 10, 3, 11);`,
-      `const scale${2 * h + 1} = v128.shuffle<i16>(lower${h}, upper${h}, 4, 12, 5, 13, 6, 14, 7, 15);`,
-    ]);
-  return `
-export function ${name}(w: usize, nBlocks: i32, nGroups: usize, pack: usize, y: usize, yStride: usize): void {
-  const half = v128.load(${R === 1 ? "HALF_MASK" : "UPPER_HALF_MASK"});
-${join(Object.entries(form.constants).map(([local, constant]) => `const ${local} = v128.load(${constant});`), "  ")}\
-  const end = pack + nGroups * ${groupBytes};
-  for (let block = 0; block < nBlocks; block++) {
-    for (let pass: usize = 0; pass < ${8 / R}; pass++) {
-      let tile = w + pass * ${16 * R}, scales = w + pass * ${8 * R};
-${join(cells.map(({ i }) => `let y${i} = f32x4.splat(0);`), "      ")}\
-      for (let q = pack; q < end; q += ${groupBytes}) {
-        let v: v128, all: v128;
-        let ${form.activationNames.map((n) => `${n}: v128`).join(", ")};
-        let ${range(R).flatMap((r) => form.weightNames.map((n) => `${n}${r}: v128`)).join(", ")};
-${needsCorrection ? join([...heads, ...range(M).map((t) => `const start${t} = ${headLane(t, 1)};`)], "        ") : ""}\
-${join(cells.flatMap(({ t, i }) => form.accumulators.map((a) => `let ${a}${i} = ${form.start(`start${t}`)};`)), "        ")}\
-        let p = tile;
-        const stepEnd = q + ${form.steps * form.stepBytes * M};
-        for (let at = q; at < stepEnd; at += ${form.stepBytes * M * U}) {
-${join(lines, "          ")}\
-          p += ${128 * U};
-        }
-${join(scales, "        ")}\
-${needsCorrection ? "" : join(heads, "        ")}\
+  const group = `\
+let v: v128, all: v128;
+let ${form.activationNames.map((n) => `${n}: v128`).join(", ")};
+let ${range(R).flatMap((r) => form.weightNames.map((n) => `${n}${r}: v128`)).join(", ")};
+${needsCorrection ? join([...heads, ...range(M).map((t) => `const start${t} = ${headLane(t, 1)};`)]) : ""}\
+${join(cells.flatMap(({ t, i }) => form.accumulators.map((a) => `let ${a}${i} = ${form.start(`start${t}`)};`)))}\
+let p = tile;
+const stepEnd = q + ${form.steps * form.stepBytes * M};
+for (let at = q; at < stepEnd; at += ${form.stepBytes * M * U}) {
+${join(lines, "  ")}\
+  p += ${128 * U};
+}
+${join(scales.lines(R, hasMinimum))}\
+${needsCorrection ? "" : join(heads)}\
 ${join(range(M).flatMap((t) => [
     `v = ${headLane(t, 0)};`,
     ...range(R).map((r) => `y${t}_${r} = f32x4.add(y${t}_${r}, f32x4.mul(f32x4.convert_i32x4_s(${form.total(`${t}_${r}`)}), f32x4.mul(v, scale${r})));`),
-  ]), "        ")}\
-        tile += ${tileBytes};
-        scales += ${tileBytes};
-      }
+    ...(hasMinimum ? [`v = ${headLane(t, 1)};`, ...range(R).map((r) => `y${t}_${r} = f32x4.${isSuper ? "sub" : "add"}(y${t}_${r}, f32x4.mul(v, min${r}));`)] : []),
+  ]))}\
+tile += ${tileBytes};
+scales += ${tileBytes};
+`;
+  const groups = isSuper
+    ? `\
+let head = w + pass * ${8 * R};
+for (let q = pack; q < end;) {
+${join(superHead(R), "  ")}\
+  head += ${SUPER.bytes};
+  tile += ${SUPER.headBytes};
+  scales += ${SUPER.headBytes};
+  const superEnd = min(q + ${SUPER.groups * groupBytes}, end);
+  for (; q < superEnd; q += ${groupBytes}) {
+${indented(group, "    ")}\
+  }
+}
+`
+    : `\
+for (let q = pack; q < end; q += ${groupBytes}) {
+${indented(group, "  ")}\
+}
+`;
+  const constants = { ...scales.constants(R, hasMinimum), ...form.constants };
+  return `
+export function ${name}(w: usize, nBlocks: i32, nGroups: usize, pack: usize, y: usize, yStride: usize): void {
+${join(Object.entries(constants).map(([local, constant]) => `const ${local} = v128.load(${constant});`), "  ")}\
+  const end = pack + nGroups * ${groupBytes};
+  for (let block = 0; block < nBlocks; block++) {
+    for (let pass: usize = 0; pass < ${8 / R}; pass++) {
+      let tile = w + pass * ${16 * R}, scales = w + pass * ${4 * R * scales.rowBytes};
+${join(cells.map(({ i }) => `let y${i} = f32x4.splat(0);`), "      ")}\
+${indented(groups, "      ")}\
 ${join(cells.map(({ t, r, i }) => `v128.store(y + ${t} * yStride + pass * ${16 * R}, y${i}, ${16 * r});`), "      ")}\
     }
-    w += nGroups * ${tileBytes};
+    w += ${isSuper ? `(nGroups + ${SUPER.groups - 1}) / ${SUPER.groups} * ${SUPER.bytes}` : `nGroups * ${tileBytes}`};
     y += 128;
   }
 }
@@ -218,53 +139,69 @@ ${join(cells.map(({ t, r, i }) => `v128.store(y + ${t} * yStride + pass * ${16 *
 `;
 }
 
+const wholeOf = (variant, format) => FORMS[variant][`${format}whole`];
+const packCall = (variant, format) => {
+  const split = FORMS[variant][format].pack;
+  const whole = wholeOf(variant, format)?.pack;
+  return whole === undefined ? `${split};` : `{ if (wholeOffset() < 0) ${split}; else ${whole}; }`;
+};
+
+/**
+ * Where the dots of int8 by int8 are exact, one does the work of two: 128 where the engine reads the second operand as unsigned (VNNI; the
+ * weights are then too large by 128), 0 where as signed (sdot), -1 where it saturates (pmaddubsw).
+ */
+const WHOLE_OFFSET = `
+@inline
+function wholeOffset(): i32 {
+  const probe = probeDot();
+  return probe == -130560 ? 128 : probe == 512 ? 0 : -1;
+}
+`;
+
 /** pack(): which layout a format takes in this variant. */
-function packFunction(variant) {
-  const call = {
-    "relaxed-i32": { q8: "packSplit(acts, m, nGroups, out)", q4: "packPairs(acts, m, nGroups, out, false)" },
-    "relaxed-i16": { q8: "packSplit(acts, m, nGroups, out)", q4: "packPairs(acts, m, nGroups, out, true)" },
-    "simd128": { q8: "packWide(acts, m, nGroups, out, false)", q4: "packWide(acts, m, nGroups, out, true)" },
-  }[variant];
-  return `
+const packFunction = (variant) => `
 /** Packs m rows for \`product\`; returns where the pack lies. A single f32 row needs none. */
 export function pack(format: i32, acts: usize, m: usize, nCols: usize, out: usize): usize {
   const nGroups = (nCols + 31) >> 5;
-  if (format == ${MATRIX.q4}) ${call.q4};
-  else if (format == ${MATRIX.q8}) ${call.q8};
+${join(Object.entries(TILES).map(([format, { code }], i) => `${i > 0 ? "else " : ""}if (format == ${code}) ${packCall(variant, format)} // ${format}`), "  ")}\
   else if (m == 1) return <usize>load<u32>(acts);
   else packFloats(acts, m, nCols, out);
   return out;
 }
 `;
-}
 
 /** The text of products.ts for "simd128", "relaxed-i32" or "relaxed-i16". `shapes` overrides the table when tuning. */
 export function generateProducts(variant, shapes = SHAPES[variant]) {
   const functions = [];
   const cases = [];
-  for (const format of ["q4", "q8", "f32", "f16", "bf16"]) {
-    const isQuantised = format.startsWith("q");
-    for (const M of BATCHES) {
-      const name = `${format}Tokens${M}`;
-      functions.push(isQuantised
-        ? quantisedProduct(name, format, FORMS[variant][format], M, shapes[format][M])
-        : floatProduct(name, format, M, FLOAT_ROW_VECTORS[M]));
-      cases.push(`if (format == ${MATRIX[format]} && m == ${M}) { ${name}(w, nBlocks, ${isQuantised ? "(nCols + 31) >> 5" : "nCols"}, pack, y, yStride); return; }`);
+  const add = (format, code, size, generate) => {
+    const names = BATCHES.map((M) => `${format}Tokens${M}`);
+    functions.push(...BATCHES.map((M, i) => generate(names[i], M)));
+    cases.push(`if (format == ${code}) {`, ...BATCHES.map((M, i) => `  ${i > 0 ? "else " : ""}if (m == ${M}) ${names[i]}(w, nBlocks, ${size}, pack, y, yStride);`), "  return;", "}");
+  };
+  for (const [format, { code }] of Object.entries(TILES)) {
+    const whole = wholeOf(variant, format);
+    if (whole !== undefined) {
+      add(`${format}Whole`, `${code} && wholeOffset() >= 0`, "(nCols + 31) >> 5", (name, M) => quantisedProduct(name, format, whole, M, shapes[`${format}whole`][M]));
     }
+    add(format, code, "(nCols + 31) >> 5", (name, M) => quantisedProduct(name, format, FORMS[variant][format], M, shapes[format][M]));
   }
+  for (const [format, code] of Object.entries(FLOAT_FORMATS)) add(format, code, "nCols", (name, M) => floatProduct(name, format, M, FLOAT_ROW_VECTORS[M]));
   return `// Generated by kernels-as/generate.mjs for the variant ${variant}. Not committed; do not edit.
 
-import { HALF_FIX, HALF_MASK, LOW_NIBBLE_MASK, NIBBLE_MASK, ONES, UPPER_HALF_MASK } from "./constants";
+import {
+  DOT_BIAS, E2M1_TABLE, EVEN_BYTES, HALF_FIX, HALF_MASK, LEAST_EXPONENT, LOW_NIBBLE_MASK, LOW_PAIR_MASK, NIBBLE_MASK, ONES, PAIR_MASK, SUPER_BUFFER, UPPER_HALF_MASK,
+} from "./constants";
 import { loadBrain4, loadHalf4 } from "./floats";
-import { packFloats, packPairs, packSplit, packWide } from "./packs";
-${functions.join("")}${packFunction(variant)}
+import { BYTES, CORRECTION, CORRECTION16, NIBBLES, QUADS, SUM, packFloats, packPairs, packQuads, packSplit, packWhole, packWide } from "./packs";
+${functions.join("")}${Object.keys(FORMS[variant]).some((form) => form.endsWith("whole")) ? WHOLE_OFFSET : ""}${packFunction(variant)}
 /** nBlocks row blocks times m packed rows (m = 1, 2, 4 or 8), 32 f32 per block and token. */
 export function product(format: i32, m: i32, w: usize, nBlocks: i32, nCols: usize, pack: usize, y: usize, yStride: usize): void {
 ${join(cases, "  ")}}
 
-/** What the engine's relaxed dot makes of -128 and 255, the one question its result is free to answer; 0 without relaxed SIMD. */
+/** The engine's answer to forms.mjs's PROBE; 0 without relaxed SIMD. */
 export function probeDot(): i32 {
-  return ${variant === "simd128" ? "0" : `i32x4.extract_lane(${dotI32("i8x16.splat(-128)", "i8x16.splat(-1)", "i32x4.splat(0)")}, 0)`};
+  return ${variant === "simd128" ? "0" : PROBE};
 }
 `;
 }

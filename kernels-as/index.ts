@@ -2,9 +2,12 @@
 
 export { quantizeRows } from "./quantize";
 export { matmul, expertFfn } from "./matmul";
-export { rmsNormRows, softmaxRows, topKRows } from "./norm-softmax";
+export { rmsNormRows, rmsNormQuantizeRows, softmaxRows } from "./norm-softmax";
+export { topKRows, topLogits } from "./top-k";
 export { ropeRows } from "./rope";
-export { kvWrite, attention } from "./attention";
+export { attention } from "./attention";
+export { kvWrite } from "./kv-cache";
 export { addRows, addBiasRows, scaleRows, clampRows, combine } from "./rows";
 export { readRow } from "./read-row";
+export { checksum } from "./checksum";
 export { probeDot } from "./products";

@@ -1,21 +1,23 @@
 // Matrix products and the fused SwiGLU expert: splits a batch into pieces of 8, 4, 2 and 1 tokens, packs each piece and runs the
-// generated products (generate.mjs) over whole row blocks. docs/arithmetic.md sections 5 and 6.
+// generated products (generate.mjs) over whole row blocks. docs/arithmetic.md sections 5 and 6. Within an expert only h is ever
+// written as a whole: gate and up become h two row blocks at a time.
 // Refuses anything that would let the size of a piece show in a result: every (row, token) is its own chain.
 
+import { TILE_BYTES, TILE_COLUMN_SHIFTS } from "./constants";
 import { swiglu4 } from "./floats";
 import { pack, product } from "./products";
-import { quantizeRows } from "./quantize";
+import { quantizeGroup } from "./quantize";
 
+/** Formats from this code on consume qa8 activations. */
 const Q8: i32 = 3;
 
 /** Bytes at the head of scratch where the ragged last row block of eight tokens is computed. */
 const TAIL_BYTES: usize = 1024;
 
 @inline
-function rowBlockBytes(format: i32, nCols: usize): usize {
-  if (format == 0) return 128 * nCols;
-  if (format < Q8) return 64 * nCols;
-  return (format == Q8 ? 34 : 18) * ((nCols + 31) & ~31);
+export function rowBlockBytes(format: i32, nCols: usize): usize {
+  const shift = <usize>load<u8>(TILE_COLUMN_SHIFTS + <usize>format);
+  return <usize>load<u16>(TILE_BYTES + (<usize>format << 1)) * ((nCols + (<usize>1 << shift) - 1) >> shift);
 }
 
 @inline
@@ -41,17 +43,41 @@ export function matmul(format: i32, w: usize, nRows: i32, nCols: i32, acts: usiz
   }
 }
 
-/** Rows of blocks [16 gate, 16 up] become rows of h = swiglu(gate, up), in place. */
-function swigluRows(rows: usize, stride: usize, m: i32, width: i32): void {
-  const nBlocks = (width + 15) >> 4;
-  for (let t = 0; t < m; t++) {
-    let from = rows, to = rows;
-    for (let b = 0; b < nBlocks; b++) {
-      for (let i: usize = 0; i < 64; i += 16) v128.store(to + i, swiglu4(v128.load(from + i), v128.load(from + i, 64)));
-      from += 128;
-      to += 64;
+/** Bytes at the head of the expert's scratch: gate and up of two row blocks, for eight tokens. */
+const PAIR_BYTES: usize = 2048;
+
+/** The 16 gate and 16 up values at `rows` become 16 of h at `h`, which may be `rows`. */
+function swigluBlock(rows: usize, h: usize): void {
+  for (let i: usize = 0; i < 64; i += 32) {
+    const a = swiglu4(v128.load(rows + i), v128.load(rows + i, 64)), b = swiglu4(v128.load(rows + i, 16), v128.load(rows + i, 80));
+    v128.store(h + i, a);
+    v128.store(h + i, b, 16);
+  }
+}
+
+/**
+ * h = swiglu(gate, up) of m tokens, two row blocks at a time, so that gate and up never leave the L1 cache: as f32 rows, or at once as
+ * qa8 rows, for two row blocks are one group of 32. `pair` is PAIR_BYTES of scratch.
+ */
+function gateUp(format: i32, w: usize, hidden: usize, width: i32, m: i32, packed: usize, pair: usize, h: usize, hStride: usize, isQuantised: bool): void {
+  const pairBytes = rowBlockBytes(format, hidden) << 1;
+  const nGroups = <usize>((width + 31) >> 5);
+  const scales = h + (nGroups << 5);
+  for (let g: usize = 0; g < nGroups; g++) {
+    const left = width - (<i32>g << 5);
+    // Formats of f32 activations pad to 16 rows of each, so their last row block may stand alone.
+    const nBlocks = format < Q8 && left <= 16 ? 1 : 2;
+    product(format, m, w, nBlocks, hidden, packed, pair, 256);
+    for (let t: usize = 0; t < <usize>m; t++) {
+      const rows = pair + (t << 8);
+      const to = isQuantised ? rows : h + t * hStride + (g << 7);
+      swigluBlock(rows, to);
+      if (nBlocks == 2) swigluBlock(rows + 128, to + 64);
+      if (!isQuantised) continue;
+      if (left < 32) memory.fill(rows + (<usize>left << 2), 0, <usize>(32 - left) << 2);
+      quantizeGroup(rows, h + t * hStride + (g << 5), scales + t * hStride + (g << 2));
     }
-    rows += stride;
+    w += pairBytes;
   }
 }
 
@@ -62,21 +88,17 @@ export function expertFfn(
   const paddedWidth = <usize>((width + 31) & ~31);
   const gateUpRows = gateUpFormat < Q8 ? 2 * ((width + 15) & ~15) : 2 * <i32>paddedWidth;
   const down = w + <usize>(gateUpRows >> 5) * rowBlockBytes(gateUpFormat, hidden);
-  // Scratch: 8 rows of h, 8 quantised rows, their addresses, then the products' own scratch.
-  const rowStride = paddedWidth << 3;
-  const quantStride = (paddedWidth + (paddedWidth >> 3) + 15) & ~15;
-  const quantised = scratch + (rowStride << 3);
-  const rowAddresses = quantised + (quantStride << 3);
-  const inner = rowAddresses + 256;
+  // Scratch: gate and up of two row blocks, 8 rows of h, their addresses, then the products' own scratch.
+  const isQuantised = downFormat >= Q8;
+  const hStride = isQuantised ? (paddedWidth + (paddedWidth >> 3) + 15) & ~15 : paddedWidth << 2;
+  const h = scratch + PAIR_BYTES;
+  const rowAddresses = h + (hStride << 3);
+  const inner = rowAddresses + 64; // packs start on cache lines when scratch does
+  for (let t: usize = 0; t < 8; t++) store<u32>(rowAddresses + (t << 2), <u32>(h + t * hStride));
   while (nTokens > 0) {
     const m = pieceOf(nTokens);
-    matmul(gateUpFormat, w, gateUpRows, hidden, acts, m, scratch, rowStride, inner);
-    swigluRows(scratch, rowStride, m, width);
-    const isQuantised = downFormat >= Q8;
-    if (isQuantised) quantizeRows(scratch, rowStride, quantised, quantStride, m, width);
-    for (let t: usize = 0; t < <usize>m; t++) {
-      store<u32>(rowAddresses + (t << 2), <u32>(isQuantised ? quantised + t * quantStride : scratch + t * rowStride));
-    }
+    const packed = pack(gateUpFormat, acts, m, hidden, inner + TAIL_BYTES);
+    gateUp(gateUpFormat, w, hidden, width, m, packed, scratch, h, hStride, isQuantised);
     matmul(downFormat, down, hidden, width, rowAddresses, m, y, yStride, inner);
     nTokens -= m;
     acts += <usize>m << 2;

@@ -1,6 +1,9 @@
-// RMSNorm, softmax and top-k of rows, docs/arithmetic.md section 7: sums run in four lanes by index & 3, which is one vector register.
+// RMSNorm (alone, or with the quantisation of its rows) and softmax, docs/arithmetic.md sections 4 and 7: sums run in four lanes by
+// index & 3, which is one vector register.
 
+import { GROUP_BUFFER } from "./constants";
 import { exp1, exp4 } from "./floats";
+import { quantizeGroup } from "./quantize";
 
 /** (S0 + S1) + (S2 + S3), after the n & 3 last terms were added to their lanes. */
 @inline
@@ -17,25 +20,63 @@ function loadFew(at: usize, count: usize): v128 {
   return v;
 }
 
-export function rmsNormRows(x: usize, xStride: usize, weight: usize, eps: f32, out: usize, outStride: usize, nTokens: i32, n: usize): void {
+/** 1 / sqrt(mean of squares + eps) of n f32. */
+function inverseNorm(x: usize, n: usize, eps: f32): f32 {
+  const vectors = (n & ~3) << 2;
+  let s = f32x4.splat(0);
+  for (let i: usize = 0; i < vectors; i += 16) {
+    const v = v128.load(x + i);
+    s = f32x4.add(s, f32x4.mul(v, v));
+  }
+  if ((n & 3) != 0) {
+    const v = loadFew(x + vectors, n & 3);
+    s = f32x4.add(s, f32x4.mul(v, v));
+  }
+  return <f32>1 / sqrt<f32>(addLanes(s) / <f32>n + eps);
+}
+
+/** out = (x * inverse) * weight for n f32; out may be x. */
+@inline
+function scaleRow(x: usize, weight: usize, inverse: f32, out: usize, n: usize): void {
   const vectors = (n & ~3) << 2, end = n << 2;
+  const inverses = f32x4.splat(inverse);
+  let i: usize = 0;
+  for (; i < vectors; i += 16) v128.store(out + i, f32x4.mul(f32x4.mul(v128.load(x + i), inverses), v128.load(weight + i)));
+  for (; i < end; i += 4) store<f32>(out + i, load<f32>(x + i) * inverse * load<f32>(weight + i));
+}
+
+export function rmsNormRows(x: usize, xStride: usize, weight: usize, eps: f32, out: usize, outStride: usize, nTokens: i32, n: usize): void {
   for (let t = 0; t < nTokens; t++) {
-    let s = f32x4.splat(0);
-    for (let i: usize = 0; i < vectors; i += 16) {
-      const v = v128.load(x + i);
-      s = f32x4.add(s, f32x4.mul(v, v));
-    }
-    if (vectors != end) {
-      const v = loadFew(x + vectors, n & 3);
-      s = f32x4.add(s, f32x4.mul(v, v));
-    }
-    const inverse = <f32>1 / sqrt<f32>(addLanes(s) / <f32>n + eps);
-    const inverses = f32x4.splat(inverse);
-    let i: usize = 0;
-    for (; i < vectors; i += 16) v128.store(out + i, f32x4.mul(f32x4.mul(v128.load(x + i), inverses), v128.load(weight + i)));
-    for (; i < end; i += 4) store<f32>(out + i, load<f32>(x + i) * inverse * load<f32>(weight + i));
+    scaleRow(x, weight, inverseNorm(x, n, eps), out, n);
     x += xStride;
     out += outStride;
+  }
+}
+
+export function rmsNormQuantizeRows(
+  x: usize, xStride: usize, weight: usize, eps: f32, out: usize, outStride: usize, q: usize, qStride: usize, nTokens: i32, n: usize,
+): void {
+  const nGroups = (n + 31) >> 5;
+  const scales = nGroups << 5, end = scales + (nGroups << 2), padded = (end + 15) & ~15;
+  for (let t = 0; t < nTokens; t++) {
+    const inverse = inverseNorm(x, n, eps);
+    for (let g: usize = 0; g < nGroups; g++) {
+      const at = g << 7, count = min<usize>(32, n - (g << 5));
+      // A group goes straight to its f32 row where one is wanted; a ragged one is padded with zeros beside it.
+      if (out != 0 && count == 32) {
+        scaleRow(x + at, weight + at, inverse, out + at, 32);
+        quantizeGroup(out + at, q + (g << 5), q + scales + (g << 2));
+        continue;
+      }
+      if (count < 32) memory.fill(GROUP_BUFFER, 0, 128);
+      scaleRow(x + at, weight + at, inverse, GROUP_BUFFER, count);
+      if (out != 0) memory.copy(out + at, GROUP_BUFFER, count << 2);
+      quantizeGroup(GROUP_BUFFER, q + (g << 5), q + scales + (g << 2));
+    }
+    for (let at = end; at < padded; at += 4) store<u32>(q + at, 0);
+    x += xStride;
+    q += qStride;
+    if (out != 0) out += outStride;
   }
 }
 
@@ -59,35 +100,5 @@ export function softmaxRows(x: usize, xStride: usize, nTokens: i32, n: usize): v
     for (i = 0; i < vectors; i += 16) v128.store(x + i, f32x4.div(v128.load(x + i), sums));
     for (; i < end; i += 4) store<f32>(x + i, load<f32>(x + i) / sum);
     x += xStride;
-  }
-}
-
-/** Whether `a` ranks strictly above `b`; NaN ranks below all. */
-@inline
-function above(a: f32, b: f32): bool {
-  return a > b || (b != b && a == a);
-}
-
-/** Insertion into the k best so far: an equal value stays behind the earlier one, so ties go to the lowest index. */
-export function topKRows(x: usize, xStride: usize, nTokens: i32, n: usize, k: usize, ids: usize, values: usize): void {
-  for (let t = 0; t < nTokens; t++) {
-    let count: usize = 0;
-    for (let i: usize = 0; i < n; i++) {
-      const value = load<f32>(x + (i << 2));
-      if (count == k) {
-        if (!above(value, load<f32>(values + ((k - 1) << 2)))) continue;
-      } else count++;
-      let at = count - 1;
-      while (at > 0 && above(value, load<f32>(values + ((at - 1) << 2)))) {
-        store<f32>(values + (at << 2), load<f32>(values + ((at - 1) << 2)));
-        store<u32>(ids + (at << 2), load<u32>(ids + ((at - 1) << 2)));
-        at--;
-      }
-      store<f32>(values + (at << 2), value);
-      store<u32>(ids + (at << 2), <u32>i);
-    }
-    x += xStride;
-    ids += k << 2;
-    values += k << 2;
   }
 }

@@ -12,7 +12,7 @@ function round4(x: v128, inverse: v128, magic: v128): v128 {
 }
 
 /** One group of 32 f32 at `x`: 32 int8 to `q`, the scale to `scaleAt`. */
-function quantizeGroup(x: usize, q: usize, scaleAt: usize): void {
+export function quantizeGroup(x: usize, q: usize, scaleAt: usize): void {
   const x0 = v128.load(x), x1 = v128.load(x, 16), x2 = v128.load(x, 32), x3 = v128.load(x, 48);
   const x4 = v128.load(x, 64), x5 = v128.load(x, 80), x6 = v128.load(x, 96), x7 = v128.load(x, 112);
   // Magnitudes compare as integers, and NaN is then the largest of all.

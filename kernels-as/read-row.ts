@@ -1,34 +1,71 @@
 // One row out of a matrix in tile layout, multiplied out: embedding rows, docs/arithmetic.md section 9.
 
+import { E2M1_TABLE, TILE_BYTES } from "./constants";
 import { loadHalf } from "./floats";
 
+const Q8: i32 = 3;
+const Q4: i32 = 4;
+const Q4M: i32 = 5;
+const Q4K: i32 = 6;
+const Q2: i32 = 7;
+const MXFP4: i32 = 8;
+
+/** f32, f16 and bf16: one value a column. */
+function readFloats(format: i32, w: usize, nCols: usize, row: usize, out: usize): void {
+  const size: usize = format == 0 ? 4 : 2;
+  let from = w + ((row >> 5) * nCols * 32 + (row & 31)) * size;
+  for (let k: usize = 0; k < nCols; k++) {
+    let value: f32;
+    if (format == 0) value = load<f32>(from);
+    else if (format == 1) value = loadHalf(from);
+    else value = reinterpret<f32>(<u32>load<u16>(from) << 16);
+    store<f32>(out + (k << 2), value);
+    from += size << 5;
+  }
+}
+
+/** 2^(e - 128). */
+@inline
+function exponentScale(e: u32): f32 {
+  return reinterpret<f32>(e > 1 ? (e - 1) << 23 : 0x00200000 << e);
+}
+
 export function readRow(format: i32, w: usize, nCols: usize, row: usize, out: usize): void {
-  const block = row >> 5, lane = row & 31;
-  if (format < 3) {
-    const size: usize = format == 0 ? 4 : 2;
-    let from = w + (block * nCols * 32 + lane) * size;
-    for (let k: usize = 0; k < nCols; k++) {
-      let value: f32;
-      if (format == 0) value = load<f32>(from);
-      else if (format == 1) value = loadHalf(from);
-      else value = reinterpret<f32>(<u32>load<u16>(from) << 16);
-      store<f32>(out + (k << 2), value);
-      from += size << 5;
-    }
+  if (format < Q8) {
+    readFloats(format, w, nCols, row, out);
     return;
   }
-  const tileBytes: usize = format == 3 ? 1088 : 576;
+  const lane = row & 31;
   const nGroups = (nCols + 31) >> 5;
-  for (let k: usize = 0; k < nCols; k++) {
-    const tile = w + (block * nGroups + (k >> 5)) * tileBytes;
-    const scale = loadHalf(tile + (lane << 1));
-    let value: i32;
-    if (format == 3) {
-      value = <i32>load<i8>(tile + 64 + ((k & 31) >> 2) * 128 + (lane << 2) + (k & 3));
+  const tileBytes = <usize>load<u16>(TILE_BYTES + (<usize>format << 1));
+  const hasMinimum = format == Q4M || format == Q4K;
+  const valuesAt: usize = format == Q4M ? 128 : format == MXFP4 ? 32 : 64;
+  for (let g: usize = 0; g < nGroups; g++) {
+    let tile: usize, scale: f32, minimum: f32 = 0;
+    if (format == Q4K) {
+      const head = w + ((row >> 5) * ((nGroups + 7) >> 3) + (g >> 3)) * tileBytes;
+      tile = head + 128 + (g & 7) * 576;
+      scale = loadHalf(head + (lane << 1)) * <f32>load<u8>(tile + lane);
+      minimum = -(loadHalf(head + 64 + (lane << 1)) * <f32>load<u8>(tile + 32 + lane));
     } else {
-      const byte = <i32>load<u8>(tile + 64 + ((k & 15) >> 2) * 128 + (lane << 2) + (k & 3));
-      value = ((k & 16) == 0 ? byte & 15 : byte >> 4) - 8;
+      tile = w + ((row >> 5) * nGroups + g) * tileBytes;
+      scale = format == MXFP4 ? exponentScale(load<u8>(tile + lane)) : loadHalf(tile + (lane << 1));
+      if (format == Q4M) minimum = loadHalf(tile + 64 + (lane << 1));
     }
-    store<f32>(out + (k << 2), scale * <f32>value);
+    const values = tile + valuesAt + (lane << 2);
+    const n = min<usize>(32, nCols - (g << 5));
+    for (let k: usize = 0; k < n; k++) {
+      let q: i32;
+      if (format == Q8) q = <i32>load<i8>(values + (k >> 2) * 128 + (k & 3));
+      else if (format == Q2) q = 2 * ((<i32>load<u8>(values + (k >> 4) * 128 + (k & 3)) >> ((<i32>k & 12) >> 1)) & 3) - 3;
+      else {
+        const byte = <i32>load<u8>(values + ((k & 15) >> 2) * 128 + (k & 3));
+        q = k < 16 ? byte & 15 : byte >> 4;
+        if (format == Q4) q -= 8;
+        else if (format == MXFP4) q = <i32>load<u8>(E2M1_TABLE + <usize>q) - 12;
+      }
+      const value = scale * <f32>q;
+      store<f32>(out + (((g << 5) + k) << 2), hasMinimum ? value + minimum : value);
+    }
   }
 }

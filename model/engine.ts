@@ -1,14 +1,17 @@
 // The engine: one forward pass over a batch of tokens of several timelines. Tests, CLI, and the orchestrator all use this one.
-// Owns the order of operations of a step and its regions of memory, allocated once. Knows nothing of tokens as text, of HTTP or of shards:
-// experts are behind the Experts seam. Refuses concurrent steps. Arithmetic: docs/arithmetic.md. Definition: definition.ts.
+// Owns the order of operations of a step and its regions of memory, allocated once (engine-regions.ts). Knows nothing of tokens as text,
+// of HTTP or of shards: experts are behind the Experts seam. Refuses concurrent steps. Arithmetic: docs/arithmetic.md. Definition: definition.ts.
 
 import { ModelError, type ModelConfig } from "./config.ts";
+import { engineRegions, hiddenStride, routerStride, type EngineRegions } from "./engine-regions.ts";
 import { ExpertBatchBuilder, PAIR_BYTES } from "./expert-batch.ts";
-import type { Experts } from "./experts.ts";
+import { MAX_ROUNDS, type ExpertBatch, type ExpertRunInfo, type Experts } from "./experts.ts";
 import type { Heap } from "./heap.ts";
-import { activationRowBytes, KV_FORMATS, matmulScratchBytes, ROPE_STYLES, type ActivationFormat, type Kernels, type KvFormat } from "./kernels.ts";
+import { activationRowBytes, KV_FORMATS, ROPE_STYLES, type ActivationFormat, type Kernels, type KvFormat } from "./kernels.ts";
 import { KvCache, type Timeline } from "./kv-cache.ts";
+import { Head, type LogitsRequest } from "./logits.ts";
 import { routeTokens } from "./router.ts";
+import type { TopLogits } from "./sampling.ts";
 import type { Tap, TapPoint } from "./taps.ts";
 import type { Matrix, TrunkWeights } from "./trunk.ts";
 
@@ -25,18 +28,22 @@ export interface EngineParts {
   readonly activations: ActivationFormat;
   /** Most tokens of one step. */
   readonly maxChunkTokens: number;
+  /** Most tokens of one round of experts, where that is fewer: a longer step takes MAX_ROUNDS rounds per layer. */
+  readonly maxRoundTokens?: number;
 }
 
 /** Tokens of one timeline in a step, continuing at timeline.length. */
 export interface StepEntry {
   readonly timeline: Timeline;
   readonly ids: ArrayLike<number>;
-  readonly logits: "none" | "last" | "all";
+  readonly logits: LogitsRequest;
 }
 
 export interface StepResult {
-  /** Per entry: f32 [nRows, vocab] with 0, 1 or ids.length rows; fresh memory. */
+  /** Per entry: f32 [nRows, vocab] with 0, 1 or ids.length rows; fresh memory, as all here. */
   readonly logits: Float32Array[];
+  /** Per entry: the largest logits, where the entry asked for no more than those. */
+  readonly tops: (TopLogits | null)[];
   readonly frames: number;
   readonly bytes: number;
   readonly retries: number;
@@ -44,8 +51,8 @@ export interface StepResult {
 
 const NO_IDS = new Uint32Array(0);
 const NO_WEIGHTS = new Float32Array(0);
-const LOGIT_ROWS = 8;
-const align16 = (bytes: number): number => Math.ceil(bytes / 16) * 16;
+/** Kernels take eight tokens at a time: the first half of a split step ends at a multiple. */
+const TOKEN_BLOCK = 8;
 
 /** Rows of f32 and, once asked for, the same rows quantised. */
 interface Rows {
@@ -59,17 +66,28 @@ interface Rows {
   quantised: boolean;
 }
 
+/** Tokens [first, first + nTokens) of a step on their way through the layers: all of them, or one half. */
+interface Wave {
+  first: number;
+  nTokens: number;
+  readonly builder: ExpertBatchBuilder;
+  /** The round in flight, if any. */
+  batch: ExpertBatch | null;
+  nPairs: number;
+  running: Promise<ExpertRunInfo> | ExpertRunInfo | null;
+}
+
 export class Engine {
   readonly config: ModelConfig;
   readonly kv: KvCache;
   readonly maxChunkTokens: number;
   readonly contextLength: number;
   readonly #p: EngineParts;
-  readonly #batches: ExpertBatchBuilder;
+  readonly #maxRoundTokens: number;
+  readonly #waves: readonly Wave[];
   readonly #regions: number[] = [];
   readonly #normed: Rows;
   readonly #attended: Rows;
-  readonly #finals: Rows;
   readonly #x: number;
   readonly #y: number;
   readonly #q: number;
@@ -80,15 +98,17 @@ export class Engine {
   readonly #weights: number;
   readonly #pairs: number;
   readonly #rows: number;
+  /** Bytes of one token's expert rows, at most. */
+  readonly #rowBytes: number;
   readonly #positions: number;
   readonly #pages: number;
   readonly #pageTables: number;
-  readonly #logits: number;
   readonly #scratch: number;
   readonly #timelineIds: Uint32Array;
   readonly #xStride: number;
-  readonly #logitStride: number;
   readonly #kvLayerBytes: number;
+  readonly #head: Head;
+  #steps = 0;
   #stepping = false;
 
   /** Allocates the step's regions; throws CapacityError when they do not fit, ModelError when the config needs what this engine lacks. */
@@ -100,17 +120,16 @@ export class Engine {
     this.maxChunkTokens = n;
     this.contextLength = parts.trunk.contextLength;
     const qDim = c.nHeads * c.headDim;
-    const kvDim = c.nKvHeads * c.headDim;
-    const maxSegments = Math.max(1, ...parts.segmentCounts.flatMap((layer) => Array.from(layer)));
-    const alloc = (bytes: number): number => {
+    const maxSegments = parts.segmentCounts.flatMap((layer) => Array.from(layer)).reduce((most, count) => Math.max(most, count), 1);
+    this.#maxRoundTokens = Math.min(n, parts.maxRoundTokens ?? n);
+    if (n > MAX_ROUNDS * this.#maxRoundTokens) throw new ModelError(`Steps of ${n} tokens were asked for in rounds of ${this.#maxRoundTokens}; at most ${MAX_ROUNDS} rounds make a step.`);
+    const at = Object.fromEntries(Object.entries(engineRegions(c, n, maxSegments)).map(([region, bytes]) => {
       const ptr = heap.alloc(bytes, "engine scratch");
       this.#regions.push(ptr);
-      return ptr;
-    };
-    const rows = (nCols: number): Rows => {
-      const [f32Stride, qa8Stride] = [align16(nCols * 4), activationRowBytes("qa8", nCols)];
-      const [f32, qa8] = [alloc(n * f32Stride), alloc(n * qa8Stride)];
-      const [f32Ptrs, qa8Ptrs] = [alloc(n * 4), alloc(n * 4)];
+      return [region, ptr];
+    })) as unknown as EngineRegions;
+    const rows = (nCols: number, f32: number, qa8: number, f32Ptrs: number, qa8Ptrs: number): Rows => {
+      const [f32Stride, qa8Stride] = [activationRowBytes("f32", nCols), activationRowBytes("qa8", nCols)];
       for (let t = 0; t < n; t++) {
         heap.u32[f32Ptrs / 4 + t] = f32 + t * f32Stride;
         heap.u32[qa8Ptrs / 4 + t] = qa8 + t * qa8Stride;
@@ -119,28 +138,29 @@ export class Engine {
     };
     this.kv = new KvCache(heap, c, parts.kvFormat, this.contextLength);
     this.#kvLayerBytes = this.kv.layerBytes;
-    this.#xStride = align16(c.hiddenSize * 4);
-    this.#logitStride = align16(c.vocabSize * 4);
-    this.#normed = rows(c.hiddenSize);
-    this.#attended = rows(qDim);
-    this.#finals = rows(c.hiddenSize);
-    this.#x = alloc(n * this.#xStride);
-    this.#y = alloc(n * this.#xStride);
-    this.#q = alloc(n * qDim * 4);
-    this.#k = alloc(n * kvDim * 4);
-    this.#v = alloc(n * kvDim * 4);
-    this.#routerLogits = alloc(n * align16(c.nExperts * 4));
-    this.#ids = alloc(n * c.router.topK * 4);
-    this.#weights = alloc(n * c.router.topK * 4);
-    this.#pairs = alloc(n * c.router.topK * PAIR_BYTES);
-    this.#rows = alloc(n * c.router.topK * maxSegments * c.hiddenSize * 4);
-    this.#positions = alloc(n * 4);
-    this.#pages = alloc(n * 4);
-    this.#pageTables = alloc(n * 4);
-    this.#logits = alloc(LOGIT_ROWS * this.#logitStride);
-    this.#scratch = alloc(matmulScratchBytes(Math.max(c.hiddenSize, qDim)));
+    this.#xStride = hiddenStride(c);
+    this.#normed = rows(c.hiddenSize, at.normedF32, at.normedQa8, at.normedF32Ptrs, at.normedQa8Ptrs);
+    this.#attended = rows(qDim, at.attendedF32, at.attendedQa8, at.attendedF32Ptrs, at.attendedQa8Ptrs);
+    this.#x = at.x;
+    this.#y = at.y;
+    this.#q = at.q;
+    this.#k = at.k;
+    this.#v = at.v;
+    this.#routerLogits = at.routerLogits;
+    this.#ids = at.ids;
+    this.#weights = at.weights;
+    this.#pairs = at.pairs;
+    this.#rows = at.expertRows;
+    this.#rowBytes = c.router.topK * maxSegments * c.hiddenSize * 4;
+    this.#positions = at.positions;
+    this.#pages = at.pages;
+    this.#pageTables = at.pageTables;
+    this.#scratch = at.scratch;
+    this.#head = new Head(c, parts.kernels, heap, parts.trunk, at);
     this.#timelineIds = new Uint32Array(n);
-    this.#batches = new ExpertBatchBuilder(heap, { maxTokens: n, topK: c.router.topK, nExperts: c.nExperts, maxSegments, hidden: c.hiddenSize });
+    const shape = { maxTokens: this.#maxRoundTokens, topK: c.router.topK, nExperts: c.nExperts, maxSegments, hidden: c.hiddenSize };
+    this.#waves = Array.from({ length: MAX_ROUNDS }, (): Wave =>
+      ({ first: 0, nTokens: 0, builder: new ExpertBatchBuilder(heap, shape, parts.experts.placement), batch: null, nPairs: 0, running: null }));
   }
 
   /** Gives every region back. Timelines must be closed by their owners. */
@@ -155,22 +175,44 @@ export class Engine {
   async step(entries: readonly StepEntry[], taps: readonly Tap[] = []): Promise<StepResult> {
     if (this.#stepping) throw new Error("Engine.step was called while a step is running; a caller must await the previous one.");
     this.#stepping = true;
+    const sum = { frames: 0, bytes: 0, retries: 0 };
     try {
-      const nTokens = this.#embed(entries);
-      let [frames, bytes, retries] = [0, 0, 0];
+      const waves = this.#split(this.#embed(entries));
+      this.#steps++;
+      // A wavefront: while one half's experts are computed elsewhere, the other half's attention runs here. It sees the first half's
+      // keys of this layer, which are written by then, and none of its own later ones.
       for (let layer = 0; layer < this.config.nLayers; layer++) {
-        this.#attention(layer, nTokens);
-        const info = await this.#experts(layer, nTokens, taps);
-        frames += info.frames;
-        bytes += info.bytes;
-        retries += info.retries;
+        for (const wave of waves) {
+          if (layer > 0) await this.#collect(layer - 1, wave, taps, sum);
+          this.#attention(layer, wave);
+          this.#sendOut(layer, wave, taps);
+          if (waves.length > 1) await this.#p.experts.depart();
+        }
       }
-      const logits = this.#head(entries);
+      for (const wave of waves) await this.#collect(this.config.nLayers - 1, wave, taps, sum);
+      const results = this.#head.run(entries);
       for (const entry of entries) entry.timeline.length += entry.ids.length;
-      return { logits, frames, bytes, retries };
+      return { logits: results.map(({ logits }) => logits), tops: results.map(({ top }) => top), ...sum };
     } finally {
+      // After a failure the other half may still be under way; its regions are this engine's again only when it has settled.
+      for (const wave of this.#waves) {
+        if (wave.running !== null) await Promise.resolve(wave.running).catch(() => undefined);
+        wave.running = null;
+      }
       this.#stepping = false;
     }
+  }
+
+  /** One wave of all tokens, or two halves where the experts are elsewhere or a round could not take them all. */
+  #split(nTokens: number): readonly Wave[] {
+    const { experts } = this.#p;
+    const [a, b] = this.#waves as readonly [Wave, Wave];
+    const two = nTokens > this.#maxRoundTokens || (nTokens >= experts.overlapTokens && nTokens > 1);
+    a.first = 0;
+    a.nTokens = two ? Math.min(this.#maxRoundTokens, nTokens - 1, Math.ceil(nTokens / 2 / TOKEN_BLOCK) * TOKEN_BLOCK) : nTokens;
+    b.first = a.nTokens;
+    b.nTokens = nTokens - a.nTokens;
+    return two ? this.#waves : this.#waves.slice(0, 1);
   }
 
   /** Fills positions, page addresses and the first residual; returns the number of tokens. */
@@ -199,14 +241,17 @@ export class Engine {
     return t;
   }
 
-  #attention(layer: number, nTokens: number): void {
+  #attention(layer: number, wave: Wave): void {
     const { config: c } = this;
     const { kernels: k, trunk } = this.#p;
+    const { first, nTokens } = wave;
     const w = trunk.layers[layer]!;
     const [qStride, kvStride] = [c.nHeads * c.headDim * 4, c.nKvHeads * c.headDim * 4];
-    this.#norm(w.attnNorm, nTokens);
+    const [pages, pageTables, positions] = [this.#pages + first * 4, this.#pageTables + first * 4, this.#positions + first * 4];
+    this.#norm(w.attnNorm, first, nTokens, [w.q.takes, w.k.takes, w.v.takes]);
+    // Queries, keys and values live within this call only: both waves use the same rows.
     for (const [matrix, bias, out, stride] of [[w.q, w.qBias, this.#q, qStride], [w.k, w.kBias, this.#k, kvStride], [w.v, w.vBias, this.#v, kvStride]] as const) {
-      this.#product(matrix, this.#normed, nTokens, out, stride);
+      this.#product(matrix, this.#normed, first, nTokens, out, stride);
       if (bias !== 0) k.addBiasRows(out, stride, bias, nTokens, matrix.nRows);
     }
     for (const [x, stride, norm, nHeads] of [[this.#q, qStride, w.qNorm, c.nHeads], [this.#k, kvStride, w.kNorm, c.nKvHeads]] as const) {
@@ -219,108 +264,110 @@ export class Engine {
       k.clampRows(this.#v, kvStride, c.clipQkv, nTokens, kvStride / 4);
     }
     const style = ROPE_STYLES.indexOf(c.rope.style);
-    k.ropeRows(style, this.#q, qStride, nTokens, c.nHeads, c.headDim, c.rope.dim, trunk.rope, this.#positions);
-    k.ropeRows(style, this.#k, kvStride, nTokens, c.nKvHeads, c.headDim, c.rope.dim, trunk.rope, this.#positions);
+    k.ropeRows(style, this.#q, qStride, nTokens, c.nHeads, c.headDim, c.rope.dim, trunk.rope, positions);
+    k.ropeRows(style, this.#k, kvStride, nTokens, c.nKvHeads, c.headDim, c.rope.dim, trunk.rope, positions);
     const [kvFormat, offset] = [KV_FORMATS.indexOf(this.#p.kvFormat), layer * this.#kvLayerBytes];
-    k.kvWrite(kvFormat, this.#k, this.#v, kvStride, nTokens, c.nKvHeads, c.headDim, this.#pages, offset, this.#positions);
+    k.kvWrite(kvFormat, this.#k, this.#v, kvStride, nTokens, c.nKvHeads, c.headDim, pages, offset, positions);
     this.#attended.quantised = false;
     k.attention(kvFormat, this.#q, this.#attended.f32, qStride, nTokens, c.nHeads, c.nKvHeads, c.headDim,
-      this.#pageTables, offset, this.#positions, c.attentionScale, c.slidingWindows[layer]!, 0);
-    this.#product(w.o, this.#attended, nTokens, this.#y, this.#xStride);
-    this.#addResidual(nTokens);
+      pageTables, offset, positions, c.attentionScale, c.slidingWindows[layer]!, 0, this.#scratch);
+    this.#product(w.o, this.#attended, 0, nTokens, this.#y + first * this.#xStride, this.#xStride);
+    this.#addResidual(first, nTokens);
   }
 
-  async #experts(layer: number, nTokens: number, taps: readonly Tap[]) {
+  /** Routes the wave's tokens and starts their experts. */
+  #sendOut(layer: number, wave: Wave, taps: readonly Tap[]): void {
     const { config: c } = this;
     const { kernels: k, heap, trunk, experts, activations, segmentCounts } = this.#p;
+    const { first, nTokens } = wave;
     const w = trunk.layers[layer]!;
-    this.#tap(taps, "input", layer, nTokens, this.#x, c.hiddenSize, nTokens);
-    this.#norm(w.ffnNorm, nTokens);
-    const stride = align16(c.nExperts * 4);
-    if (w.router !== null) this.#product(w.router, this.#normed, nTokens, this.#routerLogits, stride);
-    this.#tap(taps, "logits", layer, nTokens, this.#routerLogits, stride / 4, nTokens);
-    routeTokens(k, heap, c.router, { logits: this.#routerLogits, stride, ids: this.#ids, weights: this.#weights }, nTokens, c.nExperts, 0);
-    this.#tap(taps, "selection", layer, nTokens, this.#routerLogits, stride / 4, nTokens);
+    const stride = routerStride(c);
+    const logits = this.#routerLogits + first * stride;
+    const [ids, weights] = [this.#ids + first * c.router.topK * 4, this.#weights + first * c.router.topK * 4];
+    this.#tap(taps, "input", layer, wave, this.#x + first * this.#xStride, c.hiddenSize, nTokens);
+    this.#norm(w.ffnNorm, first, nTokens, [w.router?.takes, activations]);
+    if (w.router !== null) this.#product(w.router, this.#normed, first, nTokens, logits, stride);
+    this.#tap(taps, "logits", layer, wave, logits, stride / 4, nTokens);
+    routeTokens(k, heap, c.router, { logits, stride, ids, weights }, nTokens, c.nExperts, 0);
+    this.#tap(taps, "selection", layer, wave, logits, stride / 4, nTokens);
 
-    const rows = this.#rowsFor(activations, this.#normed, nTokens);
-    const { batch, nPairs } = this.#batches.build(layer, nTokens, this.#ids, this.#weights, segmentCounts[layer]!,
-      rows.ptr, rows.stride, this.#rows, this.#pairs);
-    const info = await experts.run(layer, batch);
-    this.#tap(taps, "expertOutput", layer, nTokens, this.#rows, c.hiddenSize, batch.groupStart[batch.nGroups]!);
-    heap.f32.fill(0, this.#y / 4, (this.#y + nTokens * this.#xStride) / 4);
-    k.combine(this.#pairs, nPairs, this.#y, this.#xStride, c.hiddenSize);
-    this.#addResidual(nTokens);
-    this.#tap(taps, "layerOutput", layer, nTokens, this.#x, c.hiddenSize, nTokens);
-    return info;
+    const { ptr, stride: rowStride } = this.#rowsFor(activations, this.#normed, first, nTokens);
+    const { batch, nPairs } = wave.builder.build(layer, this.#steps, nTokens, ids, weights, segmentCounts[layer]!,
+      ptr, rowStride, this.#rows + first * this.#rowBytes, this.#pairs + first * c.router.topK * PAIR_BYTES);
+    wave.batch = batch;
+    wave.nPairs = nPairs;
+    wave.running = experts.run(layer, batch);
+    // Its failure is met when this wave is collected, which may be after the other one has failed.
+    if (wave.running instanceof Promise) wave.running.catch(() => undefined);
+    // What follows runs here while the rest is computed elsewhere. A shared expert belongs here too, after `depart`: computed from the
+    // rows of #normed into rows of its own, added after the fold (docs/arithmetic.md section 6).
+    const y = this.#y + first * this.#xStride;
+    heap.u8.fill(0, y, y + nTokens * this.#xStride);
   }
 
-  /** Final norm and logits of the asked rows, eight at a time. */
-  #head(entries: readonly StepEntry[]): Float32Array[] {
+  /** Waits for the wave's experts of a layer and folds their rows into the residual. */
+  async #collect(layer: number, wave: Wave, taps: readonly Tap[], sum: { frames: number; bytes: number; retries: number }): Promise<void> {
     const { config: c } = this;
-    const { kernels: k, heap, trunk } = this.#p;
-    const out: Float32Array[] = [];
-    let first = 0;
-    for (const { ids, logits } of entries) {
-      const nRows = logits === "all" ? ids.length : logits === "last" ? Math.min(1, ids.length) : 0;
-      const result = new Float32Array(nRows * c.vocabSize);
-      const from = first + ids.length - nRows;
-      for (let done = 0; done < nRows; done += LOGIT_ROWS) {
-        const n = Math.min(LOGIT_ROWS, nRows - done);
-        k.rmsNormRows(this.#x + (from + done) * this.#xStride, this.#xStride, trunk.norm, c.normEps, this.#finals.f32, this.#finals.f32Stride, n, c.hiddenSize);
-        this.#finals.quantised = false;
-        this.#product(trunk.head, this.#finals, n, this.#logits, this.#logitStride);
-        if (c.logitsScaling !== 1) k.scaleRows(this.#logits, this.#logitStride, 1 / c.logitsScaling, n, c.vocabSize);
-        for (let row = 0; row < n; row++) {
-          const at = (this.#logits + row * this.#logitStride) / 4;
-          result.set(heap.f32.subarray(at, at + c.vocabSize), (done + row) * c.vocabSize);
-        }
-      }
-      out.push(result);
-      first += ids.length;
-    }
-    return out;
+    const { first, nTokens } = wave;
+    const batch = wave.batch!;
+    const info = await wave.running!;
+    wave.running = null;
+    sum.frames += info.frames;
+    sum.bytes += info.bytes;
+    sum.retries += info.retries;
+    this.#tap(taps, "expertOutput", layer, wave, batch.rows, c.hiddenSize, batch.groupStart[batch.nGroups]!);
+    this.#p.kernels.combine(this.#pairs + first * c.router.topK * PAIR_BYTES, wave.nPairs, this.#y + first * this.#xStride, this.#xStride, c.hiddenSize);
+    this.#addResidual(first, nTokens);
+    this.#tap(taps, "layerOutput", layer, wave, this.#x + first * this.#xStride, c.hiddenSize, nTokens);
   }
 
-  /** Normalised residual into #normed. */
-  #norm(weight: number, nTokens: number): void {
+  /** Normalised residual of tokens [first, first + nTokens) into the same rows of #normed, in the formats that will be asked for. */
+  #norm(weight: number, first: number, nTokens: number, takes: readonly (ActivationFormat | undefined)[]): void {
     const { config: c } = this;
-    this.#p.kernels.rmsNormRows(this.#x, this.#xStride, weight, c.normEps, this.#normed.f32, this.#normed.f32Stride, nTokens, c.hiddenSize);
-    this.#normed.quantised = false;
+    const { kernels: k } = this.#p;
+    const rows = this.#normed;
+    const [x, f32, qa8] = [this.#x + first * this.#xStride, rows.f32 + first * rows.f32Stride, rows.qa8 + first * rows.qa8Stride];
+    rows.quantised = takes.includes("qa8");
+    if (!rows.quantised) k.rmsNormRows(x, this.#xStride, weight, c.normEps, f32, rows.f32Stride, nTokens, c.hiddenSize);
+    else k.rmsNormQuantizeRows(x, this.#xStride, weight, c.normEps, takes.includes("f32") ? f32 : 0, rows.f32Stride, qa8, rows.qa8Stride, nTokens, c.hiddenSize);
   }
 
-  /** Address and stride of rows in an activation format; quantises at most once per content. */
-  #rowsFor(format: ActivationFormat, rows: Rows, nTokens: number): { ptr: number; stride: number; ptrs: number } {
-    if (format === "f32") return { ptr: rows.f32, stride: rows.f32Stride, ptrs: rows.f32Ptrs };
-    if (!rows.quantised) this.#p.kernels.quantizeRows(rows.f32, rows.f32Stride, rows.qa8, rows.qa8Stride, nTokens, rows.nCols);
+  /** Address and stride of rows from `first` on in an activation format; quantises at most once per content. */
+  #rowsFor(format: ActivationFormat, rows: Rows, first: number, nTokens: number): { ptr: number; stride: number; ptrs: number } {
+    const [f32, qa8] = [rows.f32 + first * rows.f32Stride, rows.qa8 + first * rows.qa8Stride];
+    if (format === "f32") return { ptr: f32, stride: rows.f32Stride, ptrs: rows.f32Ptrs + first * 4 };
+    if (!rows.quantised) this.#p.kernels.quantizeRows(f32, rows.f32Stride, qa8, rows.qa8Stride, nTokens, rows.nCols);
     rows.quantised = true;
-    return { ptr: rows.qa8, stride: rows.qa8Stride, ptrs: rows.qa8Ptrs };
+    return { ptr: qa8, stride: rows.qa8Stride, ptrs: rows.qa8Ptrs + first * 4 };
   }
 
-  #product(w: Matrix, rows: Rows, nTokens: number, out: number, outStride: number): void {
-    const { ptrs } = this.#rowsFor(w.takes, rows, nTokens);
+  #product(w: Matrix, rows: Rows, first: number, nTokens: number, out: number, outStride: number): void {
+    const { ptrs } = this.#rowsFor(w.takes, rows, first, nTokens);
     this.#p.kernels.matmul(w.code, w.ptr, w.nRows, w.nCols, ptrs, nTokens, out, outStride, this.#scratch);
   }
 
-  /** x = x + residualMultiplier * y. */
-  #addResidual(nTokens: number): void {
+  /** x = x + residualMultiplier * y, for tokens [first, first + nTokens). */
+  #addResidual(first: number, nTokens: number): void {
     const { config: c } = this;
     const { kernels: k } = this.#p;
-    if (c.residualMultiplier !== 1) k.scaleRows(this.#y, this.#xStride, c.residualMultiplier, nTokens, c.hiddenSize);
-    k.addRows(this.#x, this.#xStride, this.#y, this.#xStride, nTokens, c.hiddenSize);
+    const [x, y] = [this.#x + first * this.#xStride, this.#y + first * this.#xStride];
+    if (c.residualMultiplier !== 1) k.scaleRows(y, this.#xStride, c.residualMultiplier, nTokens, c.hiddenSize);
+    k.addRows(x, this.#xStride, y, this.#xStride, nTokens, c.hiddenSize);
   }
 
-  #tap(taps: readonly Tap[], at: TapPoint, layer: number, nTokens: number, ptr: number, rowLength: number, nRows: number): void {
+  #tap(taps: readonly Tap[], at: TapPoint, layer: number, { first, nTokens, batch }: Wave, ptr: number, rowLength: number, nRows: number): void {
     for (const tap of taps) {
       if (tap.at !== at || (tap.layers !== undefined && !tap.layers.includes(layer))) continue;
       const { heap } = this.#p;
-      const choices = nTokens * this.config.router.topK;
+      const k = this.config.router.topK;
       const chosen = at === "selection";
       tap.run({
-        layer, nTokens, timelines: this.#timelineIds.subarray(0, nTokens), rowLength,
-        positions: heap.u32.subarray(this.#positions / 4, this.#positions / 4 + nTokens),
+        layer, nTokens, timelines: this.#timelineIds.subarray(first, first + nTokens), rowLength,
+        positions: heap.u32.subarray(this.#positions / 4 + first, this.#positions / 4 + first + nTokens),
         values: heap.f32.subarray(ptr / 4, ptr / 4 + nRows * rowLength),
-        ids: chosen ? heap.u32.subarray(this.#ids / 4, this.#ids / 4 + choices) : NO_IDS,
-        weights: chosen ? heap.f32.subarray(this.#weights / 4, this.#weights / 4 + choices) : NO_WEIGHTS,
+        ids: chosen ? heap.u32.subarray(this.#ids / 4 + first * k, this.#ids / 4 + (first + nTokens) * k) : NO_IDS,
+        weights: chosen ? heap.f32.subarray(this.#weights / 4 + first * k, this.#weights / 4 + (first + nTokens) * k) : NO_WEIGHTS,
+        batch: at === "expertOutput" ? batch : null,
       });
     }
   }

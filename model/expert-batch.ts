@@ -1,8 +1,8 @@
-// From routing decisions to a layer's expert work: tokens grouped by (expert, segment), and the order in which rows fold.
-// Owns the ascending orders that make placement invisible: groups by (expert, segment), tokens within a group, pairs by expert.
-// Refuses allocation per step: everything is sized once for the largest chunk.
+// From routing decisions to a layer's expert work: tokens grouped by (part, expert, segment), and the order in which rows fold.
+// Owns the order that makes placement invisible (records by ascending expert, tokens ascending within a group) and the one that makes
+// it cheap (what one part computes lies together). Refuses allocation per step: everything is sized once for the largest round.
 
-import type { ExpertBatch } from "./experts.ts";
+import type { ExpertBatch, Placement } from "./experts.ts";
 import type { Heap } from "./heap.ts";
 
 /** Bytes of one record of the combine kernel: {token, rowPtr, segmentStride, nSegments, weight}. */
@@ -19,23 +19,35 @@ export interface ExpertBatchShape {
 export class ExpertBatchBuilder {
   readonly #heap: Heap;
   readonly #shape: ExpertBatchShape;
+  readonly #placement: Placement;
   readonly #groupExpert: Uint32Array;
   readonly #groupSegment: Uint32Array;
   readonly #groupStart: Uint32Array;
   readonly #groupTokens: Uint32Array;
+  readonly #groupRow: Uint32Array;
+  readonly #partStart: Uint32Array;
+  readonly #partTokens: Uint32Array; // [nParts] counts, then cursors into groupTokens
+  readonly #partRows: Uint32Array; // [nParts] counts, then cursors into the rows
+  readonly #partGroups: Uint32Array; // [nParts] counts, then cursors into the groups
   readonly #counts: Uint32Array; // [nExperts] tokens of each expert
   readonly #lists: Uint32Array; // [nExperts, maxTokens] token numbers
   readonly #listWeights: Float32Array;
 
-  constructor(heap: Heap, shape: ExpertBatchShape) {
+  constructor(heap: Heap, shape: ExpertBatchShape, placement: Placement) {
     this.#heap = heap;
     this.#shape = shape;
+    this.#placement = placement;
     const maxPairs = shape.maxTokens * shape.topK;
     const maxGroups = Math.min(shape.nExperts, maxPairs) * shape.maxSegments;
     this.#groupExpert = new Uint32Array(maxGroups);
     this.#groupSegment = new Uint32Array(maxGroups);
     this.#groupStart = new Uint32Array(maxGroups + 1);
     this.#groupTokens = new Uint32Array(maxPairs * shape.maxSegments);
+    this.#groupRow = new Uint32Array(maxGroups);
+    this.#partStart = new Uint32Array(placement.nParts + 1);
+    this.#partTokens = new Uint32Array(placement.nParts);
+    this.#partRows = new Uint32Array(placement.nParts);
+    this.#partGroups = new Uint32Array(placement.nParts);
     this.#counts = new Uint32Array(shape.nExperts);
     this.#lists = new Uint32Array(shape.nExperts * shape.maxTokens);
     this.#listWeights = new Float32Array(shape.nExperts * shape.maxTokens);
@@ -46,9 +58,9 @@ export class ExpertBatchBuilder {
    * `segmentCounts[e]` is the number of segments of expert e in this layer. Returns the batch and the number of records.
    * An expert chosen twice by one token is not possible: top-k picks distinct experts.
    */
-  build(layer: number, nTokens: number, ids: number, weights: number, segmentCounts: ArrayLike<number>,
+  build(layer: number, step: number, nTokens: number, ids: number, weights: number, segmentCounts: ArrayLike<number>,
     activations: number, activationStride: number, rows: number, pairs: number): { batch: ExpertBatch; nPairs: number } {
-    const { topK, maxTokens, nExperts, hidden } = this.#shape;
+    const { topK, maxTokens } = this.#shape;
     const [u32, f32] = [this.#heap.u32, this.#heap.f32];
     this.#counts.fill(0);
     for (let t = 0; t < nTokens; t++) {
@@ -59,33 +71,93 @@ export class ExpertBatchBuilder {
         this.#listWeights[at] = f32[weights / 4 + t * topK + rank]!;
       }
     }
-    let group = 0;
-    let row = 0;
-    let nPairs = 0;
-    for (let expert = 0; expert < nExperts; expert++) {
+    const spanningRow = this.#countParts(layer, segmentCounts);
+    const nPairs = this.#fill(layer, segmentCounts, spanningRow, rows, pairs);
+    const nGroups = this.#partStart[this.#placement.nParts]!;
+    const batch: ExpertBatch = {
+      layer, step, nTokens, activations, activationStride, nGroups, partStart: this.#partStart, groupExpert: this.#groupExpert,
+      groupSegment: this.#groupSegment, groupStart: this.#groupStart, groupTokens: this.#groupTokens, groupRow: this.#groupRow, rows,
+    };
+    return { batch, nPairs };
+  }
+
+  /** Part of an expert that lies in one part, or -1 when its segments are spread. */
+  #onePart(layer: number, expert: number, nSegments: number): number {
+    const part = this.#placement.partOf(layer, expert, 0);
+    for (let segment = 1; segment < nSegments; segment++) if (this.#placement.partOf(layer, expert, segment) !== part) return -1;
+    return part;
+  }
+
+  /** Sets the cursors of every part; returns the first row of experts that are spread over parts. */
+  #countParts(layer: number, segmentCounts: ArrayLike<number>): number {
+    const [groups, tokens, rows] = [this.#partGroups, this.#partTokens, this.#partRows];
+    groups.fill(0);
+    tokens.fill(0);
+    rows.fill(0);
+    for (let expert = 0; expert < this.#shape.nExperts; expert++) {
       const count = this.#counts[expert]!;
       if (count === 0) continue;
       const nSegments = segmentCounts[expert]!;
+      const whole = this.#onePart(layer, expert, nSegments);
+      for (let segment = 0; segment < nSegments; segment++) {
+        const part = whole >= 0 ? whole : this.#placement.partOf(layer, expert, segment);
+        groups[part]!++;
+        tokens[part]! += count;
+      }
+      if (whole >= 0) rows[whole]! += count * nSegments;
+    }
+    let [group, token, row] = [0, 0, 0];
+    for (let part = 0; part < groups.length; part++) {
+      this.#partStart[part] = group;
+      group += groups[part]!;
+      groups[part] = group - groups[part]!;
+      token += tokens[part]!;
+      tokens[part] = token - tokens[part]!;
+      row += rows[part]!;
+      rows[part] = row - rows[part]!;
+    }
+    this.#partStart[groups.length] = group;
+    this.#groupStart[group] = token;
+    return row;
+  }
+
+  /** Writes the groups to their parts' places and the fold records in ascending expert id; returns the number of records. */
+  #fill(layer: number, segmentCounts: ArrayLike<number>, spanningRow: number, rows: number, pairs: number): number {
+    const { maxTokens, hidden } = this.#shape;
+    const [u32, f32] = [this.#heap.u32, this.#heap.f32];
+    let nPairs = 0;
+    for (let expert = 0; expert < this.#shape.nExperts; expert++) {
+      const count = this.#counts[expert]!;
+      if (count === 0) continue;
+      const nSegments = segmentCounts[expert]!;
+      const whole = this.#onePart(layer, expert, nSegments);
+      // The fold steps from segment to segment by one stride, so the rows of an expert stay together even if its segments do not.
+      let row = spanningRow;
+      if (whole >= 0) {
+        row = this.#partRows[whole]!;
+        this.#partRows[whole] = row + count * nSegments;
+      } else spanningRow += count * nSegments;
+      const list = expert * maxTokens;
       for (let i = 0; i < count; i++) {
         const record = (pairs + nPairs++ * PAIR_BYTES) / 4;
-        u32[record] = this.#lists[expert * maxTokens + i]!;
+        u32[record] = this.#lists[list + i]!;
         u32[record + 1] = rows + (row + i) * hidden * 4;
         u32[record + 2] = count * hidden * 4;
         u32[record + 3] = nSegments;
-        f32[record + 4] = this.#listWeights[expert * maxTokens + i]!;
+        f32[record + 4] = this.#listWeights[list + i]!;
       }
       for (let segment = 0; segment < nSegments; segment++) {
+        const part = whole >= 0 ? whole : this.#placement.partOf(layer, expert, segment);
+        const group = this.#partGroups[part]!++;
+        const start = this.#partTokens[part]!;
+        this.#partTokens[part] = start + count;
         this.#groupExpert[group] = expert;
         this.#groupSegment[group] = segment;
-        this.#groupStart[group++] = row;
-        for (let i = 0; i < count; i++) this.#groupTokens[row++] = this.#lists[expert * maxTokens + i]!;
+        this.#groupStart[group] = start;
+        this.#groupRow[group] = row + segment * count;
+        for (let i = 0; i < count; i++) this.#groupTokens[start + i] = this.#lists[list + i]!;
       }
     }
-    this.#groupStart[group] = row;
-    const batch: ExpertBatch = {
-      layer, nTokens, activations, activationStride, nGroups: group,
-      groupExpert: this.#groupExpert, groupSegment: this.#groupSegment, groupStart: this.#groupStart, groupTokens: this.#groupTokens, rows,
-    };
-    return { batch, nPairs };
+    return nPairs;
   }
 }

@@ -5,6 +5,9 @@
 const ALIGN = 64;
 const WASM_PAGE = 65536;
 
+/** What an allocation of `bytes` takes from a heap. */
+export const allocatedBytes = (bytes: number): number => Math.max(ALIGN, Math.ceil(bytes / ALIGN) * ALIGN);
+
 /** A reservation does not fit the limit of this memory. Nothing was allocated. */
 export class CapacityError extends Error {
   override readonly name = "CapacityError";
@@ -48,7 +51,7 @@ export class Heap {
 
   /** Address of `bytes` fresh bytes, 64-aligned, content undefined. Throws CapacityError. */
   alloc(bytes: number, purpose: string): number {
-    const size = Math.max(ALIGN, Math.ceil(bytes / ALIGN) * ALIGN);
+    const size = allocatedBytes(bytes);
     const at = this.#free.findIndex((span) => span.end - span.start >= size);
     const span = this.#free[at];
     if (span === undefined) throw this.#capacityError(size, purpose);

@@ -5,8 +5,8 @@
 
 import { f32ToF16 } from "./float-math.ts";
 import {
-  KV_FORMATS, MATRIX_FORMATS, ROPE_STYLES, activationFormatOf, activationRowBytes, expertScratchBytes, formatCode, gateUpRows,
-  kvLayerBytes, matmulScratchBytes, matrixBytes, qa8RowBytes,
+  KV_FORMATS, MATRIX_FORMATS, ROPE_STYLES, activationFormatOf, activationRowBytes, attentionScratchBytes, expertScratchBytes, formatCode, gateUpRows,
+  kvLayerBytes, matmulScratchBytes, matrixBytes, qa8RowBytes, topLogitsScratchBytes, tileBytes,
 } from "./kernels.ts";
 import type { Kernels, KvFormat, MatrixFormat, RopeStyle } from "./kernels.ts";
 
@@ -116,8 +116,13 @@ export function compareCase(test: KernelCase, reference: Kernels, candidate: Ker
   return count === 0 ? null : { caseName: test.name, count, at: first * 4, expected: expectedF32[first], found: foundF32[first] };
 }
 
-/** How the bytes of a test matrix are drawn. `extreme`: largest magnitudes only; `tiny-scales`: negative, zero and subnormal f16 scales. */
+/** How the bytes of a test matrix are drawn. `extreme`: largest magnitudes only; `tiny-scales`: negative, zero and subnormal scales and minima. */
 export type WeightStyle = "random" | "extreme" | "tiny-scales";
+
+/** Bytes of the largest magnitudes, and the share of the first of the two. For q4k they are also the largest bytes as sc and m. */
+const EXTREMES = {
+  q8: [[0x80, 0x7f], 0.6], q4: [[0xff, 0x00], 0.8], q4m: [[0xff, 0x00], 0.8], q4k: [[0xff, 0x00], 0.8], q2: [[0xff, 0x00], 0.8], mxfp4: [[0x77, 0xff], 0.8],
+} as const;
 
 /** Lays out a matrix with drawn weights; the padding holds drawn bytes too, for no product may look at it. */
 function drawMatrix(format: MatrixFormat, nRows: number, nCols: number, random: () => number, style: WeightStyle): Uint8Array {
@@ -130,18 +135,22 @@ function drawMatrix(format: MatrixFormat, nRows: number, nCols: number, random: 
     const bits = new Uint32Array(new Float32Array(u16.length).map(symmetric).buffer);
     u16.forEach((_, i) => { u16[i] = bits[i] >>> 16; });
   } else {
-    const tileBytes = format === "q8" ? 1088 : 576;
-    for (let tile = 0; tile < out.length; tile += tileBytes) {
-      for (let r = 0; r < 32; r++) {
+    const [extremes, share] = EXTREMES[format as keyof typeof EXTREMES];
+    // The first tile holds nothing but the largest magnitude.
+    out.forEach((_, i) => {
+      if (style !== "extreme") out[i] = Math.floor(random() * 256);
+      else out[i] = extremes[i < tileBytes(format) || random() < share ? 0 : 1];
+    });
+    const halves = format === "mxfp4" ? 0 : format === "q4m" || format === "q4k" ? 64 : 32;
+    for (let tile = 0; tile < out.length; tile += tileBytes(format)) {
+      for (let r = 0; r < halves; r++) {
         const pick = Math.floor(random() * 4);
         u16[tile / 2 + r] = style === "tiny-scales"
           ? [0, 0x8000, Math.floor(random() * 0x400), 0x8000 | Math.floor(random() * 0x800)][pick]
           : f32ToF16(symmetric() * 0.02);
       }
-      for (let i = tile + 64; i < tile + tileBytes; i++) {
-        if (style !== "extreme") out[i] = Math.floor(random() * 256);
-        else out[i] = format === "q8" ? (random() < 0.6 ? 0x80 : 0x7f) : (random() < 0.8 ? 0xff : 0x00);
-      }
+      // E8M0: around one; or the subnormal end, and in between, where a scale times an activation's is subnormal.
+      if (format === "mxfp4") for (let r = 0; r < 32; r++) out[tile + r] = Math.floor(random() * (style === "tiny-scales" ? 5 : 12)) + (style === "tiny-scales" ? 0 : 116);
     }
   }
   return out;
@@ -157,7 +166,7 @@ function drawActivations(arena: Arena, format: MatrixFormat, nTokens: number, nC
     else {
       const nGroups = Math.ceil(nCols / 32);
       const q = new Int8Array(arena.memory.buffer, at, nGroups * 32);
-      for (let i = 0; i < nCols; i++) q[i] = style === "extreme" ? (random() < 0.8 ? -127 : 127) : Math.floor(random() * 255) - 127;
+      for (let i = 0; i < nCols; i++) q[i] = style === "extreme" ? (t % 2 > 0 || random() < 0.8 ? -127 : 127) : Math.floor(random() * 255) - 127;
       new Float32Array(arena.memory.buffer, at + nGroups * 32, nGroups).forEach((_, i, all) => { all[i] = random() * 0.05; });
     }
     rows.push(at);
@@ -176,6 +185,20 @@ export function matmulCase(format: MatrixFormat, nRows: number, nCols: number, n
       const y = arena.alloc(yStride * nTokens);
       const scratch = arena.allocScratch(matmulScratchBytes(nCols));
       return (k) => k.matmul(formatCode(format), w, nRows, nCols, acts, nTokens, y, yStride, scratch);
+    },
+  };
+}
+
+export function topLogitsCase(format: MatrixFormat, nRows: number, nCols: number, nTokens: number, k: number, factor: number, seed: number): KernelCase {
+  return {
+    name: `topLogits ${format} [${nRows}, ${nCols}] x ${nTokens}, the ${k} largest times ${factor}, seed ${seed}`,
+    prepare(arena) {
+      const random = seededNumbers(seed);
+      const w = arena.bytes(drawMatrix(format, nRows, nCols, random, "random"));
+      const acts = drawActivations(arena, format, nTokens, nCols, random, "random");
+      const [ids, values, notFinite] = [arena.alloc(nTokens * k * 4), arena.alloc(nTokens * k * 4), arena.alloc(nTokens * 4)];
+      const scratch = arena.allocScratch(topLogitsScratchBytes(nCols));
+      return (kernels) => kernels.topLogits(formatCode(format), w, nRows, nCols, acts, nTokens, factor, k, ids, values, notFinite, scratch);
     },
   };
 }
@@ -235,6 +258,18 @@ export function rowCases(n: number, nTokens: number, seed: number): KernelCase[]
       return (k) => {
         k.rmsNormRows(x.at, x.stride, weight.at, 1e-5, out, x.stride, nTokens, n);
         k.rmsNormRows(x.at, x.stride, weight.at, 1e-6, x.at, x.stride, nTokens, n);
+      };
+    }),
+    named("rmsNormQuantizeRows", (arena) => {
+      const random = seededNumbers(seed);
+      const x = drawRows(arena, nTokens, n, random, 4);
+      const weight = drawRows(arena, 1, n, random);
+      const out = arena.alloc(x.stride * nTokens);
+      const stride = qa8RowBytes(n) + 16;
+      const [both, alone] = [arena.alloc(stride * nTokens), arena.alloc(stride * nTokens)];
+      return (k) => {
+        k.rmsNormQuantizeRows(x.at, x.stride, weight.at, 1e-5, out, x.stride, both, stride, nTokens, n);
+        k.rmsNormQuantizeRows(x.at, x.stride, weight.at, 1e-5, 0, 0, alone, stride, nTokens, n);
       };
     }),
     named("softmaxRows", (arena) => {
@@ -299,13 +334,15 @@ export interface AttentionShape {
   readonly positions: readonly number[];
   readonly window: number;
   readonly sinks: boolean;
+  /** One value in place of a drawn one: column `column` of row `row` of the keys, values or queries. */
+  readonly spike?: { readonly in: "k" | "v" | "q"; readonly row: number; readonly column: number; readonly value: number };
 }
 
 /** Writes keys and values through kvWrite, then attends. Pages carry a layer offset and lie in reverse order. */
 export function attentionCase(shape: AttentionShape, seed: number): KernelCase {
   const { kvFormat, nHeads, nKvHeads, headDim, positions, window } = shape;
   return {
-    name: `attention ${kvFormat}, ${nHeads}/${nKvHeads} heads of ${headDim}, positions ${positions.join(" ")}, window ${window}, ${shape.sinks ? "" : "no "}sinks, seed ${seed}`,
+    name: `attention ${kvFormat}, ${nHeads}/${nKvHeads} heads of ${headDim}, positions ${positions.join(" ")}, window ${window}, ${shape.sinks ? "" : "no "}sinks, ${shape.spike === undefined ? "" : `${shape.spike.value} in ${shape.spike.in}, `}seed ${seed}`,
     prepare(arena) {
       const random = seededNumbers(seed);
       const nKeys = Math.max(...positions) + 1;
@@ -320,14 +357,20 @@ export function attentionCase(shape: AttentionShape, seed: number): KernelCase {
       const keyPositions = arena.u32(Array.from({ length: nKeys }, (_, i) => i));
       const keyPages = arena.u32(Array.from({ length: nKeys }, (_, i) => pages[i >> 5]));
       const q = drawRows(arena, positions.length, cols, random, 2);
+      if (shape.spike !== undefined) {
+        const { in: place, row, column, value } = shape.spike;
+        const rows = { k, v, q }[place];
+        new Float32Array(arena.memory.buffer, rows.at + row * rows.stride, cols)[column] = value;
+      }
       const out = arena.alloc(q.stride * positions.length);
       const tables = arena.u32(positions.map(() => pageTable));
       const at = arena.u32(positions);
       const sinks = shape.sinks ? drawRows(arena, 1, nHeads, random).at : 0;
       const code = KV_FORMATS.indexOf(kvFormat);
+      const scratch = arena.allocScratch(attentionScratchBytes(headDim));
       return (kernels) => {
         kernels.kvWrite(code, k.at, v.at, k.stride, nKeys, nKvHeads, headDim, keyPages, layerOffset, keyPositions);
-        kernels.attention(code, q.at, out, q.stride, positions.length, nHeads, nKvHeads, headDim, tables, layerOffset, at, headDim ** -0.5, window, sinks);
+        kernels.attention(code, q.at, out, q.stride, positions.length, nHeads, nKvHeads, headDim, tables, layerOffset, at, headDim ** -0.5, window, sinks, scratch);
       };
     },
   };
@@ -344,19 +387,32 @@ export function readRowCase(format: MatrixFormat, nRows: number, nCols: number, 
   };
 }
 
+export function checksumCase(nBytes: number, seed: number): KernelCase {
+  return {
+    name: `checksum of ${nBytes} bytes, seed ${seed}`,
+    prepare(arena) {
+      const random = seededNumbers(seed);
+      const bytes = arena.bytes(Uint8Array.from({ length: nBytes }, () => Math.floor(random() * 256)));
+      const out = arena.alloc(4);
+      return (k) => { new Int32Array(k.memory.buffer, out, 1)[0] = k.checksum(bytes, nBytes); };
+    },
+  };
+}
+
 /** The cases run once per isolate at start: every operation, every batch piece, extreme values. Some tens of milliseconds. */
 export function selfTestCases(): KernelCase[] {
   const cases: KernelCase[] = [];
-  for (const format of MATRIX_FORMATS) cases.push(matmulCase(format, 36, 64, 15, 1), readRowCase(format, 34, 43, 2));
-  for (const format of ["q8", "q4"] as const) {
-    cases.push(matmulCase(format, 32, 64, 15, 3, "extreme"), matmulCase(format, 32, 32, 1, 4, "tiny-scales"));
+  for (const format of MATRIX_FORMATS) {
+    cases.push(matmulCase(format, 36, 64, 15, 1), readRowCase(format, 34, 43, 2));
+    if (activationFormatOf(format) === "qa8") cases.push(matmulCase(format, 32, 32, 15, 3, "extreme"), matmulCase(format, 32, 32, 1, 4, "tiny-scales"));
   }
   cases.push(
-    expertCase("q4", "q8", 32, 40, 3, 5), expertCase("f32", "f32", 20, 43, 3, 6),
-    quantizeCase(2, 40, 7), ...rowCases(23, 2, 8),
+    matmulCase("q4k", 33, 300, 3, 13), expertCase("q4", "q8", 32, 40, 3, 5), expertCase("q4k", "mxfp4", 32, 40, 2, 14), expertCase("f32", "f32", 20, 43, 3, 6),
+    topLogitsCase("q8", 530, 32, 3, 5, 0.5, 14), quantizeCase(2, 40, 7), ...rowCases(23, 2, 8), checksumCase(240, 15),
     ropeCase("half", 2, 14, 12, [0, 3], 9), ropeCase("interleaved", 2, 14, 12, [1, 2], 10),
     attentionCase({ kvFormat: "f16", nHeads: 2, nKvHeads: 1, headDim: 22, positions: [0, 35], window: 0, sinks: true }, 11),
     attentionCase({ kvFormat: "f32", nHeads: 2, nKvHeads: 2, headDim: 8, positions: [40], window: 20, sinks: false }, 12),
+    attentionCase({ kvFormat: "q8", nHeads: 3, nKvHeads: 1, headDim: 40, positions: [2, 33, 34, 63, 64], window: 40, sinks: true }, 13),
   );
   return cases;
 }

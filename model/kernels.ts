@@ -4,17 +4,32 @@
 // Every pointer is a byte offset into `memory`, 16-byte aligned unless said otherwise; strides are bytes.
 
 /** Codes of matrix formats, docs/arithmetic.md section 3. They are part of the pack format and the ABI. */
-export const MATRIX_FORMATS = ["f32", "f16", "bf16", "q8", "q4"] as const;
+export const MATRIX_FORMATS = ["f32", "f16", "bf16", "q8", "q4", "q4m", "q4k", "q2", "mxfp4"] as const;
 export type MatrixFormat = (typeof MATRIX_FORMATS)[number];
 export const formatCode = (format: MatrixFormat): number => MATRIX_FORMATS.indexOf(format);
 
-/** Formats of activations and what consumes them: f32 for f32/f16/bf16 matrices, qa8 for q8/q4. */
 export type ActivationFormat = "f32" | "qa8";
-export const activationFormatOf = (format: MatrixFormat): ActivationFormat =>
-  format === "q8" || format === "q4" ? "qa8" : "f32";
 
-/** Codes of KV cache formats. */
-export const KV_FORMATS = ["f32", "f16"] as const;
+/** By format: the activations it consumes, and its tile of 32 rows: columns and bytes. Columns are padded to whole tiles. */
+const TILES: Readonly<Record<MatrixFormat, { readonly activations: ActivationFormat; readonly columns: number; readonly bytes: number }>> = {
+  f32: { activations: "f32", columns: 1, bytes: 128 },
+  f16: { activations: "f32", columns: 1, bytes: 64 },
+  bf16: { activations: "f32", columns: 1, bytes: 64 },
+  q8: { activations: "qa8", columns: 32, bytes: 1088 },
+  q4: { activations: "qa8", columns: 32, bytes: 576 },
+  q4m: { activations: "qa8", columns: 32, bytes: 640 },
+  q4k: { activations: "qa8", columns: 256, bytes: 4736 },
+  q2: { activations: "qa8", columns: 32, bytes: 320 },
+  mxfp4: { activations: "qa8", columns: 32, bytes: 544 },
+};
+
+export const activationFormatOf = (format: MatrixFormat): ActivationFormat => TILES[format].activations;
+/** Columns and bytes of one tile of 32 rows. */
+export const tileColumns = (format: MatrixFormat): number => TILES[format].columns;
+export const tileBytes = (format: MatrixFormat): number => TILES[format].bytes;
+
+/** Codes of KV cache formats, docs/arithmetic.md section 8. */
+export const KV_FORMATS = ["f32", "f16", "q8"] as const;
 export type KvFormat = (typeof KV_FORMATS)[number];
 
 export const ROPE_STYLES = ["half", "interleaved"] as const;
@@ -46,6 +61,10 @@ export interface KernelOps {
   rmsNormRows(x: number, xStride: number, weight: number, eps: number, out: number, outStride: number,
     nTokens: number, n: number): void;
 
+  /** RMSNorm and its qa8 rows in one pass, the bits of rmsNormRows then quantizeRows. `out` 0 = no f32 rows; else it may equal x. */
+  rmsNormQuantizeRows(x: number, xStride: number, weight: number, eps: number, out: number, outStride: number,
+    q: number, qStride: number, nTokens: number, n: number): void;
+
   /**
    * Rotary embedding in place. x rows of nHeads * headDim f32; the first ropeDim of each head rotate.
    * `table` is f32 [nPositions][2][ropeDim / 2] (cos, then sin); `positions` points to u32[nTokens].
@@ -62,16 +81,26 @@ export interface KernelOps {
 
   /**
    * Attention of nTokens queries. q, out rows of nHeads * headDim f32. `pageTables` points to u32[nTokens]: address of the
-   * token's page table (u32 page addresses by position / 32). window 0 = unlimited; sinks 0 = none, else f32[nHeads].
+   * token's page table (u32 page addresses by position / 32). window 0 = unlimited; sinks 0 = none, else f32[nHeads]; scale > 0.
+   * Tokens of one timeline lie next to each other. `scratch` holds attentionScratchBytes(headDim).
    */
   attention(kvFormat: number, q: number, out: number, rowStride: number, nTokens: number, nHeads: number, nKvHeads: number,
-    headDim: number, pageTables: number, layerOffset: number, positions: number, scale: number, window: number, sinks: number): void;
+    headDim: number, pageTables: number, layerOffset: number, positions: number, scale: number, window: number, sinks: number,
+    scratch: number): void;
 
   /** Softmax in place over n f32 of each row. */
   softmaxRows(x: number, xStride: number, nTokens: number, n: number): void;
 
   /** ids u32[nTokens][k], values f32[nTokens][k] of the k largest of n f32; ties to the lowest index; rank order. NaN ranks below all. */
   topKRows(x: number, xStride: number, nTokens: number, n: number, k: number, ids: number, values: number): void;
+
+  /**
+   * The k largest of factor * (W . a[t]) without holding the products: ids u32[nTokens][k] and values f32[nTokens][k] as topKRows gives
+   * them, k <= nRows, and notFinite u32[nTokens], the first row whose value is not finite (0xffffffff: none). Other arguments as in
+   * matmul; `scratch` holds topLogitsScratchBytes(nCols).
+   */
+  topLogits(format: number, w: number, nRows: number, nCols: number, acts: number, nTokens: number, factor: number, k: number,
+    ids: number, values: number, notFinite: number, scratch: number): void;
 
   /** x[t][i] = x[t][i] + y[t][i]. */
   addRows(x: number, xStride: number, y: number, yStride: number, nTokens: number, n: number): void;
@@ -93,6 +122,9 @@ export interface KernelOps {
 
   /** out f32[nCols] = row `row` of a matrix in tile layout, multiplied out. */
   readRow(format: number, w: number, nCols: number, row: number, out: number): void;
+
+  /** Checksum of a frame's payload (docs/protocol.md section 4): 32 bits, signed or not. `ptr` and `nBytes` are multiples of 16. */
+  checksum(ptr: number, nBytes: number): number;
 }
 
 /** One implementation bound to one memory. `name` is "scalar", "simd128", "relaxed-i32" or "relaxed-i16". */
@@ -105,13 +137,7 @@ const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to;
 
 /** Bytes of a matrix in tile layout. */
 export function matrixBytes(format: MatrixFormat, nRows: number, nCols: number): number {
-  const rowBlocks = Math.ceil(nRows / 32);
-  switch (format) {
-    case "f32": return rowBlocks * 128 * nCols;
-    case "f16": case "bf16": return rowBlocks * 64 * nCols;
-    case "q8": return rowBlocks * 34 * roundUp(nCols, 32);
-    case "q4": return rowBlocks * 18 * roundUp(nCols, 32);
-  }
+  return Math.ceil(nRows / 32) * Math.ceil(nCols / tileColumns(format)) * tileBytes(format);
 }
 
 /** Rows (gate and up together) of a segment's gate-up matrix: always a multiple of 32. */
@@ -139,12 +165,30 @@ export const activationRowBytes = (format: ActivationFormat, nCols: number): num
 export const matmulScratchBytes = (nCols: number): number =>
   8 * 128 + 8 * Math.max(roundUp(nCols, 32) / 32 * 72, roundUp(nCols, 4) * 4);
 
-/** Scratch of expertFfn: 8 gate-up rows in f32, 8 quantised rows and the scratch of both products. */
+/** Scratch of expertFfn: gate and up of two row blocks, h (f32 at most) of 8 tokens, its addresses, and the scratch of both products. */
 export const expertScratchBytes = (hidden: number, width: number): number =>
-  8 * (roundUp(width, 32) * 2 * 4 + qa8RowBytes(width)) + 256 + matmulScratchBytes(Math.max(hidden, width));
+  8 * (2 * 128 + roundUp(width, 32) * 4) + 64 + matmulScratchBytes(Math.max(hidden, width));
 
-/** Bytes of one KV page (32 positions of all layers) and the offset of a layer in it: [layer][kv head][K block, V block]. */
-export const kvLayerBytes = (format: KvFormat, nKvHeads: number, headDim: number): number =>
-  nKvHeads * 2 * KV_BLOCK * headDim * (format === "f32" ? 4 : 2);
+/** Scratch of topLogits: 512 logits of eight tokens, and their packed activations. */
+export const topLogitsScratchBytes = (nCols: number): number => 8 * 2048 + matmulScratchBytes(nCols);
+
+/**
+ * Scratch of attention: scores, and per group of 32 dims a pack of weights, and one qa8 row; then for eight kv heads the states of up to
+ * eight queries, and per group of 32 dims their packs and their sums.
+ */
+export function attentionScratchBytes(headDim: number): number {
+  const nGroups = Math.ceil(headDim / 32);
+  return 1152 + nGroups * 544 + qa8RowBytes(headDim) + 8 * (432 + nGroups * 2048);
+}
+
+/** Bytes of a layer within one KV page (32 positions): [kv head][K block, V block]. */
+export function kvLayerBytes(format: KvFormat, nKvHeads: number, headDim: number): number {
+  switch (format) {
+    case "f32": return nKvHeads * 2 * KV_BLOCK * headDim * 4;
+    case "f16": return nKvHeads * 2 * KV_BLOCK * headDim * 2;
+    case "q8": return nKvHeads * 2 * Math.ceil(headDim / 32) * 1088; // per group 32 bf16 scales and 32 x 32 int8
+  }
+}
+/** Bytes of one KV page: 32 positions of all layers. */
 export const kvPageBytes = (format: KvFormat, nLayers: number, nKvHeads: number, headDim: number): number =>
   nLayers * kvLayerBytes(format, nKvHeads, headDim);

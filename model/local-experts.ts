@@ -1,20 +1,26 @@
-// Experts in this isolate: the inner loop of a shard, and the in-process implementation of the Experts seam.
-// Owns the walk over groups: one kernel call per (expert, segment). Refuses to fetch weights; it is handed their addresses.
+// Experts in this isolate: the inner loop of a shard, the in-process implementation of the Experts seam, and the one that has some
+// experts here and the others elsewhere. Owns the walk over groups: one kernel call per (expert, segment), nothing allocated on the way.
+// Refuses to fetch weights; it is handed their addresses.
 
-import type { ExpertBatch, ExpertRunInfo, Experts } from "./experts.ts";
+import { NO_FRAMES, ONE_PART, type ExpertBatch, type ExpertRunInfo, type Experts, type Placement } from "./experts.ts";
 import type { Heap } from "./heap.ts";
-import { expertScratchBytes, formatCode, type Kernels, type MatrixFormat } from "./kernels.ts";
+import { expertScratchBytes, type Kernels } from "./kernels.ts";
 
 /** One expert segment in memory. */
 export interface SegmentWeights {
   readonly ptr: number;
   readonly width: number;
-  readonly gateUp: MatrixFormat;
-  readonly down: MatrixFormat;
+  /** Codes of the matrices' formats (formatCode). */
+  readonly gateUp: number;
+  readonly down: number;
 }
 
 /** Finds a resident segment; undefined when this isolate does not hold it. */
 export type SegmentLookup = (layer: number, expert: number, segment: number) => SegmentWeights | undefined;
+
+/** Bytes an ExpertRunner allocates: addresses of activation rows, and the kernel's scratch. */
+export const runnerRegions = (hidden: number, maxWidth: number, maxTokens: number): { readonly rowAddresses: number; readonly scratch: number } =>
+  ({ rowAddresses: maxTokens * 4, scratch: expertScratchBytes(hidden, maxWidth) });
 
 export class ExpertRunner {
   readonly #kernels: Kernels;
@@ -23,12 +29,14 @@ export class ExpertRunner {
   readonly #acts: number; // u32 [maxTokens] addresses of activation rows
   readonly #scratch: number;
 
+  /** `maxWidth`: widest segment; `maxTokens`: most tokens of one group. */
   constructor(kernels: Kernels, heap: Heap, hidden: number, maxWidth: number, maxTokens: number) {
+    const regions = runnerRegions(hidden, maxWidth, maxTokens);
     this.#kernels = kernels;
     this.#heap = heap;
     this.#hidden = hidden;
-    this.#acts = heap.alloc(maxTokens * 4, "expert scratch");
-    this.#scratch = heap.alloc(expertScratchBytes(hidden, maxWidth), "expert scratch");
+    this.#acts = heap.alloc(regions.rowAddresses, "expert scratch");
+    this.#scratch = heap.alloc(regions.scratch, "expert scratch");
   }
 
   /** Gives the scratch back; the runner must not be used afterwards. */
@@ -41,14 +49,17 @@ export class ExpertRunner {
   runGroup(weights: SegmentWeights, tokens: ArrayLike<number>, from: number, to: number,
     activations: number, activationStride: number, rows: number): void {
     const acts = this.#heap.u32;
-    for (let i = from; i < to; i++) acts[this.#acts / 4 + i - from] = activations + tokens[i]! * activationStride;
-    this.#kernels.expertFfn(formatCode(weights.gateUp), formatCode(weights.down), weights.ptr, this.#hidden, weights.width,
+    const base = this.#acts / 4 - from;
+    for (let i = from; i < to; i++) acts[base + i] = activations + tokens[i]! * activationStride;
+    this.#kernels.expertFfn(weights.gateUp, weights.down, weights.ptr, this.#hidden, weights.width,
       this.#acts, to - from, rows, this.#hidden * 4, this.#scratch);
   }
 }
 
 /** All experts in this isolate, without any wire. */
 export class LocalExperts implements Experts {
+  readonly placement = ONE_PART;
+  readonly overlapTokens = Infinity;
   readonly #runner: ExpertRunner;
   readonly #lookup: SegmentLookup;
   readonly #hidden: number;
@@ -60,14 +71,57 @@ export class LocalExperts implements Experts {
   }
 
   run(layer: number, batch: ExpertBatch): ExpertRunInfo {
-    for (let group = 0; group < batch.nGroups; group++) {
-      const [expert, segment] = [batch.groupExpert[group]!, batch.groupSegment[group]!];
-      const weights = this.#lookup(layer, expert, segment);
-      if (weights === undefined) throw new Error(`Expert ${expert} segment ${segment} of layer ${layer} is not in this isolate.`);
-      const from = batch.groupStart[group]!;
-      this.#runner.runGroup(weights, batch.groupTokens, from, batch.groupStart[group + 1]!,
-        batch.activations, batch.activationStride, batch.rows + from * this.#hidden * 4);
-    }
-    return { frames: 0, bytes: 0, retries: 0 };
+    this.runPart(layer, batch, 0);
+    return NO_FRAMES;
   }
+
+  depart(): undefined {}
+
+  /** The rows of one part of a batch. Throws when a slot of it is not here. */
+  runPart(layer: number, batch: ExpertBatch, part: number): void {
+    for (let group = batch.partStart[part]!; group < batch.partStart[part + 1]!; group++) {
+      const weights = this.#lookup(layer, batch.groupExpert[group]!, batch.groupSegment[group]!);
+      if (weights === undefined) {
+        throw new Error(`Expert ${batch.groupExpert[group]} segment ${batch.groupSegment[group]} of layer ${layer} is not in this isolate.`);
+      }
+      this.#runner.runGroup(weights, batch.groupTokens, batch.groupStart[group]!, batch.groupStart[group + 1]!,
+        batch.activations, batch.activationStride, batch.rows + batch.groupRow[group]! * this.#hidden * 4);
+    }
+  }
+}
+
+/** One part of every layer in this isolate, the others elsewhere: the part that is here runs while the others are out. */
+export class MixedExperts implements Experts {
+  readonly placement: Placement;
+  readonly #elsewhere: Experts;
+  readonly #here: LocalExperts;
+  readonly #part: number;
+
+  /** `elsewhere` leaves `part` alone. */
+  constructor(elsewhere: Experts, here: LocalExperts, part: number) {
+    this.placement = elsewhere.placement;
+    this.#elsewhere = elsewhere;
+    this.#here = here;
+    this.#part = part;
+  }
+
+  get overlapTokens(): number { return this.#elsewhere.overlapTokens; }
+
+  async run(layer: number, batch: ExpertBatch): Promise<ExpertRunInfo> {
+    const running = Promise.resolve(this.#elsewhere.run(layer, batch));
+    // Its failure is met below, after the work here.
+    running.catch(() => undefined);
+    const departing = this.#elsewhere.depart();
+    if (departing !== undefined) await departing;
+    try {
+      this.#here.runPart(layer, batch, this.#part);
+    } catch (error) {
+      // Nothing may be written after the round has failed, so it fails when the others have ended.
+      await running.catch(() => undefined);
+      throw error;
+    }
+    return running;
+  }
+
+  depart(): Promise<void> | undefined { return this.#elsewhere.depart(); }
 }

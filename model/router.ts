@@ -42,7 +42,7 @@ export function routeTokens(kernels: Kernels, heap: Heap, router: RouterConfig, 
       });
     }
   }
-  for (let t = 0; t < nTokens; t++) weigh(router, heap.f32.subarray(weights / 4 + t * k, weights / 4 + (t + 1) * k));
+  for (let t = 0; t < nTokens; t++) weigh(router, heap.f32, weights / 4 + t * k, k);
 }
 
 /** Selection with a bias and within the best groups (DeepSeek); masked groups count as -Infinity. Rank order, ties to the lowest id. */
@@ -63,17 +63,18 @@ export function selectInGroups(router: RouterConfig, scores: Float32Array, bias:
 const largest = (values: ArrayLike<number>, k: number): number[] =>
   Array.from({ length: values.length }, (_, i) => i).sort((a, b) => values[b]! - values[a]! || a - b).slice(0, k);
 
-/** Weights of one token from the scores of its experts, in place; sums run in rank order. */
-export function weigh(router: RouterConfig, w: Float32Array): void {
+/** Weights of one token from the scores of its k experts, which lie in `w` from `from` on, in place; sums run in rank order. */
+export function weigh(router: RouterConfig, w: Float32Array, from: number, k: number): void {
+  const end = from + k;
   if (router.weigh === "softmax-selected") {
     let max = -Infinity;
-    for (const value of w) max = Math.max(max, value);
-    for (let i = 0; i < w.length; i++) w[i] = exp(f(w[i]! - max));
+    for (let i = from; i < end; i++) max = Math.max(max, w[i]!);
+    for (let i = from; i < end; i++) w[i] = exp(f(w[i]! - max));
   }
   if (router.weigh !== "score") {
     let sum = 0;
-    for (const value of w) sum = f(sum + value);
-    for (let i = 0; i < w.length; i++) w[i] = w[i]! / sum;
+    for (let i = from; i < end; i++) sum = f(sum + w[i]!);
+    for (let i = from; i < end; i++) w[i] = w[i]! / sum;
   }
-  if (router.scale !== 1) for (let i = 0; i < w.length; i++) w[i] = w[i]! * f(router.scale);
+  if (router.scale !== 1) for (let i = from; i < end; i++) w[i] = w[i]! * f(router.scale);
 }

@@ -2,8 +2,10 @@
 // Order: greedy if temperature is 0; else temperature -> top_k -> top_p -> min_p -> draw. Ties go to the lowest id.
 // Everything is f64 + - * / with own exp and log, so the choice is the same in every engine. Refuses logits that are not finite.
 
+import { MAX_TOP_LOGITS } from "./engine-regions.ts";
 import { expF64, logF64 } from "./float-math.ts";
 import { ModelError } from "./config.ts";
+import { drawFrom, probabilitiesOf } from "./draw.ts";
 import { uniform } from "./random.ts";
 
 export interface SamplingParams {
@@ -32,6 +34,21 @@ export interface SampleResult {
   readonly top?: TokenLogprob[];
 }
 
+/** The k largest logits of rows, most likely first, ties to the lowest id; and the first id of each row whose logit is not finite, or -1. */
+export interface TopLogits {
+  readonly k: number;
+  readonly ids: Uint32Array; // [nRows, k]
+  readonly values: Float32Array; // [nRows, k]
+  readonly notFinite: Int32Array; // [nRows]
+}
+
+/** How many of the largest logits decide the token: 1 when greedy, top_k when drawing among so many; 0 = it takes the whole row. */
+export function decidingLogits(params: SamplingParams, nTop: number | null, vocabSize: number): number {
+  if (nTop !== null) return 0;
+  if (params.temperature === 0) return 1;
+  return params.topK < vocabSize && params.topK <= MAX_TOP_LOGITS ? params.topK : 0;
+}
+
 /** Id of the largest logit, lowest id on ties. */
 export function argmax(logits: Float32Array): number {
   let best = 0;
@@ -40,10 +57,12 @@ export function argmax(logits: Float32Array): number {
 }
 
 function requireFinite(logits: Float32Array): void {
-  for (let id = 0; id < logits.length; id++) {
-    if (!Number.isFinite(logits[id]!))
-      throw new ModelError(`The logit of token ${id} is ${logits[id]}; a finite number was expected. The weights or activations overflowed.`);
-  }
+  // x - x is 0 for what is finite and NaN otherwise: one sum tells.
+  let sum = 0;
+  for (let id = 0; id < logits.length; id++) sum += logits[id]! - logits[id]!;
+  if (sum === 0) return;
+  const id = logits.findIndex((x) => !Number.isFinite(x));
+  throw new ModelError(`The logit of token ${id} is ${logits[id]}; a finite number was expected. The weights or activations overflowed.`);
 }
 
 /** Log-probability of `id` and the `nTop` most likely tokens, most likely first. */
@@ -80,11 +99,25 @@ export function sample(logits: Float32Array, params: SamplingParams, choice: num
   return nTop === null ? { id } : { id, ...logprobs(logits, id, nTop) };
 }
 
+/** The token `sample` would choose from the whole row, from the decidingLogits(...) largest of it: row `row` of `top`. */
+export function sampleTop(top: TopLogits, row: number, params: SamplingParams, choice: number, position: number): SampleResult {
+  const bad = top.notFinite[row]!;
+  if (bad >= 0) throw new ModelError(`The logit of token ${bad} is not finite; a finite number was expected. The weights or activations overflowed.`);
+  const [from, to] = [row * top.k, (row + 1) * top.k];
+  if (params.temperature === 0) return { id: top.ids[from]! };
+  return { id: drawAmong(Array.from(top.ids.subarray(from, to)), Array.from(top.values.subarray(from, to)), top.values[from]!, params, choice, position) };
+}
+
 function draw(logits: Float32Array, params: SamplingParams, choice: number, position: number): number {
-  const limit = params.topK > 0 ? Math.min(params.topK, logits.length) : logits.length;
-  const max = logits[argmax(logits)]!;
-  const kept = limit < logits.length ? mostLikely(logits, limit) : Array.from(logits, (_, id) => id);
-  let mass = kept.map((id) => expF64((logits[id]! - max) / params.temperature));
+  if (params.topK === 0 || params.topK >= logits.length)
+    return drawFrom(probabilitiesOf(logits, params.temperature), params.topP, params.minP, uniform(params.seed, choice, position, 0));
+  const kept = mostLikely(logits, params.topK);
+  return drawAmong(kept, kept.map((id) => logits[id]!), logits[kept[0]!]!, params, choice, position);
+}
+
+/** One of `kept`, whose logits are `values` and whose largest is `max`. */
+function drawAmong(kept: number[], values: readonly number[], max: number, params: SamplingParams, choice: number, position: number): number {
+  let mass = values.map((value) => expF64((value - max) / params.temperature));
   if (params.topP < 1 || params.minP > 0) {
     const order = mass.map((_, i) => i).sort((a, b) => mass[b]! - mass[a]! || kept[a]! - kept[b]!);
     const total = order.reduce((sum, i) => sum + mass[i]!, 0);

@@ -1,6 +1,9 @@
 // Taps: reads (traces) and writes (interventions) between the stages of a layer.
 // Owns the five points and what a tap sees there. Refuses to exist on the path when none is registered: no tap, same bits.
 // A write changes the numbers in place; docs/architecture.md says which points are writable and what follows in the layer.
+// A step may come in two halves: a tap sees whichever tokens are together, and the order of rows of `expertOutput` depends on placement.
+
+import type { ExpertBatch } from "./experts.ts";
 
 /** Where a tap sits: residual entering the FFN, router logits, chosen experts, unweighted expert rows, layer output. */
 export type TapPoint = "input" | "logits" | "selection" | "expertOutput" | "layerOutput";
@@ -17,6 +20,8 @@ export interface TapEvent {
   /** At `selection`: ids and weights in rank order, [nTokens, topK]; empty elsewhere. */
   readonly ids: Uint32Array;
   readonly weights: Float32Array;
+  /** At `expertOutput`: which expert, segment and token each row belongs to (groupExpert, groupTokens, groupRow). */
+  readonly batch?: ExpertBatch | null;
 }
 
 export interface Tap {

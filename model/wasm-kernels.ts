@@ -21,8 +21,8 @@ export interface KernelModules {
 export type KernelVariant = "simd128" | "relaxed-i32" | "relaxed-i16";
 
 const OPERATIONS: readonly (keyof KernelOps)[] = [
-  "quantizeRows", "matmul", "expertFfn", "rmsNormRows", "ropeRows", "kvWrite", "attention", "softmaxRows", "topKRows",
-  "addRows", "addBiasRows", "scaleRows", "clampRows", "combine", "readRow",
+  "quantizeRows", "matmul", "expertFfn", "rmsNormRows", "rmsNormQuantizeRows", "ropeRows", "kvWrite", "attention", "softmaxRows", "topKRows", "topLogits",
+  "addRows", "addBiasRows", "scaleRows", "clampRows", "combine", "readRow", "checksum",
 ];
 
 /** One variant over `memory`, which must have at least RESERVED_BYTES. */

@@ -1,14 +1,16 @@
 // The case table of the kernels: every operation over batches, odd sizes and edge values, shared by the Node tests, the child
 // processes with other engine flags and the workerd tests. Built from the case makers of the start-up self-test.
 
-import { Arena, attentionCase, compareCase, expertCase, matmulCase, quantizeCase, readRowCase, ropeCase, rowCases } from "../model/kernel-self-test.ts";
+import { Arena, attentionCase, compareCase, expertCase, matmulCase, quantizeCase, readRowCase, ropeCase, rowCases, seededNumbers, topLogitsCase } from "../model/kernel-self-test.ts";
 import type { KernelCase, Mismatch } from "../model/kernel-self-test.ts";
-import { MATRIX_FORMATS } from "../model/kernels.ts";
+import { KV_FORMATS, MATRIX_FORMATS, activationFormatOf, attentionScratchBytes, formatCode, matmulScratchBytes, topLogitsScratchBytes } from "../model/kernels.ts";
 import { createScalarKernels } from "../model/scalar-kernels.ts";
 import { RESERVED_BYTES, instantiateKernels } from "../model/wasm-kernels.ts";
 import type { KernelVariant } from "../model/wasm-kernels.ts";
 
 export const KERNEL_VARIANTS: readonly KernelVariant[] = ["simd128", "relaxed-i32", "relaxed-i16"];
+
+const QUANTISED = MATRIX_FORMATS.filter((format) => activationFormatOf(format) === "qa8");
 
 function productCases(): KernelCase[] {
   const cases: KernelCase[] = [];
@@ -18,12 +20,42 @@ function productCases(): KernelCase[] {
     cases.push(matmulCase(format, 70, 43, 4, 123), matmulCase(format, 31, 20, 8, 124), matmulCase(format, 5, 1, 15, 125));
     cases.push(readRowCase(format, 32, 64, 126), readRowCase(format, 70, 43, 127), readRowCase(format, 1, 1, 128));
   }
-  for (const format of ["q8", "q4", "f16"] as const) {
+  for (const format of [...QUANTISED, "f16"] as const) {
     for (const nTokens of [1, 2, 4, 8]) {
       cases.push(matmulCase(format, 40, 96, nTokens, 130, "extreme"), matmulCase(format, 64, 64, nTokens, 131, "tiny-scales"));
     }
   }
+  // Whole, begun and ragged super-groups of q4k; a second row block behind each.
+  for (const nCols of [1, 255, 256, 257, 288, 512, 700]) {
+    for (const nTokens of [1, 2, 4, 8]) cases.push(matmulCase("q4k", 40, nCols, nTokens, 140 + nCols), readRowCase("q4k", 40, nCols, 141 + nCols));
+  }
+  cases.push(...exponentCases());
   return cases;
+}
+
+/** MXFP4 with every exponent that is a number, one a row: scales from subnormal to 2^126, results from zero to infinite. */
+function exponentCases(): KernelCase[] {
+  return [1, 2, 4, 8].map((nTokens): KernelCase => ({
+    name: `mxfp4 with every exponent x ${nTokens}`,
+    prepare(arena) {
+      const random = seededNumbers(150 + nTokens);
+      const tiles = Uint8Array.from({ length: 8 * 544 }, (_, i) => (i % 544 < 32 ? Math.min(254, Math.floor(i / 544) * 32 + (i % 32)) : Math.floor(random() * 256)));
+      const w = arena.bytes(tiles);
+      const rows = Array.from({ length: nTokens }, (_, t) => {
+        const at = arena.bytes(Uint8Array.from({ length: 48 }, () => Math.floor(random() * 256)));
+        new Float32Array(arena.memory.buffer, at + 32, 1)[0] = [0.01, 65535, 1e-32, 3][t % 4]!;
+        return at;
+      });
+      const acts = arena.u32(rows);
+      const y = arena.alloc(nTokens * 1024);
+      const row = arena.alloc(256 * 32 * 4);
+      const scratch = arena.allocScratch(matmulScratchBytes(32));
+      return (kernels) => {
+        kernels.matmul(formatCode("mxfp4"), w, 256, 32, acts, nTokens, y, 1024, scratch);
+        for (let r = 0; r < 256; r++) kernels.readRow(formatCode("mxfp4"), w, 32, r, row + 128 * r);
+      };
+    },
+  }));
 }
 
 function expertCases(): KernelCase[] {
@@ -32,6 +64,11 @@ function expertCases(): KernelCase[] {
   for (const [gateUp, down] of [["q8", "q8"], ["q4", "q8"], ["q8", "q4"]] as const) {
     for (const width of [1, 16, 32, 40, 48, 64]) cases.push(expertCase(gateUp, down, 64, width, 3, 220 + width));
     cases.push(expertCase(gateUp, down, 36, 64, 15, 219));
+  }
+  for (const format of ["q4m", "q4k", "q2", "mxfp4"] as const) {
+    for (let nTokens = 1; nTokens <= 9; nTokens++) cases.push(expertCase(format, format, 288, 96, nTokens, 260 + nTokens));
+    for (const width of [1, 16, 40, 300]) cases.push(expertCase(format, format, 64, width, 3, 270 + width), expertCase("q4", format, 36, width, 5, 280 + width));
+    cases.push(expertCase(format, format, 32, 64, 8, 290, "extreme"), expertCase(format, format, 64, 32, 3, 291, "tiny-scales"));
   }
   for (const [gateUp, down] of [["f32", "f32"], ["f16", "bf16"], ["bf16", "f16"], ["f32", "f16"]] as const) {
     for (const width of [1, 16, 17, 32, 43, 172]) cases.push(expertCase(gateUp, down, 43, width, 3, 240 + width));
@@ -53,12 +90,15 @@ function otherCases(): KernelCase[] {
   for (const style of ["half", "interleaved"] as const) {
     cases.push(ropeCase(style, 3, 16, 16, [0, 1, 7], 370), ropeCase(style, 2, 32, 8, [5, 2], 371), ropeCase(style, 2, 22, 14, [3], 372), ropeCase(style, 1, 2, 2, [1], 373));
   }
-  for (const kvFormat of ["f32", "f16"] as const) {
+  for (const kvFormat of KV_FORMATS) {
     const base = { kvFormat, nHeads: 4, nKvHeads: 2, headDim: 16, positions: [0, 1, 30, 31, 32, 33, 63, 64, 97], window: 0, sinks: false };
     cases.push(
       attentionCase(base, 380), attentionCase({ ...base, sinks: true }, 381), attentionCase({ ...base, window: 1 }, 382),
       attentionCase({ ...base, window: 20, sinks: true }, 383), attentionCase({ ...base, window: 33 }, 384), attentionCase({ ...base, window: 500 }, 385),
       attentionCase({ ...base, nHeads: 1, nKvHeads: 1, headDim: 22 }, 386), attentionCase({ ...base, nHeads: 6, nKvHeads: 1, headDim: 4 }, 387),
+      ...[1, 2, 3, 5, 8].map((nHeads) => attentionCase({ ...base, nHeads, nKvHeads: 1, headDim: 72, positions: [31, 63, 95, 96] }, 390 + nHeads)),
+      ...(["k", "v", "q"] as const).flatMap((place) => [65519, 1e9, -Infinity, NaN, 6e-8].flatMap((value, i) => [2, 4].map((nHeads) => attentionCase(
+        { ...base, nHeads, headDim: 40, positions: [63, 64, 64, 95], spike: { in: place, row: place === "q" ? 1 : 40, column: 43, value } }, 400 + i)))),
       attentionCase({ ...base, nKvHeads: 4, headDim: 7 }, 388), attentionCase({ ...base, nHeads: 2, headDim: 64, positions: [70] }, 389),
     );
   }
@@ -81,6 +121,27 @@ function topKCases(): KernelCase[] {
   })));
 }
 
+/** Logits ranked while they are computed: every batch piece, ragged ends, chunks of 512 rows, ties (one column), and values that are not finite. */
+function topLogitsCases(): KernelCase[] {
+  const cases: KernelCase[] = [];
+  for (let nTokens = 1; nTokens <= 9; nTokens++) cases.push(topLogitsCase("q4", 545, 32, nTokens, 4, 1, 400 + nTokens));
+  for (const format of MATRIX_FORMATS) cases.push(topLogitsCase(format, 70, 43, 3, 64, 0.3, 420), topLogitsCase(format, 1030, 20, 2, 1, 1, 421), topLogitsCase(format, 3, 9, 1, 3, -2, 422));
+  const rows = [[NaN, 1, NaN, 2, 2, -Infinity], [3, 3, 1, Infinity, 3, 4], [1, 2, 3, 3, 3, 2], [NaN, NaN, NaN, NaN, NaN, 1e38]];
+  for (const values of rows) for (const k of [1, 2, 6]) for (const factor of [1, 10]) {
+    cases.push({
+      name: `topLogits of ${values.join(" ")}, times ${factor}, k ${k}`,
+      prepare(arena) {
+        const w = arena.f32([...values, ...new Array<number>(26).fill(0)]); // an f32 matrix of one column
+        const acts = arena.u32([arena.f32([1])]);
+        const [ids, best, notFinite] = [arena.alloc(k * 4), arena.alloc(k * 4), arena.alloc(4)];
+        const scratch = arena.allocScratch(topLogitsScratchBytes(1));
+        return (kernels) => kernels.topLogits(0, w, values.length, 1, acts, 1, factor, k, ids, best, notFinite, scratch);
+      },
+    });
+  }
+  return cases;
+}
+
 /** Softmax of rows with infinities and NaN. */
 function softmaxCases(): KernelCase[] {
   return [[-Infinity, 0, 1, -Infinity, 2], [-Infinity, -Infinity], [Infinity, 1, 2, 3, 4, 5], [NaN, 1, 2, 3], [-200, 0, -88, 88, -87.34]].map((values) => ({
@@ -95,7 +156,7 @@ function softmaxCases(): KernelCase[] {
 /** Values at the edges of f16 written to the cache and read back through attention: ties, subnormals, overflow, NaN. */
 function cacheEdgeCases(): KernelCase[] {
   const edges = [65504, 65519.99, 65520, 1e9, -1e9, 2 ** -24, 2 ** -25, -(2 ** -25) * 1.01, -0, 1 + 2 ** -11, 1 + 3 * 2 ** -11, 6.1e-5];
-  return ["f32", "f16"].flatMap((_, code) => [edges, [...edges.slice(0, 11), NaN]].map((values): KernelCase => ({
+  return KV_FORMATS.flatMap((_, code) => [edges, [...edges.slice(0, 11), NaN]].map((values): KernelCase => ({
     name: `kvWrite and attention of edge values, cache format ${code}, last ${values.at(-1)}`,
     prepare(arena) {
       const page = arena.alloc(12 * 64 * 4);
@@ -106,16 +167,17 @@ function cacheEdgeCases(): KernelCase[] {
       const q = arena.f32(values.map((_, i) => 1 - i / 5));
       const out = arena.alloc(48);
       const table = arena.u32([pages]);
+      const scratch = arena.allocScratch(attentionScratchBytes(12));
       return (kernels) => {
         kernels.kvWrite(code, k, v, 48, 1, 1, 12, pages, 0, zero);
-        kernels.attention(code, q, out, 48, 1, 1, 1, 12, table, 0, zero, 0.3, 0, 0);
+        kernels.attention(code, q, out, 48, 1, 1, 1, 12, table, 0, zero, 0.3, 0, 0, scratch);
         kernels.kvWrite(code, v, v, 48, 1, 1, 12, pages, 0, zero);
       };
     },
   })));
 }
 
-export const kernelCases = (): KernelCase[] => [...productCases(), ...expertCases(), ...otherCases(), ...topKCases(), ...softmaxCases(), ...cacheEdgeCases()];
+export const kernelCases = (): KernelCase[] => [...productCases(), ...expertCases(), ...otherCases(), ...topKCases(), ...topLogitsCases(), ...softmaxCases(), ...cacheEdgeCases()];
 
 /** Every case in which `module` differs from the scalar reference in any bit, or writes where it should not. */
 export function mismatchesOf(module: WebAssembly.Module, variant: KernelVariant, cases: readonly KernelCase[] = kernelCases()): Mismatch[] {

@@ -4,8 +4,9 @@
 
 import { trunkTensors, type ModelConfig } from "../../model/config.ts";
 import { Engine } from "../../model/engine.ts";
+import type { Experts } from "../../model/experts.ts";
 import { Heap } from "../../model/heap.ts";
-import { gateUpRows, matrixBytes, segmentBytes, type Kernels, type KvFormat } from "../../model/kernels.ts";
+import { formatCode, gateUpRows, matrixBytes, segmentBytes, type Kernels, type KvFormat } from "../../model/kernels.ts";
 import { ExpertRunner, LocalExperts, type SegmentLookup, type SegmentWeights } from "../../model/local-experts.ts";
 import { ropeTable } from "../../model/rope.ts";
 import { bindTrunk, type LoadedTensor } from "../../model/trunk.ts";
@@ -32,6 +33,10 @@ export interface DirectOptions {
   readonly maxChunkTokens?: number;
   /** Width of a segment; the default is the whole expert. */
   readonly segmentWidth?: number;
+  /** Most tokens of one round of experts; the default is the whole step. */
+  readonly maxRoundTokens?: number;
+  /** Who computes the experts; the default is the given ones, in this process. */
+  readonly experts?: (local: LocalExperts, heap: Heap) => Experts;
 }
 
 /** Loads everything in f32 into a fresh heap at `base` of the kernels' memory. */
@@ -75,7 +80,7 @@ export function directEngine(config: ModelConfig, weights: PlainWeights, base: n
         const sourceRow = (row: number): number => (row % 32 < 16 || inner(row) < 0 ? inner(row) : gate.rows + inner(row));
         placeMatrix(heap, ptr, both, sourceRow, rows, [0, config.hiddenSize]);
         placeMatrix(heap, ptr + matrixBytes("f32", rows, config.hiddenSize), weights(at + "down"), (row) => row, config.hiddenSize, [start, end]);
-        segments.set(`${layer}.${expert}.${segment}`, { ptr, width, gateUp: "f32", down: "f32" });
+        segments.set(`${layer}.${expert}.${segment}`, { ptr, width, gateUp: formatCode("f32"), down: formatCode("f32") });
       }
     }
   }
@@ -83,7 +88,8 @@ export function directEngine(config: ModelConfig, weights: PlainWeights, base: n
   const runner = new ExpertRunner(kernels, heap, config.hiddenSize, segmentWidth, maxChunkTokens);
   const engine = new Engine({
     config, kernels, heap, trunk: bindTrunk(config, (name) => loaded.get(name)), kvFormat, activations: "f32", maxChunkTokens,
-    experts: new LocalExperts(runner, lookup, config.hiddenSize),
+    ...(options.maxRoundTokens === undefined ? {} : { maxRoundTokens: options.maxRoundTokens }),
+    experts: (options.experts ?? ((experts) => experts))(new LocalExperts(runner, lookup, config.hiddenSize), heap),
     segmentCounts: Array.from({ length: config.nLayers }, () => new Array<number>(config.nExperts).fill(nSegments)),
   });
   return { engine, heap, lookup };

@@ -56,9 +56,9 @@ export function run(args: readonly string[], env: Readonly<Record<string, string
 }
 
 /** Starts serving and waits for `ready`; throws with the output when the command ends before. */
-export async function startServe(pack: string, env: Readonly<Record<string, string>> = {}): Promise<Serving> {
+export async function startServe(pack: string, env: Readonly<Record<string, string>> = {}, options: readonly string[] = []): Promise<Serving> {
   const port = await freePort();
-  const { child, output, exit } = run(["serve", pack, "--port", String(port)], env);
+  const { child, output, exit } = run(["serve", pack, "--port", String(port), ...options], env);
   const ready = new Promise<void>((done) => child.stdout!.on("data", () => output().includes(`ready http://localhost:${port}\n`) && done()));
   const ended = exit.then((code) => {
     throw new Error(`serve ended with exit code ${code} before it was ready:\n${output()}`);

@@ -18,7 +18,7 @@ export function roundForAllTypes(x: number): number {
 }
 
 export function storedRows(type: StoredType, values: Float32Array, nRows: number, nCols: number): Uint8Array {
-  if (type === "F32" || type === "Q8_0" || type === "Q4_0") return encodeRows(type, "test matrix", values, nRows, nCols, noLoss());
+  if (type !== "F16" && type !== "BF16") return encodeRows(type, "test matrix", values, nRows, nCols, noLoss());
   const out = new Uint8Array(values.length * 2);
   const view = new DataView(out.buffer);
   values.forEach((x, i) => {

@@ -139,10 +139,10 @@ describe("what is refused", () => {
   it("a quantisation this version does not read, by its name", async () => {
     const model = tinyModel("mixtral", 1, { config: { hidden_size: 256 } });
     const good = model.ggufBytes();
-    // Rows of 256 are whole blocks of Q4_K, which takes fewer bytes than the F32 that is there.
+    // Rows of 256 are whole blocks of Q3_K, which takes fewer bytes than the F32 that is there.
     const marker = [...new TextEncoder().encode("blk.0.ffn_gate_exps.weight")];
     const at = good.findIndex((_, i) => marker.every((c, j) => good[i + j] === c));
-    new DataView(good.buffer).setUint32(at + marker.length + 4 + 24, 12, true);
-    await expect(openGguf(new MemorySource(new Map([["m.gguf", good]])), "m.gguf")).rejects.toThrow(/tensor blk\.0\.ffn_gate_exps\.weight in m\.gguf .*has type Q4_K, which this version does not read; expected one of F32, F16, BF16, Q8_0, Q4_0/);
+    new DataView(good.buffer).setUint32(at + marker.length + 4 + 24, 11, true);
+    await expect(openGguf(new MemorySource(new Map([["m.gguf", good]])), "m.gguf")).rejects.toThrow(/tensor blk\.0\.ffn_gate_exps\.weight in m\.gguf .*has type Q3_K, which this version does not read; expected one of F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, MXFP4/);
   });
 });

@@ -10,6 +10,7 @@ import { MemorySink, MemorySource } from "../../../formats/memory-source.ts";
 import { type BlobTarget, loadBlobs, openPack, planReads, readTokenizerJson } from "../../../formats/pack-reader.ts";
 import type { PackSink } from "../../../formats/pack-sink.ts";
 import { writePack } from "../../../formats/pack-writer.ts";
+import { QUANTS } from "../../../formats/pack-formats.ts";
 import { encodeRows, noLoss } from "../../../formats/quantize.ts";
 import { typeOfFormat } from "../../../formats/stored-types.ts";
 import { untileGateUp, untileMatrix } from "../../../formats/tiles.ts";
@@ -34,14 +35,14 @@ async function loadAll(pack: MemoryPack): Promise<{ manifest: PackManifest; blob
 /** What a matrix's values become in a format: themselves, or quantised and back. */
 function through(format: MatrixFormat, values: Float32Array, nRows: number, nCols: number): Float32Array {
   const type = typeOfFormat(format);
-  return type === "Q8_0" || type === "Q4_0" ? decodeRows(type, encodeRows(type, "W", values, nRows, nCols, noLoss()), nRows, nCols) : values;
+  return type === "F16" || type === "BF16" ? values : decodeRows(type, encodeRows(type, "W", values, nRows, nCols, noLoss()), nRows, nCols);
 }
 
 const columns = (m: TinyMatrix, from: number, to: number): Float32Array =>
   Float32Array.from({ length: m.rows * (to - from) }, (_, i) => m.values[Math.floor(i / (to - from)) * m.cols + from + (i % (to - from))]!);
 
 describe.each(TINY_ARCHITECTURES)("%s", (architecture) => {
-  it.each(["source", "f32", "q8", "q4"] as const)("a %s pack gives back every matrix, vector and expert", async (quant) => {
+  it.each(QUANTS)("a %s pack gives back every matrix, vector and expert", async (quant) => {
     const model = tinyModel(architecture, 31);
     const { config } = model;
     const { manifest, blobs } = await loadAll(await packToMemory(await openTinyHuggingFace(model), { quant, segmentWidth: 32 }));
@@ -107,10 +108,38 @@ describe.each(TINY_ARCHITECTURES)("%s", (architecture) => {
   });
 });
 
+describe("GGUF types with minima, super-blocks and exponents", () => {
+  it.each([["Q4_1", "q4m"], ["Q4_K", "q4k"], ["MXFP4", "mxfp4"]] as const)("a source pack of a %s file holds its bytes re-ordered, without loss", async (type, format) => {
+    const model = tinyModel("qwen3_moe", 35, { config: { hidden_size: 256, moe_intermediate_size: 256, head_dim: 128 } });
+    const checkpoint = await openTinyGguf(model, { type });
+    const { manifest, blobs } = await loadAll(await packToMemory(checkpoint));
+    for (const name of ["embed", "layers.1.q", "head"]) {
+      const place = checkpoint.place(name);
+      expect(place.type).toBe(type);
+      expect(matrixFormatOf(manifest.blobs[name]!)).toBe(format);
+      expect(untileMatrix(format, blobs.get(name)!, place.nRows, place.nCols)).toEqual(await checkpoint.readRows(place, 0, place.nRows));
+    }
+    expect(manifest.activations).toBe("qa8");
+    const segment = blobs.get(segmentName(1, 3, 0))!;
+    const { up } = untileGateUp(format, segment, 256, 256);
+    const rows = async (matrix: string) => {
+      const place = checkpoint.place(`layers.1.experts.3.${matrix}`);
+      return checkpoint.readRows(place, 0, place.nRows);
+    };
+    expect(up).toEqual(await rows("up"));
+    expect(untileMatrix(format, segment.subarray(matrixBytes(format, 512, 256)), 256, 256)).toEqual(await rows("down"));
+  });
+
+  it("a segment that would start inside a block is refused, naming the block", async () => {
+    const model = tinyModel("qwen3_moe", 35, { config: { hidden_size: 256, moe_intermediate_size: 256, head_dim: 128 } });
+    await expect(packToMemory(await openTinyGguf(model, { type: "Q4_K" }), { segmentWidth: 128 })).rejects.toThrow(/Column 128 is inside a block of 256 of type Q4_K/);
+  });
+});
+
 describe("shapes that are no multiple of 32", () => {
-  it("width 44: a last segment of 12, padded to 16 rows in f32 and to 32 in q8 and q4", async () => {
+  it("width 44: a last segment of 12, padded to 16 rows in f32 and to 32 in the quantised formats", async () => {
     const model = tinyModel("mixtral", 34, { config: { intermediate_size: 44, hidden_size: 48, num_attention_heads: 4, head_dim: 12 } });
-    for (const quant of ["f32", "q8", "q4"] as const) {
+    for (const quant of QUANTS.filter((q) => q !== "source")) {
       const { manifest, blobs } = await loadAll(await packToMemory(await openTinyHuggingFace(model), { quant, segmentWidth: 32 }));
       const e = manifest.experts[5]!;
       expect(e.segments.map((s: PackSegment) => [s.start, s.end])).toEqual([[0, 32], [32, 44]]);
@@ -267,15 +296,17 @@ describe("manifests that are refused", () => {
 });
 
 describe("packing that fails", () => {
-  it.each(["Q8_0", "Q4_0"] as const)("names the tensor, row and block of a %s scale that is not finite", async (type) => {
-    const bytes = tinyModel("olmoe", 7, { exactIn: type }).ggufBytes({ type });
+  it.each([
+    ["Q8_0", 34, 0, [0x00, 0xfc], "0xfc00"], ["Q4_0", 18, 0, [0x00, 0xfc], "0xfc00"], ["Q4_1", 20, 0, [0x01, 0x7c], "0x7c01"], ["Q4_1", 20, 2, [0x00, 0xfc], "0xfc00"],
+    ["Q4_K", 144, 0, [0x00, 0x7c], "0x7c00"], ["Q4_K", 144, 2, [0x00, 0xfe], "0xfe00"], ["MXFP4", 17, 0, [255], "E8M0 255"],
+  ] as const)("names the tensor, row and block of a %s (block of %i) whose scale at byte %i is not finite", async (type, blockBytes, offset, broken, said) => {
+    const bytes = tinyModel("qwen3_moe", 7, { config: { hidden_size: 256, moe_intermediate_size: 256, head_dim: 128 } }).ggufBytes({ type });
     // The last block of the last tensor.
     const header = await readGgufHeader(new MemorySource(new Map([["tiny.gguf", bytes]])), "tiny.gguf");
     const last = [...header.tensors.values()].filter((t) => t.type === type).sort((a, b) => b.offset - a.offset)[0]!;
-    const blockBytes = type === "Q8_0" ? 34 : 18;
-    bytes.set([0x00, 0xfc], last.offset + last.bytes - blockBytes);
+    bytes.set(broken, last.offset + last.bytes - blockBytes + offset);
     const checkpoint = await openGguf(new MemorySource(new Map([["tiny.gguf", bytes]])), "tiny.gguf");
-    await expect(packToMemory(checkpoint, { quant: "source" })).rejects.toThrow(new RegExp(`${last.name.replaceAll(".", "\\.")} .*row \\d+, block \\d+ has the scale 0xfc00`));
+    await expect(packToMemory(checkpoint, { quant: "source" })).rejects.toThrow(new RegExp(`${last.name.replaceAll(".", "\\.")} .*row \\d+, block \\d+ has the scale ${said}`));
   });
 
   it("leaves nothing: the sink is told to discard, whatever failed", async () => {

@@ -4,12 +4,13 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { decodeRows } from "../../../formats/dequantize.ts";
 import { encodeRows, noLoss } from "../../../formats/quantize.ts";
-import { type StoredType, formatOfType, storedRowBytes } from "../../../formats/stored-types.ts";
+import { BLOCK_ENCODERS, type QuantizedType } from "../../../formats/quantize-blocks.ts";
+import { STORED_TYPES, type StoredType, formatOfType, storedBlock, storedRowBytes } from "../../../formats/stored-types.ts";
 import { blankRowBlock, placeRows, untileMatrix } from "../../../formats/tiles.ts";
 import { type MatrixFormat, matrixBytes } from "../../../model/kernels.ts";
 import { SeededRandom } from "../../support/seeded-random.ts";
 
-const encode = (type: "Q8_0" | "Q4_0", values: number[], nCols = values.length, loss = noLoss()): Uint8Array =>
+const encode = (type: QuantizedType, values: number[], nCols = values.length, loss = noLoss()): Uint8Array =>
   encodeRows(type, "W", Float32Array.from(values), values.length / nCols, nCols, loss);
 const decode = (type: StoredType, bytes: Uint8Array, nCols: number): number[] => [...decodeRows(type, bytes, bytes.length / storedRowBytes(type, nCols), nCols)];
 const scaleOf = (bytes: Uint8Array, at = 0): number => new DataView(bytes.buffer, bytes.byteOffset).getFloat16(at, true);
@@ -64,6 +65,117 @@ describe("Q4_0", () => {
   });
 });
 
+const drawn = fc.array(fc.float({ noNaN: true, min: -1000, max: 1000 }), { minLength: 32, maxLength: 32 });
+
+describe("Q4_1", () => {
+  it("keeps the least value as minimum and spreads the rest over 15 steps", () => {
+    const values = Array.from({ length: 32 }, (_, k) => 10 + 0.5 * (k % 16));
+    values[20] = 10.74; // 1.48 steps
+    const bytes = encode("Q4_1", values);
+    expect([scaleOf(bytes), scaleOf(bytes, 2)]).toEqual([0.5, 10]);
+    expect([bytes[4]! & 15, bytes[4]! >> 4, bytes[19]! & 15, bytes[8]! >> 4]).toEqual([0, 0, 15, 1]);
+    expect(decode("Q4_1", encode("Q4_1", Array<number>(32).fill(-3)), 32)).toEqual(Array<number>(32).fill(-3));
+  });
+
+  it("errs by at most half a step and what f16 takes from scale and minimum", () => {
+    fc.assert(fc.property(drawn, (values) => {
+      const bytes = encode("Q4_1", values);
+      const [scale, min] = [scaleOf(bytes), scaleOf(bytes, 2)];
+      fc.pre(scale >= 2 ** -14);
+      const bound = scale * 0.5 + 15 * scale * 2 ** -11 + Math.max(Math.abs(min) * 2 ** -11, 2 ** -25) + 1e-4;
+      decode("Q4_1", bytes, 32).forEach((y, i) => expect(Math.abs(y - values[i]!)).toBeLessThanOrEqual(bound));
+    }));
+  });
+});
+
+describe("MXFP4", () => {
+  it("takes the exponent of the largest magnitude less two, and the nearest of sixteen values", () => {
+    const bytes = encode("MXFP4", group(6, -3.4, 0.2, 0.3, -0.26, 2.6, 7.9, 5.1));
+    expect(bytes[0]).toBe(127);
+    expect([...bytes.subarray(1, 9)].map((b) => b & 15)).toEqual([7, 13, 0, 1, 9, 5, 7, 7]); // 6, -3, 0, 0.5, -0.5, 3, 6, 6
+    expect(decode("MXFP4", bytes, 32).slice(0, 8)).toEqual([6, -3, 0, 0.5, -0.5, 3, 6, 6]);
+    expect(encode("MXFP4", group(2 ** -140))[0]).toBe(0);
+    expect(encode("MXFP4", group(3e38))[0]).toBe(252);
+  });
+
+  it("errs by at most one step of 4 to 6, or what lies beyond 6", () => {
+    fc.assert(fc.property(drawn, (values) => {
+      const bytes = encode("MXFP4", values);
+      const unit = 2 ** (bytes[0]! - 127);
+      decode("MXFP4", bytes, 32).forEach((y, i) => expect(Math.abs(y - values[i]!)).toBeLessThanOrEqual(unit * Math.max(1, Math.abs(values[i]!) / unit - 6)));
+    }));
+  });
+});
+
+describe("Q2_32", () => {
+  it("has the levels -3, -1, 1, 3 and four values of 16 k in one byte", () => {
+    const values = Array.from({ length: 32 }, (_, k) => [-3, -1, 1, 3][(k + (k >> 2)) % 4]! * 0.5);
+    const bytes = encode("Q2_32", values);
+    expect(scaleOf(bytes)).toBe(0.5);
+    for (let k = 0; k < 32; k++) expect((bytes[2 + (k >> 4) * 4 + (k % 4)]! >> (2 * ((k % 16) >> 2))) & 3).toBe((k + (k >> 2)) % 4);
+    expect(decode("Q2_32", bytes, 32)).toEqual(values);
+  });
+
+  it("errs less than with the largest magnitude at level 3, where that pays", () => {
+    const random = new SeededRandom(21);
+    const values = Array.from({ length: 3200 }, () => random.normal());
+    const loss = noLoss();
+    encode("Q2_32", values, 32, loss);
+    // Four levels hold normal values at 0.34 of their size at best (Lloyd-Max, evenly spaced); per group of 32 it is below 0.33.
+    const relative = Math.sqrt(loss.errorSquares / loss.squares);
+    expect(relative).toBeGreaterThan(0.28);
+    expect(relative).toBeLessThan(0.345);
+  });
+});
+
+describe("Q4_K", () => {
+  it("fits scales and minima at least as well as Q4_1's own, before their 6 bits", () => {
+    const random = new SeededRandom(23);
+    for (const shift of [0, 0.5]) {
+      const values = Array.from({ length: 256 * 16 }, () => random.normal() - shift);
+      const [k, one] = [noLoss(), noLoss()];
+      encode("Q4_K", values, 256, k);
+      encode("Q4_1", values, 256, one);
+      expect(k.errorSquares).toBeLessThan(one.errorSquares * 1.02);
+      expect(Math.sqrt(k.errorSquares / k.squares)).toBeLessThan(0.085);
+    }
+  });
+
+  it("minima are never above zero; a ragged last block leaves its missing groups zero", () => {
+    const bytes = encode("Q4_K", Array.from({ length: 40 }, (_, i) => 5 + i / 40), 40);
+    expect(scaleOf(bytes, 2)).toBe(0); // dmin: all values are positive
+    expect([...bytes.subarray(6, 8), ...bytes.subarray(8, 12)]).toEqual([0, 0, 0, 0, 0, 0]);
+    expect(decode("Q4_K", bytes, 256).slice(64)).toEqual(Array<number>(192).fill(0));
+    decode("Q4_K", bytes, 40).forEach((y, i) => expect(Math.abs(y - 5 - i / 40)).toBeLessThan(0.5));
+  });
+});
+
+describe.each(Object.keys(BLOCK_ENCODERS) as QuantizedType[])("%s", (type) => {
+  it("measures what it cost", () => {
+    const loss = noLoss();
+    const random = new SeededRandom(9);
+    const values = Array.from({ length: 1000 }, () => random.normal());
+    const decoded = decode(type, encode(type, values, 100, loss), 100);
+    const errors = decoded.map((y, i) => Math.abs(y - Math.fround(values[i]!)));
+    expect(loss.maxError).toBeCloseTo(Math.max(...errors), 6); // the sum of Q4_1 and Q4_K is rounded to f32 afterwards
+    expect(loss.errorSquares).toBeCloseTo(errors.reduce((s, e) => s + e * e, 0), 4);
+    expect(loss.nValues).toBe(1000);
+  });
+
+  it("refuses what is not finite", () => {
+    expect(() => encode(type, group(0, NaN))).toThrow(/W, row 0, column 1 is NaN, expected a finite value/);
+    expect(() => encode(type, group(0, 0, -Infinity))).toThrow(/W, row 0, column 2 is -Infinity/);
+    if (type !== "MXFP4") expect(() => encode(type, group(1e8))).toThrow(/W, row 0, columns 0 to 31: .*beyond 65,504/);
+  });
+
+  it("reports what f16 loses", () => {
+    const loss = noLoss();
+    encode(type, [...group(1e-9), ...group(1e-4), ...group(0)], 32, loss);
+    // Q4_K: 1e-9 and 1e-4 over 15 * 63 steps are both below the smallest f16; MXFP4 has no f16.
+    expect([loss.zeroScales, loss.subnormalScales]).toEqual({ MXFP4: [0, 0], Q4_K: [1, 1], Q8_0: [1, 1], Q4_0: [1, 1], Q4_1: [1, 1], Q2_32: [1, 1] }[type]);
+  });
+});
+
 describe.each(["Q8_0", "Q4_0"] as const)("%s", (type) => {
   it("is idempotent: values it holds come back as the same bytes", () => {
     const random = new SeededRandom(5);
@@ -77,28 +189,9 @@ describe.each(["Q8_0", "Q4_0"] as const)("%s", (type) => {
     expect(decode(type, bytes, 64).slice(36).every((x) => x === 0)).toBe(true);
   });
 
-  it("reports scales that f16 loses, and refuses what none can hold", () => {
-    const loss = noLoss();
-    encode(type, [...group(1e-9), ...group(1e-4), ...group(0)], 32, loss);
-    expect([loss.zeroScales, loss.subnormalScales]).toEqual([1, 1]);
-    expect(() => encode(type, group(0, NaN))).toThrow(/W, row 0, column 1 is NaN, expected a finite value/);
-    expect(() => encode(type, group(1e8))).toThrow(/W, row 0, columns 0 to 31: .*beyond 65,504/);
-  });
-
-  it("measures what it cost", () => {
-    const loss = noLoss();
-    const random = new SeededRandom(9);
-    const values = Array.from({ length: 1024 }, () => random.normal());
-    const decoded = decode(type, encode(type, values, 64, loss), 64);
-    const errors = decoded.map((y, i) => Math.abs(y - Math.fround(values[i]!)));
-    expect(loss.maxError).toBe(Math.max(...errors));
-    expect(loss.errorSquares).toBeCloseTo(errors.reduce((s, e) => s + e * e, 0), 10);
-    expect(loss.nValues).toBe(1024);
-  });
 });
 
 describe("tiles", () => {
-  const TYPES: StoredType[] = ["F32", "F16", "BF16", "Q8_0", "Q4_0"];
   const random = new SeededRandom(11);
   const tile = (format: MatrixFormat, rows: Uint8Array, nRows: number, nCols: number): Uint8Array => {
     const stride = rows.length / nRows;
@@ -111,8 +204,8 @@ describe("tiles", () => {
     return out;
   };
 
-  it.each(TYPES)("%s goes into tiles and back without loss", (type) => {
-    for (const [nRows, nCols] of [[32, 32], [7, 96], [70, 64], [33, type.startsWith("Q") ? 64 : 5]] as const) {
+  it.each(STORED_TYPES)("%s goes into tiles and back without loss", (type) => {
+    for (const [nRows, nCols] of [[32, 32], [7, 96], [70, 64], [33, storedBlock(type).elements > 1 ? 64 : 5], [40, 300]] as const) {
       const rows = Uint8Array.from({ length: nRows * storedRowBytes(type, nCols) }, () => random.below(256));
       const tiles = tile(formatOfType(type), rows, nRows, nCols);
       expect(untileMatrix(formatOfType(type), tiles, nRows, nCols)).toEqual(rows);

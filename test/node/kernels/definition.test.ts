@@ -56,6 +56,82 @@ describe("layouts of section 3", () => {
     for (let k = 0; k < 64; k++) expect(f32[Y / 4 + k]).toBe(weight(37, k) * 0.5);
   });
 
+  /** Runs [40, 64] against rows of values spelled out in f64; every product here is exact in f32. */
+  const check = (format: "q4m" | "q4k" | "q2" | "mxfp4", value: (r: number, k: number) => number): void => {
+    const row = layRow();
+    kernels.matmul(formatCode(format), W, 40, 64, AUX, 1, Y, 256, SCRATCH);
+    for (let r = 0; r < 40; r++) expect(f32[Y / 4 + r]).toBe(row.reduce((sum, x, k) => sum + x * value(r, k), 0));
+    for (const r of [0, 5, 37]) {
+      kernels.readRow(formatCode(format), W, 64, r, Y);
+      for (let k = 0; k < 64; k++) expect(f32[Y / 4 + k]).toBe(value(r, k));
+    }
+  };
+  const clear = (bytes: number): void => { u8.fill(0, W, W + bytes); };
+
+  test("q4m: scale, minimum, nibbles of k and k + 16", () => {
+    clear(2 * 2 * 640);
+    const nibble = (r: number, k: number) => (r * 5 + k * 3) % 16;
+    for (let r = 0; r < 40; r++) {
+      for (const g of [0, 1]) {
+        const tile = W + (Math.floor(r / 32) * 2 + g) * 640;
+        u16[tile / 2 + (r % 32)] = ONE_HALF;
+        u16[tile / 2 + 32 + (r % 32)] = g === 0 ? 0xc000 : 0x3400; // -2, 0.25
+        for (let i = 0; i < 16; i++) u8[tile + 128 + (i >> 2) * 128 + (r % 32) * 4 + (i & 3)] = nibble(r, 32 * g + i) | nibble(r, 32 * g + 16 + i) << 4;
+      }
+    }
+    check("q4m", (r, k) => 0.5 * nibble(r, k) + (k < 32 ? -2 : 0.25));
+  });
+
+  test("q4k: two groups of a super-tile of 4,736 bytes", () => {
+    clear(2 * 4736);
+    expect(matrixBytes("q4k", 40, 64)).toBe(2 * 4736);
+    const nibble = (r: number, k: number) => (r * 5 + k * 3) % 16;
+    for (let r = 0; r < 40; r++) {
+      const tile = W + Math.floor(r / 32) * 4736;
+      u16[tile / 2 + (r % 32)] = 0x3400; // d = 0.25
+      u16[tile / 2 + 32 + (r % 32)] = ONE_HALF; // dmin = 0.5
+      for (const g of [0, 1]) {
+        const group = tile + 128 + g * 576;
+        u8[group + (r % 32)] = 3 + g;
+        u8[group + 32 + (r % 32)] = 7 * g + r % 4;
+        for (let i = 0; i < 16; i++) u8[group + 64 + (i >> 2) * 128 + (r % 32) * 4 + (i & 3)] = nibble(r, 32 * g + i) | nibble(r, 32 * g + 16 + i) << 4;
+      }
+    }
+    check("q4k", (r, k) => 0.25 * (k < 32 ? 3 : 4) * nibble(r, k) - 0.5 * ((k < 32 ? 0 : 7) + r % 4));
+  });
+
+  test("q2: four k of a step of 16 in one byte", () => {
+    clear(2 * 2 * 320);
+    const pair = (r: number, k: number) => (r + k * 3 + (k >> 2)) % 4;
+    for (let r = 0; r < 40; r++) {
+      for (const g of [0, 1]) {
+        const tile = W + (Math.floor(r / 32) * 2 + g) * 320;
+        u16[tile / 2 + (r % 32)] = g === 0 ? ONE_HALF : 0xc000; // 0.5, -2
+        for (let k = 0; k < 32; k++) u8[tile + 64 + (k >> 4) * 128 + (r % 32) * 4 + (k & 3)]! |= pair(r, 32 * g + k) << 2 * ((k & 15) >> 2);
+      }
+    }
+    check("q2", (r, k) => (k < 32 ? 0.5 : -2) * [-3, -1, 1, 3][pair(r, k)]!);
+  });
+
+  test("mxfp4: E2M1 codes times 2^(e - 127)", () => {
+    clear(2 * 2 * 544);
+    const code = (r: number, k: number) => (r * 7 + k * 3) % 16;
+    for (let r = 0; r < 40; r++) {
+      for (const g of [0, 1]) {
+        const tile = W + (Math.floor(r / 32) * 2 + g) * 544;
+        u8[tile + (r % 32)] = 126 + g;
+        for (let i = 0; i < 16; i++) u8[tile + 32 + (i >> 2) * 128 + (r % 32) * 4 + (i & 3)] = code(r, 32 * g + i) | code(r, 32 * g + 16 + i) << 4;
+      }
+    }
+    check("mxfp4", (r, k) => (k < 32 ? 0.5 : 1) * [0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6][code(r, k)]!);
+    for (const [e, scale] of [[0, 2 ** -127], [1, 2 ** -126], [2, 2 ** -125], [254, 2 ** 127]] as const) {
+      u8[W] = e;
+      u8[W + 32] = 0x92; // k 0: 1; k 16: -0.5
+      kernels.readRow(formatCode("mxfp4"), W, 32, 0, Y);
+      expect([f32[Y / 4], f32[Y / 4 + 16]]).toEqual([scale, scale * -0.5]);
+    }
+  });
+
   test.each(["f32", "f16", "bf16"] as const)("%s", (format) => {
     const nCols = 43;
     const bits16 = { f16: [0x3c00, 0xc000, 0x0001], bf16: [0x3f80, 0xc000, 0x3f00], f32: [] }[format]; // f16: 1, -2, 2^-24; bf16: 1, -2, 0.5
@@ -119,7 +195,7 @@ test("expertFfn: section 6 in f32 against f64", () => {
   for (let r = 0; r < hidden; r++) expect(f32[Y / 4 + r]).toBeCloseTo(h.reduce((sum, value, i) => sum + value * down(r, i), 0), 5);
 });
 
-describe("attention: section 8 against f64 softmax", () => {
+describe.each([["f32", 5e-6], ["f16", 2e-3], ["q8", 0.02]] as const)("attention: section 8 against f64 softmax over a cache in %s, within %f of values up to 1", (format, tolerance) => {
   test.each([
     { window: 0, sinks: false, position: 70 }, { window: 0, sinks: true, position: 31 }, { window: 20, sinks: true, position: 40 },
     { window: 33, sinks: false, position: 64 }, { window: 5, sinks: false, position: 2 },
@@ -129,7 +205,7 @@ describe("attention: section 8 against f64 softmax", () => {
     const value = (j: number, h: number, d: number) => Math.cos(j + h * 5 + d * 2);
     const query = (h: number, d: number) => 2 * Math.sin(h + d * 3);
     const layerOffset = 64;
-    const layerBytes = kvLayerBytes("f32", nKvHeads, headDim);
+    const layerBytes = kvLayerBytes(format, nKvHeads, headDim);
     const pages = [W + 3 * 8192, W, W + 8192];
     u32.set(pages, AUX / 4);
     for (let j = 0; j <= position; j++) {
@@ -141,15 +217,15 @@ describe("attention: section 8 against f64 softmax", () => {
       }
       u32[AUX / 4 + 16] = pages[j >> 5]!;
       u32[AUX / 4 + 20] = j;
-      kernels.kvWrite(KV_FORMATS.indexOf("f32"), X, X + 256, 0, 1, nKvHeads, headDim, AUX + 64, layerOffset, AUX + 80);
+      kernels.kvWrite(KV_FORMATS.indexOf(format), X, X + 256, 0, 1, nKvHeads, headDim, AUX + 64, layerOffset, AUX + 80);
     }
     // Spelled out once: K of head 1, dimension 2, position 33 lies in page 1 as [headDim][32 positions].
-    if (position >= 33) expect(f32[(pages[1]! + layerOffset + layerBytes / 2) / 4 + 2 * 32 + 1]).toBe(Math.fround(key(33, 1, 2)));
+    if (position >= 33 && format === "f32") expect(f32[(pages[1]! + layerOffset + layerBytes / 2) / 4 + 2 * 32 + 1]).toBe(Math.fround(key(33, 1, 2)));
     for (let h = 0; h < nHeads; h++) for (let d = 0; d < headDim; d++) f32[X / 4 + h * headDim + d] = query(h, d);
     u32[AUX / 4 + 24] = AUX;
     const sinkValues = [0.5, -1, 2, 0];
     f32.set(sinkValues, AUX / 4 + 32);
-    kernels.attention(0, X, Y, 0, 1, nHeads, nKvHeads, headDim, AUX + 96, layerOffset, AUX + 80, 0.4, window, sinks ? AUX + 128 : 0);
+    kernels.attention(KV_FORMATS.indexOf(format), X, Y, 0, 1, nHeads, nKvHeads, headDim, AUX + 96, layerOffset, AUX + 80, 0.4, window, sinks ? AUX + 128 : 0, SCRATCH);
     const first = window > 0 ? Math.max(0, position - window + 1) : 0;
     for (let h = 0; h < nHeads; h++) {
       const kv = h >> 1;
@@ -162,8 +238,62 @@ describe("attention: section 8 against f64 softmax", () => {
       const total = weights.reduce((a, b) => a + b, sinks ? Math.exp(sinkValues[h]!) : 0);
       for (let d = 0; d < headDim; d++) {
         const expected = weights.reduce((sum, w, j) => sum + w * value(j, kv, d), 0) / total;
-        expect(f32[Y / 4 + h * headDim + d]).toBeCloseTo(expected, 5);
+        expect(Math.abs(f32[Y / 4 + h * headDim + d]! - expected)).toBeLessThan(tolerance);
       }
+    }
+  });
+});
+
+describe("the q8 cache of section 8", () => {
+  /** Writes one kv head of keys and values at positions 0, 1, ... of one page at W. */
+  const write = (headDim: number, keys: readonly (readonly number[])[], values: readonly (readonly number[])[]): void => {
+    u32[AUX / 4] = W;
+    keys.forEach((key, j) => {
+      f32.set(key, X / 4);
+      f32.set(values[j]!, X / 4 + 256);
+      u32[AUX / 4 + 1] = j;
+      kernels.kvWrite(KV_FORMATS.indexOf("q8"), X, X + 1024, 0, 1, 1, headDim, AUX, 0, AUX + 4);
+    });
+    u32[AUX / 4 + 2] = AUX;
+  };
+  const attend = (query: readonly number[], position: number, scale: number): number[] => {
+    f32.set(query, X / 4);
+    u32[AUX / 4 + 1] = position;
+    kernels.attention(KV_FORMATS.indexOf("q8"), X, Y, 0, 1, 1, 1, query.length, AUX + 8, 0, AUX + 4, scale, 0, 0, SCRATCH);
+    return [...f32.subarray(Y / 4, Y / 4 + query.length)];
+  };
+
+  test("tiles, byte by byte: 40 dims, position 5", () => {
+    const key = Array.from({ length: 40 }, (_, d) => (d === 3 ? 254 : d === 33 ? -1.016 : d / 2));
+    const value = key.map((x) => -x);
+    expect(kvLayerBytes("q8", 1, 40)).toBe(4352);
+    u8.fill(0xee, W, W + 4352 + 64);
+    write(40, new Array<number[]>(6).fill(key), new Array<number[]>(6).fill(value));
+    // Group 0: 254 / 127 = 2 is a bf16. Group 1: 19.5 / 127 = 0.15354... rounds up to 0.154296875 (0x3e1e).
+    expect([0, 1, 2, 3].map((group) => u16[(W + 64 * group) / 2 + 5])).toEqual([0x4000, 0x3e1e, 0x4000, 0x3e1e]);
+    expect([3, 8, 31].map((d) => i8[W + 256 + (d >> 2) * 128 + 5 * 4 + (d & 3)])).toEqual([127, 2, 8]);
+    expect([3, 8, 31].map((d) => i8[W + 256 + 2048 + 1 * 128 + d * 4 + 1])).toEqual([-127, -2, -8]);
+    expect([33, 39].map((d) => i8[W + 256 + 1024 + ((d - 32) >> 2) * 128 + 5 * 4 + (d & 3)])).toEqual([-7, Math.round(19.5 / 0.154296875)]);
+    expect([...u8.subarray(W + 4352, W + 4352 + 64)]).toEqual(new Array(64).fill(0xee));
+  });
+
+  test("a key that holds most of a block's weight does not erase the others", () => {
+    const query = Array.from({ length: 32 }, (_, d) => (d === 0 ? 1 : 0));
+    write(32, Array.from({ length: 32 }, (_, j) => query.map((x) => (j === 9 ? 6 * x : 0))), Array.from({ length: 32 }, (_, j) => query.map(() => (j === 9 ? 0.5 : 1))));
+    const small = Math.exp(-6);
+    // Seven bits of weight would round the 31 small ones away and give 0.465 instead of 0.536.
+    expect(Math.abs(attend(query, 31, 1)[0]! - (0.5 + 31 * small) / (1 + 31 * small))).toBeLessThan(0.005);
+  });
+
+  test("NaN and values out of range become NaN for those who see them, and only for them", () => {
+    const row = (x: number) => Array.from({ length: 32 }, (_, d) => (d === 4 ? x : 0.1));
+    for (const bad of [NaN, Infinity, 8323072]) {
+      write(32, [row(1), row(2), row(3)], [row(1), row(bad), row(1)]);
+      expect(attend(row(1), 0, 1).every(Number.isFinite)).toBe(true);
+      expect(attend(row(1), 2, 1).every(Number.isNaN)).toBe(true);
+      write(32, [row(1), row(bad), row(3)], [row(1), row(2), row(1)]);
+      expect(attend(row(1), 0, 1).every(Number.isFinite)).toBe(true);
+      expect(attend(row(1), 1, 1).every(Number.isNaN)).toBe(true);
     }
   });
 });

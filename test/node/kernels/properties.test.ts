@@ -16,11 +16,11 @@ const format = fc.constantFrom(...MATRIX_FORMATS);
 const upTo = (max: number) => fc.integer({ min: 1, max });
 
 const drawnCases: readonly fc.Arbitrary<KernelCase>[] = [
-  fc.tuple(format, upTo(80), upTo(140), upTo(17), seed, style).map((a) => matmulCase(...a)),
+  fc.tuple(format, upTo(80), upTo(300), upTo(17), seed, style).map((a) => matmulCase(...a)),
   fc.tuple(format, format, upTo(70), upTo(100), upTo(9), seed, style)
     .filter(([gateUp, down]) => activationFormatOf(gateUp) === activationFormatOf(down)).map((a) => expertCase(...a)),
   fc.tuple(upTo(4), upTo(200), seed).map((a) => quantizeCase(...a)),
-  fc.tuple(upTo(100), upTo(4), seed, fc.nat(4)).map(([n, nTokens, s, which]) => rowCases(n, nTokens, s)[which]!),
+  fc.tuple(upTo(100), upTo(4), seed, fc.nat(5)).map(([n, nTokens, s, which]) => rowCases(n, nTokens, s)[which]!),
   fc.tuple(fc.constantFrom(...KV_FORMATS), upTo(3), upTo(3), upTo(40), fc.array(fc.nat(130), { minLength: 1, maxLength: 4 }), fc.nat(80), fc.boolean(), seed)
     .map(([kvFormat, nKvHeads, perKv, headDim, positions, window, sinks, s]) =>
       attentionCase({ kvFormat, nHeads: nKvHeads * perKv, nKvHeads, headDim, positions, window, sinks }, s)),

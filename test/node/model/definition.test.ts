@@ -61,7 +61,7 @@ describe("router of the engine, in f32", () => {
     const chosen = selectInGroups(router, scores, bias === undefined ? null : Float32Array.from(bias));
     expect(chosen).toEqual(ids);
     const w = Float32Array.from(chosen, (id) => scores[id]!);
-    weigh(router, w);
+    weigh(router, w, 0, w.length);
     expectClose(w, weights, 5);
   });
 });

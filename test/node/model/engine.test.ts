@@ -2,22 +2,19 @@
 // Weights are seeded; the shapes cover the differences between the architectures (query-key norms, head sizes, grouped heads, rope style,
 // sliding window, clamping, renormalised weights, multipliers).
 import { describe, expect, test } from "vitest";
-import { trunkTensors, type ModelConfig } from "../../../model/config.ts";
-import { forwardDefinition, type DefinitionMatrix } from "../../../model/definition.ts";
+import type { ModelConfig } from "../../../model/config.ts";
+import { forwardDefinition } from "../../../model/definition.ts";
+import { type Kernels, type KvFormat, kvLayerBytes } from "../../../model/kernels.ts";
+import type { LogitsRequest } from "../../../model/logits.ts";
+import { instantiateKernels } from "../../../model/wasm-kernels.ts";
 import { CapacityError } from "../../../model/heap.ts";
 import { plainInverseFrequencies } from "../../../model/rope.ts";
 import { createScalarKernels } from "../../../model/scalar-kernels.ts";
 import type { Tap } from "../../../model/taps.ts";
-import { directEngine, logitsOf, type PlainWeights } from "../../support/direct-engine.ts";
-
-const base: ModelConfig = {
-  architecture: "test", vocabSize: 61, hiddenSize: 48, nLayers: 2, nHeads: 4, nKvHeads: 2, headDim: 12, maxPositions: 256, normEps: 1e-5,
-  rope: { style: "half", dim: 12, theta: 10000, inverseFrequencies: plainInverseFrequencies(12, 10000), magnitude: 1 },
-  qkNorm: "none", qkvBias: false, clipQkv: null, attentionScale: 12 ** -0.5, slidingWindows: [0, 0], layerFfns: ["moe", "moe"],
-  denseIntermediateSize: 0, nExperts: 8, expertIntermediateSize: 40, sharedIntermediateSize: 0, sharedGate: false,
-  router: { score: "softmax", weigh: "score", scale: 1, topK: 2, logitBias: false, selectionBias: false, nGroups: 1, topKGroups: 1, groupScore: "max" },
-  tieWordEmbeddings: false, embeddingMultiplier: 1, residualMultiplier: 1, logitsScaling: 1, eosTokenIds: [], bosTokenId: null,
-};
+import { KERNEL_VARIANTS } from "../../kernel-cases.ts";
+import { kernelModule } from "../kernels/modules.ts";
+import { directEngine, logitsOf } from "../../support/direct-engine.ts";
+import { seededConfig as base, seededWeights } from "../../support/seeded-model.ts";
 
 const VARIANTS: Record<string, Partial<ModelConfig>> = {
   "plain softmax router": {},
@@ -34,30 +31,6 @@ const VARIANTS: Record<string, Partial<ModelConfig>> = {
   "group-limited sigmoid router": { router: { ...base.router, score: "sigmoid", weigh: "renormalize", nGroups: 4, topKGroups: 2, groupScore: "top2-sum", scale: 2.5 } },
   "every expert with weight one": { nExperts: 4, router: { ...base.router, score: "one", topK: 4 } },
 };
-
-/** Seeded weights in a range that keeps logits of order 1 to 10; every name has its own stream. */
-function seededWeights(config: ModelConfig, seed: number): PlainWeights {
-  const cache = new Map<string, DefinitionMatrix>();
-  const shapes = new Map(trunkTensors(config).map((t) => [t.name, t.kind === "matrix" ? [t.nRows, t.nCols] : [1, t.length]] as const));
-  return (name) => {
-    const known = cache.get(name);
-    if (known !== undefined) return known;
-    const expert = name.includes(".experts.");
-    const [rows, cols] = expert
-      ? name.endsWith("down") ? [config.hiddenSize, config.expertIntermediateSize] : [config.expertIntermediateSize, config.hiddenSize]
-      : shapes.get(name)!;
-    let state = [...name].reduce((h, ch) => Math.imul(h ^ ch.charCodeAt(0), 0x01000193), seed ^ 0x811c9dc5);
-    const next = () => {
-      state = Math.imul(state ^ (state >>> 15), 0x2c1b3c6d) + 0x9e3779b9 | 0;
-      return ((state ^ (state >>> 13)) >>> 0) / 2 ** 31 - 1;
-    };
-    const scale = name.endsWith("router") ? 1 : name === "embed" ? 1 : 2 / Math.sqrt(cols!);
-    const values = Float32Array.from({ length: rows! * cols! }, () => (rows === 1 ? 1 + 0.3 * next() : scale * next()));
-    const matrix = { rows: rows!, cols: cols!, values };
-    cache.set(name, matrix);
-    return matrix;
-  };
-}
 
 const ids = Array.from({ length: 40 }, (_, i) => (i * i * 7 + 3 * i + 11) % 61);
 const kernels = () => createScalarKernels(new WebAssembly.Memory({ initial: 2 }));
@@ -84,11 +57,80 @@ describe.each(Object.entries(VARIANTS))("%s", (_, variant) => {
     expect(judged).toBeGreaterThanOrEqual(60);
   });
 
-  test("one by one, whole, and any chunking give the same bits", async () => {
+  test.each(["f16", "q8"] as const)("one by one, whole, and any chunking give the same bits with a cache in %s", async (kvFormat) => {
     const weights = seededWeights(config, 3);
-    const { engine } = directEngine(config, weights, 65536, { kernels: kernels(), contextLength: 64, kvFormat: "f16" });
+    const { engine } = directEngine(config, weights, 65536, { kernels: kernels(), contextLength: 64, kvFormat });
     const whole = bits(await logitsOf(engine, ids.slice(0, 40), [16]));
     for (const chunks of [[1], [3, 7, 1, 16], [16, 1], [2, 5]]) expect(bits(await logitsOf(engine, ids.slice(0, 40), chunks))).toEqual(whole);
+  });
+});
+
+describe("the q8 cache", () => {
+  const weights = seededWeights(base, 5);
+
+  test.each(KERNEL_VARIANTS)("%s in any chunks gives the reference's logits, bit for bit, which stay near those of an f32 cache", async (variant) => {
+    const config = { ...base, slidingWindows: [0, 37] };
+    const memory = new WebAssembly.Memory({ initial: 2 });
+    const wasm = instantiateKernels(kernelModule(variant), memory, variant);
+    const long = Array.from({ length: 70 }, (_, i) => (i * i * 5 + 3 * i + 7) % 61);
+    const run = (k: Kernels, kvFormat: KvFormat, chunks: number[]) =>
+      logitsOf(directEngine(config, weights, 65536, { kernels: k, contextLength: 96, kvFormat, maxChunkTokens: 40 }).engine, long, chunks);
+    const expected = await run(kernels(), "q8", [7]);
+    for (const chunks of [[1], [40], [3, 33, 1]]) expect(bits(await run(wasm, "q8", chunks))).toEqual(bits(expected));
+    const exact = await run(kernels(), "f32", [40]);
+    const scale = Math.max(...exact.map(Math.abs));
+    const difference = Math.sqrt(exact.reduce((sum, x, i) => sum + (x - expected[i]!) ** 2, 0) / exact.length);
+    expect(difference).toBeGreaterThan(0);
+    expect(difference).toBeLessThan(0.02 * scale);
+  });
+
+  test("a page holds 34 bytes for 32 values, and the ledger counts it", () => {
+    for (const [headDim, tiles] of [[32, 1], [64, 2], [80, 3], [16, 1]] as const) expect(kvLayerBytes("q8", 3, headDim)).toBe(3 * 2 * tiles * 34 * 32);
+    const config = { ...base, headDim: 64, nHeads: 2, nKvHeads: 1, attentionScale: 0.125 };
+    const inUse = (kvFormat: KvFormat) => {
+      const { engine, heap } = directEngine(config, seededWeights(config, 2), 65536, { kernels: kernels(), contextLength: 64, kvFormat });
+      const before = heap.usedBytes;
+      engine.kv.open(64);
+      return { pageBytes: engine.kv.pageBytes, used: heap.usedBytes - before };
+    };
+    const [q8, f16] = [inUse("q8"), inUse("f16")];
+    expect(q8.pageBytes).toBe(2 * 2 * 32 * 68);
+    expect(q8.pageBytes / f16.pageBytes).toBe(34 / 64);
+    expect(q8.used).toBeGreaterThanOrEqual(2 * q8.pageBytes);
+    expect(q8.used).toBeLessThan(2 * q8.pageBytes + 256);
+  });
+});
+
+describe("the largest logits alone", () => {
+  test("are those of the whole row, for entries of every kind in one step", async () => {
+    const config = { ...base, logitsScaling: 4 };
+    const { engine } = directEngine(config, seededWeights(config, 5), 65536, { kernels: kernels(), contextLength: 64, maxChunkTokens: 40 });
+    const asked: LogitsRequest[] = [{ top: 5, of: "all" }, "all", { top: 1, of: "last" }, "none", { top: 64, of: "last" }, "last", { top: 2, of: "all" }];
+    const texts = asked.map((_, i) => ids.slice(i, i + 3 + (i % 4)));
+    const step = async (logits: (i: number) => LogitsRequest) => {
+      const timelines = texts.map(() => engine.kv.open(20));
+      const result = await engine.step(texts.map((text, i) => ({ timeline: timelines[i]!, ids: text, logits: logits(i) })));
+      timelines.forEach((timeline) => engine.kv.close(timeline));
+      return result;
+    };
+    const whole = await step(() => "all");
+    const found = await step((i) => asked[i]!);
+    asked.forEach((request, i) => {
+      const v = config.vocabSize;
+      const rows = texts[i]!.map((_, t) => whole.logits[i]!.subarray(t * v, (t + 1) * v));
+      if (typeof request !== "object") {
+        expect(found.tops[i]).toBeNull();
+        expect(bits(found.logits[i]!)).toEqual(bits(request === "all" ? whole.logits[i]! : request === "last" ? rows.at(-1)!.slice() : new Float32Array(0)));
+        return;
+      }
+      const k = Math.min(request.top, v);
+      const ranked = (request.of === "all" ? rows : rows.slice(-1)).map((row) => Array.from(row.keys()).sort((a, b) => row[b]! - row[a]! || a - b).slice(0, k).map((id) => ({ id, value: row[id]! })));
+      expect(found.logits[i]!.length).toBe(0);
+      expect(Array.from(found.tops[i]!.ids)).toEqual(ranked.flat().map(({ id }) => id));
+      expect(bits(found.tops[i]!.values)).toEqual(bits(Float32Array.from(ranked.flat().map(({ value }) => value))));
+      expect(Array.from(found.tops[i]!.notFinite)).toEqual(ranked.map(() => -1));
+    });
+    await expect(step(() => ({ top: 0, of: "last" }))).rejects.toThrow(/The 0 largest logits were asked for; 1 to 64/);
   });
 });
 

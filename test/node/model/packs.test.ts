@@ -2,6 +2,7 @@
 // f32 packs are judged by the float64 definition; the source form and the kernel variant must not change a bit.
 import { beforeAll, describe, expect, test } from "vitest";
 import { evaluate, kernelModules, openPackFrom } from "../../../cli/open-pack.ts";
+import { QUANTS } from "../../../formats/pack-formats.ts";
 import type { PackOptions } from "../../../formats/pack-writer.ts";
 import { buildKernels } from "../../../cli/build-kernels.mjs";
 import { forwardDefinition } from "../../../model/definition.ts";
@@ -63,8 +64,7 @@ describe.each(TINY_ARCHITECTURES)("%s", (architecture: TinyArchitecture) => {
 });
 
 describe("bits do not depend on", () => {
-  const packs = { f32: "f32", q8: "q8", q4: "q4", source: "source" } as const;
-  test.each(Object.keys(packs) as (keyof typeof packs)[])("the kernel variant or the chunk size (%s)", async (quant) => {
+  test.each(QUANTS)("the kernel variant or the chunk size (%s)", async (quant) => {
     const pack = await fromFolder(tinyModel("qwen3_moe", 11), { quant, segmentWidth: 32 });
     const { simd128, relaxedI32, relaxedI16 } = kernelModules();
     const first = await logitsOfPack(pack);

@@ -2,7 +2,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { uniform } from "../../../model/random.ts";
-import { logprobs, sample, type SamplingParams } from "../../../model/sampling.ts";
+import { decidingLogits, logprobs, sample, sampleTop, type SamplingParams } from "../../../model/sampling.ts";
 
 const params: SamplingParams = { temperature: 1, topK: 0, topP: 1, minP: 0, seed: 7 };
 const logits = Float32Array.from([0, 3, 1, 3, -2, 2.5]);
@@ -51,6 +51,24 @@ describe("sample", () => {
     expect(alive({ minP: 0.9 })).toEqual([1, 3, 5]); // exp((2.5 - 3) / 5) = 0.905
     expect(alive({ minP: 0.91 })).toEqual([1, 3]);
     expect(alive({})).toEqual([0, 1, 2, 3, 4, 5]);
+  });
+
+  test("the largest logits alone give the token of the whole row", () => {
+    const row = fc.array(fc.double({ min: -20, max: 20, noNaN: true }).map((x) => Math.round(x)), { minLength: 2, maxLength: 90 });
+    fc.assert(fc.property(row, fc.constantFrom(0, 0.4, 1, 3), fc.nat(70), fc.constantFrom(1, 0.8, 0.3), fc.constantFrom(0, 0.2), fc.nat(1000), (values, temperature, topK, topP, minP, position) => {
+      const whole = Float32Array.from(values);
+      const p = { ...params, temperature, topK, topP, minP };
+      const k = decidingLogits(p, null, whole.length);
+      expect(decidingLogits(p, 3, whole.length)).toBe(0); // log-probabilities need every logit
+      expect(k > 0).toBe(temperature === 0 || (topK > 0 && topK < whole.length && topK <= 64));
+      if (k === 0) return;
+      const ids = Uint32Array.from(Array.from(whole.keys()).sort((a, b) => whole[b]! - whole[a]! || a - b).slice(0, k));
+      const top = { k, ids: Uint32Array.of(...ids, ...ids), values: Float32Array.from([...ids, ...ids], (id) => whole[id]!), notFinite: Int32Array.of(-1, -1) };
+      expect(sampleTop(top, 1, p, 2, position)).toEqual(sample(whole, p, 2, position, null));
+    }), { numRuns: 400 });
+    expect([64, 65].map((topK) => decidingLogits({ ...params, topK }, null, 1000))).toEqual([64, 0]); // more than the engine keeps
+    const bad = { k: 1, ids: Uint32Array.of(4), values: Float32Array.of(1), notFinite: Int32Array.of(17) };
+    expect(() => sampleTop(bad, 0, { ...params, temperature: 0 }, 0, 0)).toThrow(/The logit of token 17 is not finite/);
   });
 
   test("the same seed gives the same tokens, another seed others", () => {

@@ -1,0 +1,112 @@
+// From the last residuals to logits: the final norm and the head's product, for whole rows or for the largest logits alone.
+// Owns which rows of a step are asked for and in which form; rows of all entries share the head's weights, eight at a time.
+// Refuses sampling (sampling.ts). Whole rows leave WebAssembly only where somebody asked for them. Arithmetic: docs/arithmetic.md section 9.
+
+import type { ModelConfig } from "./config.ts";
+import { LOGIT_ROWS, MAX_TOP_LOGITS, hiddenStride, logitStride, type EngineRegions } from "./engine-regions.ts";
+import type { Heap } from "./heap.ts";
+import { activationRowBytes, type Kernels } from "./kernels.ts";
+import type { TopLogits } from "./sampling.ts";
+import type { TrunkWeights } from "./trunk.ts";
+
+/** Logits of an entry's tokens: none, of the last or of all; whole rows, or only the `top` largest of each, 1 to MAX_TOP_LOGITS. */
+export type LogitsRequest = "none" | "last" | "all" | { readonly top: number; readonly of: "last" | "all" };
+
+/** What one entry gets: whole rows f32 [nRows, vocab] (empty where none were asked for), or the largest (null where none were). */
+export interface EntryLogits {
+  readonly logits: Float32Array;
+  readonly top: TopLogits | null;
+}
+
+/** A row of the step that somebody asked for. */
+interface Asked {
+  readonly token: number;
+  readonly entry: number;
+  /** Among the entry's rows. */
+  readonly row: number;
+}
+
+export class Head {
+  readonly #config: ModelConfig;
+  readonly #kernels: Kernels;
+  readonly #heap: Heap;
+  readonly #trunk: TrunkWeights;
+  readonly #at: EngineRegions;
+
+  /** `at` holds addresses, not bytes. */
+  constructor(config: ModelConfig, kernels: Kernels, heap: Heap, trunk: TrunkWeights, at: EngineRegions) {
+    this.#config = config;
+    this.#kernels = kernels;
+    this.#heap = heap;
+    this.#trunk = trunk;
+    this.#at = at;
+    const rowBytes = activationRowBytes(trunk.head.takes, config.hiddenSize);
+    for (let row = 0; row < LOGIT_ROWS; row++) heap.u32[at.finalsPtrs / 4 + row] = at.finals + row * rowBytes;
+  }
+
+  /** Logits of a step whose entries lie one after the other in the residual. Throws where more of the largest are asked for than there is room. */
+  run(entries: readonly { readonly ids: ArrayLike<number>; readonly logits: LogitsRequest }[]): EntryLogits[] {
+    const { vocabSize } = this.#config;
+    const [whole, ranked]: [Asked[], Asked[]] = [[], []];
+    let first = 0;
+    const results = entries.map(({ ids, logits: asked }, entry): EntryLogits => {
+      const of = typeof asked === "object" ? asked.of : asked;
+      const nRows = of === "all" ? ids.length : of === "last" ? Math.min(1, ids.length) : 0;
+      const list = typeof asked === "object" ? ranked : whole;
+      for (let row = 0; row < nRows; row++) list.push({ token: first + ids.length - nRows + row, entry, row });
+      first += ids.length;
+      if (typeof asked !== "object") return { logits: new Float32Array(nRows * vocabSize), top: null };
+      const k = Math.min(asked.top, vocabSize);
+      if (!Number.isInteger(k) || k < 1 || k > MAX_TOP_LOGITS) throw new Error(`The ${asked.top} largest logits were asked for; 1 to ${MAX_TOP_LOGITS} was expected.`);
+      return { logits: new Float32Array(0), top: { k, ids: new Uint32Array(nRows * k), values: new Float32Array(nRows * k), notFinite: new Int32Array(nRows) } };
+    });
+    for (let done = 0; done < whole.length; done += LOGIT_ROWS) this.#wholeRows(whole.slice(done, done + LOGIT_ROWS), results);
+    for (let done = 0; done < ranked.length; done += LOGIT_ROWS) this.#rankedRows(ranked.slice(done, done + LOGIT_ROWS), results);
+    return results;
+  }
+
+  #wholeRows(rows: readonly Asked[], results: readonly EntryLogits[]): void {
+    const { vocabSize, logitsScaling } = this.#config;
+    const { head } = this.#trunk;
+    const [at, stride] = [this.#at, logitStride(this.#config)];
+    this.#norm(rows);
+    this.#kernels.matmul(head.code, head.ptr, head.nRows, head.nCols, at.finalsPtrs, rows.length, at.logits, stride, at.scratch);
+    if (logitsScaling !== 1) this.#kernels.scaleRows(at.logits, stride, 1 / logitsScaling, rows.length, vocabSize);
+    rows.forEach(({ entry, row }, i) => {
+      const from = (at.logits + i * stride) / 4;
+      results[entry]!.logits.set(this.#heap.f32.subarray(from, from + vocabSize), row * vocabSize);
+    });
+  }
+
+  #rankedRows(rows: readonly Asked[], results: readonly EntryLogits[]): void {
+    const { head } = this.#trunk;
+    const at = this.#at;
+    const most = Math.max(...rows.map(({ entry }) => results[entry]!.top!.k)); // the k largest are the first k of any more
+    this.#norm(rows);
+    this.#kernels.topLogits(head.code, head.ptr, head.nRows, head.nCols, at.finalsPtrs, rows.length, 1 / this.#config.logitsScaling, most,
+      at.topIds, at.topValues, at.notFinite, at.scratch);
+    rows.forEach(({ entry, row }, i) => {
+      const { k, ids, values, notFinite } = results[entry]!.top!;
+      const from = i * most;
+      ids.set(this.#heap.u32.subarray(at.topIds / 4 + from, at.topIds / 4 + from + k), row * k);
+      values.set(this.#heap.f32.subarray(at.topValues / 4 + from, at.topValues / 4 + from + k), row * k);
+      notFinite[row] = this.#heap.u32[at.notFinite / 4 + i]! | 0;
+    });
+  }
+
+  /** Final norm of the rows' residuals, in the format the head takes; neighbours in one call. */
+  #norm(rows: readonly Asked[]): void {
+    const { hiddenSize, normEps } = this.#config;
+    const { head, norm } = this.#trunk;
+    const [at, stride] = [this.#at, hiddenStride(this.#config)];
+    const rowBytes = activationRowBytes(head.takes, hiddenSize);
+    for (let i = 0; i < rows.length;) {
+      let n = 1;
+      while (i + n < rows.length && rows[i + n]!.token === rows[i]!.token + n) n++;
+      const [x, to] = [at.x + rows[i]!.token * stride, at.finals + i * rowBytes];
+      if (head.takes === "f32") this.#kernels.rmsNormRows(x, stride, norm, normEps, to, rowBytes, n, hiddenSize);
+      else this.#kernels.rmsNormQuantizeRows(x, stride, norm, normEps, 0, 0, to, rowBytes, n, hiddenSize);
+      i += n;
+    }
+  }
+}
