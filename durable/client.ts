@@ -6,7 +6,7 @@
 import { type Clock, type Random, sleep, within } from "./clock.ts";
 import type { Hello, Welcome } from "./handshake.ts";
 import type { Limits } from "./limits.ts";
-import { addressFrame, decodeFrame, refusalMessage, replyFrameBytes, type FrameHeader } from "./protocol.ts";
+import { addressFrame, decodeHeader, faultOfPayload, payloadChecksum, refusalMessage, replyFrameBytes, type FrameHeader } from "./protocol.ts";
 
 /** An open socket. Sending on a dead one may succeed silently; only an answer proves anything. */
 export interface FrameSocket {
@@ -67,8 +67,11 @@ export class InFlightBudget {
 }
 
 export interface ReplySink {
-  /** A valid reply that matches the request; called at most once, and never after `failed`. */
-  reply(header: FrameHeader, buffer: ArrayBuffer): void;
+  /**
+   * A reply that matches the request. Checks and takes its payload and returns null, or says what is wrong with it; then the frame is
+   * tried again. Not called after null or `failed`.
+   */
+  reply(header: FrameHeader, buffer: ArrayBuffer): string | null;
   failed(error: ShardError): void;
 }
 
@@ -104,6 +107,8 @@ export interface ShardClientParts {
   /** Transport of the shard under its first, second, ... name: other names are tried when an isolate is shared in strict mode. */
   readonly transport: (nameAttempt: number) => ShardTransport;
   readonly hello: Hello;
+  /** Name of the caller's own isolate. */
+  readonly isolate: string;
   readonly limits: Limits;
   readonly clock: Clock;
   readonly random: Random;
@@ -128,6 +133,7 @@ export class ShardClient {
   #failures = 0;
   #loadedBytes = 0;
   #totalBytes = 0;
+  #elsewhere = false;
   readonly #pump = (): void => this.#send();
   frames = 0;
   bytes = 0;
@@ -141,6 +147,8 @@ export class ShardClient {
 
   get name(): string { return this.#transport.name; }
   get state(): "idle" | "connecting" | "open" | "closed" { return this.#state; }
+  /** True once the shard has said that it lives in another isolate: it may compute while this one does. */
+  get elsewhere(): boolean { return this.#elsewhere; }
   /** What the shard last said about its loading. */
   get loadedBytes(): number { return this.#loadedBytes; }
   get totalBytes(): number { return this.#totalBytes; }
@@ -212,6 +220,7 @@ export class ShardClient {
         if (!current()) return;
         if (welcome.state === "ready") {
           this.#connection = welcome.connection;
+          this.#elsewhere = welcome.isolate !== this.#p.isolate;
           let closedEarly: string | null = null;
           const socket = await within(clock, limits.prepareDeadlineMs, transport.open(welcome.connection, {
             message: (data) => { if (generation === this.#generation) this.#received(data); },
@@ -372,7 +381,7 @@ export class ShardClient {
 
   #received(data: ArrayBuffer): void {
     this.bytes += data.byteLength;
-    const decoded = decodeFrame(data);
+    const decoded = decodeHeader(data);
     // A peer that sends damaged frames is not asked again on the same socket.
     if (!decoded.ok) return this.#condemn(`a reply was damaged: ${decoded.message}`);
     const { header } = decoded;
@@ -380,15 +389,18 @@ export class ShardClient {
     if (at < 0 || header.connection !== this.#connection) return; // a duplicate, or another line's: harmless
     const frame = this.#pending[at]!;
     if (header.kind === "request") return this.#condemn("the shard sent a request");
-    if (header.kind === "refusal") return this.#refused(at, frame, header, refusalMessage(data));
+    if (header.kind === "refusal") {
+      const damage = faultOfPayload(header, payloadChecksum(data));
+      return damage === null ? this.#refused(at, frame, header, refusalMessage(data)) : this.#condemn(`a refusal was damaged: ${damage}`);
+    }
     if (header.epoch !== this.#p.hello.epoch) return this.#condemn(`a reply came from epoch ${header.epoch}; epoch ${this.#p.hello.epoch} is in force`);
     if (header.layer !== frame.layer || header.nTokens !== frame.nTokens || header.nGroups !== frame.nGroups || header.hidden !== frame.hidden)
       return this.#condemn(`a reply of layer ${header.layer} with ${header.nTokens} rows of ${header.hidden} answered a request of layer ${frame.layer} for ${frame.nTokens} rows of ${frame.hidden}`);
+    const damage = frame.sink === null ? null : frame.sink.reply(header, data);
+    if (damage !== null) return this.#condemn(`a reply was damaged: ${damage}`);
+    frame.sink = null;
     this.#settle(at);
     this.#failures = 0;
-    const { sink } = frame;
-    frame.sink = null;
-    sink?.reply(header, data);
     this.#send();
   }
 

@@ -14,8 +14,12 @@ export interface DurableEnv extends PackEnv {
   readonly SHARDS: DurableObjectNamespace<ExpertShard>;
   /** Shards the experts are spread over, as a decimal number. */
   readonly SHARDS_COUNT: string;
+  /** Scripts that hold shards, bound as SHARDS_0, SHARDS_1, ...: shard n lives in script n modulo this. Absent or "0": all in SHARDS. */
+  readonly SHARD_SCRIPTS?: string;
   /** What a shard holds as one piece: "expert" (the default) or "segment", which spreads wide experts over shards. */
   readonly PLAN_UNIT?: string;
+  /** "trunk" (the default), or "experts": the orchestrator holds an equal share of the experts too, and computes them while the shards do theirs. */
+  readonly ORCHESTRATOR_HOLDS?: string;
   /** "shared": objects may live in one isolate, each with a budget of its own (local runs). "strict": shards refuse to. */
   readonly ISOLATES: string;
 }
@@ -26,12 +30,29 @@ export function shardCount(env: DurableEnv): number {
   return count;
 }
 
+/** Where shard number `shard` lives. Throws RangeError when the scripts' bindings are not there. */
+export function shardNamespace(env: DurableEnv, shard: number): DurableObjectNamespace<ExpertShard> {
+  const scripts = Number(env.SHARD_SCRIPTS ?? "0");
+  if (!Number.isInteger(scripts) || scripts < 0) throw new RangeError(`The variable SHARD_SCRIPTS is "${env.SHARD_SCRIPTS}"; expected a number of scripts.`);
+  if (scripts === 0) return env.SHARDS;
+  const binding = `SHARDS_${shard % scripts}`;
+  const namespace = (env as unknown as Readonly<Record<string, DurableObjectNamespace<ExpertShard> | undefined>>)[binding];
+  if (namespace === undefined) throw new RangeError(`The variable SHARD_SCRIPTS is "${scripts}", but there is no binding ${binding}.`);
+  return namespace;
+}
+
 export function planUnit(env: Pick<DurableEnv, "PLAN_UNIT">): Assign {
   switch (env.PLAN_UNIT ?? "expert") {
     case "expert": return wholeExperts;
     case "segment": return slicedExperts;
     default: throw new RangeError(`The variable PLAN_UNIT is "${env.PLAN_UNIT}"; expected "expert" or "segment".`);
   }
+}
+
+export function orchestratorHoldsExperts(env: Pick<DurableEnv, "ORCHESTRATOR_HOLDS">): boolean {
+  const holds = env.ORCHESTRATOR_HOLDS ?? "trunk";
+  if (holds !== "trunk" && holds !== "experts") throw new RangeError(`The variable ORCHESTRATOR_HOLDS is "${holds}"; expected "trunk" or "experts".`);
+  return holds === "experts";
 }
 
 export function strictIsolates(env: Pick<DurableEnv, "ISOLATES">): boolean {

@@ -3,11 +3,16 @@
 
 import type { PackManifest } from "../formats/manifest.ts";
 import { makePlan, type Plan } from "../fleet/plan.ts";
+import type { ModelConfig } from "../model/config.ts";
+import type { Experts } from "../model/experts.ts";
 import type { Heap } from "../model/heap.ts";
-import { InFlightBudget, ShardClient } from "./client.ts";
+import type { Kernels } from "../model/kernels.ts";
+import { MixedExperts, type LocalExperts } from "../model/local-experts.ts";
+import { ShardClient } from "./client.ts";
 import { SeededRandom, systemClock } from "./clock.ts";
-import { planUnit, shardCount, strictIsolates, type DurableEnv } from "./env.ts";
+import { orchestratorHoldsExperts, planUnit, shardCount, shardNamespace, strictIsolates, type DurableEnv } from "./env.ts";
 import { PROTOCOL_VERSION } from "./handshake.ts";
+import type { Isolate } from "./isolate.ts";
 import type { Limits } from "./limits.ts";
 import { ObjectTransport, shardName } from "./shard-transport.ts";
 import { WebSocketExperts } from "./websocket-experts.ts";
@@ -15,34 +20,47 @@ import { WebSocketExperts } from "./websocket-experts.ts";
 export interface FanOut {
   readonly plan: Plan;
   readonly clients: readonly ShardClient[];
+  /** Slots of the orchestrator itself; the last part of the placement when there are any. */
+  readonly ownSlots: Plan["slots"][number];
   /** Connects every shard that has slots; rejects with ShardError. */
   connect(): Promise<unknown>;
-  /** Experts behind the lines, for an engine over `heap` with steps of at most `maxTokens`. */
-  experts(heap: Heap, maxTokens: number): WebSocketExperts;
+  /** Experts for an engine over `heap` and its kernels with rounds of at most `maxTokens`: those behind the lines, and `own` for the own slots, without which a plan that has some is refused. */
+  experts(heap: Heap, kernels: Pick<Kernels, "checksum">, maxTokens: number, own?: () => LocalExperts): Experts;
   close(reason: string): void;
 }
 
-/** Most segments any expert of the pack has. */
-export const maxSegmentsOf = (manifest: PackManifest): number => Math.max(1, ...manifest.experts.map(({ segments }) => segments.length));
+/**
+ * Fewest tokens of a step that are worth two rounds: each expert should still get about eight tokens in each half, the batch the
+ * kernels are fastest with.
+ */
+export const overlapTokens = (config: ModelConfig): number => Math.ceil((16 * config.nExperts) / config.router.topK);
 
-export function openFanOut(env: DurableEnv, manifest: PackManifest, packHash: string, limits: Limits, budget: InFlightBudget): FanOut {
+/** `isolate` is what the lines share with their neighbours: its name and its bytes in flight. */
+export function openFanOut(env: DurableEnv, manifest: PackManifest, packHash: string, limits: Limits, isolate: Pick<Isolate, "name" | "inFlight">): FanOut {
   const { config, activations } = manifest;
   const nShards = shardCount(env);
-  const plan = makePlan(manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map((s) => s.bytes) })), nShards, planUnit(env));
-  const clients = plan.slots.map((slots, shard) => new ShardClient({
-    transport: (nameAttempt) => new ObjectTransport(env.SHARDS, shardName(manifest.id, packHash, plan.epoch, shard, nShards, nameAttempt)),
+  // The orchestrator's own share, if it has one, is the plan's last part.
+  const nParts = nShards + (orchestratorHoldsExperts(env) ? 1 : 0);
+  const plan = makePlan(manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map((s) => s.bytes) })), nParts, planUnit(env));
+  const clients = plan.slots.slice(0, nShards).map((slots, shard) => new ShardClient({
+    transport: (nameAttempt) => new ObjectTransport(shardNamespace(env, shard), shardName(manifest.id, packHash, plan.epoch, shard, nParts, nameAttempt)),
     hello: { protocolVersion: PROTOCOL_VERSION, packHash, epoch: plan.epoch, slots, strictIsolates: strictIsolates(env) },
     // Jitter only has to differ between shards; it never touches a result.
-    limits, clock: systemClock, random: new SeededRandom(shard + 1), budget,
+    limits, clock: systemClock, random: new SeededRandom(shard + 1), budget: isolate.inFlight, isolate: isolate.name,
   }));
   return {
-    plan, clients,
+    plan, clients, ownSlots: plan.slots[nShards] ?? [],
     // A shard without slots has nothing to say; it is never sent a frame either.
     connect: () => Promise.all(clients.filter((_, shard) => plan.slots[shard]!.length > 0).map((client) => client.connect())),
-    experts: (heap, maxTokens) => new WebSocketExperts({
-      clients, shardOf: (layer, expert, segment) => plan.shardOf(layer, expert, segment), heap, hidden: config.hiddenSize,
-      activations, maxTokens, frameBytes: limits.frameBytes,
-    }, config.nExperts * maxSegmentsOf(manifest)),
+    experts: (heap, kernels, maxTokens, own) => {
+      const onShards = new WebSocketExperts({
+        clients, placement: { nParts, partOf: plan.shardOf }, heap, kernels, hidden: config.hiddenSize,
+        activations, maxTokens, frameBytes: limits.frameBytes, overlapTokens: overlapTokens(config), clock: systemClock,
+      });
+      if (nParts === nShards) return onShards;
+      if (own === undefined) throw new Error("The plan gives the orchestrator experts of its own, and nobody here computes them.");
+      return new MixedExperts(onShards, own(), nShards);
+    },
     close: (reason) => { for (const client of clients) client.close(reason); },
   };
 }

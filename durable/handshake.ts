@@ -1,7 +1,7 @@
 // The control messages between orchestrator and shard, docs/protocol.md section 1.
 // Owns their types and the reasons for which a shard refuses. Refuses: frames (protocol.ts) and who is asked (client.ts).
 
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
 
 /** Segments [first, end) of one expert that a shard must hold. */
 export interface SlotRange {
@@ -24,6 +24,7 @@ export const REFUSAL_CODES = ["protocol-version", "pack-hash", "memory", "isolat
 export type RefusalCode = (typeof REFUSAL_CODES)[number];
 
 export type Welcome =
-  | { readonly state: "ready"; readonly connection: number }
+  /** `isolate` names the shard's isolate: one that shares the orchestrator's shares its thread too. */
+  | { readonly state: "ready"; readonly connection: number; readonly isolate: string }
   | { readonly state: "loading"; readonly loadedBytes: number; readonly totalBytes: number; readonly retryAfterMs: number }
   | { readonly state: "refused"; readonly code: RefusalCode; readonly message: string; readonly retryable: boolean };

@@ -28,6 +28,8 @@ export class Isolate {
   readonly kernels: Kernels;
   readonly inFlight: InFlightBudget;
   readonly limits: Limits;
+  /** Tells isolates apart, for whoever asks whether two objects share a thread. */
+  readonly name = crypto.randomUUID();
   readonly #blobs = new Map<string, ResidentBlob>();
   readonly #tenants = new Map<string, Tenant>();
 
@@ -145,6 +147,11 @@ export class Tenant {
     if (!blobs.every(({ blob }) => this.isolate.resident(blob.hash) !== undefined)) return false;
     this.#hold(blobs);
     return true;
+  }
+
+  /** Throws CapacityError when an object of `plannedBytes` in all would not fit, before anything is read or allocated. */
+  admit(plannedBytes: number, purpose: string): void {
+    this.#require(plannedBytes - this.usedBytes, purpose);
   }
 
   /**

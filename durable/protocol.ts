@@ -1,14 +1,15 @@
 // Frames of the wire between orchestrator and shards, byte by byte as docs/protocol.md sections 2 to 4 define them.
 // Owns encoding into, and validating decoding out of, one ArrayBuffer per frame: a handful of views per frame, nothing per
-// expert or row. Refuses: sockets, retries and timing (client.ts), arithmetic (shard-compute.ts).
+// expert or row. Refuses: sockets, retries and timing (client.ts), arithmetic (served-experts.ts).
 // Header fields are read as little-endian u32 words; every host that has WebAssembly SIMD is little-endian.
 
+import { checksumLanes, checksumWords } from "../model/checksum.ts";
 import { activationRowBytes, type ActivationFormat } from "../model/kernels.ts";
 import { LIMITS } from "./limits.ts";
 
 export const FRAME_HEADER_BYTES = 64;
 export const FRAME_MAGIC = 0x31454d57;
-export const FRAME_VERSION = 1;
+export const FRAME_VERSION = 2;
 const HEADER_WORDS = 16;
 
 export const FRAME_KINDS = ["request", "reply", "refusal"] as const;
@@ -35,6 +36,8 @@ export interface FrameHeader {
   readonly activations: ActivationFormat;
   readonly refusal: FrameRefusal | null;
   readonly payloadBytes: number;
+  /** Checksum of the payload, as the sender says. */
+  readonly payloadSum: number;
   readonly value: number;
 }
 
@@ -77,49 +80,42 @@ export function maxChunkTokens(shape: { readonly topK: number; readonly maxSegme
   return Math.max(1, Math.min(byReply, byRequest, LIMITS.chunkTokens));
 }
 
-/** Checksum of u32 words [from, to), docs/protocol.md section 4. */
-export function checksumWords(words: Uint32Array, from: number, to: number): number {
-  let h = 0x811c9dc5 | 0;
-  for (let i = from; i < to; i++) {
-    h = Math.imul(h ^ words[i]!, 0x01000193);
-    h ^= h >>> 15;
-  }
-  return h >>> 0;
+/** Writes every header field except the checksums, from word `at` on. */
+function writeHeader(words: Uint32Array, at: number, h: FrameHeader): void {
+  words[at] = FRAME_MAGIC;
+  words[at + 1] = FRAME_VERSION | ((FRAME_KINDS.indexOf(h.kind) + 1) << 16);
+  words[at + 2] = h.connection;
+  words[at + 3] = h.frame;
+  words[at + 4] = h.step;
+  words[at + 5] = h.layer | (h.attempt << 16);
+  words[at + 6] = h.epoch;
+  words[at + 7] = h.nRows;
+  words[at + 8] = h.nGroups;
+  words[at + 9] = h.nTokens;
+  words[at + 10] = h.hidden;
+  words[at + 11] = ACTIVATION_CODES.indexOf(h.activations) | ((h.refusal === null ? 0 : FRAME_REFUSALS.indexOf(h.refusal) + 1) << 16);
+  words[at + 12] = h.payloadBytes;
+  words[at + 14] = h.value;
 }
 
-/** Writes every header field except the checksums. `words` covers the whole frame. */
-function writeHeader(words: Uint32Array, h: FrameHeader): void {
-  words[0] = FRAME_MAGIC;
-  words[1] = FRAME_VERSION | ((FRAME_KINDS.indexOf(h.kind) + 1) << 16);
-  words[2] = h.connection;
-  words[3] = h.frame;
-  words[4] = h.step;
-  words[5] = h.layer | (h.attempt << 16);
-  words[6] = h.epoch;
-  words[7] = h.nRows;
-  words[8] = h.nGroups;
-  words[9] = h.nTokens;
-  words[10] = h.hidden;
-  words[11] = ACTIVATION_CODES.indexOf(h.activations) | ((h.refusal === null ? 0 : FRAME_REFUSALS.indexOf(h.refusal) + 1) << 16);
-  words[12] = h.payloadBytes;
-  words[14] = h.value;
+/** Sets the payload's checksum, and the header's over it. */
+function seal(words: Uint32Array, at: number, payloadSum: number): void {
+  words[at + 13] = payloadSum;
+  sealHeader(words, at);
 }
 
-const sealPayload = (words: Uint32Array): void => { words[13] = checksumWords(words, HEADER_WORDS, words.length); };
-const sealHeader = (words: Uint32Array): void => { words[15] = checksumWords(words, 0, HEADER_WORDS - 1); };
+const sealHeader = (words: Uint32Array, at: number): void => { words[at + 15] = checksumWords(words, at, at + HEADER_WORDS - 1); };
 
 /**
- * Seals a request whose payload sections are already written: header, payload checksum, header checksum. Connection, frame
- * number, epoch and attempt are set by `addressFrame` when it is sent.
+ * Seals a request of `frameBytes` bytes at word `at`, whose payload sections are already written: header, payload checksum (computed
+ * by the caller), header checksum. Connection, frame number, epoch and attempt are set by `addressFrame` when it is sent.
  */
-export function sealRequest(buffer: ArrayBuffer, shape: RequestShape, layer: number, step: number): void {
-  const words = new Uint32Array(buffer);
-  writeHeader(words, {
+export function sealRequest(words: Uint32Array, at: number, shape: RequestShape, frameBytes: number, layer: number, step: number, payloadSum: number): void {
+  writeHeader(words, at, {
     ...shape, kind: "request", connection: 0, frame: 0, step: step >>> 0, layer, attempt: 0, epoch: 0,
-    refusal: null, payloadBytes: buffer.byteLength - FRAME_HEADER_BYTES, value: 0,
+    refusal: null, payloadBytes: frameBytes - FRAME_HEADER_BYTES, payloadSum: 0, value: 0,
   });
-  sealPayload(words);
-  sealHeader(words);
+  seal(words, at, payloadSum);
 }
 
 /** Sets what belongs to one attempt of a frame, and the header checksum over it. The payload is not touched. */
@@ -129,18 +125,16 @@ export function addressFrame(buffer: ArrayBuffer, connection: number, frame: num
   words[3] = frame;
   words[5] = (words[5]! & 0xffff) | (attempt << 16);
   words[6] = epoch;
-  sealHeader(words);
+  sealHeader(words, 0);
 }
 
-/** Seals a reply whose rows are already written behind the header. `computeUs` is the time the clock saw, in microseconds. */
-export function sealReply(buffer: ArrayBuffer, request: FrameHeader, computeUs: number): void {
-  const words = new Uint32Array(buffer);
-  writeHeader(words, {
-    ...request, kind: "reply", nRows: request.nTokens, refusal: null,
-    payloadBytes: buffer.byteLength - FRAME_HEADER_BYTES, value: computeUs >>> 0,
+/** Seals a reply at word `at`, whose rows are already written behind the header. `computeUs` is the time the clock saw, in microseconds. */
+export function sealReply(words: Uint32Array, at: number, request: FrameHeader, computeUs: number, payloadSum: number): void {
+  const bytes = replyFrameBytes(request.nTokens, request.hidden);
+  writeHeader(words, at, {
+    ...request, kind: "reply", nRows: request.nTokens, refusal: null, payloadBytes: bytes - FRAME_HEADER_BYTES, value: computeUs >>> 0,
   });
-  sealPayload(words);
-  sealHeader(words);
+  seal(words, at, payloadSum);
 }
 
 /** A refusal frame in answer to `request`; the message is cut at 1,024 bytes. */
@@ -149,11 +143,10 @@ export function encodeRefusal(request: FrameHeader, refusal: FrameRefusal, messa
   const buffer = new ArrayBuffer(FRAME_HEADER_BYTES + roundUp16(text.length));
   new Uint8Array(buffer, FRAME_HEADER_BYTES).set(text);
   const words = new Uint32Array(buffer);
-  writeHeader(words, {
+  writeHeader(words, 0, {
     ...request, kind: "refusal", refusal, payloadBytes: buffer.byteLength - FRAME_HEADER_BYTES, value: Math.max(0, Math.round(retryAfterMs)) >>> 0,
   });
-  sealPayload(words);
-  sealHeader(words);
+  seal(words, 0, payloadChecksum(buffer));
   return buffer;
 }
 
@@ -164,18 +157,24 @@ export function refusalMessage(buffer: ArrayBuffer): string {
   return new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end));
 }
 
+/** Checksum of a frame's payload without kernels: for refusals and tests. */
+export const payloadChecksum = (frame: ArrayBuffer): number => checksumLanes(new Uint32Array(frame), HEADER_WORDS, frame.byteLength / 4);
+
+/** The fault of a payload whose checksum is `found`, in words; null when it is what the header says. */
+export const faultOfPayload = (header: FrameHeader, found: number): string | null =>
+  found >>> 0 === header.payloadSum ? null : `The payload of ${header.kind} frame ${header.frame} has checksum ${header.payloadSum}; its bytes give ${found >>> 0}.`;
+
 /**
- * Validates a received frame: length, magic, version, both checksums, and that the sections add up. A request's lists are
- * checked too (ascending groups, counts that sum to nTokens, row numbers in range and ascending), so the receiver may index
- * with them. Whether expert and segment exist is for the shard to say.
+ * Validates a received frame's header: length, magic, version, its checksum, and that the sections add up. The payload is not read:
+ * whoever takes it checks it (faultOfPayload, and faultOfLists for a request).
  */
-export function decodeFrame(buffer: ArrayBuffer): Decoded {
+export function decodeHeader(buffer: ArrayBuffer): Decoded {
   const bad = (message: string, header: FrameHeader | null = null): Decoded => ({ ok: false, fault: "bad-frame", message, header });
   const bytes = buffer.byteLength;
   if (bytes < FRAME_HEADER_BYTES || bytes > LIMITS.frameBytes || bytes % 16 !== 0) {
     return bad(`A frame has ${bytes} bytes; expected a multiple of 16 from ${FRAME_HEADER_BYTES} to ${LIMITS.frameBytes}.`);
   }
-  const words = new Uint32Array(buffer);
+  const words = new Uint32Array(buffer, 0, HEADER_WORDS);
   if (words[0] !== FRAME_MAGIC) return bad(`A frame starts with 0x${words[0]!.toString(16)}; expected 0x${FRAME_MAGIC.toString(16)}.`);
   const headerSum = checksumWords(words, 0, HEADER_WORDS - 1);
   if (words[15] !== headerSum) {
@@ -193,14 +192,10 @@ export function decodeFrame(buffer: ArrayBuffer): Decoded {
   const header: FrameHeader = {
     kind, connection: words[2]!, frame: words[3]!, step: words[4]!, layer: words[5]! & 0xffff, attempt: words[5]! >>> 16,
     epoch: words[6]!, nRows: words[7]!, nGroups: words[8]!, nTokens: words[9]!, hidden: words[10]!, activations, refusal,
-    payloadBytes: words[12]!, value: words[14]!,
+    payloadBytes: words[12]!, payloadSum: words[13]!, value: words[14]!,
   };
   if (header.payloadBytes !== bytes - FRAME_HEADER_BYTES) {
     return bad(`A ${kind} frame announces ${header.payloadBytes} payload bytes and carries ${bytes - FRAME_HEADER_BYTES}.`, header);
-  }
-  const payloadSum = checksumWords(words, HEADER_WORDS, words.length);
-  if (words[13] !== payloadSum) {
-    return { ok: false, fault: "bad-checksum", header, message: `The payload of ${kind} frame ${header.frame} has checksum ${words[13]}; its bytes give ${payloadSum}.` };
   }
   if (kind === "refusal") return { ok: true, header, buffer };
   if (header.nTokens === 0 || header.nGroups === 0 || header.nRows === 0 || header.nRows > 0xffff || header.hidden === 0) {
@@ -210,39 +205,29 @@ export function decodeFrame(buffer: ArrayBuffer): Decoded {
   if (expected !== bytes) {
     return bad(`A ${kind} frame with ${header.nRows} rows, ${header.nGroups} groups, ${header.nTokens} tokens and hidden size ${header.hidden} has ${bytes} bytes; expected ${expected}.`, header);
   }
-  if (kind === "request") {
-    const fault = faultInLists(buffer, header);
-    if (fault !== null) return bad(fault, header);
-  }
   return { ok: true, header, buffer };
 }
 
-/** Views on a request's lists. Group g is words[2g] = expert | segment << 16, words[2g + 1] = count. */
-export function requestViews(buffer: ArrayBuffer, header: FrameHeader): { readonly activations: Uint8Array; readonly groups: Uint32Array; readonly tokens: Uint16Array } {
-  const at = requestLayout(header);
-  return {
-    activations: new Uint8Array(buffer, at.activations, at.groups - at.activations),
-    groups: new Uint32Array(buffer, at.groups, header.nGroups * 2),
-    tokens: new Uint16Array(buffer, at.tokens, header.nTokens),
-  };
-}
-
-function faultInLists(buffer: ArrayBuffer, header: FrameHeader): string | null {
-  const { groups, tokens } = requestViews(buffer, header);
+/**
+ * What is wrong with a request's lists, or null: ascending groups, counts that sum to nTokens, row numbers in range and ascending, so
+ * that the receiver may index with them. Whether expert and segment exist is for the shard to say. Group g is
+ * u32[groups + 2g] = expert | segment << 16, u32[groups + 2g + 1] = count; the lists begin at u16[tokens].
+ */
+export function faultOfLists(header: FrameHeader, u32: Uint32Array, groups: number, u16: Uint16Array, tokens: number): string | null {
   let previous = -1;
   let start = 0;
   for (let g = 0; g < header.nGroups; g++) {
-    const expert = groups[2 * g]! & 0xffff;
-    const segment = groups[2 * g]! >>> 16;
+    const expert = u32[groups + 2 * g]! & 0xffff;
+    const segment = u32[groups + 2 * g]! >>> 16;
     const order = expert * 0x10000 + segment;
     if (order <= previous) return `Group ${g} of request frame ${header.frame} (expert ${expert}, segment ${segment}) does not come after the one before it.`;
     previous = order;
-    const count = groups[2 * g + 1]!;
+    const count = u32[groups + 2 * g + 1]!;
     if (count === 0 || count > header.nTokens - start) {
       return `Group ${g} of request frame ${header.frame} lists ${count} tokens; expected 1 to ${header.nTokens - start}.`;
     }
     for (let i = start, last = -1; i < start + count; i++) {
-      const row = tokens[i]!;
+      const row = u16[tokens + i]!;
       if (row >= header.nRows || row <= last) return `Group ${g} of request frame ${header.frame} lists row ${row} after row ${last}; expected ascending rows below ${header.nRows}.`;
       last = row;
     }

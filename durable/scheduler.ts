@@ -8,7 +8,7 @@ import type { Engine, StepEntry } from "../model/engine.ts";
 import { CapacityError } from "../model/heap.ts";
 import type { KvCache, Timeline } from "../model/kv-cache.ts";
 import { PromptLookup } from "../model/prompt-lookup.ts";
-import { logprobs, sample } from "../model/sampling.ts";
+import { decidingLogits, logprobs, sample, sampleTop, type TopLogits } from "../model/sampling.ts";
 import type { Tap } from "../model/taps.ts";
 import { sleep, type Clock } from "./clock.ts";
 import { DraftGate, DraftLength } from "./draft-gate.ts";
@@ -193,10 +193,11 @@ export class Scheduler {
   async #step(): Promise<void> {
     const runs = this.#share();
     const entries = runs.map((run): StepEntry => {
-      const last = run.taken === run.left;
+      const of = run.scores || run.draft.length > 0 ? "all" : run.taken === run.left && run.request.maxTokens > 0 ? "last" : "none";
+      const top = run.scores ? 0 : decidingLogits(run.request.sampling, run.request.logprobs ?? null, this.#engine.config.vocabSize);
       return {
         timeline: run.timeline!, ids: [...run.ids.slice(run.evaluated, run.evaluated + run.taken), ...run.draft],
-        logits: run.scores || run.draft.length > 0 ? "all" : last && run.request.maxTokens > 0 ? "last" : "none",
+        logits: top > 0 && of !== "none" ? { top, of } : of,
       };
     });
     this.steps++;
@@ -212,7 +213,7 @@ export class Scheduler {
         run.moe.bytes += result.bytes;
         run.moe.retries += result.retries;
         const before = run.generated;
-        if (!run.ended) this.#deliver(run, starts[i]!, entries[i]!, result.logits[i]!);
+        if (!run.ended) this.#deliver(run, starts[i]!, entries[i]!, result.logits[i]!, result.tops[i]!);
         said += Math.max(1, run.generated - before);
       });
       if (decodes) this.#gate.note(runs.length, runs.some((run) => run.draft.length > 0), this.#clock.nowMs() - startMs, said);
@@ -262,7 +263,7 @@ export class Scheduler {
   }
 
   /** Events of one generation after a step over positions [start, start + n). */
-  #deliver(run: Run, start: number, entry: StepEntry, logits: Float32Array): void {
+  #deliver(run: Run, start: number, entry: StepEntry, logits: Float32Array, top: TopLogits | null): void {
     const { request, draft } = run;
     const vocab = this.#engine.config.vocabSize;
     const n = entry.ids.length;
@@ -273,7 +274,9 @@ export class Scheduler {
       if (request.maxTokens === 0) return this.#finish(run, "length", null);
       for (let held = 0; ; held++) {
         const position = run.ids.length;
-        const drawn = sample(row(entry.logits === "all" ? n - 1 - draft.length + held : 0), request.sampling, request.choice ?? 0, position, request.logprobs ?? null);
+        const from = (typeof entry.logits === "object" ? entry.logits.of : entry.logits) === "all" ? n - 1 - draft.length + held : 0;
+        const drawn = top !== null ? sampleTop(top, from, request.sampling, request.choice ?? 0, position)
+          : sample(row(from), request.sampling, request.choice ?? 0, position, request.logprobs ?? null);
         const isGuessed = held < draft.length && drawn.id === draft[held];
         if (!isGuessed && draft.length > 0) this.#judge(run, held);
         if (request.stopIds.includes(drawn.id)) return this.#finish(run, "stop", drawn.id);

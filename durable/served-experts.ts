@@ -2,36 +2,30 @@
 // Owns the way from a request frame's payload to a reply frame. Refuses sockets and loading (shard.ts), and to add rows up.
 // A reply is a pure function of slot bytes and request payload. docs/protocol.md section 2.
 
-import { segmentName, type NamedBlob, type PackExpert, type PackManifest } from "../formats/manifest.ts";
-import { ModelError } from "../model/config.ts";
-import { activationRowBytes } from "../model/kernels.ts";
-import { ExpertRunner, type SegmentWeights } from "../model/local-experts.ts";
+import type { PackManifest } from "../formats/manifest.ts";
+import { activationRowBytes, formatCode } from "../model/kernels.ts";
+import { ExpertRunner, type SegmentLookup, type SegmentWeights } from "../model/local-experts.ts";
 import type { SlotRange } from "./handshake.ts";
 import type { Tenant } from "./isolate.ts";
-import { FRAME_HEADER_BYTES, replyFrameBytes, requestViews, sealReply, type FrameHeader } from "./protocol.ts";
+import { frameTokens, maxSlotWidth, slotsOf } from "./memory-plan.ts";
+import { faultOfLists, faultOfPayload, FRAME_HEADER_BYTES, replyFrameBytes, requestLayout, sealReply, type FrameHeader } from "./protocol.ts";
 
-interface Slot {
-  readonly layer: number;
-  readonly expert: number;
-  readonly segment: number;
-  readonly of: PackExpert;
-}
-
-function* slotsOf(manifest: PackManifest, ranges: readonly SlotRange[]): Iterable<Slot> {
-  const table = new Map(manifest.experts.map((entry) => [entry.layer * 65536 + entry.expert, entry]));
-  for (const { layer, expert, segments: [first, end] } of ranges) {
-    const of = table.get(layer * 65536 + expert);
-    if (of === undefined) throw new ModelError(`The plan asks for layer ${layer}, expert ${expert}, which pack ${manifest.id} does not have.`);
-    if (first < 0 || end > of.segments.length || first >= end) {
-      throw new ModelError(`The plan asks for segments ${first} to ${end} of layer ${layer}, expert ${expert}; it has ${of.segments.length}.`);
-    }
-    for (let segment = first; segment < end; segment++) yield { layer, expert, segment, of };
+/** Slots whose blobs the tenant holds, by number: asked for every group of every frame. */
+export function bindSlots(tenant: Tenant, manifest: PackManifest, ranges: readonly SlotRange[]): SegmentLookup {
+  const { nLayers, nExperts } = manifest.config;
+  const table: SegmentWeights[][] = Array.from({ length: nLayers * nExperts }, () => []);
+  for (const { layer, expert, segment, of } of slotsOf(manifest, ranges)) {
+    const { start, end, hash } = of.segments[segment]!;
+    table[layer * nExperts + expert]![segment] = { ptr: tenant.ptrOf(hash), width: end - start, gateUp: formatCode(of.gateUp), down: formatCode(of.down) };
   }
+  return (layer, expert, segment) => (expert < nExperts ? table[layer * nExperts + expert]?.[segment] : undefined);
 }
 
-/** The blobs behind the slots. Throws ModelError when the pack has no such slot. */
-export const blobsOfSlots = (manifest: PackManifest, ranges: readonly SlotRange[]): NamedBlob[] =>
-  Array.from(slotsOf(manifest, ranges), ({ layer, expert, segment, of }) => ({ name: segmentName(layer, expert, segment), blob: of.segments[segment]! }));
+/** Why a request is refused. */
+export interface FrameFault {
+  readonly code: "bad-frame" | "bad-checksum" | "unknown-slot";
+  readonly message: string;
+}
 
 /** Calls per batch size that make the engine compile a kernel with its optimising tier before the first request. */
 const WARM_CALLS = 24;
@@ -40,10 +34,11 @@ export class ServedExperts {
   readonly #tenant: Tenant;
   readonly #manifest: PackManifest;
   readonly #runner: ExpertRunner;
-  readonly #slots = new Map<number, SegmentWeights>();
+  readonly #lookup: SegmentLookup;
+  readonly #warmUp: SegmentWeights | undefined;
   readonly #rowBytes: number;
-  readonly #activations: number;
-  readonly #rows: number;
+  readonly #request: number;
+  readonly #reply: number;
 
   /** The blobs must be held by the tenant. Throws CapacityError when the regions do not fit. */
   constructor(tenant: Tenant, manifest: PackManifest, ranges: readonly SlotRange[]) {
@@ -52,75 +47,71 @@ export class ServedExperts {
     this.#tenant = tenant;
     this.#manifest = manifest;
     this.#rowBytes = activationRowBytes(manifest.activations, hidden);
-    let maxWidth = 1;
-    for (const { layer, expert, segment, of } of slotsOf(manifest, ranges)) {
-      const { start, end, hash } = of.segments[segment]!;
-      maxWidth = Math.max(maxWidth, end - start);
-      this.#slots.set(this.#key(layer, expert, segment), { ptr: tenant.ptrOf(hash), width: end - start, gateUp: of.gateUp, down: of.down });
-    }
-    this.#runner = new ExpertRunner(kernels, tenant.heap, hidden, maxWidth, Math.min(0xffff, Math.ceil(limits.frameBytes / this.#rowBytes)));
-    this.#activations = tenant.heap.alloc(limits.frameBytes, "frames");
-    this.#rows = tenant.heap.alloc(limits.frameBytes, "frames");
+    this.#lookup = bindSlots(tenant, manifest, ranges);
+    const [first] = ranges;
+    this.#warmUp = first === undefined ? undefined : this.#lookup(first.layer, first.expert, first.segments[0]);
+    this.#runner = new ExpertRunner(kernels, tenant.heap, hidden, maxSlotWidth(manifest, ranges), frameTokens(manifest, limits));
+    this.#request = tenant.heap.alloc(limits.frameBytes, "frames");
+    this.#reply = tenant.heap.alloc(limits.frameBytes, "frames");
   }
 
   /** Gives the regions back; the blobs stay with the tenant. */
   close(): void {
     this.#runner.close();
-    this.#tenant.heap.free(this.#activations);
-    this.#tenant.heap.free(this.#rows);
+    this.#tenant.heap.free(this.#request);
+    this.#tenant.heap.free(this.#reply);
   }
 
-  #key(layer: number, expert: number, segment: number): number {
-    return (layer * 65536 + expert) * 1024 + segment;
-  }
-
-  /** Null when the request fits what is served; otherwise what does not, as a refusal. */
-  refusalOf(header: FrameHeader, buffer: ArrayBuffer): { readonly code: "bad-frame" | "unknown-slot"; readonly message: string } | null {
+  /**
+   * The reply frame to a request whose header is valid, or why there is none. One copy brings the frame into linear memory, where it is
+   * checked and computed on; one takes the reply out. `nowMs` brackets the computation for the frame's compute time.
+   */
+  answer(header: FrameHeader, request: ArrayBuffer, nowMs: () => number): ArrayBuffer | FrameFault {
+    const startMs = nowMs();
+    const { heap, isolate: { kernels, limits } } = this.#tenant;
     const { config, activations } = this.#manifest;
     if (header.hidden !== config.hiddenSize || header.activations !== activations) {
       return { code: "bad-frame", message: `The frame has rows of ${header.hidden} in ${header.activations}; pack ${this.#manifest.id} has ${config.hiddenSize} in ${activations}.` };
     }
-    if (replyFrameBytes(header.nTokens, header.hidden) > this.#tenant.isolate.limits.frameBytes) {
-      return { code: "bad-frame", message: `The reply of ${header.nTokens} rows would have ${replyFrameBytes(header.nTokens, header.hidden)} bytes; ${this.#tenant.isolate.limits.frameBytes} is the limit.` };
+    const replyBytes = replyFrameBytes(header.nTokens, header.hidden);
+    if (replyBytes > limits.frameBytes) {
+      return { code: "bad-frame", message: `The reply of ${header.nTokens} rows would have ${replyBytes} bytes; ${limits.frameBytes} is the limit.` };
     }
-    const { groups } = requestViews(buffer, header);
-    for (let g = 0; g < header.nGroups; g++) {
-      const [expert, segment] = [groups[2 * g]! & 0xffff, groups[2 * g]! >>> 16];
-      if (!this.#slots.has(this.#key(header.layer, expert, segment))) {
-        return { code: "unknown-slot", message: `Layer ${header.layer}, expert ${expert}, segment ${segment} is not held here.` };
-      }
+    heap.u8.set(new Uint8Array(request), this.#request);
+    const damage = faultOfPayload(header, kernels.checksum(this.#request + FRAME_HEADER_BYTES, header.payloadBytes));
+    if (damage !== null) return { code: "bad-checksum", message: damage };
+    const at = requestLayout(header);
+    const { u16, u32 } = heap;
+    const [groups, tokens] = [(this.#request + at.groups) / 4, (this.#request + at.tokens) / 2];
+    const fault = faultOfLists(header, u32, groups, u16, tokens);
+    if (fault !== null) return { code: "bad-frame", message: fault };
+    for (let g = groups; g < groups + 2 * header.nGroups; g += 2) {
+      if (this.#lookup(header.layer, u32[g]! & 0xffff, u32[g]! >>> 16) !== undefined) continue;
+      return { code: "unknown-slot", message: `Layer ${header.layer}, expert ${u32[g]! & 0xffff}, segment ${u32[g]! >>> 16} is not held here.` };
     }
-    return null;
-  }
-
-  /** The reply frame to a request for which refusalOf is null. `nowMs` brackets the computation for the frame's compute time. */
-  answer(header: FrameHeader, buffer: ArrayBuffer, nowMs: () => number): ArrayBuffer {
-    const startMs = nowMs();
-    const { heap } = this.#tenant;
-    const { activations, groups, tokens } = requestViews(buffer, header);
-    heap.u8.set(activations, this.#activations);
-    for (let g = 0, row = 0; g < header.nGroups; g++) {
-      const count = groups[2 * g + 1]!;
-      const slot = this.#slots.get(this.#key(header.layer, groups[2 * g]! & 0xffff, groups[2 * g]! >>> 16))!;
-      this.#runner.runGroup(slot, tokens, row, row + count, this.#activations, this.#rowBytes, this.#rows + row * header.hidden * 4);
-      row += count;
+    const rowBytes = header.hidden * 4;
+    for (let g = groups, token = tokens, row = this.#reply + FRAME_HEADER_BYTES; g < groups + 2 * header.nGroups; g += 2) {
+      const count = u32[g + 1]!;
+      this.#runner.runGroup(this.#lookup(header.layer, u32[g]! & 0xffff, u32[g]! >>> 16)!, u16, token, token + count, this.#request + at.activations, this.#rowBytes, row);
+      token += count;
+      row += count * rowBytes;
     }
-    const reply = new ArrayBuffer(replyFrameBytes(header.nTokens, header.hidden));
-    const words = (header.nTokens * header.hidden * 4) / 4;
-    new Uint32Array(reply, FRAME_HEADER_BYTES, words).set(heap.u32.subarray(this.#rows / 4, this.#rows / 4 + words));
-    sealReply(reply, header, Math.max(0, Math.round((nowMs() - startMs) * 1000)));
-    return reply;
+    // The payload ends at a multiple of 16: what lies behind the last row is part of it.
+    heap.u8.fill(0, this.#reply + FRAME_HEADER_BYTES + header.nTokens * rowBytes, this.#reply + replyBytes);
+    sealReply(u32, this.#reply / 4, header, Math.max(0, Math.round((nowMs() - startMs) * 1000)),
+      kernels.checksum(this.#reply + FRAME_HEADER_BYTES, replyBytes - FRAME_HEADER_BYTES));
+    return heap.u8.buffer.slice(this.#reply, this.#reply + replyBytes);
   }
 
   /** Runs the first slot a few times on zeros, so that the first request meets optimised kernels (measured: the first tier is half as fast). */
   warm(): void {
-    const slot = this.#slots.values().next().value;
+    const slot = this.#warmUp;
     if (slot === undefined) return;
     const { heap } = this.#tenant;
-    heap.u8.fill(0, this.#activations, this.#activations + 8 * this.#rowBytes);
+    heap.u8.fill(0, this.#request, this.#request + 8 * this.#rowBytes);
     const tokens = [0, 1, 2, 3, 4, 5, 6, 7];
     for (const nTokens of [1, 2, 4, 8]) {
-      for (let call = 0; call < WARM_CALLS; call++) this.#runner.runGroup(slot, tokens, 0, nTokens, this.#activations, this.#rowBytes, this.#rows);
+      for (let call = 0; call < WARM_CALLS; call++) this.#runner.runGroup(slot, tokens, 0, nTokens, this.#request, this.#rowBytes, this.#reply + FRAME_HEADER_BYTES);
     }
   }
 }

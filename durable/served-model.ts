@@ -5,14 +5,18 @@ import { segmentCounts } from "../formats/load-model.ts";
 import type { PackManifest } from "../formats/manifest.ts";
 import type { Plan } from "../fleet/plan.ts";
 import { Engine } from "../model/engine.ts";
+import { MAX_ROUNDS } from "../model/experts.ts";
+import { ExpertRunner, LocalExperts } from "../model/local-experts.ts";
 import { bindTrunk } from "../model/trunk.ts";
 import { packSource } from "./byte-sources.ts";
 import type { ShardClient } from "./client.ts";
 import type { DurableEnv } from "./env.ts";
-import { maxSegmentsOf, openFanOut } from "./fan-out.ts";
+import { openFanOut } from "./fan-out.ts";
 import type { Tenant } from "./isolate.ts";
+import { blobsOfSlots, maxSegmentsOf, maxSlotWidth, orchestratorMemory, plannedBytes, trunkBlobs, kvBytes } from "./memory-plan.ts";
 import { currentPack } from "./opened-packs.ts";
 import { maxChunkTokens } from "./protocol.ts";
+import { bindSlots } from "./served-experts.ts";
 
 export interface ServedModel {
   readonly manifest: PackManifest;
@@ -39,27 +43,34 @@ export async function bringUp(env: DurableEnv, tenant: Tenant, progress: Progres
   if (manifest.id !== env.PACK_ID) throw new Error(`${packSource(env).description} holds the pack "${manifest.id}"; the variable PACK_ID says "${env.PACK_ID}".`);
   const { config } = manifest;
   progress.pack = { id: manifest.id, hash: packHash, contextLength: manifest.contextLength };
-  const fanOut = openFanOut(env, manifest, packHash, limits, isolate.inFlight);
+  const fanOut = openFanOut(env, manifest, packHash, limits, isolate);
   progress.expertTotalBytes = fanOut.plan.shardBytes.reduce((sum, bytes) => sum + bytes, 0);
   progress.clients = fanOut.clients;
   try {
     const connected = fanOut.connect();
     // The trunk may fail first; the shards' failure must not go unhandled then.
     connected.catch(() => undefined);
-    const trunk = Object.entries(manifest.blobs).map(([name, blob]) => ({ name, blob }));
-    progress.trunkTotalBytes = trunk.reduce((sum, { blob }) => sum + blob.bytes, 0);
-    if (!tenant.adopt(trunk)) await tenant.load(packSource(env), manifest, trunk, (bytes) => { progress.trunkBytes = bytes; });
+    const roundTokens = maxChunkTokens({ topK: config.router.topK, maxSegments: maxSegmentsOf(manifest), hidden: config.hiddenSize, activations: manifest.activations });
+    const ranges = fanOut.ownSlots;
+    const blobs = [...trunkBlobs(manifest), ...blobsOfSlots(manifest, ranges)];
+    progress.trunkTotalBytes = blobs.reduce((sum, { blob }) => sum + blob.bytes, 0);
+    // At least the shortest request must find room beside what is loaded.
+    tenant.admit(plannedBytes(orchestratorMemory(manifest, { stepTokens: roundTokens, roundTokens, ranges }, limits)) + kvBytes(manifest, 1), `the trunk of pack ${manifest.id} and what running it takes`);
+    if (!tenant.adopt(blobs)) await tenant.load(packSource(env), manifest, blobs, (bytes) => { progress.trunkBytes = bytes; });
     progress.trunkBytes = progress.trunkTotalBytes;
-    const chunkTokens = maxChunkTokens({ topK: config.router.topK, maxSegments: maxSegmentsOf(manifest), hidden: config.hiddenSize, activations: manifest.activations });
+    await connected;
+    // Where shards have threads of their own a step may be two rounds long: one is computed there while the other is here.
+    const stepTokens = fanOut.clients.some((client) => client.elsewhere) ? Math.min(limits.chunkTokens, MAX_ROUNDS * roundTokens) : roundTokens;
+    const experts = fanOut.experts(tenant.heap, isolate.kernels, roundTokens, () => new LocalExperts(
+      new ExpertRunner(isolate.kernels, tenant.heap, config.hiddenSize, maxSlotWidth(manifest, ranges), roundTokens), bindSlots(tenant, manifest, ranges), config.hiddenSize));
     const engine = new Engine({
-      config, kernels: isolate.kernels, heap: tenant.heap, kvFormat: manifest.kvFormat, activations: manifest.activations, maxChunkTokens: chunkTokens,
-      segmentCounts: segmentCounts(manifest), experts: fanOut.experts(tenant.heap, chunkTokens),
+      config, kernels: isolate.kernels, heap: tenant.heap, kvFormat: manifest.kvFormat, activations: manifest.activations, maxChunkTokens: stepTokens,
+      maxRoundTokens: roundTokens, segmentCounts: segmentCounts(manifest), experts,
       trunk: bindTrunk(config, (name) => {
         const blob = manifest.blobs[name];
         return blob === undefined ? undefined : { ptr: tenant.ptrOf(blob.hash), format: blob.format, nRows: blob.rows, nCols: blob.cols };
       }),
     });
-    await connected;
     return { manifest, packHash, plan: fanOut.plan, engine, clients: fanOut.clients };
   } catch (error) {
     fanOut.close("the model could not be loaded");

@@ -12,8 +12,9 @@ import { hostIsolate, strictIsolates, type DurableEnv } from "./env.ts";
 import { PROTOCOL_VERSION, type Hello, type RefusalCode, type Welcome } from "./handshake.ts";
 import type { Tenant } from "./isolate.ts";
 import { currentPack, knownPack } from "./opened-packs.ts";
-import { decodeFrame, encodeRefusal, type FrameHeader } from "./protocol.ts";
-import { blobsOfSlots, ServedExperts } from "./served-experts.ts";
+import { decodeHeader, encodeRefusal, type FrameHeader } from "./protocol.ts";
+import { blobsOfSlots, plannedBytes, shardMemory } from "./memory-plan.ts";
+import { ServedExperts } from "./served-experts.ts";
 
 interface Attachment {
   readonly connection: number;
@@ -91,7 +92,7 @@ export class ExpertShard extends DurableObject<DurableEnv> {
     }
     const loading = this.#loading as Loading | null;
     if (loading !== null && loading.key === key) await Promise.race([loading.done, sleep(systemClock, this.#tenant.isolate.limits.loadPollMs)]);
-    if (this.#servedKey === key) return { state: "ready", connection: newConnection() };
+    if (this.#servedKey === key) return { state: "ready", connection: newConnection(), isolate: this.#tenant.isolate.name };
     const failure = this.#failure as LoadFailure | null;
     if (failure?.key === key) {
       this.#failure = null;
@@ -114,7 +115,7 @@ export class ExpertShard extends DurableObject<DurableEnv> {
 
   override webSocketMessage(socket: WebSocket, data: string | ArrayBuffer): void {
     if (typeof data === "string") return socket.close(1003, "frames are binary");
-    const decoded = decodeFrame(data);
+    const decoded = decodeHeader(data);
     if (!decoded.ok) {
       // Without a header there is nothing to answer to: the client fails what is pending and connects anew.
       if (decoded.header === null) return socket.close(1002, decoded.message.slice(0, 100));
@@ -134,11 +135,10 @@ export class ExpertShard extends DurableObject<DurableEnv> {
       if (failure !== null) return this.#refuse(socket, header, "unknown-slot", failure.message);
       return this.#refuse(socket, header, "warming", "The shard was evicted and is loading its experts again.", this.#tenant.isolate.limits.loadPollMs);
     }
-    const served = this.#served!;
-    const refusal = served.refusalOf(header, buffer);
-    if (refusal !== null) return this.#refuse(socket, header, refusal.code, refusal.message);
     try {
-      socket.send(served.answer(header, buffer, systemClock.nowMs));
+      const reply = this.#served!.answer(header, buffer, systemClock.nowMs);
+      if (reply instanceof ArrayBuffer) socket.send(reply);
+      else this.#refuse(socket, header, reply.code, reply.message);
     } catch (cause) {
       this.#refuse(socket, header, "internal", cause instanceof Error ? cause.message : String(cause));
     }
@@ -232,6 +232,7 @@ export class ExpertShard extends DurableObject<DurableEnv> {
     if (neighbour !== null) throw new LoadRefusal("isolate-shared", true, neighbour);
     const tenant = this.#replaced();
     try {
+      tenant.admit(plannedBytes(shardMemory(pack.manifest, hello.slots, tenant.isolate.limits)), `${blobs.length} expert segments of pack ${pack.manifest.id} and what serving them takes`);
       await tenant.load(packSource(this.env), pack.manifest, blobs, (loadedBytes) => { loading.loadedBytes = loadedBytes; });
       const served = new ServedExperts(tenant, pack.manifest, hello.slots);
       served.warm();

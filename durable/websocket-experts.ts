@@ -1,13 +1,14 @@
-// Experts on shards: one layer's batch becomes one frame per shard, and the replies become rows of the engine's memory.
-// Owns the split of a batch by the plan and the one copy of each reply into place. Refuses retries and sockets (client.ts),
+// Experts on shards: one round of a layer becomes one frame per shard, and the replies become rows of the engine's memory.
+// Owns the way of a part's groups into a frame and the one copy of each reply into place. Refuses retries and sockets (client.ts),
 // and any sum of rows: combining is the engine's. docs/protocol.md sections 2 and 3.
-// Scratch is allocated once; a step allocates per frame, nothing per expert or row.
+// A frame is put together in linear memory and leaves it in one copy: a round allocates per frame, nothing per expert, segment or row.
 
-import type { ExpertBatch, ExpertRunInfo, Experts } from "../model/experts.ts";
+import { NO_FRAMES, type ExpertBatch, type ExpertRunInfo, type Experts, type Placement } from "../model/experts.ts";
 import type { Heap } from "../model/heap.ts";
-import { activationRowBytes, type ActivationFormat } from "../model/kernels.ts";
+import { activationRowBytes, type ActivationFormat, type Kernels } from "../model/kernels.ts";
+import { sleep, type Clock } from "./clock.ts";
 import type { OutgoingFrame, ReplySink, ShardClient, ShardError } from "./client.ts";
-import { FRAME_HEADER_BYTES, replyFrameBytes, requestLayout, sealRequest, type FrameHeader } from "./protocol.ts";
+import { faultOfPayload, FRAME_HEADER_BYTES, replyFrameBytes, requestLayout, sealRequest, type FrameHeader } from "./protocol.ts";
 
 /** A frame would exceed the limit: the step has more tokens than maxChunkTokens allows. */
 export class FrameSizeError extends Error {
@@ -15,18 +16,22 @@ export class FrameSizeError extends Error {
 }
 
 export interface WebSocketExpertsParts {
-  /** One client per shard number of the plan. */
+  /** One client per part of the placement, in order. Parts beyond them are somebody else's (MixedExperts). */
   readonly clients: readonly ShardClient[];
-  /** Shard number that holds a slot. */
-  readonly shardOf: (layer: number, expert: number, segment: number) => number;
+  readonly placement: Placement;
   readonly heap: Heap;
+  /** Over the heap's memory. */
+  readonly kernels: Pick<Kernels, "checksum">;
   readonly hidden: number;
   readonly activations: ActivationFormat;
   readonly maxTokens: number;
   readonly frameBytes: number;
+  /** Fewest tokens of a step that are worth two rounds when a shard has a thread of its own. */
+  readonly overlapTokens: number;
+  readonly clock: Clock;
 }
 
-/** One layer's round: what is outstanding, and where replies go. */
+/** One round: what is outstanding. */
 class Round {
   outstanding = 0;
   settled = false;
@@ -45,7 +50,8 @@ class Round {
   arrived(): void {
     if (--this.outstanding > 0 || this.settled) return;
     this.settled = true;
-    const retries = this.frames.reduce((sum, frame) => sum + frame.retries, 0);
+    let retries = 0;
+    for (const frame of this.frames) retries += frame.retries;
     this.#resolve({ frames: this.frames.length, bytes: this.bytes, retries });
   }
   fail(error: Error): void {
@@ -57,45 +63,68 @@ class Round {
   }
 }
 
+/** Where the reply to one part's frame belongs. */
+class PartOfRound implements ReplySink {
+  readonly #experts: WebSocketExperts;
+  readonly #round: Round;
+  readonly #batch: ExpertBatch;
+  readonly #part: number;
+  constructor(experts: WebSocketExperts, round: Round, batch: ExpertBatch, part: number) {
+    this.#experts = experts;
+    this.#round = round;
+    this.#batch = batch;
+    this.#part = part;
+  }
+  reply(header: FrameHeader, buffer: ArrayBuffer): string | null {
+    const damage = this.#experts.place(this.#part, this.#batch, header, buffer);
+    if (damage === null) this.#round.arrived();
+    return damage;
+  }
+  failed(error: ShardError): void {
+    this.#round.fail(error);
+  }
+}
+
 export class WebSocketExperts implements Experts {
+  readonly placement: Placement;
   readonly #p: WebSocketExpertsParts;
   readonly #rowBytes: number;
-  readonly #shardOfGroup: Uint16Array;
   readonly #rowOfToken: Int32Array;
-  readonly #nGroups: Uint32Array;
-  readonly #nTokens: Uint32Array;
-  #steps = 0;
-  #lastLayer = -1;
+  readonly #frame: number;
 
-  /** `maxGroups` of one step are nExperts * maxSegments at most; `maxTokens` as the engine's maxChunkTokens. */
-  constructor(parts: WebSocketExpertsParts, maxGroups: number) {
+  /** Allocates one frame in the heap, where requests are put together and replies checked. Throws CapacityError. */
+  constructor(parts: WebSocketExpertsParts) {
     this.#p = parts;
+    this.placement = parts.placement;
     this.#rowBytes = activationRowBytes(parts.activations, parts.hidden);
-    this.#shardOfGroup = new Uint16Array(maxGroups);
     this.#rowOfToken = new Int32Array(parts.maxTokens);
-    this.#nGroups = new Uint32Array(parts.clients.length);
-    this.#nTokens = new Uint32Array(parts.clients.length);
+    this.#frame = parts.heap.alloc(parts.frameBytes, "frames");
+  }
+
+  /** Gives the frame back. */
+  close(): void {
+    this.#p.heap.free(this.#frame);
+  }
+
+  /** True when some shard may compute while this isolate does. */
+  get #elsewhere(): boolean {
+    return this.#p.clients.some((client) => client.elsewhere);
+  }
+
+  get overlapTokens(): number {
+    return this.#elsewhere ? this.#p.overlapTokens : Infinity;
   }
 
   /** Rejects with ShardError (every attempt of a frame failed) or FrameSizeError; nothing is written afterwards. */
-  run(layer: number, batch: ExpertBatch): Promise<ExpertRunInfo> {
-    const { clients, shardOf } = this.#p;
-    if (layer <= this.#lastLayer) this.#steps++;
-    this.#lastLayer = layer;
-    this.#nGroups.fill(0);
-    this.#nTokens.fill(0);
-    for (let g = 0; g < batch.nGroups; g++) {
-      const shard = shardOf(layer, batch.groupExpert[g]!, batch.groupSegment[g]!);
-      this.#shardOfGroup[g] = shard;
-      this.#nGroups[shard]!++;
-      this.#nTokens[shard]! += batch.groupStart[g + 1]! - batch.groupStart[g]!;
-    }
+  run(_layer: number, batch: ExpertBatch): Promise<ExpertRunInfo> | ExpertRunInfo {
+    const { clients } = this.#p;
     const round = new Round();
+    // All frames are counted before the first is sent, so that a reply cannot end the round early.
+    for (let part = 0; part < clients.length; part++) if (batch.partStart[part + 1]! > batch.partStart[part]!) round.outstanding++;
+    if (round.outstanding === 0) return NO_FRAMES;
     try {
-      // All frames are counted before the first is sent, so that a reply cannot end the round early.
-      for (let shard = 0; shard < clients.length; shard++) if (this.#nGroups[shard]! > 0) round.outstanding++;
-      for (let shard = 0; shard < clients.length && !round.settled; shard++) {
-        if (this.#nGroups[shard]! > 0) this.#sendTo(shard, batch, round);
+      for (let part = 0; part < clients.length && !round.settled; part++) {
+        if (batch.partStart[part + 1]! > batch.partStart[part]!) this.#sendTo(part, batch, round);
       }
     } catch (error) {
       round.fail(error instanceof Error ? error : new Error(String(error)));
@@ -103,74 +132,87 @@ export class WebSocketExperts implements Experts {
     return round.promise;
   }
 
-  #sendTo(shard: number, batch: ExpertBatch, round: Round): void {
-    const { clients, heap, hidden, activations, frameBytes } = this.#p;
-    const nRows = this.#numberRows(shard, batch);
-    const shape = { nRows, nGroups: this.#nGroups[shard]!, nTokens: this.#nTokens[shard]!, hidden, activations };
+  depart(): Promise<void> | undefined {
+    return this.#elsewhere ? sleep(this.#p.clock, 0) : undefined;
+  }
+
+  #sendTo(part: number, batch: ExpertBatch, round: Round): void {
+    const { clients, heap, kernels, hidden, activations, frameBytes } = this.#p;
+    const client = clients[part]!;
+    const [firstGroup, endGroup] = [batch.partStart[part]!, batch.partStart[part + 1]!];
+    const [firstToken, endToken] = [batch.groupStart[firstGroup]!, batch.groupStart[endGroup]!];
+    const nRows = this.#numberRows(batch, firstToken, endToken);
+    const shape = { nRows, nGroups: endGroup - firstGroup, nTokens: endToken - firstToken, hidden, activations };
     const at = requestLayout(shape);
     const replyBytes = replyFrameBytes(shape.nTokens, hidden);
     if (Math.max(at.frameBytes, replyBytes) > frameBytes || nRows > 0xffff) {
       throw new FrameSizeError(
-        `Layer ${batch.layer} needs a frame of ${Math.max(at.frameBytes, replyBytes)} bytes for ${shape.nTokens} expert rows of ${batch.nTokens} tokens on shard ${clients[shard]!.name}; ${frameBytes} is the limit.`);
+        `Layer ${batch.layer} needs a frame of ${Math.max(at.frameBytes, replyBytes)} bytes for ${shape.nTokens} expert rows of ${batch.nTokens} tokens on shard ${client.name}; ${frameBytes} is the limit.`);
     }
-    const buffer = new ArrayBuffer(at.frameBytes);
-    this.#copyActivations(new Uint32Array(buffer, at.activations, (at.groups - at.activations) / 4), heap.u32, batch);
-    const groups = new Uint32Array(buffer, at.groups, shape.nGroups * 2);
-    const tokens = new Uint16Array(buffer, at.tokens, shape.nTokens);
-    for (let g = 0, group = 0, token = 0; g < batch.nGroups; g++) {
-      if (this.#shardOfGroup[g] !== shard) continue;
-      const [from, to] = [batch.groupStart[g]!, batch.groupStart[g + 1]!];
-      groups[group++] = batch.groupExpert[g]! | (batch.groupSegment[g]! << 16);
-      groups[group++] = to - from;
-      for (let i = from; i < to; i++) tokens[token++] = this.#rowOfToken[batch.groupTokens[i]!]!;
+    const { u16, u32 } = heap;
+    const frame = this.#frame;
+    this.#copyActivations(heap.u8, frame + at.activations, batch);
+    // The padding behind both lists is part of the payload and must be zero.
+    u32.fill(0, (frame + at.tokens - 16) / 4, (frame + at.tokens) / 4);
+    u32.fill(0, (frame + at.frameBytes - 16) / 4, (frame + at.frameBytes) / 4);
+    for (let g = firstGroup, word = (frame + at.groups) / 4; g < endGroup; g++) {
+      u32[word++] = batch.groupExpert[g]! | (batch.groupSegment[g]! << 16);
+      u32[word++] = batch.groupStart[g + 1]! - batch.groupStart[g]!;
     }
-    sealRequest(buffer, shape, batch.layer, this.#steps);
-    round.bytes += buffer.byteLength + replyBytes;
-    const sink: ReplySink = {
-      reply: (_header: FrameHeader, reply: ArrayBuffer) => {
-        this.#place(shard, batch, reply);
-        round.arrived();
-      },
-      failed: (error: ShardError) => round.fail(error),
-    };
-    round.clients.push(clients[shard]!);
-    round.frames.push(clients[shard]!.submit(buffer, { layer: batch.layer, nGroups: shape.nGroups, nTokens: shape.nTokens, hidden }, sink));
+    for (let i = firstToken, half = (frame + at.tokens) / 2; i < endToken; i++) u16[half++] = this.#rowOfToken[batch.groupTokens[i]!]!;
+    sealRequest(u32, frame / 4, shape, at.frameBytes, batch.layer, batch.step, kernels.checksum(frame + FRAME_HEADER_BYTES, at.frameBytes - FRAME_HEADER_BYTES));
+    const buffer = heap.u8.buffer.slice(frame, frame + at.frameBytes);
+    round.bytes += at.frameBytes + replyBytes;
+    round.clients.push(client);
+    round.frames.push(client.submit(buffer, { layer: batch.layer, nGroups: shape.nGroups, nTokens: shape.nTokens, hidden }, new PartOfRound(this, round, batch, part)));
   }
 
-  /** Numbers the tokens this shard needs, ascending, in #rowOfToken (-1 = not needed); returns how many. */
-  #numberRows(shard: number, batch: ExpertBatch): number {
+  /** Numbers the tokens of groupTokens[from..to), ascending, in #rowOfToken (-1 = not needed); returns how many. */
+  #numberRows(batch: ExpertBatch, from: number, to: number): number {
     const rowOf = this.#rowOfToken;
     rowOf.fill(-1, 0, batch.nTokens);
-    for (let g = 0; g < batch.nGroups; g++) {
-      if (this.#shardOfGroup[g] !== shard) continue;
-      for (let i = batch.groupStart[g]!; i < batch.groupStart[g + 1]!; i++) rowOf[batch.groupTokens[i]!] = 0;
-    }
+    for (let i = from; i < to; i++) rowOf[batch.groupTokens[i]!] = 0;
     let nRows = 0;
     for (let token = 0; token < batch.nTokens; token++) if (rowOf[token] === 0) rowOf[token] = nRows++;
     return nRows;
   }
 
-  /** Rows are copied as words: a float copy may change the bits of a NaN. */
-  #copyActivations(out: Uint32Array, heap: Uint32Array, batch: ExpertBatch): void {
-    const rowWords = this.#rowBytes / 4;
-    for (let token = 0, to = 0; token < batch.nTokens; token++) {
-      if (this.#rowOfToken[token]! < 0) continue;
-      const from = (batch.activations + token * batch.activationStride) / 4;
-      for (let i = 0; i < rowWords; i++) out[to++] = heap[from + i]!;
+  /** Rows of the numbered tokens to address `to`; neighbours in one piece. */
+  #copyActivations(u8: Uint8Array, to: number, batch: ExpertBatch): void {
+    const { activations, activationStride: stride } = batch;
+    const [rowOf, rowBytes] = [this.#rowOfToken, this.#rowBytes];
+    for (let token = 0; token < batch.nTokens; token++) {
+      if (rowOf[token]! < 0) continue;
+      const first = token;
+      if (stride === rowBytes) while (token + 1 < batch.nTokens && rowOf[token + 1]! >= 0) token++;
+      const from = activations + first * stride;
+      const bytes = (token - first + 1) * rowBytes;
+      u8.copyWithin(to, from, from + bytes);
+      to += bytes;
     }
   }
 
-  /** Copies a reply's rows to their groups' places. The split is found again: other rounds never overlap this one (Experts' contract). */
-  #place(shard: number, batch: ExpertBatch, reply: ArrayBuffer): void {
-    const { heap, hidden } = this.#p;
-    const rows = new Uint32Array(reply, FRAME_HEADER_BYTES);
-    const out = heap.u32;
-    for (let g = 0, from = 0; g < batch.nGroups; g++) {
-      if (this.#shardOfGroup[g] !== shard) continue;
-      const words = (batch.groupStart[g + 1]! - batch.groupStart[g]!) * hidden;
-      const to = batch.rows / 4 + batch.groupStart[g]! * hidden;
-      for (let i = 0; i < words; i++) out[to + i] = rows[from + i]!;
-      from += words;
+  /**
+   * Takes a reply: one copy into linear memory, where its checksum is quick to find, and from there to its groups' places, neighbours in
+   * one piece. Bytes, not floats: a float copy may change the bits of a NaN. Returns what is wrong with it, and moves nothing then.
+   */
+  place(part: number, batch: ExpertBatch, header: FrameHeader, reply: ArrayBuffer): string | null {
+    const { heap, kernels, hidden } = this.#p;
+    const { groupStart, groupRow } = batch;
+    const u8 = heap.u8;
+    const payload = this.#frame + FRAME_HEADER_BYTES;
+    u8.set(new Uint8Array(reply), this.#frame);
+    const damage = faultOfPayload(header, kernels.checksum(payload, header.payloadBytes));
+    if (damage !== null) return damage;
+    const end = batch.partStart[part + 1]!;
+    for (let g = batch.partStart[part]!, from = payload; g < end;) {
+      const row = groupRow[g]!;
+      let nRows = 0;
+      do nRows += groupStart[g + 1]! - groupStart[g]!; while (++g < end && groupRow[g] === row + nRows);
+      const bytes = nRows * hidden * 4;
+      u8.copyWithin(batch.rows + row * hidden * 4, from, from + bytes);
+      from += bytes;
     }
+    return null;
   }
 }

@@ -6,6 +6,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { PACK_ID } from "../../formats/manifest.ts";
 import { QUANTS, type Quant } from "../../formats/pack-formats.ts";
 import { type PackOptions, type PackSummary, writePack } from "../../formats/pack-writer.ts";
+import { KV_FORMATS, type KvFormat } from "../../model/kernels.ts";
 import { FolderSink } from "../file-source.ts";
 import { openCheckpoint } from "../open-model.ts";
 import { startProgress } from "../progress.ts";
@@ -14,6 +15,7 @@ import { showBytes, showTable } from "../sizes.ts";
 export interface PackCommandOptions {
   readonly out: string;
   readonly quant: Quant;
+  readonly kv?: KvFormat;
   readonly id?: string;
   readonly context?: number;
   readonly parts: "assets" | "r2";
@@ -26,7 +28,8 @@ export function register(program: Command): void {
     .description("convert a model into a pack")
     .argument("<model>", "Hugging Face folder or .gguf file")
     .requiredOption("-o, --out <dir>", "folder of the pack; must not exist")
-    .addOption(new Option("-q, --quant <format>", "source: as the file has it; f32: everything in f32; q8, q4: groups of 32").choices(QUANTS).default("source"))
+    .addOption(new Option("-q, --quant <format>", "source: as the file has it; f32: everything in f32; the others: quantised, in groups of 32").choices(QUANTS).default("source"))
+    .addOption(new Option("--kv <format>", "the KV cache it is served with (default: f32 where all weights are, else f16; q8 takes about half of f16)").choices(KV_FORMATS))
     .option("--id <id>", "name under which the pack is served (default: from the model's name)", packId)
     .option("--context <n>", "longest context served, in tokens (default: the model's, at most 4096)", positiveInteger)
     .addOption(new Option("--parts <for>", "assets: parts of at most 4 MiB; r2: of at most 64 MiB").choices(["assets", "r2"]).default("assets"))
@@ -41,6 +44,7 @@ export async function run(model: string, options: PackCommandOptions): Promise<P
   const sink = await FolderSink.create(options.out);
   const packOptions: PackOptions = {
     id: options.id ?? idFrom(checkpoint.name), quant: options.quant, parts: options.parts,
+    ...(options.kv === undefined ? {} : { kvFormat: options.kv }),
     ...(options.context === undefined ? {} : { contextLength: options.context }),
     ...(options.segment === undefined ? {} : { segmentWidth: options.segment }),
   };

@@ -1,10 +1,11 @@
 // `workers-moe serve <pack>`: the whole system on this machine, in workerd under `wrangler dev`, with the page and the API on one port.
-// Owns the temporary assets folder (links to page and pack), the child process, and the word `ready`, printed once /health says so.
-// Refuses to guess ports: a taken one is an error that says how to choose another.
+// Owns the temporary assets folder (links to page and pack), the child processes, and the word `ready`, printed once /health says so.
+// With --processes N the shards live in N - 1 processes of their own, joined by wrangler's dev registry. Refuses to guess ports: a taken one is
+// an error that says how to choose another.
 
 import { InvalidArgumentError, type Command } from "commander";
 import { spawn, type ChildProcess } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { basename, join, resolve } from "node:path";
 import { assembleAssets, buildProgram, ROOT } from "../setup.mjs";
@@ -28,13 +29,14 @@ export function register(program: Command): void {
     .option("-p, --port <port>", "port to listen on", portNumber, 8787)
     .option("--shards <n>", "expert shards to spread the experts over", positiveInteger, 4)
     .option("--isolates <mode>", "shared: several shards may share one isolate, as they do locally; strict: they refuse", isolatesMode, "shared")
-    .option("--processes <n>", "workerd processes to spread the shards over", positiveInteger, 1)
+    .option("--processes <n>", "workerd processes: with more than one, the shards are spread over all but the first", positiveInteger, 1)
     .action(serve);
 }
 
 async function serve(packFolder: string, options: ServeOptions): Promise<void> {
-  if (options.processes > 1) {
-    throw new Error(`--processes ${options.processes} was asked for, but serving over several processes is not built yet: this version runs everything in one. Leave the option out.`);
+  const nScripts = options.processes - 1;
+  if (nScripts > options.shards) {
+    throw new Error(`--processes ${options.processes} leaves ${nScripts} processes for ${options.shards} shards; ask for more shards or for at most ${options.shards + 1} processes.`);
   }
   const pack = resolve(packFolder);
   const id = readPackId(pack);
@@ -55,14 +57,44 @@ async function serve(packFolder: string, options: ServeOptions): Promise<void> {
     ? `Open access: no API_KEYS are set, so every program on this machine may use the API (it listens on ${HOST} only).\n`
     : "API_KEYS are set: requests need one of them.\n");
 
-  const child = startWrangler(options, { id, assets, envFile, state: join(work, "state") });
-  let asked = false; // somebody asked us to stop: how the child then ends is no failure
+  const at: Deployment = { id, assets, envFile, work, nScripts };
+  const children: ChildProcess[] = [];
+  let asked = false; // somebody asked us to stop: how the children then end is no failure
+  const endAll = (signal: NodeJS.Signals): void => { for (const child of children) child.kill(signal); };
   const stop = (signal: NodeJS.Signals): void => {
     asked = true;
-    child.kill(signal === "SIGHUP" ? "SIGTERM" : signal);
+    endAll(signal === "SIGHUP" ? "SIGTERM" : signal);
   };
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, stop);
-  const exited = new Promise<number>((done) => child.on("exit", (code, signal) => done(signal === null ? code ?? 1 : 0)));
+  const exitOf = (child: ChildProcess): Promise<number> => new Promise((done) => child.on("exit", (code, signal) => done(signal === null ? code ?? 1 : 0)));
+
+  // One after another: processes that start together race for the port over which the registry joins them (2026-11).
+  const shardExits: Promise<number>[] = [];
+  for (let script = 0; script < nScripts && !asked; script++) {
+    const port = await freePort();
+    const child = startWrangler(writeShardConfig(at, script), port, options, at);
+    children.push(child);
+    const exited = exitOf(child);
+    shardExits.push(exited);
+    const answered = await Promise.race([waitUntilAnswering(`http://${HOST}:${port}/`, () => asked), exited.then(() => false)]);
+    if (!answered && !asked) {
+      endAll("SIGTERM");
+      await Promise.all(shardExits);
+      throw new Error(`Shard process ${script + 1} of ${nScripts} did not start. What it said is above.`);
+    }
+  }
+  const child = startWrangler(nScripts === 0 ? join(ROOT, "wrangler.toml") : writeMainConfig(at), options.port, options, at);
+  children.push(child);
+  // A signal that came before this process existed has not reached it.
+  if (asked) child.kill("SIGTERM");
+  const exited = exitOf(child);
+  // Shards that end take the server with them: it could only say that they are gone.
+  let lost = false;
+  for (const shardExit of shardExits) void shardExit.then(() => {
+    lost = !asked;
+    child.kill("SIGTERM");
+  });
+  void exited.then(() => endAll("SIGTERM"));
 
   const url = `http://localhost:${options.port}`;
   let stopped = false;
@@ -71,24 +103,80 @@ async function serve(packFolder: string, options: ServeOptions): Promise<void> {
   if (ready === null) process.stdout.write(`ready ${url}\n`);
   else if (!stopped) {
     child.kill("SIGTERM");
-    await exited;
+    await Promise.all([exited, ...shardExits]);
     throw new Error(ready);
   }
   const code = await exited;
+  await Promise.all(shardExits);
+  if (lost) throw new Error("A process with shards ended, and the server with it. What it said is above.");
   if (code !== 0 && !asked) throw new Error(`The local runtime ended with exit code ${code}. What it said is above.`);
 }
 
-function startWrangler(options: ServeOptions, at: { id: string; assets: string; envFile: string; state: string }): ChildProcess {
-  const vars = [`PACK_ID:${at.id}`, "PACK_SOURCE:assets", `SHARDS_COUNT:${options.shards}`, `ISOLATES:${options.isolates}`];
+interface Deployment {
+  readonly id: string;
+  readonly assets: string;
+  readonly envFile: string;
+  /** Folder of this run. */
+  readonly work: string;
+  /** Processes that hold nothing but shards. */
+  readonly nScripts: number;
+}
+
+const shardScript = (script: number): string => `workers-moe-shards-${script}`;
+
+/** wrangler.toml of the first process: the repository's, with the shards' scripts bound. */
+function writeMainConfig({ work, nScripts }: Deployment): string {
+  const text = readFileSync(join(ROOT, "wrangler.toml"), "utf8").replace(/^main = "(.*)"$/m, (_, main: string) => `main = ${JSON.stringify(join(ROOT, main))}`);
+  const bindings = Array.from({ length: nScripts }, (_, script) =>
+    `\n[[durable_objects.bindings]]\nname = "SHARDS_${script}"\nclass_name = "ExpertShard"\nscript_name = "${shardScript(script)}"\n`);
+  return writeConfig(work, "main", text + bindings.join(""));
+}
+
+/** wrangler.toml of a process with shards. */
+function writeShardConfig({ work }: Deployment, script: number): string {
+  const date = /^compatibility_date = .*$/m.exec(readFileSync(join(ROOT, "wrangler.toml"), "utf8"))![0];
+  return writeConfig(work, shardScript(script), [
+    `name = "${shardScript(script)}"`, `main = ${JSON.stringify(join(ROOT, "worker/shard-script.ts"))}`, date,
+    '[exports.ExpertShard]', 'type = "durable-object"', 'storage = "sqlite"',
+    '[assets]', 'directory = "assets"', 'binding = "ASSETS"', "run_worker_first = true", "",
+  ].join("\n"));
+}
+
+function writeConfig(work: string, name: string, text: string): string {
+  const folder = join(work, name);
+  mkdirSync(folder, { recursive: true });
+  // The bundler looks for it beside the configuration.
+  cpSync(join(ROOT, "tsconfig.json"), join(folder, "tsconfig.json"));
+  const path = join(folder, "wrangler.toml");
+  writeFileSync(path, text);
+  return path;
+}
+
+function startWrangler(config: string, port: number, options: ServeOptions, at: Deployment): ChildProcess {
+  const vars = [`PACK_ID:${at.id}`, "PACK_SOURCE:assets", `SHARDS_COUNT:${options.shards}`, `SHARD_SCRIPTS:${at.nScripts}`, `ISOLATES:${options.isolates}`];
   const args = [
     join(ROOT, "node_modules", "wrangler", "bin", "wrangler.js"), "dev",
-    "--config", join(ROOT, "wrangler.toml"), "--local", "--ip", HOST, "--port", String(options.port), "--inspector-port", "0",
-    "--assets", at.assets, "--persist-to", at.state, "--env-file", at.envFile,
+    "--config", config, "--local", "--ip", HOST, "--port", String(port), "--inspector-port", "0",
+    "--assets", at.assets, "--persist-to", join(at.work, `state-${port}`), "--env-file", at.envFile,
     "--log-level", "warn", "--show-interactive-dev-session=false", ...vars.flatMap((pair) => ["--var", pair]),
   ];
   // Local observability makes every WebSocket event four times slower (measured 2026-11 with wrangler 4.164).
-  const env = { ...process.env, X_LOCAL_OBSERVABILITY: "false", WRANGLER_SEND_METRICS: "false" };
+  // A registry of its own: other programs' shards must not be taken for ours.
+  const env = { ...process.env, X_LOCAL_OBSERVABILITY: "false", WRANGLER_SEND_METRICS: "false", WRANGLER_REGISTRY_PATH: join(at.work, "registry") };
   return spawn(process.execPath, args, { cwd: ROOT, env, stdio: ["ignore", "ignore", "inherit"] });
+}
+
+/** True once anything answers at the address; false when it is time to stop. */
+async function waitUntilAnswering(url: string, stopped: () => boolean): Promise<boolean> {
+  for (const started = performance.now(); !stopped() && performance.now() - started < STARTUP_MS_MAX;) {
+    try {
+      await (await fetch(url)).arrayBuffer();
+      return true;
+    } catch {
+      await new Promise((done) => setTimeout(done, POLL_MS));
+    }
+  }
+  return false;
 }
 
 /** Asks /health until it is ready; null when it is, else a sentence. */
@@ -126,6 +214,16 @@ function readPackId(pack: string): string {
   const { id } = JSON.parse(readFileSync(manifest, "utf8")) as { id?: unknown };
   if (typeof id !== "string" || !/^[a-z0-9._-]+$/.test(id)) throw new Error(`${manifest}: \`id\` is ${JSON.stringify(id)}; lower-case letters, digits, '-', '.' and '_' were expected.`);
   return id;
+}
+
+/** A port for a process that only its siblings talk to. */
+function freePort(): Promise<number> {
+  return new Promise((done, failed) => {
+    const probe = createServer().once("error", failed).listen(0, HOST, () => {
+      const { port } = probe.address() as { port: number };
+      probe.close(() => done(port));
+    });
+  });
 }
 
 /** Throws when something listens on the port already. */

@@ -32,20 +32,21 @@ export interface Deployment {
   readonly isolates?: "shared" | "strict";
   readonly planUnit?: "expert" | "segment";
   readonly source?: "r2" | "assets";
+  readonly orchestratorHolds?: "trunk" | "experts";
 }
 
 /** Sets the variables that objects made from now on will read. */
-export function deploy({ packId, shards, isolates = "shared", planUnit = "expert", source = "r2" }: Deployment): void {
-  Object.assign(env, { PACK_ID: packId, PACK_SOURCE: source, SHARDS_COUNT: String(shards), ISOLATES: isolates, PLAN_UNIT: planUnit });
+export function deploy({ packId, shards, isolates = "shared", planUnit = "expert", source = "r2", orchestratorHolds = "trunk" }: Deployment): void {
+  Object.assign(env, { ORCHESTRATOR_HOLDS: orchestratorHolds, PACK_ID: packId, PACK_SOURCE: source, SHARDS_COUNT: String(shards), ISOLATES: isolates, PLAN_UNIT: planUnit });
 }
 
 /**
  * A tiny OLMoE of 3 layers, 8 experts of width 64, top 3, packed under `packId` into the bucket. Every pack id has weights of its own:
  * equal ones would be adopted from the isolate's memory instead of being read.
  */
-export async function packInBucket(packId: string, options: { readonly quant?: "f32" | "q8"; readonly segmentWidth?: number } = {}): Promise<MemoryPack> {
+export async function packInBucket(packId: string, options: { readonly quant?: "f32" | "q8"; readonly segmentWidth?: number; readonly config?: object } = {}): Promise<MemoryPack> {
   const seed = Array.from(packId).reduce((h, c) => (Math.imul(h, 31) + c.charCodeAt(0)) >>> 0, 7) % 1_000_000;
-  const model = tinyModel("olmoe", seed, { config: { num_hidden_layers: 3, intermediate_size: 64, num_experts_per_tok: 3 } });
+  const model = tinyModel("olmoe", seed, { config: { num_hidden_layers: 3, intermediate_size: 64, num_experts_per_tok: 3, ...options.config } });
   const pack = await packToMemory(await openTinyHuggingFace(model), { id: packId, quant: options.quant ?? "q8", ...(options.segmentWidth === undefined ? {} : { segmentWidth: options.segmentWidth }) });
   for (const [name, bytes] of pack.files) await fleetEnv.PACKS!.put(`packs/${packId}/${name}`, bytes);
   return pack;
@@ -103,13 +104,16 @@ async function engineHere(pack: MemoryPack, experts: (parts: { manifest: PackMan
 
 const CHUNK_TOKENS = 64;
 
+const localExperts = ({ manifest: { config }, heap, kernels, lookup }: { manifest: PackManifest; heap: Heap; kernels: Kernels; lookup: SegmentLookup }): LocalExperts =>
+  new LocalExperts(new ExpertRunner(kernels, heap, config.hiddenSize, config.expertIntermediateSize, CHUNK_TOKENS), lookup, config.hiddenSize);
+
 /** Everything in one place and no wire: an engine over LocalExperts. */
-export const inProcess = (pack: MemoryPack): Promise<Engine> => engineHere(pack, ({ manifest: { config }, heap, kernels, lookup }) =>
-  new LocalExperts(new ExpertRunner(kernels, heap, config.hiddenSize, config.expertIntermediateSize, CHUNK_TOKENS), lookup, config.hiddenSize));
+export const inProcess = (pack: MemoryPack): Promise<Engine> => engineHere(pack, localExperts);
 
 /** The trunk here and the experts on the shards of the deployment in force, through real sockets: raw logits of a placement. */
-export const overShards = (pack: MemoryPack): Promise<Engine> => engineHere(pack, ({ manifest, packHash, heap }) =>
-  openFanOut(fleetEnv, manifest, packHash, LIMITS, new InFlightBudget(LIMITS.inFlightBytes)).experts(heap, CHUNK_TOKENS));
+export const overShards = (pack: MemoryPack): Promise<Engine> => engineHere(pack, (parts) =>
+  openFanOut(fleetEnv, parts.manifest, parts.packHash, LIMITS, { name: "the test", inFlight: new InFlightBudget(LIMITS.inFlightBytes) })
+    .experts(parts.heap, parts.kernels, CHUNK_TOKENS, () => localExperts(parts)));
 
 /** Logits of the prompt and of `nTokens` greedy tokens after it, one row per position, by an engine in this isolate. */
 export async function greedyLogits(engine: Engine, nTokens: number): Promise<{ ids: number[]; logits: Float32Array[] }> {

@@ -39,10 +39,10 @@ describe("exit codes", () => {
     expect(JSON.parse(json.stdout)).toEqual({ error: { message: expect.stringContaining("no manifest.json") as string } });
   });
 
-  it("--processes says that it is not built, instead of serving by one", () => {
-    const done = cli(["serve", pack.folder, "--processes", "2"]);
+  it("--processes beyond the shards says so, instead of starting idle ones", () => {
+    const done = cli(["serve", pack.folder, "--processes", "4", "--shards", "2"]);
     expect(done.status).toBe(1);
-    expect(done.stderr).toContain("not built yet");
+    expect(done.stderr).toContain("--processes 4 leaves 3 processes for 2 shards; ask for more shards or for at most 3 processes.");
   });
 });
 

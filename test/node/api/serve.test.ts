@@ -101,3 +101,21 @@ describe("serve", () => {
     expect(folders()).toEqual(before);
   });
 });
+
+describe("serve --processes 3", () => {
+  it("gives the same text from shards in two processes of their own, and ends with all of them", async () => {
+    const apart = await startServe(pack.folder, { API_KEYS: KEY }, ["--processes", "3"]);
+    try {
+      const text = async (url: string): Promise<string> => {
+        const response = await fetch(`${url}/v1/completions`, { method: "POST", headers, body: JSON.stringify({ model: "tiny", prompt: "abcdefgh".repeat(40), temperature: 1, seed: 4, max_tokens: 30 }) });
+        return ((await response.json()) as { choices: { text: string }[] }).choices[0]!.text;
+      };
+      expect(await text(apart.url)).toBe(await text(server.url));
+      const objects = async (url: string): Promise<number> => ((await (await fetch(`${url}/v1/fleet`, { headers })).json()) as { isolate: { objects: string[] } }).isolate.objects.length;
+      expect([await objects(apart.url), await objects(server.url)]).toEqual([1, 5]); // the orchestrator alone; with four shards
+    } finally {
+      expect(await apart.stop()).toBe(0);
+    }
+    await expect(fetch(apart.url)).rejects.toThrow();
+  });
+});

@@ -70,6 +70,21 @@ describe("a model becomes a pack", () => {
     expect(packed.code).toBe(0);
     expect(JSON.parse(packed.stdout)).toMatchObject({ id: "tiny", quantizationError: {}, warnings: [], formatBytes: { q8: expect.any(Number) } });
   });
+
+  it("a pack may ask for a KV cache in q8, and is evaluated with it", async () => {
+    writeFileSync(join(folder, "ids.json"), "[1, 5, 9, 13, 2, 7]");
+    const bits: Buffer[] = [];
+    for (const kv of ["q8", "f16"]) {
+      const packed = await run("pack", "tiny.gguf", "-o", `kv-${kv}`, "--id", "tiny", "--kv", kv, "--json");
+      expect(JSON.parse(packed.stdout)).toMatchObject({ kvFormat: kv });
+      expect(await run("logits", `kv-${kv}`, "--tokens", "ids.json", "--out", `${kv}.f32`)).toMatchObject({ code: 0 });
+      bits.push(readFileSync(join(folder, `${kv}.f32`)));
+    }
+    const [q8, f16] = bits.map((b) => new Float32Array(b.buffer, b.byteOffset, b.length / 4)) as [Float32Array, Float32Array];
+    expect(q8).not.toEqual(f16);
+    const largest = Math.max(...f16.map(Math.abs));
+    expect(Math.max(...q8.map((x, i) => Math.abs(x - f16[i]!)))).toBeLessThan(0.05 * largest);
+  });
 });
 
 describe("what fails", () => {

@@ -5,9 +5,10 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { InFlightBudget, ShardError } from "../../../durable/client.ts";
 import { LIMITS } from "../../../durable/limits.ts";
-import { replyFrameBytes, requestLayout, sealRequest } from "../../../durable/protocol.ts";
+import { replyFrameBytes, requestLayout } from "../../../durable/protocol.ts";
 import { FakeClock } from "./fake-clock.ts";
 import { ScriptedShard, type Action, type ConnectAction } from "./scripted-shard.ts";
+import { sealRequestFrame } from "./whole-frame.ts";
 import { clientFor, EPOCH, fixture } from "./wire-fixture.ts";
 
 const good = (clock: FakeClock, n: number): ScriptedShard[] => Array.from({ length: n }, (_, i) => new ScriptedShard(clock, `shard-${i}`));
@@ -33,6 +34,32 @@ describe("fan-out", () => {
       });
     }
   }
+
+  it("keeps two rounds apart that overlap and come back the other way round", async () => {
+    const clock = new FakeClock();
+    // What is held is answered newest first.
+    const shards = [new ScriptedShard(clock, "shard-0", ["hold", "hold"]), new ScriptedShard(clock, "shard-1", ["hold", "hold"])];
+    const f = fixture(clock, shards);
+    const [a, b] = [f.batch(1, 9, 1, 0), f.batch(1, 14, 2, 1)];
+    for (const batch of [a, b]) f.clear(batch);
+    const ended: string[] = [];
+    const run = (name: string, batch: typeof a) => Promise.resolve(f.experts.run(1, batch)).then(() => void ended.push(name));
+    expect((await clock.until(Promise.all([run("a", a), run("b", b)]))).status).toBe("fulfilled");
+    expect([f.wrongWords(a), f.wrongWords(b), ended]).toEqual([0, 0, ["b", "a"]]);
+    expect(shards.map((shard) => shard.mostInFlight)).toEqual([2, 2]);
+  });
+
+  it("overlaps only where a shard is in another isolate", async () => {
+    const clock = new FakeClock();
+    const shards = good(clock, 2);
+    const f = fixture(clock, shards);
+    await clock.until(Promise.all(f.clients.map((client) => client.connect())));
+    expect(f.experts.overlapTokens).toBe(Infinity);
+    shards[1]!.isolate = "elsewhere";
+    shards[1]!.live!.closed("1006");
+    await clock.until(f.clients[1]!.connect());
+    expect(f.experts.overlapTokens).toBe(64);
+  });
 
   it("refuses a frame over the limit and stays usable", async () => {
     const clock = new FakeClock();
@@ -218,7 +245,7 @@ describe("bounds", () => {
     const client = clientFor(clock, shard);
     const order: number[] = [];
     const done = Promise.all(Array.from({ length: 8 }, (_, i) => new Promise<void>((resolve, reject) => {
-      client.submit(frameOf(i % 4), { layer: i % 4, nGroups: 2, nTokens: 2, hidden: 64 }, { reply: () => { order.push(i); resolve(); }, failed: reject });
+      client.submit(frameOf(i % 4), { layer: i % 4, nGroups: 2, nTokens: 2, hidden: 64 }, { reply: () => { order.push(i); resolve(); return null; }, failed: reject });
     })));
     expect((await clock.until(done)).status).toBe("fulfilled");
     expect(shard.mostInFlight).toBe(2);
@@ -234,7 +261,7 @@ describe("bounds", () => {
     await clock.until(Promise.all(clients.map((client) => client.connect())));
     let answered = 0;
     const done = Promise.all(clients.flatMap((client) => [0, 1].map(() => new Promise<void>((resolve, reject) => {
-      client.submit(buffer.slice(0), { layer: 0, nGroups: 2, nTokens: 2, hidden: 64 }, { reply: () => { answered++; resolve(); }, failed: reject });
+      client.submit(buffer.slice(0), { layer: 0, nGroups: 2, nTokens: 2, hidden: 64 }, { reply: () => { answered++; resolve(); return null; }, failed: reject });
     }))));
     expect(shards.reduce((n, s) => n + s.frames.length, 0)).toBe(2);
     expect((await clock.until(done)).status).toBe("fulfilled");
@@ -246,8 +273,8 @@ describe("bounds", () => {
     const budget = new InFlightBudget(LIMITS.inFlightBytes);
     const client = clientFor(clock, new ScriptedShard(clock, "shard-0", ["drop", "drop"]), LIMITS, budget);
     await clock.until(client.connect());
-    const failed = new Promise<Error>((resolve) => client.submit(frameOf(0), { layer: 0, nGroups: 2, nTokens: 2, hidden: 64 }, { reply: () => {}, failed: resolve }));
-    client.submit(frameOf(1), { layer: 1, nGroups: 2, nTokens: 2, hidden: 64 }, { reply: () => {}, failed: () => {} });
+    const failed = new Promise<Error>((resolve) => client.submit(frameOf(0), { layer: 0, nGroups: 2, nTokens: 2, hidden: 64 }, { reply: () => null, failed: resolve }));
+    client.submit(frameOf(1), { layer: 1, nGroups: 2, nTokens: 2, hidden: 64 }, { reply: () => null, failed: () => {} });
     client.close("the test is over");
     expect(String(await failed)).toContain("was closed: the test is over");
     expect([budget.usedBytes, clock.pendingTimers]).toEqual([0, 0]);
@@ -262,18 +289,22 @@ describe("any script", () => {
   );
   const connect = fc.constantFrom<ConnectAction>("ready", "ready", "loading", "throw", "hang", "open-throws", "open-closes");
 
-  it("gives the right rows or a ShardError, every byte back, and no hang", async () => {
+  it("gives the right rows or a ShardError for each of two rounds that overlap, every byte back, and no hang", async () => {
     await fc.assert(fc.asyncProperty(
       fc.array(fc.record({ script: fc.array(action, { maxLength: 12 }), connects: fc.array(connect, { maxLength: 5 }) }), { minLength: 1, maxLength: 3 }),
       async (scripts) => {
         const clock = new FakeClock();
         const f = fixture(clock, scripts.map(({ script, connects }, i) => new ScriptedShard(clock, `shard-${i}`, script, connects)));
         for (let step = 0; step < 6; step++) {
-          const batch = f.batch(step % 4, 1 + step, step);
-          f.clear(batch);
-          const result = await clock.until(Promise.resolve(f.experts.run(step % 4, batch)));
-          if (result.status === "fulfilled") expect(f.wrongWords(batch)).toBe(0);
-          else expect(result.reason).toBeInstanceOf(ShardError);
+          // From the third step on the engine has two rounds out, as for the halves of a long step.
+          const batches = (step < 2 ? [0 as const] : [0 as const, 1 as const]).map((round) => f.batch(step % 4, 1 + step + round, step + 10 * round, round));
+          batches.forEach((batch) => f.clear(batch));
+          const results = await clock.until(Promise.allSettled(batches.map((batch) => Promise.resolve(f.experts.run(batch.layer, batch)))));
+          if (results.status === "rejected") throw results.reason;
+          results.value.forEach((result, i) => {
+            if (result.status === "fulfilled") expect(f.wrongWords(batches[i]!)).toBe(0);
+            else expect(result.reason).toBeInstanceOf(ShardError);
+          });
         }
         for (const client of f.clients) client.close("the test is over");
         expect(f.budget.usedBytes).toBe(0);
@@ -288,6 +319,6 @@ function frameOf(layer: number): ArrayBuffer {
   const at = requestLayout(shape);
   const buffer = new ArrayBuffer(at.frameBytes);
   new Uint32Array(buffer, at.groups).set([1, 1, 2, 1]);
-  sealRequest(buffer, shape, layer, 0);
+  sealRequestFrame(buffer, shape, layer, 0);
   return buffer;
 }

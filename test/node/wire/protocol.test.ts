@@ -5,8 +5,10 @@ import { describe, expect, it } from "vitest";
 import { activationRowBytes } from "../../../model/kernels.ts";
 import { LIMITS } from "../../../durable/limits.ts";
 import {
-  addressFrame, checksumWords, decodeFrame, encodeRefusal, FRAME_REFUSALS, maxChunkTokens, refusalMessage, replyFrameBytes, requestLayout, requestViews, sealReply, sealRequest, type FrameHeader,
+  addressFrame, encodeRefusal, FRAME_REFUSALS, maxChunkTokens, payloadChecksum, refusalMessage, replyFrameBytes, requestLayout, type FrameHeader,
 } from "../../../durable/protocol.ts";
+import { checksumLanes, checksumWords } from "../../../model/checksum.ts";
+import { decodeFrame, requestViews, sealReplyFrame, sealRequestFrame } from "./whole-frame.ts";
 
 /** Three rows of hidden 64 in qa8 (80 bytes each); expert 5 segment 0 on rows 0, 2; expert 5 segment 1 on rows 0, 2; expert 300 segment 2 on row 1. */
 function request(): ArrayBuffer {
@@ -16,7 +18,7 @@ function request(): ArrayBuffer {
   new Uint8Array(buffer, at.activations, 240).forEach((_, i, bytes) => { bytes[i] = i * 7; });
   new Uint32Array(buffer, at.groups, 6).set([5, 2, 5 | (1 << 16), 2, 300 | (2 << 16), 1]);
   new Uint16Array(buffer, at.tokens, 5).set([0, 2, 0, 2, 1]);
-  sealRequest(buffer, shape, 11, 77);
+  sealRequestFrame(buffer, shape, 11, 77);
   addressFrame(buffer, 0xfffffff0, 9, 4, 2);
   return buffer;
 }
@@ -32,7 +34,7 @@ function edited(edit: (words: Uint32Array, bytes: DataView) => void): ReturnType
   const buffer = request();
   const words = new Uint32Array(buffer);
   edit(words, new DataView(buffer));
-  words[13] = checksumWords(words, 16, words.length);
+  words[13] = checksumLanes(words, 16, words.length);
   words[15] = checksumWords(words, 0, 15);
   return decodeFrame(buffer);
 }
@@ -43,7 +45,7 @@ describe("a frame", () => {
     const view = new DataView(buffer);
     expect(buffer.byteLength).toBe(64 + 240 + 32 + 16);
     expect(new TextDecoder().decode(new Uint8Array(buffer, 0, 4))).toBe("WME1");
-    expect([4, 6].map((at) => view.getUint16(at, true))).toEqual([1, 1]);
+    expect([4, 6].map((at) => view.getUint16(at, true))).toEqual([2, 1]);
     expect([8, 12, 16].map((at) => view.getUint32(at, true))).toEqual([0xfffffff0, 9, 77]);
     expect([20, 22].map((at) => view.getUint16(at, true))).toEqual([11, 2]);
     expect([24, 28, 32, 36, 40].map((at) => view.getUint32(at, true))).toEqual([4, 3, 3, 5, 64]);
@@ -57,6 +59,14 @@ describe("a frame", () => {
       h ^= h >>> 15;
     }
     expect(view.getUint32(60, true)).toBe(h >>> 0);
+    // The payload: sixteen chains, then one over the sixteen.
+    const next = (chain: number, word: number): number => {
+      const product = Math.imul(chain ^ word, 0x01000193);
+      return product ^ (product >>> 15);
+    };
+    const chains = Array.from({ length: 16 }, (_, lane) => (0x811c9dc5 + lane) | 0);
+    for (let i = 0; i < 288 / 4; i++) chains[i % 16] = next(chains[i % 16]!, view.getUint32(64 + i * 4, true));
+    expect(view.getUint32(52, true)).toBe(chains.reduce(next, 0x811c9dc5) >>> 0);
   });
 
   it("comes back as it was sent", () => {
@@ -64,13 +74,13 @@ describe("a frame", () => {
     const header = headerOf(buffer);
     expect(header).toEqual({
       kind: "request", connection: 0xfffffff0, frame: 9, step: 77, layer: 11, attempt: 2, epoch: 4, nRows: 3, nGroups: 3, nTokens: 5, hidden: 64,
-      activations: "qa8", refusal: null, payloadBytes: 288, value: 0,
+      activations: "qa8", refusal: null, payloadBytes: 288, payloadSum: payloadChecksum(buffer), value: 0,
     });
     const { activations, groups, tokens } = requestViews(buffer, header);
     expect([activations.length, [...groups], [...tokens]]).toEqual([240, [5, 2, 65541, 2, 300 | (2 << 16), 1], [0, 2, 0, 2, 1]]);
     const reply = new ArrayBuffer(replyFrameBytes(5, 64));
     new Float32Array(reply, 64).fill(1.5);
-    sealReply(reply, header, 1234);
+    sealReplyFrame(reply, header, 1234);
     expect(headerOf(reply)).toMatchObject({ kind: "reply", frame: 9, connection: 0xfffffff0, layer: 11, attempt: 2, nRows: 5, nTokens: 5, value: 1234, payloadBytes: 1280 });
     for (const refusal of FRAME_REFUSALS) {
       const frame = encodeRefusal(header, refusal, "läuft noch", 250);
@@ -104,11 +114,11 @@ describe("a frame", () => {
   });
 
   const lies: [string, (words: Uint32Array, bytes: DataView) => void, RegExp][] = [
-    ["another version", (w) => { w[1] = 2 | (1 << 16); }, /version 2; expected 1/],
-    ["an unknown kind", (w) => { w[1] = 1 | (4 << 16); }, /kind 4; expected 1 to 3/],
+    ["another version", (w) => { w[1] = 3 | (1 << 16); }, /version 3; expected 2/],
+    ["an unknown kind", (w) => { w[1] = 2 | (4 << 16); }, /kind 4; expected 1 to 3/],
     ["an unknown activation format", (w) => { w[11] = 2; }, /activation format 2; expected 0 or 1/],
     ["a refusal code on a request", (w) => { w[11] = 1 | (1 << 16); }, /request frame has refusal code 1/],
-    ["an unknown refusal", (w) => { w[1] = 1 | (3 << 16); w[11] = 1 | (9 << 16); }, /refusal code 9/],
+    ["an unknown refusal", (w) => { w[1] = 2 | (3 << 16); w[11] = 1 | (9 << 16); }, /refusal code 9/],
     ["more rows than it carries", (w) => { w[7] = 4; }, /has 352 bytes; expected 432/],
     ["a billion tokens", (w) => { w[9] = 1e9; }, /expected 2000000336/],
     ["no groups", (w) => { w[8] = 0; }, /none may be 0/],

@@ -9,10 +9,21 @@ import { Scheduler, type StepEngine } from "../../../durable/scheduler.ts";
 import type { StepEntry, StepResult } from "../../../model/engine.ts";
 import { CapacityError } from "../../../model/heap.ts";
 import type { Timeline } from "../../../model/kv-cache.ts";
+import type { TopLogits } from "../../../model/sampling.ts";
 import type { Tap } from "../../../model/taps.ts";
 import { FakeClock } from "./fake-clock.ts";
 
 const VOCAB = 50;
+
+/** The k largest of rows of VOCAB logits, as the engine hands them out. */
+function largest(logits: Float32Array, k: number): TopLogits {
+  const rows = Array.from({ length: logits.length / VOCAB }, (_, r) => logits.subarray(r * VOCAB, (r + 1) * VOCAB));
+  const ranked = rows.map((row) => Array.from(row.keys()).sort((a, b) => row[b]! - row[a]! || a - b).slice(0, k));
+  return {
+    k, ids: Uint32Array.from(ranked.flat()), values: Float32Array.from(ranked.flatMap((ids, r) => ids.map((id) => rows[r]![id]!))),
+    notFinite: Int32Array.from(rows, (row) => row.findIndex((x) => !Number.isFinite(x))),
+  };
+}
 
 /** Logits are a function of a timeline's tokens so far; a step ends when the test says so, or at once. */
 class ArithmeticEngine implements StepEngine {
@@ -66,7 +77,8 @@ class ArithmeticEngine implements StepEngine {
       for (let i = 0; i < e.ids.length; i++) {
         history.push(e.ids[i]!);
         const h = history.slice(-this.memory).reduce((a, b) => (Math.imul(a, 31) + b) >>> 0, 7);
-        if (e.logits === "all" || (e.logits === "last" && i === e.ids.length - 1))
+        const of = typeof e.logits === "object" ? e.logits.of : e.logits;
+        if (of === "all" || (of === "last" && i === e.ids.length - 1))
           for (let v = 0; v < VOCAB; v++) rows.push(h % VOCAB === this.poison ? NaN : ((Math.imul(h ^ v, 0x9e3779b1) >>> 8) % 1000) / 100);
       }
       return Float32Array.from(rows);
@@ -78,7 +90,7 @@ class ArithmeticEngine implements StepEngine {
         ids: Uint32Array.from(positions.flatMap((p, t) => [p + layer, timelines[t]! * 0 + 9])), weights: Float32Array.from(positions.flatMap(() => [0.75, 0.25])) });
     }
     for (const e of entries) e.timeline.length += e.ids.length;
-    return { logits, frames: 1, bytes: 10, retries: 0 };
+    return { logits, tops: entries.map((e, i) => (typeof e.logits === "object" ? largest(logits[i]!, e.logits.top) : null)), frames: 1, bytes: 10, retries: 0 };
   }
 }
 

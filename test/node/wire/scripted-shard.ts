@@ -5,10 +5,9 @@
 import type { FrameSocket, ShardTransport, SocketHandlers } from "../../../durable/client.ts";
 import type { Hello, Welcome } from "../../../durable/handshake.ts";
 import { activationRowBytes } from "../../../model/kernels.ts";
-import {
-  addressFrame, decodeFrame, encodeRefusal, FRAME_HEADER_BYTES, replyFrameBytes, requestViews, sealReply, type FrameHeader, type FrameRefusal,
-} from "../../../durable/protocol.ts";
+import { addressFrame, encodeRefusal, FRAME_HEADER_BYTES, replyFrameBytes, type FrameHeader, type FrameRefusal } from "../../../durable/protocol.ts";
 import type { FakeClock } from "./fake-clock.ts";
+import { decodeFrame, requestViews, sealReplyFrame } from "./whole-frame.ts";
 
 export type Action =
   | "answer" | "drop" | "duplicate" | "hold" | "corrupt-payload" | "corrupt-header" | "truncate" | "stale-epoch" | "other-connection"
@@ -41,12 +40,14 @@ export function answer(buffer: ArrayBuffer, header: FrameHeader): ArrayBuffer {
       for (let i = 0; i < header.hidden; i++) out[row * header.hidden + i] = rowWord(header.layer, groups[2 * g]! & 0xffff, groups[2 * g]! >>> 16, sum, i);
     }
   }
-  sealReply(reply, header, 0);
+  sealReplyFrame(reply, header, 0);
   return reply;
 }
 
 export class ScriptedShard implements ShardTransport {
   readonly name: string;
+  /** What it says of where it lives. */
+  isolate = "here";
   readonly frames: FrameHeader[] = [];
   readonly hellos: Hello[] = [];
   opened = 0;
@@ -83,7 +84,7 @@ export class ScriptedShard implements ShardTransport {
       case "loading": return { state: "loading", loadedBytes: 10, totalBytes: 40, retryAfterMs: 250 };
       case "shared": return { state: "refused", code: "isolate-shared", retryable: true, message: "shard-9 lives here." };
       case "refuse-for-good": return { state: "refused", code: "pack-hash", retryable: false, message: "another pack." };
-      default: return { state: "ready", connection: ++this.#connection };
+      default: return { state: "ready", connection: ++this.#connection, isolate: this.isolate };
     }
   }
 
@@ -143,7 +144,7 @@ export class ScriptedShard implements ShardTransport {
       case "truncate": return later(0, () => say(reply.slice(0, reply.byteLength - 16)));
       case "stale-epoch": return later(0, () => { addressFrame(reply, header.connection, header.frame, header.epoch - 1, header.attempt); say(reply); });
       case "other-connection": return later(0, () => { addressFrame(reply, header.connection + 1, header.frame, header.epoch, header.attempt); say(reply); });
-      case "wrong-shape": return later(0, () => { const other = new ArrayBuffer(replyFrameBytes(header.nTokens + 1, header.hidden)); sealReply(other, { ...header, nTokens: header.nTokens + 1 }, 0); say(other); });
+      case "wrong-shape": return later(0, () => { const other = new ArrayBuffer(replyFrameBytes(header.nTokens + 1, header.hidden)); sealReplyFrame(other, { ...header, nTokens: header.nTokens + 1 }, 0); say(other); });
       case "close": return later(0, () => handlers.closed("1006"));
       case "close-after-answer": return later(0, () => { say(reply); handlers.closed("1006"); });
     }

@@ -4,9 +4,11 @@ import { InFlightBudget, ShardClient, type ShardTransport } from "../../../durab
 import { SeededRandom } from "../../../durable/clock.ts";
 import { LIMITS, type Limits } from "../../../durable/limits.ts";
 import { WebSocketExperts } from "../../../durable/websocket-experts.ts";
+import { ExpertBatchBuilder, PAIR_BYTES } from "../../../model/expert-batch.ts";
 import type { ExpertBatch } from "../../../model/experts.ts";
 import { Heap } from "../../../model/heap.ts";
 import { activationRowBytes, type ActivationFormat } from "../../../model/kernels.ts";
+import { createScalarKernels } from "../../../model/scalar-kernels.ts";
 import { makePlan, slicedExperts } from "../../../fleet/plan.ts";
 import type { FakeClock } from "./fake-clock.ts";
 import { rowWord, sumWords } from "./scripted-shard.ts";
@@ -14,15 +16,16 @@ import { rowWord, sumWords } from "./scripted-shard.ts";
 export const HIDDEN = 64;
 export const N_EXPERTS = 8;
 export const N_SEGMENTS = 2;
+const TOP_K = 3;
 export const EPOCH = 3;
 
-export const newHeap = (): Heap => new Heap(new WebAssembly.Memory({ initial: 64 }), 1024, 4 << 20);
+export const newHeap = (): Heap => new Heap(new WebAssembly.Memory({ initial: 64 }), 1024, 8 << 20);
 
 export function clientFor(clock: FakeClock, transport: ShardTransport | ((nameAttempt: number) => ShardTransport), limits: Limits = LIMITS, budget = new InFlightBudget(limits.inFlightBytes)): ShardClient {
   return new ShardClient({
     transport: typeof transport === "function" ? transport : () => transport,
-    hello: { protocolVersion: 1, packHash: "ab", epoch: EPOCH, slots: [], strictIsolates: false },
-    limits, clock, random: new SeededRandom(7), budget,
+    hello: { protocolVersion: 2, packHash: "ab", epoch: EPOCH, slots: [], strictIsolates: false },
+    isolate: "here", limits, clock, random: new SeededRandom(7), budget,
   });
 }
 
@@ -31,8 +34,8 @@ export interface Fixture {
   readonly experts: WebSocketExperts;
   readonly clients: readonly ShardClient[];
   readonly budget: InFlightBudget;
-  /** A batch of `nTokens` tokens with 3 experts each, chosen by `seed`. */
-  batch(layer: number, nTokens: number, seed: number): ExpertBatch;
+  /** A batch of `nTokens` tokens with 3 experts each, chosen by `seed`, in the regions of round 0 or 1. */
+  batch(layer: number, nTokens: number, seed: number, round?: 0 | 1): ExpertBatch;
   /** Words where the rows of a batch differ from what its shards compute: none when all is well. */
   wrongWords(batch: ExpertBatch): number;
   /** Overwrites the rows with a pattern no shard computes. */
@@ -47,47 +50,42 @@ export function fixture(clock: FakeClock, transports: readonly ShardTransport[],
   const budget = new InFlightBudget(limits.inFlightBytes);
   const clients = transports.map((transport) => clientFor(clock, transport, limits, budget));
   const maxTokens = 256;
-  const experts = new WebSocketExperts({ clients, shardOf: plan.shardOf, heap, hidden: HIDDEN, activations, maxTokens, frameBytes: limits.frameBytes }, N_EXPERTS * N_SEGMENTS);
+  const placement = { nParts: transports.length, partOf: plan.shardOf };
+  const experts = new WebSocketExperts({ clients, placement, heap, hidden: HIDDEN, activations, maxTokens, frameBytes: limits.frameBytes, overlapTokens: 64, clock, kernels: createScalarKernels(heap.memory) });
   const rowBytes = activationRowBytes(activations, HIDDEN);
-  const acts = heap.alloc(maxTokens * rowBytes, "activations");
-  const rows = heap.alloc(maxTokens * 3 * N_SEGMENTS * HIDDEN * 4, "rows");
+  const shape = { maxTokens, topK: TOP_K, nExperts: N_EXPERTS, maxSegments: N_SEGMENTS, hidden: HIDDEN };
+  // Two of everything: as many rounds may overlap.
+  const regions = [0, 1].map(() => ({
+    builder: new ExpertBatchBuilder(heap, shape, placement), acts: heap.alloc(maxTokens * rowBytes, "activations"),
+    ids: heap.alloc(maxTokens * TOP_K * 4, "ids"), pairs: heap.alloc(maxTokens * TOP_K * PAIR_BYTES, "pairs"),
+    rows: heap.alloc(maxTokens * TOP_K * N_SEGMENTS * HIDDEN * 4, "rows"),
+  }));
   const nRowsOf = (batch: ExpertBatch): number => batch.groupStart[batch.nGroups]!;
   return {
     heap, experts, clients, budget,
-    batch(layer, nTokens, seed) {
+    batch(layer, nTokens, seed, round = 0) {
+      const { builder, acts, ids, pairs, rows } = regions[round]!;
       const random = new SeededRandom(seed);
       for (let i = 0; i < (nTokens * rowBytes) / 4; i++) heap.u32[acts / 4 + i] = Math.floor(random.next() * 4294967296);
-      const lists: number[][] = Array.from({ length: N_EXPERTS }, () => []);
       for (let t = 0; t < nTokens; t++) {
         const chosen = new Set<number>();
-        while (chosen.size < 3) chosen.add(Math.floor(random.next() * N_EXPERTS));
-        for (const expert of chosen) lists[expert]!.push(t);
+        while (chosen.size < TOP_K) chosen.add(Math.floor(random.next() * N_EXPERTS));
+        heap.u32.set([...chosen], ids / 4 + t * TOP_K);
       }
-      const [experts, segments, start, tokens]: number[][] = [[], [], [0], []];
-      lists.forEach((list, expert) => {
-        for (let segment = 0; segment < N_SEGMENTS && list.length > 0; segment++) {
-          experts!.push(expert);
-          segments!.push(segment);
-          tokens!.push(...list);
-          start!.push(tokens!.length);
-        }
-      });
-      return {
-        layer, nTokens, activations: acts, activationStride: rowBytes, nGroups: experts!.length,
-        groupExpert: Uint32Array.from(experts!), groupSegment: Uint32Array.from(segments!), groupStart: Uint32Array.from(start!), groupTokens: Uint32Array.from(tokens!), rows,
-      };
+      // Weights play no part: the ids stand in for them.
+      return builder.build(layer, 0, nTokens, ids, ids, new Array<number>(N_EXPERTS).fill(N_SEGMENTS), acts, rowBytes, rows, pairs).batch;
     },
     wrongWords(batch) {
       let wrong = 0;
       for (let g = 0; g < batch.nGroups; g++) {
-        for (let row = batch.groupStart[g]!; row < batch.groupStart[g + 1]!; row++) {
-          const sum = sumWords(heap.u32, (acts + batch.groupTokens[row]! * rowBytes) / 4, rowBytes / 4);
-          for (let i = 0; i < HIDDEN; i++)
-            if (heap.u32[rows / 4 + row * HIDDEN + i] !== rowWord(batch.layer, batch.groupExpert[g]!, batch.groupSegment[g]!, sum, i)) wrong++;
+        for (let i = batch.groupStart[g]!; i < batch.groupStart[g + 1]!; i++) {
+          const sum = sumWords(heap.u32, (batch.activations + batch.groupTokens[i]! * rowBytes) / 4, rowBytes / 4);
+          const at = batch.rows / 4 + (batch.groupRow[g]! + i - batch.groupStart[g]!) * HIDDEN;
+          for (let w = 0; w < HIDDEN; w++) if (heap.u32[at + w] !== rowWord(batch.layer, batch.groupExpert[g]!, batch.groupSegment[g]!, sum, w)) wrong++;
         }
       }
       return wrong;
     },
-    clear: (batch) => void heap.u32.fill(0xdeadbeef, rows / 4, rows / 4 + nRowsOf(batch) * HIDDEN),
+    clear: (batch) => void heap.u32.fill(0xdeadbeef, batch.rows / 4, batch.rows / 4 + nRowsOf(batch) * HIDDEN),
   };
 }

@@ -1,0 +1,111 @@
+// What an isolate's WebAssembly memory will hold, from manifest and limits alone: weights, KV cache, scratch and frames, to the byte.
+// Owns the sums; the sizes come from those who allocate them (engine-regions.ts, local-experts.ts, kv-cache.ts), so that plan and fact
+// cannot drift apart. The ledger admits a load by it (isolate.ts), `workers-moe inspect` and docs/memory.md show it.
+// Refuses the JS heap: that is measured, not planned.
+
+import { segmentName, type NamedBlob, type PackExpert, type PackManifest } from "../formats/manifest.ts";
+import { ModelError } from "../model/config.ts";
+import { engineRegions } from "../model/engine-regions.ts";
+import { allocatedBytes } from "../model/heap.ts";
+import { activationRowBytes, KV_BLOCK, kvPageBytes } from "../model/kernels.ts";
+import { runnerRegions } from "../model/local-experts.ts";
+import { RESERVED_BYTES } from "../model/wasm-kernels.ts";
+import type { SlotRange } from "./handshake.ts";
+import type { Limits } from "./limits.ts";
+
+/** What the plan reads of a manifest. */
+export type PlannedPack = Pick<PackManifest, "id" | "config" | "kvFormat" | "activations" | "blobs" | "experts">;
+
+/** Bytes of one object by purpose, as the heap counts them. */
+export interface MemoryPlan {
+  readonly weightBytes: number;
+  readonly scratchBytes: number;
+  readonly frameBytes: number;
+}
+
+/** One segment of an expert that somebody holds. */
+export interface Slot {
+  readonly layer: number;
+  readonly expert: number;
+  readonly segment: number;
+  readonly of: PackExpert;
+}
+
+/** The slots of some ranges, in order. Throws ModelError when the pack has no such slot. */
+export function* slotsOf(manifest: PlannedPack, ranges: readonly SlotRange[]): Iterable<Slot> {
+  const table = new Map(manifest.experts.map((entry) => [entry.layer * 65536 + entry.expert, entry]));
+  for (const { layer, expert, segments: [first, end] } of ranges) {
+    const of = table.get(layer * 65536 + expert);
+    if (of === undefined) throw new ModelError(`The plan asks for layer ${layer}, expert ${expert}, which pack ${manifest.id} does not have.`);
+    if (first < 0 || end > of.segments.length || first >= end) {
+      throw new ModelError(`The plan asks for segments ${first} to ${end} of layer ${layer}, expert ${expert}; it has ${of.segments.length}.`);
+    }
+    for (let segment = first; segment < end; segment++) yield { layer, expert, segment, of };
+  }
+}
+
+/** The blobs behind the slots. Throws ModelError when the pack has no such slot. */
+export const blobsOfSlots = (manifest: PlannedPack, ranges: readonly SlotRange[]): NamedBlob[] =>
+  Array.from(slotsOf(manifest, ranges), ({ layer, expert, segment, of }) => ({ name: segmentName(layer, expert, segment), blob: of.segments[segment]! }));
+
+/** The trunk's blobs. */
+export const trunkBlobs = (manifest: PlannedPack): NamedBlob[] => Object.entries(manifest.blobs).map(([name, blob]) => ({ name, blob }));
+
+/** Widest segment of the slots, in intermediate dimensions; at least 1. */
+export function maxSlotWidth(manifest: PlannedPack, ranges: readonly SlotRange[]): number {
+  let width = 1;
+  for (const { segment, of } of slotsOf(manifest, ranges)) width = Math.max(width, of.segments[segment]!.end - of.segments[segment]!.start);
+  return width;
+}
+
+/** Most segments any expert of the pack has. */
+export const maxSegmentsOf = (manifest: PlannedPack): number => manifest.experts.reduce((most, { segments }) => Math.max(most, segments.length), 1);
+
+/** Most tokens of one group in a frame: what its activations leave room for. */
+export const frameTokens = (manifest: PlannedPack, limits: Limits): number =>
+  Math.min(0xffff, Math.ceil(limits.frameBytes / activationRowBytes(manifest.activations, manifest.config.hiddenSize)));
+
+/** Bytes of blobs in memory; equal ones share one copy. */
+function weightBytes(blobs: readonly NamedBlob[]): number {
+  const unique = new Map(blobs.map(({ blob }) => [blob.hash, blob.bytes]));
+  let sum = 0;
+  for (const bytes of unique.values()) sum += allocatedBytes(bytes);
+  return sum;
+}
+
+const allocated = (regions: Readonly<Record<string, number>>): number => Object.values(regions).reduce((sum, bytes) => sum + allocatedBytes(bytes), 0);
+
+/** A shard that holds `ranges`: their weights, its runner's scratch, one request and one reply. */
+export function shardMemory(manifest: PlannedPack, ranges: readonly SlotRange[], limits: Limits): MemoryPlan {
+  return {
+    weightBytes: weightBytes(blobsOfSlots(manifest, ranges)),
+    scratchBytes: allocated(runnerRegions(manifest.config.hiddenSize, maxSlotWidth(manifest, ranges), frameTokens(manifest, limits))),
+    frameBytes: 2 * allocatedBytes(limits.frameBytes),
+  };
+}
+
+/**
+ * An orchestrator with steps of `stepTokens` in rounds of `roundTokens`, which holds the trunk and the experts of `ranges`: weights, the
+ * engine's regions, a runner where it has experts, and the frame in which requests are put together. Without KV cache.
+ */
+export function orchestratorMemory(manifest: PlannedPack, of: { readonly stepTokens: number; readonly roundTokens: number; readonly ranges: readonly SlotRange[] }, limits: Limits): MemoryPlan {
+  const { config } = manifest;
+  const runner = of.ranges.length === 0 ? 0 : allocated(runnerRegions(config.hiddenSize, maxSlotWidth(manifest, of.ranges), of.roundTokens));
+  return {
+    weightBytes: weightBytes([...trunkBlobs(manifest), ...blobsOfSlots(manifest, of.ranges)]),
+    scratchBytes: allocated(engineRegions(config, of.stepTokens, maxSegmentsOf(manifest))) + runner,
+    frameBytes: allocatedBytes(limits.frameBytes),
+  };
+}
+
+/** KV cache of one request of `nTokens` positions: pages of 32 positions over all layers, and their table. */
+export function kvBytes(manifest: PlannedPack, nTokens: number): number {
+  const { nLayers, nKvHeads, headDim } = manifest.config;
+  const nPages = Math.ceil(nTokens / KV_BLOCK);
+  return nPages * allocatedBytes(kvPageBytes(manifest.kvFormat, nLayers, nKvHeads, headDim)) + allocatedBytes(nPages * 4);
+}
+
+/** Bytes of the isolate's memory, which grows in pages of 64 KiB behind a reserved head. */
+export const linearMemoryBytes = (usedBytes: number): number => RESERVED_BYTES + Math.ceil(usedBytes / 65536) * 65536;
+
+export const plannedBytes = (plan: MemoryPlan): number => plan.weightBytes + plan.scratchBytes + plan.frameBytes;
