@@ -5,14 +5,14 @@
 import { DurableObject } from "cloudflare:workers";
 import { SeededRandom } from "../durable/clock.ts";
 import { hostIsolate, type DurableEnv } from "../durable/env.ts";
-import { maxSegmentsOf, openFanOut } from "../durable/fan-out.ts";
+import { openFanOut } from "../durable/fan-out.ts";
+import { blobsOfSlots, maxSegmentsOf } from "../durable/memory-plan.ts";
 import { currentPack } from "../durable/opened-packs.ts";
 import { replyFrameBytes, requestLayout } from "../durable/protocol.ts";
-import { blobsOfSlots } from "../durable/served-experts.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { PackManifest } from "../formats/manifest.ts";
 import type { ExpertBatch } from "../model/experts.ts";
-import { activationRowBytes } from "../model/kernels.ts";
+import { activationRowBytes, formatCode } from "../model/kernels.ts";
 import { ExpertRunner, LocalExperts } from "../model/local-experts.ts";
 
 export { Orchestrator } from "../durable/orchestrator.ts";
@@ -53,7 +53,7 @@ export class RoundTrips extends DurableObject<BenchEnv> {
     const { heap } = tenant;
     const { manifest, packHash } = await currentPack(this.env);
     const { config: c, activations } = manifest;
-    const { plan, clients, ...lines } = openFanOut(this.env, manifest, packHash, limits, tenant.isolate.inFlight);
+    const { plan, clients, ...lines } = openFanOut(this.env, manifest, packHash, limits, tenant.isolate);
     await lines.connect();
     const echoes = await Promise.all(clients.map((_, shard) => this.#echo(`echo-${shard}`)));
 
@@ -64,9 +64,9 @@ export class RoundTrips extends DurableObject<BenchEnv> {
     const local = new LocalExperts(new ExpertRunner(kernels, heap, c.hiddenSize, c.expertIntermediateSize, 8), (layer, expert, segment) => {
       const e = table.get(layer * 65536 + expert)!;
       const { start, end, hash } = e.segments[segment]!;
-      return { ptr: tenant.ptrOf(hash), width: end - start, gateUp: e.gateUp, down: e.down };
+      return { ptr: tenant.ptrOf(hash), width: end - start, gateUp: formatCode(e.gateUp), down: formatCode(e.down) };
     }, c.hiddenSize);
-    const fanOut = lines.experts(heap, 1);
+    const fanOut = lines.experts(heap, kernels, 1, () => local);
 
     const rowBytes = activationRowBytes(activations, c.hiddenSize);
     const acts = heap.alloc(rowBytes, "benchmark");
@@ -77,7 +77,7 @@ export class RoundTrips extends DurableObject<BenchEnv> {
     const kinds: Record<string, (round: Round) => Promise<unknown> | unknown> = {
       fanOut: (round) => fanOut.run(round.batch.layer, round.batch),
       echo: (round) => Promise.all(round.frames.map(({ shard, request }) => echoes[shard]!(request))),
-      inProcess: (round) => local.run(round.batch.layer, round.batch),
+      inProcess: (round) => local.run(round.batch.layer, { ...round.batch, partStart: Uint32Array.of(0, round.batch.nGroups) }),
     };
     const microseconds: Record<string, number[]> = { fanOut: [], echo: [], inProcess: [] };
     // Interleaved, so that a noisy moment of the machine hits all of them; the first repeat warms up.
@@ -128,9 +128,13 @@ function routings(nTokens: number, config: ModelConfig): Routing[] {
 /** One token through one layer, as a batch and as the sizes of its frames. */
 function roundOf({ layer, chosen }: Routing, manifest: PackManifest, shardOf: (layer: number, expert: number, segment: number) => number, nShards: number, acts: number, rowBytes: number, rows: number): Round {
   const { config, activations } = manifest;
-  const groups = chosen.flatMap((expert) => manifest.experts.find((e) => e.layer === layer && e.expert === expert)!.segments.map((_, segment) => [expert, segment] as const));
+  const inOrder = chosen.flatMap((expert) => manifest.experts.find((e) => e.layer === layer && e.expert === expert)!.segments.map((_, segment) => [expert, segment] as const));
+  const partOf = ([expert, segment]: readonly [number, number]): number => shardOf(layer, expert, segment);
+  const groups = Array.from({ length: nShards }, (_, part) => inOrder.filter((group) => partOf(group) === part)).flat();
   const batch: ExpertBatch = {
-    layer, nTokens: 1, activations: acts, activationStride: rowBytes, nGroups: groups.length, rows,
+    layer, step: 0, nTokens: 1, activations: acts, activationStride: rowBytes, nGroups: groups.length, rows,
+    partStart: Uint32Array.from({ length: nShards + 1 }, (_, part) => groups.filter((group) => partOf(group) < part).length),
+    groupRow: Uint32Array.from(groups, (_, i) => i),
     groupExpert: Uint32Array.from(groups, ([expert]) => expert), groupSegment: Uint32Array.from(groups, ([, segment]) => segment),
     groupStart: Uint32Array.from({ length: groups.length + 1 }, (_, i) => i), groupTokens: new Uint32Array(groups.length),
   };

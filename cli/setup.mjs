@@ -137,7 +137,7 @@ const npmScripts = {
   build: [],
   start: [["bin/workers-moe.js", "serve", "demo/pack", "--port", process.env.PORT || "8787"]],
   test: [["node_modules/vitest/vitest.mjs", "run"]],
-  bench: [["bin/workers-moe.js", "bench", "--json"]],
+  bench: [["bin/workers-moe.js", "bench"]],
   check: [[TSC, "-p", "."], [TSC, "-p", "tsconfig.workers.json"], [TSC, "-p", "web"]],
   deploy: [["node_modules/wrangler/bin/wrangler.js", "deploy"]], // with PACK=<folder>, main() adds that pack's id
 };
@@ -161,6 +161,8 @@ async function main() {
   installPackages();
   await buildProgram();
   await buildAssets();
+  // npm takes --json for itself where no `--` stands before it.
+  if (name === "bench" && process.env.npm_config_json === "true" && !extra.includes("--json")) extra.push("--json");
   const packVar = name === "deploy" && process.env.PACK ? ["--var", `PACK_ID:${Object.keys(packsToServe())[0]}`] : [];
   for (const command of npmScripts[name]) {
     const code = await run([...command, ...packVar, ...extra]);

@@ -1,11 +1,21 @@
 // `workers-moe bench [name...]`: runs the benchmarks of bench/, each in a fresh process so that none warms another's caches.
-// With --json one document {name: result}; otherwise each benchmark's own table. Refuses to judge: the figures carry their ratios.
+// With --json one document {name: result} on standard output; otherwise each benchmark's own table. Refuses to judge: the figures carry their
+// ratios, bars and stretches.
 
 import type { Command } from "commander";
 import { spawn } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { ROOT } from "../setup.mjs";
+
+/** Says "each of them" instead of a name. */
+const ALL = "all";
+
+interface BenchOptions {
+  readonly json?: boolean;
+  readonly rounds?: string;
+  readonly cache?: string;
+}
 
 /** A benchmark is a file of bench/ whose header says it can be run with `--json`. */
 const benchmarks = (): string[] => readdirSync(join(ROOT, "bench"))
@@ -14,17 +24,20 @@ const benchmarks = (): string[] => readdirSync(join(ROOT, "bench"))
 
 export function register(program: Command): void {
   program.command("bench")
-    .description("measure this machine: kernels, rounds to shards")
-    .argument("[names...]", "which ones; all when left out")
-    .option("--json", "print one JSON document")
-    .action(async (names: string[], options: { json?: boolean }) => {
+    .description("measure this machine: kernels, engine (against wllama), serve, sweeps, round-trip, start-up")
+    .argument("[names...]", `which ones; each of them when left out or "${ALL}"`)
+    .option("--json", "print one JSON document; tables then go to standard error")
+    .option("--rounds <n>", "interleaved runs of the engine benchmark (default 5)")
+    .option("--cache <dir>", "where generated models are kept (default build/bench)")
+    .action(async (names: string[], options: BenchOptions) => {
       const known = benchmarks();
-      const unknown = names.find((name) => !known.includes(name));
-      if (unknown !== undefined) throw new Error(`There is no benchmark "${unknown}"; expected one of ${known.join(", ")}.`);
+      const unknown = names.find((name) => name !== ALL && !known.includes(name));
+      if (unknown !== undefined) throw new Error(`There is no benchmark "${unknown}"; expected ${known.join(", ")} or ${ALL}.`);
+      const passed = (["rounds", "cache"] as const).flatMap((name) => (options[name] === undefined ? [] : [`--${name}`, options[name]]));
       const results: Record<string, unknown> = {};
-      for (const name of names.length === 0 ? known : names) {
+      for (const name of names.length === 0 || names.includes(ALL) ? known : names) {
         process.stderr.write(`bench ${name} …\n`);
-        const output = await run(name, options.json === true);
+        const output = await run(name, options.json === true, passed);
         if (options.json === true) results[name] = JSON.parse(output);
       }
       if (options.json === true) process.stdout.write(`${JSON.stringify(results, null, 2)}\n`);
@@ -32,9 +45,9 @@ export function register(program: Command): void {
 }
 
 /** Standard output of a benchmark; shown as it comes unless it is collected. */
-function run(name: string, collect: boolean): Promise<string> {
+function run(name: string, collect: boolean, passed: readonly string[]): Promise<string> {
   const env = { ...process.env, X_LOCAL_OBSERVABILITY: "false" };
-  const child = spawn(process.execPath, [join(ROOT, "bench", `${name}.ts`), ...(collect ? ["--json"] : [])], {
+  const child = spawn(process.execPath, [join(ROOT, "bench", `${name}.ts`), ...passed, ...(collect ? ["--json"] : [])], {
     cwd: ROOT, env, stdio: ["ignore", collect ? "pipe" : "inherit", "inherit"],
   });
   let output = "";

@@ -38,7 +38,7 @@ function sourceFiles(folder: string): string[] {
   } catch {
     return []; // a room of the plan that is not built yet
   }
-  return names.flatMap((name) => {
+  return names.filter((name) => name !== "node_modules").flatMap((name) => {
     const path = join(folder, name);
     if (statSync(path).isDirectory()) return sourceFiles(path);
     return /\.(ts|mts|mjs|js)$/.test(name) ? [path] : [];

@@ -1,0 +1,165 @@
+// The fan-out benchmark's Worker: engines over different numbers of shards and over experts in this isolate, stepped in turn by one object;
+// and rounds of experts alone, over one or two scripts that hold shards. Owns the measuring. Refuses text and sampling: ids go in, time
+// comes out. Of use on a local machine only: there the clock advances during computation (2026-11), which production's does not.
+
+import { DurableObject } from "cloudflare:workers";
+import { openFanOut } from "../durable/fan-out.ts";
+import { hostIsolate } from "../durable/env.ts";
+import type { Tenant } from "../durable/isolate.ts";
+import { currentPack } from "../durable/opened-packs.ts";
+import { maxChunkTokens } from "../durable/protocol.ts";
+import { blobsOfSlots, maxSegmentsOf, maxSlotWidth, trunkBlobs } from "../durable/memory-plan.ts";
+import { bindSlots } from "../durable/served-experts.ts";
+import { bringUp } from "../durable/served-model.ts";
+import { segmentCounts } from "../formats/load-model.ts";
+import type { PackManifest } from "../formats/manifest.ts";
+import { makePlan } from "../fleet/plan.ts";
+import { Engine } from "../model/engine.ts";
+import { ExpertBatchBuilder, PAIR_BYTES } from "../model/expert-batch.ts";
+import type { Experts } from "../model/experts.ts";
+import { activationRowBytes } from "../model/kernels.ts";
+import type { Timeline } from "../model/kv-cache.ts";
+import { ExpertRunner, LocalExperts } from "../model/local-experts.ts";
+import { bindTrunk } from "../model/trunk.ts";
+import { lifted, type LocalEnv } from "./serving-worker.ts";
+
+export { ExpertShard, Orchestrator } from "./serving-worker.ts";
+
+interface BenchEnv extends LocalEnv {
+  readonly BENCH: DurableObjectNamespace<FanOutBench>;
+  /** Shards in two other processes; both absent where everything is in one. */
+  readonly SHARDS_A?: LocalEnv["SHARDS"];
+  readonly SHARDS_B?: LocalEnv["SHARDS"];
+}
+
+/** Milliseconds of each repeat, by name of what was measured. */
+export type Samples = Record<string, number[]>;
+
+const PROMPT_TOKENS = 32;
+
+export class FanOutBench extends DurableObject<BenchEnv> {
+  constructor(ctx: DurableObjectState, env: BenchEnv) { super(ctx, lifted(env)); }
+
+  override async fetch(request: Request): Promise<Response> {
+    const params = new URL(request.url).searchParams;
+    const numbers = (name: string): number[] => params.get(name)!.split(",").map(Number);
+    const [repeats] = numbers("repeats") as [number];
+    if (params.get("measure") === "steps") return Response.json(await this.#steps(numbers("shards"), numbers("batches"), repeats));
+    return Response.json(await this.#rounds(numbers("shards")[0]!, numbers("batches")[0]!, repeats));
+  }
+
+  #tenant(name: string): Tenant {
+    return hostIsolate().enter(name, "orchestrator", name, this, false);
+  }
+
+  /** Time per step of whole engines, all steps of one sample after another, engines in turn: `<engine>, batch <n>`. */
+  async #steps(shards: readonly number[], batches: readonly number[], repeats: number): Promise<Samples> {
+    const engines = new Map<string, Engine>();
+    for (const n of shards) {
+      const progress = { trunkBytes: 0, trunkTotalBytes: 0, expertTotalBytes: 0, clients: [], pack: null };
+      engines.set(`${n} ${n === 1 ? "shard" : "shards"}`, (await bringUp({ ...this.env, SHARDS_COUNT: String(n) }, this.#tenant(`bench-${n}`), progress)).engine);
+    }
+    engines.set("in-process", await this.#localEngine());
+    const samples: Samples = {};
+    for (const batch of batches) {
+      const stepsPerSample = Math.max(3, Math.round(8 / batch));
+      const runs = [...engines].map(([name, engine]) => ({ name: `${name}, batch ${batch}`, engine, timelines: [] as Timeline[] }));
+      for (const { name, engine, timelines } of runs) {
+        samples[name] = [];
+        for (let i = 0; i < batch; i++) {
+          const timeline = engine.kv.open(PROMPT_TOKENS + stepsPerSample * (repeats + 1));
+          timelines.push(timeline);
+          await engine.step([{ timeline, ids: Array.from({ length: PROMPT_TOKENS }, (_, at) => (at * 77 + i * 191 + 1) % engine.config.vocabSize), logits: "none" }]);
+        }
+      }
+      // The first repeat warms up.
+      for (let repeat = 0; repeat <= repeats; repeat++) {
+        for (const { name, engine, timelines } of runs) {
+          const start = performance.now();
+          for (let step = 0; step < stepsPerSample; step++) {
+            await engine.step(timelines.map((timeline, i) => ({ timeline, ids: [(timeline.length * 913 + i * 331 + 7) % engine.config.vocabSize], logits: "last" as const })));
+          }
+          if (repeat > 0) samples[name]!.push((performance.now() - start) / stepsPerSample);
+        }
+      }
+      for (const { engine, timelines } of runs) for (const timeline of timelines) engine.kv.close(timeline);
+    }
+    return samples;
+  }
+
+  /** An engine like the served ones, with every expert in this isolate: the shards of the same process have loaded them. */
+  async #localEngine(): Promise<Engine> {
+    const tenant = this.#tenant("bench-local");
+    const { isolate, heap } = tenant;
+    const { manifest } = await currentPack(this.env);
+    const { config, activations, kvFormat } = manifest;
+    const ranges = planOf(manifest, 1).slots.flat();
+    if (!tenant.adopt([...trunkBlobs(manifest), ...blobsOfSlots(manifest, ranges)])) throw new Error("The shards' experts are not in this isolate; this measurement expects one process.");
+    const chunkTokens = maxChunkTokens({ topK: config.router.topK, maxSegments: maxSegmentsOf(manifest), hidden: config.hiddenSize, activations });
+    const runner = new ExpertRunner(isolate.kernels, heap, config.hiddenSize, maxSlotWidth(manifest, ranges), chunkTokens);
+    return new Engine({
+      config, kernels: isolate.kernels, heap, kvFormat, activations, maxChunkTokens: chunkTokens, segmentCounts: segmentCounts(manifest),
+      experts: new LocalExperts(runner, bindSlots(tenant, manifest, ranges), config.hiddenSize),
+      trunk: bindTrunk(config, (name) => {
+        const blob = manifest.blobs[name];
+        return blob === undefined ? undefined : { ptr: tenant.ptrOf(blob.hash), format: blob.format, nRows: blob.rows, nCols: blob.cols };
+      }),
+    });
+  }
+
+  /** Wall time of the experts of one step (all layers), over shards in one other process and over the same number in two. */
+  async #rounds(nShards: number, nTokens: number, repeats: number): Promise<Samples> {
+    const { SHARDS_A: a, SHARDS_B: b } = this.env;
+    if (a === undefined || b === undefined) throw new Error("SHARDS_A and SHARDS_B are not bound; the shards of two other scripts were expected.");
+    const tenant = this.#tenant("bench-rounds");
+    const { manifest, packHash } = await currentPack(this.env);
+    // Shard numbers alternate between the two processes.
+    const alternating = { getByName: (name: string) => (Number(/\/(\d+)-of-/.exec(name)![1]) % 2 === 0 ? a : b).getByName(name) } as LocalEnv["SHARDS"];
+    const kinds = new Map<string, readonly (() => Promise<unknown>)[]>();
+    for (const [name, shards] of [["one process", a], ["two processes", alternating]] as const) {
+      const lines = openFanOut({ ...this.env, SHARDS: shards, SHARDS_COUNT: String(nShards) }, manifest, packHash, tenant.isolate.limits, tenant.isolate);
+      await lines.connect();
+      kinds.set(name, roundsOf(tenant, manifest, lines.experts(tenant.heap, tenant.isolate.kernels, nTokens), nTokens));
+    }
+    const samples: Samples = Object.fromEntries([...kinds.keys()].map((name) => [name, []]));
+    for (let repeat = 0; repeat <= repeats; repeat++) {
+      for (const [name, layers] of kinds) {
+        const start = performance.now();
+        for (const run of layers) await run();
+        if (repeat > 0) samples[name]!.push(performance.now() - start);
+      }
+    }
+    return samples;
+  }
+}
+
+const planOf = (manifest: PackManifest, nShards: number) =>
+  makePlan(manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map((s) => s.bytes) })), nShards);
+
+/** One round per layer: nTokens rows, each to topK experts drawn evenly. */
+function roundsOf(tenant: Tenant, manifest: PackManifest, experts: Experts, nTokens: number): (() => Promise<unknown>)[] {
+  const { heap } = tenant;
+  const { config: c, activations } = manifest;
+  const { topK } = c.router;
+  const maxSegments = maxSegmentsOf(manifest);
+  const counts = segmentCounts(manifest);
+  const alloc = (bytes: number): number => heap.alloc(bytes, "benchmark");
+  const stride = activationRowBytes(activations, c.hiddenSize);
+  const [acts, rows] = [alloc(nTokens * stride), alloc(nTokens * topK * maxSegments * c.hiddenSize * 4)];
+  const [ids, weights, pairs] = [alloc(nTokens * topK * 4), alloc(nTokens * topK * 4), alloc(nTokens * topK * PAIR_BYTES)];
+  heap.u8.fill(3, acts, acts + nTokens * stride);
+  return Array.from({ length: c.nLayers }, (_, layer) => {
+    const builder = new ExpertBatchBuilder(heap, { maxTokens: nTokens, topK, nExperts: c.nExperts, maxSegments, hidden: c.hiddenSize }, experts.placement);
+    for (let t = 0; t < nTokens; t++) {
+      for (let rank = 0; rank < topK; rank++) heap.u32[ids / 4 + t * topK + rank] = (t * 5 + layer * 3 + rank * Math.floor(c.nExperts / topK)) % c.nExperts;
+    }
+    const { batch } = builder.build(layer, 1, nTokens, ids, weights, counts[layer]!, acts, stride, rows, pairs);
+    return async () => experts.run(layer, batch);
+  });
+}
+
+export default {
+  async fetch(request: Request, env: BenchEnv): Promise<Response> {
+    return env.BENCH.getByName("bench").fetch(request);
+  },
+};

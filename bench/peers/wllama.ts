@@ -1,0 +1,39 @@
+// wllama as a child process that keeps one model loaded between requests, so that its runs can be interleaved with ours.
+// Owns the process and its line protocol. Refuses two requests at once.
+
+import { spawn } from "node:child_process";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { ROOT } from "../../cli/setup.mjs";
+import { peerVersion } from "./install.ts";
+import type { WllamaAnswer, WllamaRequest } from "./wllama-process.ts";
+
+export const wllamaVersion = (): string | null => peerVersion("@wllama/wllama");
+
+export interface Wllama {
+  complete(request: WllamaRequest): Promise<WllamaAnswer>;
+  close(): Promise<void>;
+}
+
+/** Loads the file; rejects when the process ends before. */
+export async function startWllama(gguf: string): Promise<Wllama> {
+  const child = spawn(process.execPath, ["--experimental-wasm-jspi", join(import.meta.dirname, "wllama-process.ts"), gguf], { cwd: ROOT, stdio: ["pipe", "pipe", "inherit"] });
+  const exited = new Promise<number | null>((done) => child.on("exit", done));
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const next = async (): Promise<unknown> => {
+    const { value, done } = await lines.next();
+    if (done === true) throw new Error(`wllama's process ended with exit code ${await exited} instead of answering. What it said is above.`);
+    return JSON.parse(value);
+  };
+  await next();
+  return {
+    async complete(request) {
+      child.stdin.write(`${JSON.stringify(request)}\n`);
+      return await next() as WllamaAnswer;
+    },
+    async close() {
+      child.stdin.end();
+      await exited;
+    },
+  };
+}
