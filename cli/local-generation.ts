@@ -2,7 +2,7 @@
 // kept when the next prompt begins with it. Refuses batches and sockets: serving is the orchestrator's.
 
 import type { Timeline } from "../model/kv-cache.ts";
-import { sample, type SamplingParams } from "../model/sampling.ts";
+import { decidingForm, sampleForm, type LogitsForm, type SamplingParams, type TopLogits } from "../model/sampling.ts";
 import type { LocalModel } from "./open-pack.ts";
 
 export class LocalGeneration {
@@ -25,26 +25,27 @@ export class LocalGeneration {
     const end = Math.min(engine.contextLength, promptIds.length + maxTokens);
     let next = promptIds.slice(this.#evaluated.length);
     for (let position = promptIds.length; position < end && !signal.aborted; position++) {
-      const logits = await this.#advance(timeline, next, signal);
-      if (logits === null) return;
-      const { id } = sample(logits, sampling, 0, position, null);
+      const form = decidingForm(sampling, null, engine.config.vocabSize);
+      const found = await this.#advance(timeline, next, form, signal);
+      if (found === null) return;
+      const { id } = sampleForm(form, found.row, found.top, 0, sampling, 0, position, null);
       if (engine.config.eosTokenIds.includes(id)) return;
       yield id;
       next = [id];
     }
   }
 
-  /** Evaluates `ids` in chunks; the logits of the last, or null when aborted. */
-  async #advance(timeline: Timeline, ids: readonly number[], signal: AbortSignal): Promise<Float32Array | null> {
+  /** Evaluates `ids` in chunks; the logits of the last in the given form, or null when aborted. */
+  async #advance(timeline: Timeline, ids: readonly number[], form: LogitsForm, signal: AbortSignal): Promise<{ row: Float32Array; top: TopLogits | null } | null> {
     const { engine } = this.#model;
     for (let done = 0; ; ) {
       if (signal.aborted) return null;
       const chunk = ids.slice(done, done + engine.maxChunkTokens);
       done += chunk.length;
       const isLast = done === ids.length;
-      const { logits } = await engine.step([{ timeline, ids: chunk, logits: isLast ? "last" : "none" }]);
+      const { logits, tops } = await engine.step([{ timeline, ids: chunk, logits: !isLast ? "none" : form === "row" ? "last" : { ...form, of: "last" } }]);
       this.#evaluated.push(...chunk);
-      if (isLast) return logits[0]!;
+      if (isLast) return { row: logits[0]!, top: tops[0]! };
     }
   }
 

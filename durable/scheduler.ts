@@ -8,7 +8,7 @@ import type { Engine, StepEntry } from "../model/engine.ts";
 import { CapacityError } from "../model/heap.ts";
 import type { KvCache, Timeline } from "../model/kv-cache.ts";
 import { PromptLookup } from "../model/prompt-lookup.ts";
-import { decidingLogits, logprobs, sample, sampleTop, type TopLogits } from "../model/sampling.ts";
+import { decidingForm, logprobs, sampleForm, type LogitsForm, type TopLogits } from "../model/sampling.ts";
 import type { Tap } from "../model/taps.ts";
 import { sleep, type Clock } from "./clock.ts";
 import { DraftGate, DraftLength } from "./draft-gate.ts";
@@ -48,6 +48,8 @@ class Run implements Generation {
   readonly draftLength: DraftLength;
   /** Own tokens of this step, 0 when it takes no part. */
   taken = 0;
+  /** What of this step's logits decides its tokens. */
+  form: LogitsForm = "row";
   /** Guesses evaluated after them. */
   draft: readonly number[] = [];
   /** Experts and weights of a traced step, by position. */
@@ -194,10 +196,10 @@ export class Scheduler {
     const runs = this.#share();
     const entries = runs.map((run): StepEntry => {
       const of = run.scores || run.draft.length > 0 ? "all" : run.taken === run.left && run.request.maxTokens > 0 ? "last" : "none";
-      const top = run.scores ? 0 : decidingLogits(run.request.sampling, run.request.logprobs ?? null, this.#engine.config.vocabSize);
+      run.form = run.scores ? "row" : decidingForm(run.request.sampling, run.request.logprobs ?? null, this.#engine.config.vocabSize);
       return {
         timeline: run.timeline!, ids: [...run.ids.slice(run.evaluated, run.evaluated + run.taken), ...run.draft],
-        logits: top > 0 && of !== "none" ? { top, of } : of,
+        logits: of === "none" || run.form === "row" ? of : { ...run.form, of },
       };
     });
     this.steps++;
@@ -275,8 +277,7 @@ export class Scheduler {
       for (let held = 0; ; held++) {
         const position = run.ids.length;
         const from = (typeof entry.logits === "object" ? entry.logits.of : entry.logits) === "all" ? n - 1 - draft.length + held : 0;
-        const drawn = top !== null ? sampleTop(top, from, request.sampling, request.choice ?? 0, position)
-          : sample(row(from), request.sampling, request.choice ?? 0, position, request.logprobs ?? null);
+        const drawn = sampleForm(run.form, row(from), top, from, request.sampling, request.choice ?? 0, position, request.logprobs ?? null);
         const isGuessed = held < draft.length && drawn.id === draft[held];
         if (!isGuessed && draft.length > 0) this.#judge(run, held);
         if (request.stopIds.includes(drawn.id)) return this.#finish(run, "stop", drawn.id);

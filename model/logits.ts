@@ -3,16 +3,21 @@
 // Refuses sampling (sampling.ts). Whole rows leave WebAssembly only where somebody asked for them. Arithmetic: docs/arithmetic.md section 9.
 
 import type { ModelConfig } from "./config.ts";
+import { inverseTemperature } from "./draw.ts";
 import { LOGIT_ROWS, MAX_TOP_LOGITS, hiddenStride, logitStride, type EngineRegions } from "./engine-regions.ts";
 import type { Heap } from "./heap.ts";
 import { activationRowBytes, type Kernels } from "./kernels.ts";
 import type { TopLogits } from "./sampling.ts";
 import type { TrunkWeights } from "./trunk.ts";
 
-/** Logits of an entry's tokens: none, of the last or of all; whole rows, or only the `top` largest of each, 1 to MAX_TOP_LOGITS. */
-export type LogitsRequest = "none" | "last" | "all" | { readonly top: number; readonly of: "last" | "all" };
+/**
+ * Logits of an entry's tokens: none, of the last or of all; whole rows, or only the `top` largest of each, 1 to MAX_TOP_LOGITS, or whole
+ * rows of probabilities at a `temperature` above 0.
+ */
+export type LogitsRequest = "none" | "last" | "all"
+  | { readonly top: number; readonly of: "last" | "all" } | { readonly temperature: number; readonly of: "last" | "all" };
 
-/** What one entry gets: whole rows f32 [nRows, vocab] (empty where none were asked for), or the largest (null where none were). */
+/** What one entry gets: whole rows f32 [nRows, vocab], probabilities where it asked for these (empty where none were asked for), or the largest (null where none were). */
 export interface EntryLogits {
   readonly logits: Float32Array;
   readonly top: TopLogits | null;
@@ -24,6 +29,8 @@ interface Asked {
   readonly entry: number;
   /** Among the entry's rows. */
   readonly row: number;
+  /** Of the probabilities; 0 = logits. */
+  readonly temperature: number;
 }
 
 export class Head {
@@ -52,10 +59,11 @@ export class Head {
     const results = entries.map(({ ids, logits: asked }, entry): EntryLogits => {
       const of = typeof asked === "object" ? asked.of : asked;
       const nRows = of === "all" ? ids.length : of === "last" ? Math.min(1, ids.length) : 0;
-      const list = typeof asked === "object" ? ranked : whole;
-      for (let row = 0; row < nRows; row++) list.push({ token: first + ids.length - nRows + row, entry, row });
+      const list = typeof asked === "object" && "top" in asked ? ranked : whole;
+      const temperature = typeof asked === "object" && "temperature" in asked ? asked.temperature : 0;
+      for (let row = 0; row < nRows; row++) list.push({ token: first + ids.length - nRows + row, entry, row, temperature });
       first += ids.length;
-      if (typeof asked !== "object") return { logits: new Float32Array(nRows * vocabSize), top: null };
+      if (typeof asked !== "object" || "temperature" in asked) return { logits: new Float32Array(nRows * vocabSize), top: null };
       const k = Math.min(asked.top, vocabSize);
       if (!Number.isInteger(k) || k < 1 || k > MAX_TOP_LOGITS) throw new Error(`The ${asked.top} largest logits were asked for; 1 to ${MAX_TOP_LOGITS} was expected.`);
       return { logits: new Float32Array(0), top: { k, ids: new Uint32Array(nRows * k), values: new Float32Array(nRows * k), notFinite: new Int32Array(nRows) } };
@@ -72,8 +80,13 @@ export class Head {
     this.#norm(rows);
     this.#kernels.matmul(head.code, head.ptr, head.nRows, head.nCols, at.finalsPtrs, rows.length, at.logits, stride, at.scratch);
     if (logitsScaling !== 1) this.#kernels.scaleRows(at.logits, stride, 1 / logitsScaling, rows.length, vocabSize);
-    rows.forEach(({ entry, row }, i) => {
-      const from = (at.logits + i * stride) / 4;
+    rows.forEach(({ entry, row, temperature }, i) => {
+      const logits = at.logits + i * stride;
+      if (temperature > 0) {
+        this.#kernels.scaleRows(logits, stride, inverseTemperature(temperature), 1, vocabSize);
+        this.#kernels.softmaxRows(logits, stride, 1, vocabSize);
+      }
+      const from = logits / 4;
       results[entry]!.logits.set(this.#heap.f32.subarray(from, from + vocabSize), row * vocabSize);
     });
   }

@@ -42,11 +42,23 @@ export interface TopLogits {
   readonly notFinite: Int32Array; // [nRows]
 }
 
-/** How many of the largest logits decide the token: 1 when greedy, top_k when drawing among so many; 0 = it takes the whole row. */
-export function decidingLogits(params: SamplingParams, nTop: number | null, vocabSize: number): number {
-  if (nTop !== null) return 0;
-  if (params.temperature === 0) return 1;
-  return params.topK < vocabSize && params.topK <= MAX_TOP_LOGITS ? params.topK : 0;
+/** What of a row of logits decides a token: the row itself, its `top` largest, or the probabilities at a `temperature`. */
+export type LogitsForm = "row" | { readonly top: number } | { readonly temperature: number };
+
+/** The cheapest form that decides the token; `nTop` null where no log-probabilities are asked for. */
+export function decidingForm(params: SamplingParams, nTop: number | null, vocabSize: number): LogitsForm {
+  if (nTop !== null) return "row";
+  if (params.temperature === 0) return { top: 1 };
+  if (params.topK === 0 || params.topK >= vocabSize) return { temperature: params.temperature };
+  return params.topK <= MAX_TOP_LOGITS ? { top: params.topK } : "row";
+}
+
+/** The token that `sample` would choose, from its deciding form: a whole row of logits or probabilities, or row `topRow` of `top`. */
+export function sampleForm(
+  form: LogitsForm, row: Float32Array, top: TopLogits | null, topRow: number, params: SamplingParams, choice: number, position: number, nTop: number | null,
+): SampleResult {
+  if (form === "row") return sample(row, params, choice, position, nTop);
+  return "top" in form ? sampleTop(top!, topRow, params, choice, position) : sampleProbabilities(row, params, choice, position);
 }
 
 /** Id of the largest logit, lowest id on ties. */
@@ -99,8 +111,8 @@ export function sample(logits: Float32Array, params: SamplingParams, choice: num
   return nTop === null ? { id } : { id, ...logprobs(logits, id, nTop) };
 }
 
-/** The token `sample` would choose from the whole row, from the decidingLogits(...) largest of it: row `row` of `top`. */
-export function sampleTop(top: TopLogits, row: number, params: SamplingParams, choice: number, position: number): SampleResult {
+/** From the largest logits alone. */
+function sampleTop(top: TopLogits, row: number, params: SamplingParams, choice: number, position: number): SampleResult {
   const bad = top.notFinite[row]!;
   if (bad >= 0) throw new ModelError(`The logit of token ${bad} is not finite; a finite number was expected. The weights or activations overflowed.`);
   const [from, to] = [row * top.k, (row + 1) * top.k];
@@ -108,9 +120,15 @@ export function sampleTop(top: TopLogits, row: number, params: SamplingParams, c
   return { id: drawAmong(Array.from(top.ids.subarray(from, to)), Array.from(top.values.subarray(from, to)), top.values[from]!, params, choice, position) };
 }
 
+/** From all of the vocabulary. */
+function sampleProbabilities(probabilities: Float32Array, params: SamplingParams, choice: number, position: number): SampleResult {
+  const id = drawFrom(probabilities, params.topP, params.minP, uniform(params.seed, choice, position, 0));
+  if (id < 0) throw new ModelError("The probabilities of the next token are no numbers: a logit is not finite. The weights or activations overflowed.");
+  return { id };
+}
+
 function draw(logits: Float32Array, params: SamplingParams, choice: number, position: number): number {
-  if (params.topK === 0 || params.topK >= logits.length)
-    return drawFrom(probabilitiesOf(logits, params.temperature), params.topP, params.minP, uniform(params.seed, choice, position, 0));
+  if (params.topK === 0 || params.topK >= logits.length) return sampleProbabilities(probabilitiesOf(logits, params.temperature), params, choice, position).id;
   const kept = mostLikely(logits, params.topK);
   return drawAmong(kept, kept.map((id) => logits[id]!), logits[kept[0]!]!, params, choice, position);
 }

@@ -5,6 +5,7 @@ import { describe, expect, test } from "vitest";
 import type { ModelConfig } from "../../../model/config.ts";
 import { forwardDefinition } from "../../../model/definition.ts";
 import { type Kernels, type KvFormat, kvLayerBytes } from "../../../model/kernels.ts";
+import { probabilitiesOf } from "../../../model/draw.ts";
 import type { LogitsRequest } from "../../../model/logits.ts";
 import { instantiateKernels } from "../../../model/wasm-kernels.ts";
 import { CapacityError } from "../../../model/heap.ts";
@@ -101,11 +102,11 @@ describe("the q8 cache", () => {
   });
 });
 
-describe("the largest logits alone", () => {
+describe("the largest logits alone, and probabilities", () => {
   test("are those of the whole row, for entries of every kind in one step", async () => {
     const config = { ...base, logitsScaling: 4 };
     const { engine } = directEngine(config, seededWeights(config, 5), 65536, { kernels: kernels(), contextLength: 64, maxChunkTokens: 40 });
-    const asked: LogitsRequest[] = [{ top: 5, of: "all" }, "all", { top: 1, of: "last" }, "none", { top: 64, of: "last" }, "last", { top: 2, of: "all" }];
+    const asked: LogitsRequest[] = [{ top: 5, of: "all" }, "all", { top: 1, of: "last" }, "none", { top: 64, of: "last" }, "last", { top: 2, of: "all" }, { temperature: 0.7, of: "last" }, { temperature: 1.3, of: "all" }];
     const texts = asked.map((_, i) => ids.slice(i, i + 3 + (i % 4)));
     const step = async (logits: (i: number) => LogitsRequest) => {
       const timelines = texts.map(() => engine.kv.open(20));
@@ -123,8 +124,14 @@ describe("the largest logits alone", () => {
         expect(bits(found.logits[i]!)).toEqual(bits(request === "all" ? whole.logits[i]! : request === "last" ? rows.at(-1)!.slice() : new Float32Array(0)));
         return;
       }
+      const chosen = request.of === "all" ? rows : rows.slice(-1);
+      if ("temperature" in request) {
+        expect(found.tops[i]).toBeNull();
+        expect(bits(found.logits[i]!)).toEqual(bits(Float32Array.from(chosen.flatMap((row) => Array.from(probabilitiesOf(row, request.temperature))))));
+        return;
+      }
       const k = Math.min(request.top, v);
-      const ranked = (request.of === "all" ? rows : rows.slice(-1)).map((row) => Array.from(row.keys()).sort((a, b) => row[b]! - row[a]! || a - b).slice(0, k).map((id) => ({ id, value: row[id]! })));
+      const ranked = chosen.map((row) => Array.from(row.keys()).sort((a, b) => row[b]! - row[a]! || a - b).slice(0, k).map((id) => ({ id, value: row[id]! })));
       expect(found.logits[i]!.length).toBe(0);
       expect(Array.from(found.tops[i]!.ids)).toEqual(ranked.flat().map(({ id }) => id));
       expect(bits(found.tops[i]!.values)).toEqual(bits(Float32Array.from(ranked.flat().map(({ value }) => value))));

@@ -1,8 +1,9 @@
 // Sampling: the order of its steps, its independence of everything but (seed, choice, position), and log-probabilities against Math.
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { probabilitiesOf } from "../../../model/draw.ts";
 import { uniform } from "../../../model/random.ts";
-import { decidingLogits, logprobs, sample, sampleTop, type SamplingParams } from "../../../model/sampling.ts";
+import { decidingForm, logprobs, sample, sampleForm, type SamplingParams } from "../../../model/sampling.ts";
 
 const params: SamplingParams = { temperature: 1, topK: 0, topP: 1, minP: 0, seed: 7 };
 const logits = Float32Array.from([0, 3, 1, 3, -2, 2.5]);
@@ -53,22 +54,30 @@ describe("sample", () => {
     expect(alive({})).toEqual([0, 1, 2, 3, 4, 5]);
   });
 
-  test("the largest logits alone give the token of the whole row", () => {
+  test("what decides a token gives the token of the whole row: the largest logits, or the probabilities", () => {
     const row = fc.array(fc.double({ min: -20, max: 20, noNaN: true }).map((x) => Math.round(x)), { minLength: 2, maxLength: 90 });
     fc.assert(fc.property(row, fc.constantFrom(0, 0.4, 1, 3), fc.nat(70), fc.constantFrom(1, 0.8, 0.3), fc.constantFrom(0, 0.2), fc.nat(1000), (values, temperature, topK, topP, minP, position) => {
       const whole = Float32Array.from(values);
       const p = { ...params, temperature, topK, topP, minP };
-      const k = decidingLogits(p, null, whole.length);
-      expect(decidingLogits(p, 3, whole.length)).toBe(0); // log-probabilities need every logit
-      expect(k > 0).toBe(temperature === 0 || (topK > 0 && topK < whole.length && topK <= 64));
-      if (k === 0) return;
-      const ids = Uint32Array.from(Array.from(whole.keys()).sort((a, b) => whole[b]! - whole[a]! || a - b).slice(0, k));
-      const top = { k, ids: Uint32Array.of(...ids, ...ids), values: Float32Array.from([...ids, ...ids], (id) => whole[id]!), notFinite: Int32Array.of(-1, -1) };
-      expect(sampleTop(top, 1, p, 2, position)).toEqual(sample(whole, p, 2, position, null));
+      const form = decidingForm(p, null, whole.length);
+      expect(decidingForm(p, 3, whole.length)).toBe("row"); // log-probabilities need every logit
+      const drawsFromAll = topK === 0 || topK >= whole.length;
+      expect(form).toEqual(temperature === 0 ? { top: 1 } : drawsFromAll ? { temperature } : topK <= 64 ? { top: topK } : "row");
+      const expected = sample(whole, p, 2, position, null);
+      if (form === "row") expect(sampleForm(form, whole, null, 0, p, 2, position, null)).toEqual(expected);
+      else if ("temperature" in form) expect(sampleForm(form, probabilitiesOf(whole, temperature), null, 0, p, 2, position, null)).toEqual(expected);
+      else {
+        const k = form.top;
+        const ids = Uint32Array.from(Array.from(whole.keys()).sort((a, b) => whole[b]! - whole[a]! || a - b).slice(0, k));
+        const top = { k, ids: Uint32Array.of(...ids, ...ids), values: Float32Array.from([...ids, ...ids], (id) => whole[id]!), notFinite: Int32Array.of(-1, -1) };
+        expect(sampleForm(form, whole, top, 1, p, 2, position, null)).toEqual(expected);
+      }
     }), { numRuns: 400 });
-    expect([64, 65].map((topK) => decidingLogits({ ...params, topK }, null, 1000))).toEqual([64, 0]); // more than the engine keeps
+    expect([64, 65].map((topK) => decidingForm({ ...params, topK }, null, 1000))).toEqual([{ top: 64 }, "row"]); // more than the engine keeps
     const bad = { k: 1, ids: Uint32Array.of(4), values: Float32Array.of(1), notFinite: Int32Array.of(17) };
-    expect(() => sampleTop(bad, 0, { ...params, temperature: 0 }, 0, 0)).toThrow(/The logit of token 17 is not finite/);
+    expect(() => sampleForm({ top: 1 }, logits, bad, 0, { ...params, temperature: 0 }, 0, 0, null)).toThrow(/The logit of token 17 is not finite/);
+    const nan = Float32Array.of(NaN, NaN);
+    expect(() => sampleForm({ temperature: 1 }, nan, null, 0, params, 0, 0, null)).toThrow(/The probabilities of the next token are no numbers/);
   });
 
   test("the same seed gives the same tokens, another seed others", () => {

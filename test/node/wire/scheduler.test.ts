@@ -6,6 +6,7 @@ import type { GenerateEvent, GenerateRequest } from "../../../durable/generate.t
 import { sleep } from "../../../durable/clock.ts";
 import { LIMITS, type Limits } from "../../../durable/limits.ts";
 import { Scheduler, type StepEngine } from "../../../durable/scheduler.ts";
+import { probabilitiesOf } from "../../../model/draw.ts";
 import type { StepEntry, StepResult } from "../../../model/engine.ts";
 import { CapacityError } from "../../../model/heap.ts";
 import type { Timeline } from "../../../model/kv-cache.ts";
@@ -90,7 +91,12 @@ class ArithmeticEngine implements StepEngine {
         ids: Uint32Array.from(positions.flatMap((p, t) => [p + layer, timelines[t]! * 0 + 9])), weights: Float32Array.from(positions.flatMap(() => [0.75, 0.25])) });
     }
     for (const e of entries) e.timeline.length += e.ids.length;
-    return { logits, tops: entries.map((e, i) => (typeof e.logits === "object" ? largest(logits[i]!, e.logits.top) : null)), frames: 1, bytes: 10, retries: 0 };
+    const tops = entries.map((e, i) => (typeof e.logits === "object" && "top" in e.logits ? largest(logits[i]!, e.logits.top) : null));
+    entries.forEach((e, i) => {
+      if (typeof e.logits !== "object" || !("temperature" in e.logits)) return;
+      for (let at = 0; at < logits[i]!.length; at += VOCAB) logits[i]!.set(probabilitiesOf(logits[i]!.slice(at, at + VOCAB), e.logits.temperature), at);
+    });
+    return { logits, tops, frames: 1, bytes: 10, retries: 0 };
   }
 }
 
