@@ -3,42 +3,57 @@
 // Owns running milliseconds per token with and without drafts, by the number of generations in a step, and one generation's draft length.
 // Refuses any influence on results: a draft never changes what is said (docs/architecture.md), only when.
 
-/** Steps that make one measurement: their sum stands clear of a clock of one millisecond. */
-const WINDOW_STEPS = 16;
-/** Windows of the better way between two looks at the other: a sixteenth of the time is spent on learning. */
-const WINDOWS_PER_LOOK = 16;
+/** What makes one measurement: enough steps to even out, enough time to stand clear of a clock of one millisecond. */
+const WINDOW_STEPS = 4;
+const WINDOW_MS = 25;
+/** Windows of the better way before the other is looked at again. A look that changes nothing doubles the pause, up to the second figure. */
+const FIRST_PAUSE_WINDOWS = 16;
+const LAST_PAUSE_WINDOWS = 1024;
 
 interface Measured {
   ms: number;
   tokens: number;
   steps: number;
 }
+const nothing = (): Measured => ({ ms: 0, tokens: 0, steps: 0 });
 
 /** One size of company: 1, 2-3, 4-7, ... generations in a step. */
 class Company {
   /** Milliseconds per token of the last full window, plain and drafted; null before there is one. */
-  readonly msPerToken: [number | null, number | null] = [null, null];
-  readonly #window: [Measured, Measured] = [{ ms: 0, tokens: 0, steps: 0 }, { ms: 0, tokens: 0, steps: 0 }];
-  #windowsSinceLook = 0;
+  readonly #msPerToken: [number | null, number | null] = [null, null];
+  readonly #window: [Measured, Measured] = [nothing(), nothing()];
+  #sinceLook = 0;
+  #pause = FIRST_PAUSE_WINDOWS;
+
+  /** Whether drafts were faster when both ways were last measured; null before they were. */
+  get #draftsAreFaster(): boolean | null {
+    const [plain, drafted] = this.#msPerToken;
+    return plain === null || drafted === null ? null : drafted < plain;
+  }
 
   get drafts(): boolean {
-    const [plain, drafted] = this.msPerToken;
-    if (drafted === null) return true;
-    if (plain === null) return false;
-    const better = drafted < plain;
-    return this.#windowsSinceLook >= WINDOWS_PER_LOOK ? !better : better;
+    // Drafts cannot be had at will, plain steps can: measure them first.
+    const faster = this.#draftsAreFaster ?? this.#msPerToken[0] !== null;
+    return this.#sinceLook >= this.#pause ? !faster : faster;
   }
 
   note(way: 0 | 1, ms: number, tokens: number): void {
     const window = this.#window[way];
     window.ms += ms;
     window.tokens += tokens;
-    if (++window.steps < WINDOW_STEPS) return;
-    const [plain, drafted] = this.msPerToken;
-    const isLook = plain !== null && drafted !== null && (way === 1) !== (drafted < plain);
-    this.#windowsSinceLook = isLook ? 0 : this.#windowsSinceLook + 1;
-    this.msPerToken[way] = window.ms / window.tokens;
-    this.#window[way] = { ms: 0, tokens: 0, steps: 0 };
+    window.steps++;
+    if (window.steps < WINDOW_STEPS || window.ms < WINDOW_MS) return;
+    const before = this.#draftsAreFaster;
+    this.#msPerToken[way] = window.ms / window.tokens;
+    this.#window[way] = nothing();
+    const after = this.#draftsAreFaster;
+    if (before === null) return;
+    if ((way === 1) === before) {
+      this.#sinceLook++;
+      return;
+    }
+    this.#sinceLook = 0;
+    this.#pause = before === after ? Math.min(LAST_PAUSE_WINDOWS, 2 * this.#pause) : FIRST_PAUSE_WINDOWS;
   }
 }
 
