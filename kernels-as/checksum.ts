@@ -3,21 +3,18 @@
 const PRIME: i32 = 0x01000193;
 const SEED: i32 = <i32>0x811c9dc5;
 
-// @ts-ignore: decorator
 @inline
 function next(h: v128, words: v128, prime: v128): v128 {
   const m = i32x4.mul(v128.xor(h, words), prime);
   return v128.xor(m, i32x4.shr_u(m, 15));
 }
 
-// @ts-ignore: decorator
 @inline
 function nextWord(h: i32, word: i32): i32 {
   const m = (h ^ word) * PRIME;
   return m ^ <i32>(<u32>m >>> 15);
 }
 
-// @ts-ignore: decorator
 @inline
 function fold(h: i32, lanes: v128): i32 {
   h = nextWord(h, i32x4.extract_lane(lanes, 0));
