@@ -1,6 +1,6 @@
 // `workers-moe bench [name...]`: runs the benchmarks of bench/, each in a fresh process so that none warms another's caches.
-// With --json one document {name: result} on standard output; otherwise each benchmark's own table. Refuses to judge: the figures carry their
-// ratios, bars and stretches.
+// Each benchmark's table goes to standard error as it ends, one document {name: result} to standard output at the end; --table leaves the
+// document out. Refuses to judge: the figures carry their ratios, bars and stretches.
 
 import type { Command } from "commander";
 import { spawn } from "node:child_process";
@@ -12,7 +12,7 @@ import { ROOT } from "../setup.mjs";
 const ALL = "all";
 
 interface BenchOptions {
-  readonly json?: boolean;
+  readonly table?: boolean;
   readonly rounds?: string;
   readonly cache?: string;
 }
@@ -26,7 +26,8 @@ export function register(program: Command): void {
   program.command("bench")
     .description("measure this machine: kernels, engine (against wllama), serve, sweeps, round-trip, start-up")
     .argument("[names...]", `which ones; each of them when left out or "${ALL}"`)
-    .option("--json", "print one JSON document; tables then go to standard error")
+    .option("--table", "tables only, on standard output")
+    .option("--json", "tables on standard error, then one JSON document on standard output (what it does anyway)")
     .option("--rounds <n>", "interleaved runs of the engine benchmark (default 5)")
     .option("--cache <dir>", "where generated models are kept (default build/bench)")
     .action(async (names: string[], options: BenchOptions) => {
@@ -37,10 +38,10 @@ export function register(program: Command): void {
       const results: Record<string, unknown> = {};
       for (const name of names.length === 0 || names.includes(ALL) ? known : names) {
         process.stderr.write(`bench ${name} …\n`);
-        const output = await run(name, options.json === true, passed);
-        if (options.json === true) results[name] = JSON.parse(output);
+        const output = await run(name, options.table !== true, passed);
+        if (options.table !== true) results[name] = JSON.parse(output);
       }
-      if (options.json === true) process.stdout.write(`${JSON.stringify(results, null, 2)}\n`);
+      if (options.table !== true) process.stdout.write(`${JSON.stringify(results, null, 2)}\n`);
     });
 }
 
