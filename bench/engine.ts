@@ -15,7 +15,8 @@ import { activeBytes, OLMOE_SHAPE, parametersOf, type ModelQuant } from "./model
 import { promptOf } from "./model/vocabulary.ts";
 import { installPeers } from "./peers/install.ts";
 import { startWllama, wllamaVersion } from "./peers/wllama.ts";
-import { machineReport, median, option, present, rounded, tableText, target, type Report, type Target } from "./report.ts";
+import { machineReport, option, present, tableText, target, type Report, type Target } from "./report.ts";
+import { median, rounded } from "./statistics.ts";
 import { startServer } from "./serving.ts";
 
 const PACK_ID = "bench";

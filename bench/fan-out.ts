@@ -5,7 +5,8 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { median, rounded, target, type Target } from "./report.ts";
+import { target, type Target } from "./report.ts";
+import { median, rounded } from "./statistics.ts";
 import { memoryProfile, startHost, type Host } from "./serving.ts";
 
 const SHARDS = [1, 2, 4, 8] as const;

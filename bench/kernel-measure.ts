@@ -2,6 +2,8 @@
 // Runs alike in Node and in a Worker. Owns the measuring; workloads are rows of bench/kernel-workloads.ts, modules and clock are the caller's.
 // Every figure is a median over interleaved rounds, so that a noisy neighbour hits all of them alike: trust the ratios.
 
+import { median } from "./statistics.ts";
+
 export interface BenchLoops {
   stream(at: number, bytes: number): number;
   dotsI32(n: number): number;
@@ -33,8 +35,6 @@ export interface MeasureOptions {
   readonly sampleMs: number;
   readonly rounds: number;
 }
-
-const median = (values: number[]): number => values.sort((a, b) => a - b)[values.length >> 1]!;
 
 export async function measure(list: readonly Workload[], options: MeasureOptions): Promise<Measured[]> {
   const repeat = async (work: Workload, times: number): Promise<number> => {

@@ -16,7 +16,8 @@ import { measure, type Measured, type MeasureOptions } from "./kernel-measure.ts
 import { ATTENTION_SHAPES, attentionBytes, attentionName, ggmlName, productName, SIZES_MIB, streamName, workloads } from "./kernel-workloads.ts";
 import { installPeers } from "./peers/install.ts";
 import { onnxName, onnxRuntimeVersion, onnxWorkloads } from "./peers/onnxruntime.ts";
-import { machineReport, present, rounded, tableText, target, type Report } from "./report.ts";
+import { machineReport, present, tableText, target, type Report } from "./report.ts";
+import { rounded } from "./statistics.ts";
 
 const MODULES = ["simd128", "relaxed-i32", "relaxed-i16", "bench"] as const;
 const MIB = 1024 * 1024;
@@ -115,8 +116,8 @@ async function measureInNode(): Promise<PlaceReport> {
   return { variant, probe: choice.probe, measured, ratios: ratiosOf(measured, variant) };
 }
 
-/** Runs the benchmark's Worker in bare Miniflare. `overrides` replaces modules by name, for tuning. */
-export async function measureInWorkerd(query = "", overrides: Readonly<Record<string, string>> = {}): Promise<Place> {
+/** Runs the benchmark's Worker in bare Miniflare. */
+async function measureInWorkerd(): Promise<Place> {
   const bundle = await build({
     entryPoints: [join(ROOT, "bench/kernel-worker.ts")], bundle: true, format: "esm", write: false, external: ["*.wasm"], logLevel: "silent",
   });
@@ -126,13 +127,13 @@ export async function measureInWorkerd(query = "", overrides: Readonly<Record<st
       { type: "ESModule", path: "/bench/worker.js", contents: bundle.outputFiles[0]!.text },
       ...MODULES.map((name) => ({
         type: "CompiledWasm" as const, path: `/build/kernels-${name}.wasm`,
-        contents: overrides[name] === undefined ? wasmBytes(name) : new Uint8Array(readFileSync(overrides[name])),
+        contents: wasmBytes(name),
       })),
     ],
     compatibilityDate: "2026-11-17",
   }));
   try {
-    const response = await worker.dispatchFetch(`http://bench/${query}`);
+    const response = await worker.dispatchFetch("http://bench/");
     if (!response.ok) throw new Error(`The benchmark's Worker answered ${response.status}: ${await response.text()}`);
     const { chosen, probe, measured } = await response.json() as { chosen: string; probe: DotProbe; measured: Measured[] };
     return { variant: chosen, probe, measured };

@@ -10,6 +10,7 @@ import { Engine } from "../model/engine.ts";
 import { Heap } from "../model/heap.ts";
 import type { Kernels } from "../model/kernels.ts";
 import { ExpertRunner, LocalExperts } from "../model/local-experts.ts";
+import { argmax } from "../model/sampling.ts";
 import { chooseKernels, RESERVED_BYTES } from "../model/wasm-kernels.ts";
 
 const HEAP_LIMIT_BYTES = 4 * 1024 ** 3 - 2 * 65536;
@@ -34,12 +35,6 @@ export async function localEngine(pack: string | ByteSource, { maxChunkTokens, w
   });
 }
 
-const largest = (logits: Float32Array): number => {
-  let best = 0;
-  for (let i = 1; i < logits.length; i++) if (logits[i]! > logits[best]!) best = i;
-  return best;
-};
-
 export interface LocalRun {
   readonly promptMs: number;
   readonly generateMs: number;
@@ -55,13 +50,13 @@ export async function generateLocally(engine: Engine, prompt: readonly number[],
     for (let done = 0; done < prompt.length; done += engine.maxChunkTokens) {
       const chunk = prompt.slice(done, done + engine.maxChunkTokens);
       const { logits } = await engine.step([{ timeline, ids: chunk, logits: done + chunk.length === prompt.length ? "last" : "none" }]);
-      if (logits[0]!.length > 0) ids.push(largest(logits[0]!));
+      if (logits[0]!.length > 0) ids.push(argmax(logits[0]!));
     }
     const promptMs = performance.now() - start;
     onPrompt();
     while (ids.length < nGenerate) {
       const { logits } = await engine.step([{ timeline, ids: [ids.at(-1)!], logits: "last" }]);
-      ids.push(largest(logits[0]!));
+      ids.push(argmax(logits[0]!));
     }
     return { promptMs, generateMs: performance.now() - start - promptMs, ids };
   } finally {

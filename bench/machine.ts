@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { ROOT } from "../cli/setup.mjs";
 import { instantiateLoops, type BenchLoops } from "./kernel-measure.ts";
-import { median, rounded } from "./report.ts";
+import { median, rounded } from "./statistics.ts";
 
 const MIB = 1024 * 1024;
 const BUFFER_MIB = 96;

@@ -13,6 +13,7 @@ import { FolderSource } from "../cli/file-source.ts";
 import { openHuggingFace } from "../formats/huggingface.ts";
 import { MemorySink } from "../formats/memory-source.ts";
 import { writePack } from "../formats/pack-writer.ts";
+import { median } from "./statistics.ts";
 
 const ROOT = join(import.meta.dirname, "..");
 const TOKENS = 200;
@@ -40,8 +41,6 @@ export interface RoundTripReport extends Omit<Measured, "microseconds"> {
   /** The round less its computing, over the bare echo. */
   readonly wireRatio: number;
 }
-
-const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
 
 function reportOf({ microseconds, ...measured }: Measured): RoundTripReport {
   const [fanOut, echo, inProcess] = [median(microseconds.fanOut), median(microseconds.echo), median(microseconds.inProcess)];

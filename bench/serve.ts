@@ -9,7 +9,8 @@ import { machineLimits, type MachineLimits } from "./machine.ts";
 import { cachedGguf, cachedPack, DEFAULT_CACHE } from "./model/cached-model.ts";
 import { OLMOE_SHAPE, operationsPerToken } from "./model/random-model.ts";
 import { promptOf } from "./model/vocabulary.ts";
-import { machineReport, median, option, percentile, present, rounded, tableText, target, type Report } from "./report.ts";
+import { machineReport, option, present, tableText, target, type Report } from "./report.ts";
+import { median, percentile, rounded } from "./statistics.ts";
 import { startServer } from "./serving.ts";
 
 const PACK_ID = "bench";

@@ -4,12 +4,11 @@
 import { spawn } from "node:child_process";
 import { createServer } from "node:net";
 import { join } from "node:path";
+import { median } from "./statistics.ts";
 
 const ROOT = join(import.meta.dirname, "..");
 const REPEATS = 3;
 const AT_MOST_SECONDS = 10;
-
-const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
 
 const freePort = (): Promise<number> => new Promise((done, failed) => {
   const server = createServer().once("error", failed).listen(0, "127.0.0.1", () => {

@@ -8,7 +8,8 @@ import type { Timeline } from "../model/kv-cache.ts";
 import { localEngine } from "./local-engine.ts";
 import { cachedGguf, cachedPack, DEFAULT_CACHE } from "./model/cached-model.ts";
 import { parametersOf, type ModelShape } from "./model/random-model.ts";
-import { machineReport, median, option, present, rounded, tableText, type Report } from "./report.ts";
+import { machineReport, option, present, tableText, type Report } from "./report.ts";
+import { median, rounded } from "./statistics.ts";
 
 const QUANT = "Q4_0 head Q8_0";
 /** A quarter of OLMoE's width, so that contexts of 8,192 are read in seconds. */

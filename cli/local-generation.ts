@@ -2,6 +2,7 @@
 // kept when the next prompt begins with it. Refuses batches and sockets: serving is the orchestrator's.
 
 import type { Timeline } from "../model/kv-cache.ts";
+import { logitsRequest } from "../model/logits.ts";
 import { decidingForm, sampleForm, type LogitsForm, type SamplingParams, type TopLogits } from "../model/sampling.ts";
 import type { LocalModel } from "./open-pack.ts";
 
@@ -24,8 +25,8 @@ export class LocalGeneration {
     const timeline = this.#continueOrOpen(promptIds);
     const end = Math.min(engine.contextLength, promptIds.length + maxTokens);
     let next = promptIds.slice(this.#evaluated.length);
+    const form = decidingForm(sampling, null, engine.config.vocabSize);
     for (let position = promptIds.length; position < end && !signal.aborted; position++) {
-      const form = decidingForm(sampling, null, engine.config.vocabSize);
       const found = await this.#advance(timeline, next, form, signal);
       if (found === null) return;
       const { id } = sampleForm(form, found.row, found.top, 0, sampling, 0, position, null);
@@ -43,7 +44,7 @@ export class LocalGeneration {
       const chunk = ids.slice(done, done + engine.maxChunkTokens);
       done += chunk.length;
       const isLast = done === ids.length;
-      const { logits, tops } = await engine.step([{ timeline, ids: chunk, logits: !isLast ? "none" : form === "row" ? "last" : { ...form, of: "last" } }]);
+      const { logits, tops } = await engine.step([{ timeline, ids: chunk, logits: isLast ? logitsRequest(form, "last") : "none" }]);
       this.#evaluated.push(...chunk);
       if (isLast) return { row: logits[0]!, top: tops[0]! };
     }

@@ -161,8 +161,6 @@ async function main() {
   installPackages();
   await buildProgram();
   await buildAssets();
-  // npm takes --json for itself where no `--` stands before it.
-  if (name === "bench" && process.env.npm_config_json === "true" && !extra.includes("--json")) extra.push("--json");
   const packVar = name === "deploy" && process.env.PACK ? ["--var", `PACK_ID:${Object.keys(packsToServe())[0]}`] : [];
   for (const command of npmScripts[name]) {
     const code = await run([...command, ...packVar, ...extra]);

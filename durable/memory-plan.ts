@@ -1,6 +1,6 @@
 // What an isolate's WebAssembly memory will hold, from manifest and limits alone: weights, KV cache, scratch and frames, to the byte.
 // Owns the sums; the sizes come from those who allocate them (engine-regions.ts, local-experts.ts, kv-cache.ts), so that plan and fact
-// cannot drift apart. The ledger admits a load by it (isolate.ts), `workers-moe inspect` and docs/memory.md show it.
+// cannot drift apart. The ledger admits a load by it (isolate.ts), docs/memory.md shows it.
 // Refuses the JS heap: that is measured, not planned.
 
 import { segmentName, type NamedBlob, type PackExpert, type PackManifest } from "../formats/manifest.ts";

@@ -7,6 +7,7 @@
 import type { Engine, StepEntry } from "../model/engine.ts";
 import { CapacityError } from "../model/heap.ts";
 import type { KvCache, Timeline } from "../model/kv-cache.ts";
+import { logitsRequest } from "../model/logits.ts";
 import { PromptLookup } from "../model/prompt-lookup.ts";
 import { decidingForm, logprobs, sampleForm, type LogitsForm, type TopLogits } from "../model/sampling.ts";
 import type { Tap } from "../model/taps.ts";
@@ -199,7 +200,7 @@ export class Scheduler {
       run.form = run.scores ? "row" : decidingForm(run.request.sampling, run.request.logprobs ?? null, this.#engine.config.vocabSize);
       return {
         timeline: run.timeline!, ids: [...run.ids.slice(run.evaluated, run.evaluated + run.taken), ...run.draft],
-        logits: of === "none" || run.form === "row" ? of : { ...run.form, of },
+        logits: of === "none" ? of : logitsRequest(run.form, of),
       };
     });
     this.steps++;

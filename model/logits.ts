@@ -7,7 +7,7 @@ import { inverseTemperature } from "./draw.ts";
 import { LOGIT_ROWS, MAX_TOP_LOGITS, hiddenStride, logitStride, type EngineRegions } from "./engine-regions.ts";
 import type { Heap } from "./heap.ts";
 import { activationRowBytes, type Kernels } from "./kernels.ts";
-import type { TopLogits } from "./sampling.ts";
+import type { LogitsForm, TopLogits } from "./sampling.ts";
 import type { TrunkWeights } from "./trunk.ts";
 
 /**
@@ -16,6 +16,9 @@ import type { TrunkWeights } from "./trunk.ts";
  */
 export type LogitsRequest = "none" | "last" | "all"
   | { readonly top: number; readonly of: "last" | "all" } | { readonly temperature: number; readonly of: "last" | "all" };
+
+/** The request for a form of the logits of the last token, or of all. */
+export const logitsRequest = (form: LogitsForm, of: "last" | "all"): LogitsRequest => (form === "row" ? of : { ...form, of });
 
 /** What one entry gets: whole rows f32 [nRows, vocab], probabilities where it asked for these (empty where none were asked for), or the largest (null where none were). */
 export interface EntryLogits {

@@ -80,6 +80,10 @@ function requireFinite(logits: Float32Array): void {
 /** Log-probability of `id` and the `nTop` most likely tokens, most likely first. */
 export function logprobs(logits: Float32Array, id: number, nTop: number): { logprob: number; top: TokenLogprob[] } {
   requireFinite(logits);
+  return finiteLogprobs(logits, id, nTop);
+}
+
+function finiteLogprobs(logits: Float32Array, id: number, nTop: number): { logprob: number; top: TokenLogprob[] } {
   const max = logits[argmax(logits)]!;
   let sum = 0;
   for (let i = 0; i < logits.length; i++) sum += expF64(logits[i]! - max);
@@ -108,7 +112,7 @@ function mostLikely(logits: Float32Array, n: number): number[] {
 export function sample(logits: Float32Array, params: SamplingParams, choice: number, position: number, nTop: number | null): SampleResult {
   requireFinite(logits);
   const id = params.temperature === 0 ? argmax(logits) : draw(logits, params, choice, position);
-  return nTop === null ? { id } : { id, ...logprobs(logits, id, nTop) };
+  return nTop === null ? { id } : { id, ...finiteLogprobs(logits, id, nTop) };
 }
 
 /** From the largest logits alone. */

@@ -4,7 +4,8 @@ import { describe, expect, it } from "vitest";
 import { timedKernels } from "../../../bench/breakdown.ts";
 import { speedOf } from "../../../bench/http-client.ts";
 import { measure } from "../../../bench/kernel-measure.ts";
-import { median, percentile, rounded, tableText, target } from "../../../bench/report.ts";
+import { tableText, target } from "../../../bench/report.ts";
+import { median, percentile, rounded } from "../../../bench/statistics.ts";
 import { streamsReport } from "../../../bench/serve.ts";
 import type { Kernels } from "../../../model/kernels.ts";
 
