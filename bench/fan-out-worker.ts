@@ -1,5 +1,5 @@
 // The fan-out benchmark's Worker: engines over different numbers of shards and over experts in this isolate, stepped in turn by one object;
-// and rounds of experts alone, over one or two scripts that hold shards. Owns the measuring. Refuses text and sampling: ids go in, time
+// rounds of experts alone, over one or two scripts that hold shards; and prompts with and without halves that overlap. Owns the measuring. Refuses text and sampling: ids go in, time
 // comes out. Of use on a local machine only: there the clock advances during computation (2026-11), which production's does not.
 
 import { DurableObject } from "cloudflare:workers";
@@ -45,6 +45,7 @@ export class FanOutBench extends DurableObject<BenchEnv> {
     const numbers = (name: string): number[] => params.get(name)!.split(",").map(Number);
     const [repeats] = numbers("repeats") as [number];
     if (params.get("measure") === "steps") return Response.json(await this.#steps(numbers("shards"), numbers("batches"), repeats));
+    if (params.get("measure") === "prompts") return Response.json(await this.#prompts(numbers("batches")[0]!, repeats));
     return Response.json(await this.#rounds(numbers("shards")[0]!, numbers("batches")[0]!, repeats));
   }
 
@@ -90,21 +91,57 @@ export class FanOutBench extends DurableObject<BenchEnv> {
   /** An engine like the served ones, with every expert in this isolate: the shards of the same process have loaded them. */
   async #localEngine(): Promise<Engine> {
     const tenant = this.#tenant("bench-local");
-    const { isolate, heap } = tenant;
     const { manifest } = await currentPack(this.env);
-    const { config, activations, kvFormat } = manifest;
     const ranges = planOf(manifest, 1).slots.flat();
     if (!tenant.adopt([...trunkBlobs(manifest), ...blobsOfSlots(manifest, ranges)])) throw new Error("The shards' experts are not in this isolate; this measurement expects one process.");
-    const chunkTokens = maxChunkTokens({ topK: config.router.topK, maxSegments: maxSegmentsOf(manifest), hidden: config.hiddenSize, activations });
-    const runner = new ExpertRunner(isolate.kernels, heap, config.hiddenSize, maxSlotWidth(manifest, ranges), chunkTokens);
+    const { hiddenSize } = manifest.config;
+    return this.#engineOver(tenant, manifest, (roundTokens) => new LocalExperts(
+      new ExpertRunner(tenant.isolate.kernels, tenant.heap, hiddenSize, maxSlotWidth(manifest, ranges), roundTokens), bindSlots(tenant, manifest, ranges), hiddenSize));
+  }
+
+  /** An engine over a trunk that the tenant holds, with steps of one round. */
+  #engineOver(tenant: Tenant, manifest: PackManifest, experts: (roundTokens: number) => Experts): Engine {
+    const { config, activations, kvFormat } = manifest;
+    const roundTokens = maxChunkTokens({ topK: config.router.topK, maxSegments: maxSegmentsOf(manifest), hidden: config.hiddenSize, activations });
     return new Engine({
-      config, kernels: isolate.kernels, heap, kvFormat, activations, maxChunkTokens: chunkTokens, segmentCounts: segmentCounts(manifest),
-      experts: new LocalExperts(runner, bindSlots(tenant, manifest, ranges), config.hiddenSize),
+      config, kernels: tenant.isolate.kernels, heap: tenant.heap, kvFormat, activations, maxChunkTokens: roundTokens, segmentCounts: segmentCounts(manifest),
+      experts: experts(roundTokens),
       trunk: bindTrunk(config, (name) => {
         const blob = manifest.blobs[name];
         return blob === undefined ? undefined : { ptr: tenant.ptrOf(blob.hash), format: blob.format, nRows: blob.rows, nCols: blob.cols };
       }),
     });
+  }
+
+  /** Wall time of prompts of nTokens with the experts in another process: in steps of one round each, and in steps of two, of which one is computed there while the other is here. */
+  async #prompts(nTokens: number, repeats: number): Promise<Samples> {
+    const { SHARDS_A: elsewhere } = this.env;
+    if (elsewhere === undefined) throw new Error("SHARDS_A is not bound; the shards of another script were expected.");
+    const env = { ...this.env, SHARDS: elsewhere, SHARDS_COUNT: "1" };
+    const progress = { trunkBytes: 0, trunkTotalBytes: 0, expertTotalBytes: 0, clients: [], pack: null };
+    const { engine, manifest, packHash } = await bringUp(env, this.#tenant("bench-two"), progress);
+    const tenant = this.#tenant("bench-single");
+    tenant.adopt(trunkBlobs(manifest));
+    const lines = openFanOut(env, manifest, packHash, tenant.isolate.limits, tenant.isolate);
+    await lines.connect();
+    const single = this.#engineOver(tenant, manifest, (roundTokens) => {
+      const experts = lines.experts(tenant.heap, tenant.isolate.kernels, roundTokens);
+      return { placement: experts.placement, overlapTokens: Infinity, run: (layer, batch) => experts.run(layer, batch), depart: () => experts.depart() };
+    });
+    const samples: Samples = {};
+    for (let repeat = 0; repeat <= repeats; repeat++) {
+      for (const [name, on] of [["one at a time", single], ["two at once", engine]] as const) {
+        const timeline = on.kv.open(nTokens);
+        const start = performance.now();
+        while (timeline.length < nTokens) {
+          const length = Math.min(on.maxChunkTokens, nTokens - timeline.length);
+          await on.step([{ timeline, ids: Array.from({ length }, (_, i) => ((timeline.length + i) * 77 + repeat * 191 + 1) % on.config.vocabSize), logits: "none" }]);
+        }
+        if (repeat > 0) (samples[name] ??= []).push(performance.now() - start);
+        on.kv.close(timeline);
+      }
+    }
+    return samples;
   }
 
   /** Wall time of the experts of one step (all layers), over shards in one other process and over the same number in two. */

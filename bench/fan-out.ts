@@ -1,5 +1,6 @@
 // What spreading experts over shards costs and gains: steps of whole engines over 1, 2, 4 and 8 shards and with the experts in process, all
-// in one workerd process; and the experts' wall time over shards in one other process and in two. Owns the processes and the ratios.
+// in one workerd process; the experts' wall time over shards in one other process and in two; and prompts in rounds that overlap with
+// each other against prompts round by round. Owns the processes and the ratios.
 // Part of `node bench/serve.ts`. Refuses more than three processes: it is meant for machines with few cores.
 
 import { mkdtempSync, rmSync } from "node:fs";
@@ -13,16 +14,21 @@ const SHARDS = [1, 2, 4, 8] as const;
 const BATCHES = [1, 16] as const;
 const REPEATS = 9;
 const ROUND_REPEATS = 41;
+/** Two rounds of 120, which the engine overlaps by itself when their experts are in another process. */
+const PROMPT_TOKENS = 240;
+const PROMPT_REPEATS = 9;
 
 /** Milliseconds of each repeat, by name of what was measured: the answer of fan-out-worker.ts. */
 type Samples = Record<string, number[]>;
+
+interface SpeedUp { readonly name: string; readonly ms: number; readonly speedUp: number }
 
 export interface FanOutReport {
   readonly harness: string;
   readonly batches: readonly number[];
   /** Wall ms per step by engine, one figure per batch, and what it adds to the in-process step (0.1 = 10 %). */
   readonly inOneProcess: readonly { readonly name: string; readonly ms: readonly number[]; readonly added: readonly number[] }[];
-  readonly processes: { readonly harness: string; readonly rows: readonly { readonly name: string; readonly ms: number; readonly speedUp: number }[] };
+  readonly processes: { readonly harness: string; readonly rows: readonly SpeedUp[]; readonly promptTokens: number; readonly prompts: readonly SpeedUp[] };
   readonly targets: Readonly<Record<string, Target>>;
 }
 
@@ -68,9 +74,13 @@ async function overProcesses(pack: string, packId: string, isolateMiB: number): 
     });
     hosts.push(asking);
     const samples = await ask(asking, { measure: "rounds", shards: "2", batches: "16", repeats: String(ROUND_REPEATS) });
+    const prompts = await ask(asking, { measure: "prompts", shards: "1", batches: String(PROMPT_TOKENS), repeats: String(PROMPT_REPEATS) });
+    const against = (first: string, name: string, from: Samples): SpeedUp => ({ name, ms: rounded(median(from[name]!)), speedUp: rounded(medianRatio(from[first]!, from[name]!)) });
     return {
       harness: "bare Miniflare, three workerd processes joined by the dev registry: an asking one, idle while shards compute, and two with shards",
-      rows: ["one process", "two processes"].map((name) => ({ name, ms: rounded(median(samples[name]!)), speedUp: rounded(medianRatio(samples["one process"]!, samples[name]!)) })),
+      rows: ["one process", "two processes"].map((name) => against("one process", name, samples)),
+      promptTokens: PROMPT_TOKENS,
+      prompts: ["one at a time", "two at once"].map((name) => against("one at a time", name, prompts)),
     };
   } finally {
     for (const host of hosts.reverse()) await host.close();

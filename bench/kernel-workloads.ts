@@ -15,6 +15,8 @@ const MAX_WEIGHT_BYTES = 34 * MIB;
 export const SIZES_MIB = [0.25, 1, 18] as const;
 const BATCHES = [2, 4, 8] as const;
 const BATCH_MIB = 1;
+/** The largest batch is also measured beyond the cache. */
+const LARGE_BATCH = 8;
 const DOTS = 20_000;
 export const CONTEXT = 4096;
 const POSITIONS_PER_PAGE = 32;
@@ -102,6 +104,7 @@ export function workloads({ variants, bench, only = /(?:)/ }: WorkloadOptions): 
       };
       for (const mib of SIZES_MIB) product(1, mib);
       for (const nTokens of BATCHES) product(nTokens, BATCH_MIB);
+      if (activationFormatOf(format) === "qa8") product(LARGE_BATCH, SIZES_MIB.at(-1)!);
     }
     for (const format of KV_FORMATS) {
       for (const shape of ATTENTION_SHAPES) {

@@ -72,12 +72,16 @@ export function ratiosOf(measured: readonly Measured[], variant: string): Record
         share(`${format} x 1, ${mib} MiB, of dots i16`, product.gigaOperationsPerSecond / i16);
       }
     }
-    for (const nTokens of [2, 4, 8]) {
-      const product = figures.of(productName(variant, format, nTokens, 1));
-      if (activationFormatOf(format) !== "qa8") continue;
-      share(`${format} x ${nTokens}, 1 MiB, of dots i32`, product.gigaOperationsPerSecond / i32);
-      share(`${format} x ${nTokens}, 1 MiB, of dots i16`, product.gigaOperationsPerSecond / i16);
+    if (activationFormatOf(format) !== "qa8") continue;
+    for (const [nTokens, mib] of [[2, 1], [4, 1], [8, 1], [8, SIZES_MIB.at(-1)!]] as const) {
+      const product = figures.of(productName(variant, format, nTokens, mib));
+      share(`${format} x ${nTokens}, ${mib} MiB, of dots i32`, product.gigaOperationsPerSecond / i32);
+      share(`${format} x ${nTokens}, ${mib} MiB, of dots i16`, product.gigaOperationsPerSecond / i16);
     }
+  }
+  for (const [nTokens, mib] of [...SIZES_MIB.map((mib) => [1, mib] as const), [8, 1], [8, SIZES_MIB.at(-1)!]] as const) {
+    share(`q6k x ${nTokens}, ${mib} MiB, over q8`,
+      figures.of(productName(variant, "q6k", nTokens, mib)).gigaOperationsPerSecond / figures.of(productName(variant, "q8", nTokens, mib)).gigaOperationsPerSecond);
   }
   for (const format of KV_FORMATS) {
     for (const shape of ATTENTION_SHAPES) {

@@ -60,7 +60,7 @@ export function streamsReport(answers: readonly StreamedAnswer[], operationsPerD
 export async function benchServe(): Promise<ServeReport> {
   await buildProgram();
   const machine = machineReport();
-  const pack = await cachedPack(await cachedGguf(option("cache") ?? DEFAULT_CACHE, "olmoe", OLMOE_SHAPE, "Q4_0 head Q8_0"), PACK_ID);
+  const pack = await cachedPack(await cachedGguf(option("cache") ?? DEFAULT_CACHE, "olmoe", OLMOE_SHAPE, "Q4_0"), PACK_ID);
   const operations = operationsPerToken(OLMOE_SHAPE);
   const server = await startServer(pack, { packId: PACK_ID, shards: 1, isolateMiB: ISOLATE_MIB });
   const streams: StreamsReport[] = [];
@@ -107,5 +107,6 @@ if (import.meta.main) {
     tableText([["ms", ...fanOut.inOneProcess[0]!.ms.map((_, i) => `batch ${fanOut.batches[i]}`)], ...fanOut.inOneProcess.map((row) => [row.name, ...row.ms])]), "",
     `processes: ${fanOut.processes.harness}`,
     tableText([["expert wall", "ms", "speed-up"], ...fanOut.processes.rows.map((row) => [row.name, row.ms, row.speedUp])]), "",
+    tableText([[`prompt of ${fanOut.processes.promptTokens}, experts in another process, rounds`, "ms", "speed-up"], ...fanOut.processes.prompts.map((row) => [row.name, row.ms, row.speedUp])]), "",
   ].join("\n"));
 }

@@ -11,7 +11,7 @@ import { parametersOf, type ModelShape } from "./model/random-model.ts";
 import { machineReport, option, present, tableText, type Report } from "./report.ts";
 import { median, rounded } from "./statistics.ts";
 
-const QUANT = "Q4_0 head Q8_0";
+const QUANT = "Q4_0";
 /** A quarter of OLMoE's width, so that contexts of 8,192 are read in seconds. */
 const SMALL: ModelShape = Object.freeze({ hidden: 512, nLayers: 4, nHeads: 8, nKvHeads: 4, nExperts: 16, topK: 2, expertWidth: 512, vocabulary: 4096, contextLength: 8448 });
 const CONTEXTS = [128, 512, 1024, 2048, 4096, 8192];

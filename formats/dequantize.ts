@@ -1,8 +1,9 @@
 // Stored rows to float32. Owns the meaning of every stored type's bits; all conversions are exact (Q8_0: 11 + 8 bits of
-// significand, Q4_0: 11 + 4), except that the sum of Q4_1 and Q4_K, exact in float64, is rounded once, as the kernels do.
+// significand, Q4_0: 11 + 4, Q6_K: 11 + 7 + 5), except that the sum of Q4_1 and Q4_K, exact in float64, is rounded once, as the kernels do.
 // Refuses writing. Layouts: ggml-quants.c, dequantize_row_*.
 
 import { Q4K_BLOCK_BYTES, q4kNibble, q4kScale } from "./q4k-blocks.ts";
+import { Q6K_BLOCK_BYTES, Q6K_D_AT, Q6K_SCALES_AT, q6kValue } from "./q6k-blocks.ts";
 import { type StoredType, storedRowBytes } from "./stored-types.ts";
 
 /** Twice the value of each E2M1 code. */
@@ -56,6 +57,13 @@ export function decodeRows(type: StoredType, bytes: Uint8Array, nRows: number, n
           const block = from + (c >> 8) * Q4K_BLOCK_BYTES;
           const { sc, m } = q4kScale(bytes, block, (c & 255) >> 5);
           out[to + c] = view.getFloat16(block, true) * sc * q4kNibble(bytes, block, c & 255) - view.getFloat16(block + 2, true) * m;
+        }
+        break;
+      case "Q6_K":
+        for (let c = 0; c < nCols; c++) {
+          const block = from + (c >> 8) * Q6K_BLOCK_BYTES;
+          const sc = view.getInt8(block + Q6K_SCALES_AT + ((c & 255) >> 4));
+          out[to + c] = view.getFloat16(block + Q6K_D_AT, true) * Math.imul(sc, q6kValue(bytes, block, c & 255) - 32); // an integer has no minus zero
         }
         break;
       case "MXFP4":

@@ -6,7 +6,7 @@ import { ModelError } from "../model/config.ts";
 import { type Checkpoint, type MatrixPlace, expertName } from "./checkpoint.ts";
 import { FILE_TYPES, formatOfType } from "./stored-types.ts";
 
-export const QUANTS = ["source", "f32", "q8", "q4", "q4m", "q4k", "q2", "mxfp4"] as const;
+export const QUANTS = ["source", "f32", "q8", "q4", "q4m", "q4k", "q6k", "q2", "mxfp4"] as const;
 export type Quant = (typeof QUANTS)[number];
 
 /** Kinds of tensors in summaries. */

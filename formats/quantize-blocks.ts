@@ -1,9 +1,10 @@
 // One block of float32 values to stored bytes, for every quantised type. Owns the choice of scales and the rounding.
-// Q8_0, Q4_0, Q4_1, Q4_K and MXFP4 follow ggml-quants.c (quantize_row_*_ref; Q4_K with its make_qkx2_quants), in float64 and
-// dividing by scales as stored, in f16; Q2_32 is ours. Refuses to judge: infinite scales are returned, the caller names the tensor.
+// Q8_0, Q4_0, Q4_1, Q4_K, Q6_K and MXFP4 follow ggml-quants.c (quantize_row_*_ref; Q4_K with its make_qkx2_quants, Q6_K with its
+// make_qx_quants), in float64 and dividing by scales as stored, in f16; Q2_32 is ours. Refuses to judge: infinite scales are returned, the caller names the tensor.
 
 import { E2M1_DOUBLED } from "./dequantize.ts";
 import { Q4K_GROUPS, addQ4kNibble, writeQ4kScales } from "./q4k-blocks.ts";
+import { Q6K_D_AT, Q6K_SCALES_AT, Q6K_STEP, Q6K_STEPS, addQ6kValue } from "./q6k-blocks.ts";
 import type { StoredType } from "./stored-types.ts";
 
 export type QuantizedType = Exclude<StoredType, "F32" | "F16" | "BF16">;
@@ -154,6 +155,51 @@ function q4k(x: Float32Array, out: Uint8Array, at: number, decoded: Float64Array
   return { scale: Math.max(d, dmin), isLost: (d === 0 && maxScale > 0) || (dmin === 0 && maxMin > 0) };
 }
 
+/** Below this largest magnitude a group counts as zero. */
+const GROUP_MAX_EPSILON = 1e-15;
+
+/**
+ * Scale of x = scale * q, q in -32..31, with the least squares of errors weighted by x^2: of 19 roundings around the one that takes the
+ * largest magnitude to -32, each with its best scale. Its sign is that of the value that becomes negative.
+ */
+function fitSymmetric(x: Float32Array): number {
+  let extreme = 0;
+  for (const value of x) if (Math.abs(value) > Math.abs(extreme)) extreme = value;
+  if (Math.abs(extreme) < GROUP_MAX_EPSILON) return 0;
+  let scale = 0;
+  let best = 0; // what the best scale takes off the weighted squares: (sum x q)^2 / sum q^2
+  for (const step of [0, -9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9]) {
+    const inverse = -(32 + 0.1 * step) / extreme;
+    let sumXQ = 0;
+    let sumQ2 = 0;
+    for (const value of x) {
+      const q = clamp(nearestInt(inverse * value), -32, 31);
+      sumXQ += value * value * value * q;
+      sumQ2 += value * value * q * q;
+    }
+    if (sumQ2 > 0 && (step === 0 || sumXQ * sumXQ > best * sumQ2)) [scale, best] = [sumXQ / sumQ2, (sumXQ * sumXQ) / sumQ2];
+  }
+  return scale;
+}
+
+function q6k(x: Float32Array, out: Uint8Array, at: number, decoded: Float64Array): EncodedBlock {
+  const fits = Array.from({ length: Q6K_STEPS }, (_, step) => fitSymmetric(x.subarray(Q6K_STEP * step, Q6K_STEP * step + Q6K_STEP)));
+  const extreme = fits.reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a));
+  const isZero = Math.abs(extreme) < GROUP_MAX_EPSILON;
+  const d = isZero ? 0 : Math.f16round(extreme / -128);
+  const sc = fits.map((fit) => (isZero ? 0 : Math.min(127, nearestInt((-128 / extreme) * fit))));
+  setHalf(out, at + Q6K_D_AT, d);
+  for (let step = 0; step < Q6K_STEPS; step++) out[at + Q6K_SCALES_AT + step] = sc[step]! & 255;
+  x.forEach((value, i) => {
+    const scale = d * sc[i >> 4]!;
+    const q = scale === 0 ? 0 : clamp(nearestInt(value / scale), -32, 31);
+    addQ6kValue(out, at, i, q + 32);
+    decoded[i] = scale * q;
+  });
+  for (let i = x.length; i < Q6K_STEP * Q6K_STEPS; i++) addQ6kValue(out, at, i, 32);
+  return { scale: Math.abs(d), isLost: d === 0 && !isZero };
+}
+
 /** The exponent puts the largest magnitude into 4 .. 8 times 2^(e - 127): what lies beyond 6 becomes 6. */
 function mxfp4(x: Float32Array, out: Uint8Array, at: number, decoded: Float64Array): EncodedBlock {
   const bits = new Uint32Array(Float32Array.of(largest(x)).buffer)[0]!;
@@ -191,4 +237,4 @@ function q2(x: Float32Array, out: Uint8Array, at: number, decoded: Float64Array)
   return { scale, isLost: scale === 0 && amax !== 0 };
 }
 
-export const BLOCK_ENCODERS: Readonly<Record<QuantizedType, BlockEncoder>> = { Q8_0: q8, Q4_0: q4, Q4_1: q4m, Q4_K: q4k, MXFP4: mxfp4, Q2_32: q2 };
+export const BLOCK_ENCODERS: Readonly<Record<QuantizedType, BlockEncoder>> = { Q8_0: q8, Q4_0: q4, Q4_1: q4m, Q4_K: q4k, Q6_K: q6k, MXFP4: mxfp4, Q2_32: q2 };

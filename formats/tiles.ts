@@ -1,9 +1,10 @@
 // Row-major stored rows <-> the tile layouts of the kernels (docs/arithmetic.md section 3). Owns the byte order of a row
 // block of 32 rows; quantised blocks are only re-ordered, so both ways are lossless. Refuses arithmetic of any kind.
-// q4k's nibbles change places too: q4k-blocks.ts.
+// The bits of q4k and q6k change places too: q4k-blocks.ts, q6k-blocks.ts.
 
 import { type MatrixFormat, matrixBytes, tileBytes } from "../model/kernels.ts";
 import { Q4K_BLOCK_BYTES, placeQ4kBlock, takeQ4kBlock } from "./q4k-blocks.ts";
+import { Q6K_BLOCK_BYTES, placeQ6kBlock, takeQ6kBlock } from "./q6k-blocks.ts";
 import { storedBlock, storedRowBytes, typeOfFormat } from "./stored-types.ts";
 
 /** Rows of a row block. */
@@ -31,13 +32,22 @@ export interface RowRun {
   readonly nRows: number;
 }
 
+/** Formats of blocks of 256, whose bits are moved one by one. */
+const SUPERS = {
+  q4k: { bytes: Q4K_BLOCK_BYTES, place: placeQ4kBlock, take: takeQ4kBlock },
+  q6k: { bytes: Q6K_BLOCK_BYTES, place: placeQ6kBlock, take: takeQ6kBlock },
+} as const;
+type SuperFormat = keyof typeof SUPERS;
+const isSuper = (format: MatrixFormat): format is SuperFormat => format in SUPERS;
+
 /** Writes the rows into `block` at rows firstRow, firstRow + 1, ... */
 export function placeRows(format: MatrixFormat, block: Uint8Array, firstRow: number, rows: RowRun, nCols: number): void {
   const rowBytes = storedRowBytes(typeOfFormat(format), nCols);
   for (let i = 0; i < rows.nRows; i++) {
     const from = rows.start + i * rows.stride;
-    if (format === "q4k") {
-      for (let b = 0; b * Q4K_BLOCK_BYTES < rowBytes; b++) placeQ4kBlock(rows.bytes, from + b * Q4K_BLOCK_BYTES, block, b, firstRow + i);
+    if (isSuper(format)) {
+      const { bytes, place } = SUPERS[format];
+      for (let b = 0; b * bytes < rowBytes; b++) place(rows.bytes, from + b * bytes, block, b, firstRow + i);
       continue;
     }
     eachPiece(format, rowBytes, firstRow + i, (inRow, inBlock, n) => {
@@ -49,8 +59,9 @@ export function placeRows(format: MatrixFormat, block: Uint8Array, firstRow: num
 /** The reverse of placeRows for one row: writes its stored bytes to `out` at `at`. */
 export function takeRow(format: MatrixFormat, block: Uint8Array, row: number, out: Uint8Array, at: number, nCols: number): void {
   const rowBytes = storedRowBytes(typeOfFormat(format), nCols);
-  if (format === "q4k") {
-    for (let b = 0; b * Q4K_BLOCK_BYTES < rowBytes; b++) takeQ4kBlock(block, b, row, out, at + b * Q4K_BLOCK_BYTES);
+  if (isSuper(format)) {
+    const { bytes, take } = SUPERS[format];
+    for (let b = 0; b * bytes < rowBytes; b++) take(block, b, row, out, at + b * bytes);
     return;
   }
   eachPiece(format, rowBytes, row, (inRow, inBlock, n) => {
@@ -64,7 +75,7 @@ interface Pieces {
   readonly steps: { readonly inStored: number; readonly inTile: number; readonly n: number };
 }
 
-const PIECES: Readonly<Record<Exclude<MatrixFormat, "q4k">, Pieces>> = {
+const PIECES: Readonly<Record<Exclude<MatrixFormat, SuperFormat>, Pieces>> = {
   f32: { heads: [[0, 0, 4]], steps: { inStored: 0, inTile: 0, n: 0 } },
   f16: { heads: [[0, 0, 2]], steps: { inStored: 0, inTile: 0, n: 0 } },
   bf16: { heads: [[0, 0, 2]], steps: { inStored: 0, inTile: 0, n: 0 } },
@@ -77,7 +88,7 @@ const PIECES: Readonly<Record<Exclude<MatrixFormat, "q4k">, Pieces>> = {
 
 /** Calls `move(offset in the stored row, offset in the block, bytes)` for every piece of a row that stays together. */
 function eachPiece(
-  format: Exclude<MatrixFormat, "q4k">, rowBytes: number, row: number, move: (inRow: number, inBlock: number, n: number) => void,
+  format: Exclude<MatrixFormat, SuperFormat>, rowBytes: number, row: number, move: (inRow: number, inBlock: number, n: number) => void,
 ): void {
   const { heads, steps } = PIECES[format];
   const { bytes } = storedBlock(typeOfFormat(format));

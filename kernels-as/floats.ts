@@ -78,3 +78,23 @@ export function halfBits(x: f32): u32 {
   if (magnitude < 0x38800000) return sign | (reinterpret<u32>(reinterpret<f32>(magnitude) + 0.5) - 0x3f000000);
   return sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13);
 }
+
+/** The same of four f32, one in each lane. */
+@inline
+function halfBits4(x: v128): v128 {
+  const magnitude = v128.and(x, i32x4.splat(0x7fffffff));
+  const isNan = i32x4.gt_s(magnitude, i32x4.splat(0x7f800000));
+  const sign = v128.andnot(v128.and(i32x4.shr_u(x, 16), i32x4.splat(0x8000)), isNan);
+  const odd = v128.and(i32x4.shr_u(magnitude, 13), i32x4.splat(1));
+  const normal = i32x4.shr_u(i32x4.add(i32x4.add(magnitude, odd), i32x4.splat(0xfff - 0x38000000)), 13);
+  const small = i32x4.sub(f32x4.add(magnitude, f32x4.splat(0.5)), i32x4.splat(0x3f000000));
+  const large = v128.bitselect(i32x4.splat(0x7e00), i32x4.splat(0x7c00), isNan);
+  const finite = v128.bitselect(small, normal, i32x4.lt_s(magnitude, i32x4.splat(0x38800000)));
+  return v128.or(sign, v128.bitselect(large, finite, i32x4.ge_s(magnitude, i32x4.splat(0x477ff000))));
+}
+
+/** The f16 of eight f32. */
+@inline
+export function halves8(a: v128, b: v128): v128 {
+  return i16x8.narrow_i32x4_u(halfBits4(a), halfBits4(b));
+}

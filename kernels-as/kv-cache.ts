@@ -2,7 +2,7 @@
 // behind the bf16 scales of all their positions and groups of 32 dims. Refuses values beyond the range of q8 by marking the group NaN, never by clamping.
 
 import { GROUP_BUFFER } from "./constants";
-import { halfBits } from "./floats";
+import { halfBits, halves8 } from "./floats";
 
 export const KV_F16: i32 = 1;
 export const KV_Q8: i32 = 2;
@@ -68,32 +68,54 @@ function writeTiles(k: usize, v: usize, headDim: usize, slot: usize, at: usize):
   }
 }
 
+/** One position of one kv head into the f16 blocks: a column of K, a row of V. */
+function writeHalves(k: usize, v: usize, headDim: usize, slot: usize, at: usize, values: usize): void {
+  let key = at + (slot << 1), value = values + slot * (headDim << 1), d: usize = 0;
+  for (; d + 8 <= headDim; d += 8) {
+    const from = d << 2;
+    const keys = halves8(v128.load(k + from), v128.load(k + from, 16));
+    v128.store16_lane(key, keys, 0);
+    v128.store16_lane(key, keys, 1, 64);
+    v128.store16_lane(key, keys, 2, 128);
+    v128.store16_lane(key, keys, 3, 192);
+    v128.store16_lane(key, keys, 4, 256);
+    v128.store16_lane(key, keys, 5, 320);
+    v128.store16_lane(key, keys, 6, 384);
+    v128.store16_lane(key, keys, 7, 448);
+    v128.store(value, halves8(v128.load(v + from), v128.load(v + from, 16)));
+    key += 512;
+    value += 16;
+  }
+  for (; d < headDim; d++) {
+    store<u16>(key, <u16>halfBits(load<f32>(k + (d << 2))));
+    store<u16>(value, <u16>halfBits(load<f32>(v + (d << 2))));
+    key += 64;
+    value += 2;
+  }
+}
+
+/** Head by head: the keys of one head's block lie 64 bytes or more apart, so its lines are to stay in the cache from position to position. */
 export function kvWrite(
   kvFormat: i32, k: usize, v: usize, rowStride: usize, nTokens: i32, nKvHeads: i32, headDim: usize,
   pages: usize, layerOffset: usize, positions: usize,
 ): void {
   const half = kvBlockBytes(kvFormat, headDim);
-  for (let t: usize = 0; t < <usize>nTokens; t++) {
-    const slot = <usize>(load<u32>(positions + (t << 2)) & 31);
-    let keys = <usize>load<u32>(pages + (t << 2)) + layerOffset;
-    let from = t * rowStride;
-    for (let h = 0; h < nKvHeads; h++) {
+  for (let h: usize = 0; h < <usize>nKvHeads; h++) {
+    let from = h * (headDim << 2);
+    for (let t: usize = 0; t < <usize>nTokens; t++) {
+      const slot = <usize>(load<u32>(positions + (t << 2)) & 31);
+      const keys = <usize>load<u32>(pages + (t << 2)) + layerOffset + h * 2 * half;
       const values = keys + half;
       if (kvFormat == KV_Q8) {
         writeTiles(k + from, v + from, headDim, slot, keys);
       } else if (kvFormat == KV_F16) {
-        const keyAt = keys + (slot << 1), valueAt = values + slot * (headDim << 1);
-        for (let d: usize = 0; d < headDim; d++) {
-          store<u16>(keyAt + (d << 6), <u16>halfBits(load<f32>(k + from + (d << 2))));
-          store<u16>(valueAt + (d << 1), <u16>halfBits(load<f32>(v + from + (d << 2))));
-        }
+        writeHalves(k + from, v + from, headDim, slot, keys, values);
       } else {
         const keyAt = keys + (slot << 2);
         for (let d: usize = 0; d < headDim; d++) store<f32>(keyAt + (d << 7), load<f32>(k + from + (d << 2)));
         memory.copy(values + slot * (headDim << 2), v + from, headDim << 2);
       }
-      keys = values + half;
-      from += headDim << 2;
+      from += rowStride;
     }
   }
 }

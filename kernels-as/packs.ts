@@ -2,6 +2,7 @@
 // Owns the int8 pack layouts and the f32 one. A pack lives in scratch and only for one call; it is no stored format.
 // Per group of 32 k an int8 pack holds, for M tokens, a head of M x 8 bytes, then per step and per token the bytes a product
 // broadcasts. A head is {f32 scale * factor, i32 correction} or, for weights with a minimum, {f32 scale * factor, f32 scale * sum}.
+// For q6k, whose steps have scales of their own, the corrections head the steps.
 // The factor makes up for how weight scales are read: f16 bits as f32 bits (HALF_MASK: 2^112), E8M0 as twice its value (0.5). It is a
 // power of two within range, so the product of the two scales keeps every bit of the definition.
 
@@ -217,6 +218,48 @@ export function packWide(acts: usize, m: usize, nGroups: usize, out: usize, orde
       scale += 4;
       to += groupBytes;
       at += groupBytes;
+    }
+  }
+}
+
+/**
+ * q6k: per step of 16 k a head of the tokens' corrections, 4 bytes each and 16 together at least, then per token k = 16 kk.. as 16 bytes
+ * or, for plain SIMD (isWide), as packWide's QUADS: the even pairs, then the odd ones.
+ */
+@inline
+export function packSteps(acts: usize, m: usize, nGroups: usize, out: usize, isWide: bool, kind: i32, offset: i32): void {
+  const stepHead = max<usize>(16, m << 2);
+  const valueShift = isWide ? 5 : 4;
+  const step = stepHead + (m << valueShift);
+  const groupBytes = (m << 3) + 2 * step;
+  const factor = factorOf(true);
+  const zero = i64x2.splat(0);
+  for (let t: usize = 0; t < m; t++) {
+    let q = <usize>load<u32>(acts + (t << 2));
+    let scale = q + (nGroups << 5);
+    let to = out + (t << 3);
+    let correction = out + (m << 3) + (t << 2);
+    let body = out + (m << 3) + stepHead + (t << valueShift);
+    for (let g: usize = 0; g < nGroups; g++) {
+      store<f32>(to, load<f32>(scale) * factor);
+      store<i32>(to, 0, 4);
+      for (let half = 0; half < 2; half++) {
+        const v = v128.load(q);
+        store<i32>(correction, kind == CORRECTION16 ? correction16(v, zero, offset) : sumOf(v, zero) * -offset);
+        if (isWide) {
+          v128.store(body, i16x8.shr_s(i16x8.shl(v, 8), 8));
+          v128.store(body, i16x8.shr_s(v, 8), 16);
+        } else {
+          v128.store(body, v);
+        }
+        q += 16;
+        correction += step;
+        body += step;
+      }
+      scale += 4;
+      to += groupBytes;
+      correction += m << 3;
+      body += m << 3;
     }
   }
 }

@@ -9,6 +9,7 @@ const Q4M: i32 = 5;
 const Q4K: i32 = 6;
 const Q2: i32 = 7;
 const MXFP4: i32 = 8;
+const Q6K: i32 = 9;
 
 /** f32, f16 and bf16: one value a column. */
 function readFloats(format: i32, w: usize, nCols: usize, row: usize, out: usize): void {
@@ -30,6 +31,15 @@ function exponentScale(e: u32): f32 {
   return reinterpret<f32>(e > 1 ? (e - 1) << 23 : 0x00200000 << e);
 }
 
+/** Value k of a row and group of q6k; `step` is where the row's values of the step of 16 k start. */
+@inline
+function sixBits(step: usize, k: usize): i32 {
+  const at = step + (k & 3);
+  const plane = (k & 15) >> 2;
+  if (plane < 3) return (<i32>load<u8>(at + plane * 128) & 63) - 32;
+  return ((<i32>load<u8>(at) >> 6) << 4 | (<i32>load<u8>(at + 128) >> 6) << 2 | <i32>load<u8>(at + 256) >> 6) - 32;
+}
+
 export function readRow(format: i32, w: usize, nCols: usize, row: usize, out: usize): void {
   if (format < Q8) {
     readFloats(format, w, nCols, row, out);
@@ -39,7 +49,7 @@ export function readRow(format: i32, w: usize, nCols: usize, row: usize, out: us
   const nGroups = (nCols + 31) >> 5;
   const tileBytes = <usize>load<u16>(TILE_BYTES + (<usize>format << 1));
   const hasMinimum = format == Q4M || format == Q4K;
-  const valuesAt: usize = format == Q4M ? 128 : format == MXFP4 ? 32 : 64;
+  const valuesAt: usize = format == Q4M ? 128 : format == MXFP4 || format == Q6K ? 32 : 64;
   for (let g: usize = 0; g < nGroups; g++) {
     let tile: usize, scale: f32, minimum: f32 = 0;
     if (format == Q4K) {
@@ -47,6 +57,10 @@ export function readRow(format: i32, w: usize, nCols: usize, row: usize, out: us
       tile = head + 128 + (g & 7) * 576;
       scale = loadHalf(head + (lane << 1)) * <f32>load<u8>(tile + lane);
       minimum = -(loadHalf(head + 64 + (lane << 1)) * <f32>load<u8>(tile + 32 + lane));
+    } else if (format == Q6K) {
+      const head = w + ((row >> 5) * ((nGroups + 7) >> 3) + (g >> 3)) * tileBytes;
+      tile = head + 64 + (g & 7) * 832;
+      scale = loadHalf(head + (lane << 1));
     } else {
       tile = w + ((row >> 5) * nGroups + g) * tileBytes;
       scale = format == MXFP4 ? exponentScale(load<u8>(tile + lane)) : loadHalf(tile + (lane << 1));
@@ -57,6 +71,7 @@ export function readRow(format: i32, w: usize, nCols: usize, row: usize, out: us
     for (let k: usize = 0; k < n; k++) {
       let q: i32;
       if (format == Q8) q = <i32>load<i8>(values + (k >> 2) * 128 + (k & 3));
+      else if (format == Q6K) q = <i32>load<i8>(tile + (k >> 4) * 416 + lane) * sixBits(values + (k >> 4) * 416, k);
       else if (format == Q2) q = 2 * ((<i32>load<u8>(values + (k >> 4) * 128 + (k & 3)) >> ((<i32>k & 12) >> 1)) & 3) - 3;
       else {
         const byte = <i32>load<u8>(values + ((k & 15) >> 2) * 128 + (k & 3));

@@ -1,6 +1,7 @@
-// How the stored scales of the int8 formats become f32, as templates for generate.mjs: f16 pairs, E8M0 exponents, and the two levels of
-// q4k. Owns the bit tricks of docs/arithmetic.md section 3 that a product needs once per group; a power of two each leaves out is made up
-// for in the pack's head (packs.ts). Refuses anything that would round.
+// How the stored scales of the int8 formats become f32, as templates for generate.mjs: f16 pairs, E8M0 exponents, the two levels of
+// q4k and the upper level of q6k, whose lower level multiplies integers (forms.mjs). Owns the bit tricks of docs/arithmetic.md section 3
+// that a product needs once per group; a power of two each leaves out is made up for in the pack's head (packs.ts). Refuses anything that
+// would round.
 
 const range = (n) => Array.from({ length: n }, (_, i) => i);
 
@@ -29,11 +30,17 @@ export const SCALES = {
         exponents(2 * h, "0, 8, 1, 9, 2, 10, 3, 11"), exponents(2 * h + 1, "4, 12, 5, 13, 6, 14, 7, 15"),
       ]),
   },
-  // Bytes times the d and dmin that superHead left in SUPER_BUFFER.
+  // Bytes times the d and dmin that superHead left in SUPER_BUFFER; `supers` points at those of the pass.
   super: {
     rowBytes: 1,
-    constants: (R) => ({ half: R === 1 ? "HALF_MASK" : "UPPER_HALF_MASK", factor: "HALF_FIX" }),
+    constants: () => ({ half: "UPPER_HALF_MASK", factor: "HALF_FIX" }),
     lines: (R) => [...byteScales(R, 0, "scale"), ...byteScales(R, 32, "min")],
+  },
+  // The d that superHead left there.
+  superOnly: {
+    rowBytes: 1,
+    constants: () => ({ half: "UPPER_HALF_MASK" }),
+    lines: (R) => range(R).map((r) => `const scale${r} = v128.load(supers, ${16 * r});`),
   },
 };
 const exponents = (r, lanes) => `const scale${r} = v128.shuffle<i16>(i32x4.splat(0), v, ${lanes});`;
@@ -46,14 +53,14 @@ const halves = (R, pointer, at, name) => R === 1
     `const ${name}${2 * h + 1} = v128.shuffle<i16>(${name}Lower${h}, ${name}Upper${h}, 4, 12, 5, 13, 6, 14, 7, 15);`,
   ]);
 const byteScales = (R, at, name) => {
-  const define = (r, half) => `const ${name}${r} = f32x4.mul(f32x4.convert_i32x4_s(i32x4.extend_${half}_i16x8_u(v)), v128.load(SUPER_BUFFER, ${4 * at + 16 * r}));`;
+  const define = (r, half) => `const ${name}${r} = f32x4.mul(f32x4.convert_i32x4_s(i32x4.extend_${half}_i16x8_u(v)), v128.load(supers, ${4 * at + 16 * r}));`;
   return R === 1
     ? [`v = i16x8.extend_low_i8x16_u(v128.load32_zero(scales, ${at}));`, define(0, "low")]
     : range(R / 2).flatMap((h) => [`v = v128.load8x8_u(scales, ${at + 8 * h});`, define(2 * h, "low"), define(2 * h + 1, "high")]);
 };
-/** Once per super-tile: d * 2^-112 and dmin of the R row vectors, into SUPER_BUFFER. */
-export const superHead = (R) => [
+/** Once per super-tile: d * 2^-112 and, where there is one, dmin of its 32 rows, into SUPER_BUFFER. */
+export const superHead = (hasMinimum) => [
   "let v: v128;",
-  ...halves(R, "head", 0, "d"), ...range(R).map((r) => `v128.store(SUPER_BUFFER, d${r}, ${16 * r});`),
-  ...halves(R, "head", 64, "dmin"), ...range(R).map((r) => `v128.store(SUPER_BUFFER, f32x4.mul(dmin${r}, factor), ${128 + 16 * r});`),
+  ...halves(8, "head", 0, "d"), ...range(8).map((r) => `v128.store(SUPER_BUFFER, d${r}, ${16 * r});`),
+  ...(hasMinimum ? [...halves(8, "head", 64, "dmin"), ...range(8).map((r) => `v128.store(SUPER_BUFFER, f32x4.mul(dmin${r}, factor), ${128 + 16 * r});`)] : []),
 ];

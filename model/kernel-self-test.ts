@@ -119,9 +119,9 @@ export function compareCase(test: KernelCase, reference: Kernels, candidate: Ker
 /** How the bytes of a test matrix are drawn. `extreme`: largest magnitudes only; `tiny-scales`: negative, zero and subnormal scales and minima. */
 export type WeightStyle = "random" | "extreme" | "tiny-scales";
 
-/** Bytes of the largest magnitudes, and the share of the first of the two. For q4k they are also the largest bytes as sc and m. */
+/** Bytes of the largest magnitudes, and the share of the first of the two. For q4k they are also the largest bytes as sc and m, for q6k scales of -128. */
 const EXTREMES = {
-  q8: [[0x80, 0x7f], 0.6], q4: [[0xff, 0x00], 0.8], q4m: [[0xff, 0x00], 0.8], q4k: [[0xff, 0x00], 0.8], q2: [[0xff, 0x00], 0.8], mxfp4: [[0x77, 0xff], 0.8],
+  q8: [[0x80, 0x7f], 0.6], q4: [[0xff, 0x00], 0.8], q4m: [[0xff, 0x00], 0.8], q4k: [[0xff, 0x00], 0.8], q2: [[0xff, 0x00], 0.8], mxfp4: [[0x77, 0xff], 0.8], q6k: [[0x00, 0xff], 0.8],
 } as const;
 
 /** Lays out a matrix with drawn weights; the padding holds drawn bytes too, for no product may look at it. */
@@ -151,6 +151,9 @@ function drawMatrix(format: MatrixFormat, nRows: number, nCols: number, random: 
       }
       // E8M0: around one; or the subnormal end, and in between, where a scale times an activation's is subnormal.
       if (format === "mxfp4") for (let r = 0; r < 32; r++) out[tile + r] = Math.floor(random() * (style === "tiny-scales" ? 5 : 12)) + (style === "tiny-scales" ? 0 : 116);
+      if (format === "q6k" && style === "extreme") {
+        for (let step = tile + 64; step < tile + tileBytes(format); step += 416) for (let r = 0; r < 32; r++) out[step + r] = random() < 0.8 ? 0x80 : 0x7f;
+      }
     }
   }
   return out;
@@ -407,7 +410,8 @@ export function selfTestCases(): KernelCase[] {
     if (activationFormatOf(format) === "qa8") cases.push(matmulCase(format, 32, 32, 15, 3, "extreme"), matmulCase(format, 32, 32, 1, 4, "tiny-scales"));
   }
   cases.push(
-    matmulCase("q4k", 33, 300, 3, 13), expertCase("q4", "q8", 32, 40, 3, 5), expertCase("q4k", "mxfp4", 32, 40, 2, 14), expertCase("f32", "f32", 20, 43, 3, 6),
+    matmulCase("q4k", 33, 300, 3, 13), matmulCase("q6k", 33, 300, 3, 13), expertCase("q4", "q8", 32, 40, 3, 5), expertCase("q4k", "mxfp4", 32, 40, 2, 14),
+    expertCase("q6k", "q6k", 32, 40, 2, 16), expertCase("f32", "f32", 20, 43, 3, 6),
     topLogitsCase("q8", 530, 32, 3, 5, 0.5, 14), quantizeCase(2, 40, 7), ...rowCases(23, 2, 8), checksumCase(240, 15),
     ropeCase("half", 2, 14, 12, [0, 3], 9), ropeCase("interleaved", 2, 14, 12, [1, 2], 10),
     attentionCase({ kvFormat: "f16", nHeads: 2, nKvHeads: 1, headDim: 22, positions: [0, 35], window: 0, sinks: true }, 11),

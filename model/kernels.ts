@@ -4,7 +4,7 @@
 // Every pointer is a byte offset into `memory`, 16-byte aligned unless said otherwise; strides are bytes.
 
 /** Codes of matrix formats, docs/arithmetic.md section 3. They are part of the pack format and the ABI. */
-export const MATRIX_FORMATS = ["f32", "f16", "bf16", "q8", "q4", "q4m", "q4k", "q2", "mxfp4"] as const;
+export const MATRIX_FORMATS = ["f32", "f16", "bf16", "q8", "q4", "q4m", "q4k", "q2", "mxfp4", "q6k"] as const;
 export type MatrixFormat = (typeof MATRIX_FORMATS)[number];
 export const formatCode = (format: MatrixFormat): number => MATRIX_FORMATS.indexOf(format);
 
@@ -21,6 +21,7 @@ const TILES: Readonly<Record<MatrixFormat, { readonly activations: ActivationFor
   q4k: { activations: "qa8", columns: 256, bytes: 4736 },
   q2: { activations: "qa8", columns: 32, bytes: 320 },
   mxfp4: { activations: "qa8", columns: 32, bytes: 544 },
+  q6k: { activations: "qa8", columns: 256, bytes: 6720 },
 };
 
 export const activationFormatOf = (format: MatrixFormat): ActivationFormat => TILES[format].activations;
@@ -160,10 +161,10 @@ export const activationRowBytes = (format: ActivationFormat, nCols: number): num
 
 /**
  * Scratch of matmul for a piece of up to eight tokens: the ragged last row block (32 f32 each), and their packed activations: per
- * group of 32 at most {f32 scale, i32 correction} and 64 bytes of values, or nCols f32.
+ * group of 32 at most {f32 scale, i32 correction}, 64 bytes of values and two corrections more, or nCols f32.
  */
 export const matmulScratchBytes = (nCols: number): number =>
-  8 * 128 + 8 * Math.max(roundUp(nCols, 32) / 32 * 72, roundUp(nCols, 4) * 4);
+  8 * 128 + 8 * Math.max(roundUp(nCols, 32) / 32 * 80, roundUp(nCols, 4) * 4);
 
 /** Scratch of expertFfn: gate and up of two row blocks, h (f32 at most) of 8 tokens, its addresses, and the scratch of both products. */
 export const expertScratchBytes = (hidden: number, width: number): number =>

@@ -20,7 +20,8 @@ interface FloatRow {
 }
 interface GroupRow {
   readonly kind: "groups";
-  readonly q: Int8Array;
+  /** What section 3 multiplies the scale with: int8, for q6k times the scale of its 16 values. */
+  readonly q: Int8Array | Int16Array;
   readonly scales: Float32Array;
   readonly mins: Float32Array | null;
 }
@@ -55,7 +56,7 @@ function groupProduct(weights: GroupRow, acts: GroupRow): number {
 }
 
 /** The 32 nibbles of one row and group, laid out in four steps from `values` on. */
-function readNibbles(view: DataView, values: number, lane: number, to: Int8Array): void {
+function readNibbles(view: DataView, values: number, lane: number, to: Int16Array): void {
   for (let i = 0; i < 16; i++) {
     const byte = view.getUint8(values + (i >> 2) * 128 + lane * 4 + (i & 3));
     to[i] = byte & 15;
@@ -122,7 +123,7 @@ export function createScalarProducts(memory: WebAssembly.Memory): Pick<KernelOps
       return { kind: "f32", values };
     }
     const nGroups = Math.ceil(nCols / GROUP);
-    const q = new Int8Array(nGroups * GROUP);
+    const q = new Int16Array(nGroups * GROUP);
     const scales = new Float32Array(nGroups);
     const mins = format === "q4m" || format === "q4k" ? new Float32Array(nGroups) : null;
     const groupsPerTile = tileColumns(format) / GROUP;
@@ -162,6 +163,15 @@ export function createScalarProducts(memory: WebAssembly.Memory): Pick<KernelOps
           scales[g] = 2 ** (view.getUint8(tile + lane) - 128);
           readNibbles(view, tile + 32, lane, to);
           for (let k = 0; k < GROUP; k++) to[k] = E2M1_DOUBLED[to[k]!]!;
+          break;
+        case "q6k":
+          scales[g] = f16(tile + 2 * lane);
+          for (let k = 0; k < GROUP; k++) {
+            const step = tile + 64 + ((g % groupsPerTile) * 2 + (k >> 4)) * 416;
+            const bytes = [0, 1, 2].map((plane) => view.getUint8(step + 32 + plane * 128 + lane * 4 + (k & 3)));
+            const four = [...bytes.map((byte) => byte & 63), (bytes[0]! >> 6) * 16 + (bytes[1]! >> 6) * 4 + (bytes[2]! >> 6)];
+            to[k] = view.getInt8(step + lane) * (four[(k & 15) >> 2]! - 32);
+          }
           break;
       }
     }

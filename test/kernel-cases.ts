@@ -25,9 +25,11 @@ function productCases(): KernelCase[] {
       cases.push(matmulCase(format, 40, 96, nTokens, 130, "extreme"), matmulCase(format, 64, 64, nTokens, 131, "tiny-scales"));
     }
   }
-  // Whole, begun and ragged super-groups of q4k; a second row block behind each.
-  for (const nCols of [1, 255, 256, 257, 288, 512, 700]) {
-    for (const nTokens of [1, 2, 4, 8]) cases.push(matmulCase("q4k", 40, nCols, nTokens, 140 + nCols), readRowCase("q4k", 40, nCols, 141 + nCols));
+  // Whole, begun and ragged super-groups; a second row block behind each.
+  for (const format of ["q4k", "q6k"] as const) {
+    for (const nCols of [1, 255, 256, 257, 288, 512, 700]) {
+      for (const nTokens of [1, 2, 4, 8]) cases.push(matmulCase(format, 40, nCols, nTokens, 140 + nCols), readRowCase(format, 40, nCols, 141 + nCols));
+    }
   }
   cases.push(...exponentCases());
   return cases;
@@ -65,7 +67,7 @@ function expertCases(): KernelCase[] {
     for (const width of [1, 16, 32, 40, 48, 64]) cases.push(expertCase(gateUp, down, 64, width, 3, 220 + width));
     cases.push(expertCase(gateUp, down, 36, 64, 15, 219));
   }
-  for (const format of ["q4m", "q4k", "q2", "mxfp4"] as const) {
+  for (const format of ["q4m", "q4k", "q2", "mxfp4", "q6k"] as const) {
     for (let nTokens = 1; nTokens <= 9; nTokens++) cases.push(expertCase(format, format, 288, 96, nTokens, 260 + nTokens));
     for (const width of [1, 16, 40, 300]) cases.push(expertCase(format, format, 64, width, 3, 270 + width), expertCase("q4", format, 36, width, 5, 280 + width));
     cases.push(expertCase(format, format, 32, 64, 8, 290, "extreme"), expertCase(format, format, 64, 32, 3, 291, "tiny-scales"));
@@ -156,7 +158,7 @@ function softmaxCases(): KernelCase[] {
 /** Values at the edges of f16 written to the cache and read back through attention: ties, subnormals, overflow, NaN. */
 function cacheEdgeCases(): KernelCase[] {
   const edges = [65504, 65519.99, 65520, 1e9, -1e9, 2 ** -24, 2 ** -25, -(2 ** -25) * 1.01, -0, 1 + 2 ** -11, 1 + 3 * 2 ** -11, 6.1e-5];
-  return KV_FORMATS.flatMap((_, code) => [edges, [...edges.slice(0, 11), NaN]].map((values): KernelCase => ({
+  return KV_FORMATS.flatMap((_, code) => [edges, [...edges.slice(0, 11), NaN], [NaN, -Infinity, ...edges.slice(0, 10)]].map((values): KernelCase => ({
     name: `kvWrite and attention of edge values, cache format ${code}, last ${values.at(-1)}`,
     prepare(arena) {
       const page = arena.alloc(12 * 64 * 4);

@@ -38,13 +38,9 @@ interface Mixture {
   readonly fileType: number;
 }
 
-/**
- * Q4_0, Q8_0 and Q4_K_M are llama-quantize's mixtures: its Q4_0 keeps the head at Q6_K. `Q4_0 head Q8_0` is the same model as Q4_0 for a
- * reader without Q6_K, at no fewer bits anywhere.
- */
+/** llama-quantize's mixtures: its Q4_0 keeps the head at Q6_K. */
 const MIXTURES = {
   "Q4_0": { base: "Q4_0", better: "Q4_0", head: "Q6_K", fileType: 2 },
-  "Q4_0 head Q8_0": { base: "Q4_0", better: "Q4_0", head: "Q8_0", fileType: 2 },
   "Q8_0": { base: "Q8_0", better: "Q8_0", head: "Q8_0", fileType: 7 },
   "Q4_K_M": { base: "Q4_K", better: "Q6_K", head: "Q6_K", fileType: 15 },
 } as const satisfies Readonly<Record<string, Mixture>>;

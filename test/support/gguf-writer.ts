@@ -1,7 +1,7 @@
 // Writes GGUF files for tests, version 2 or 3 (ggml's docs/gguf.md): metadata, tensor table, aligned data.
 // Written independently of the reader; another reader (@huggingface/gguf) checks it. Refuses nothing.
 
-const TYPE_IDS: Readonly<Record<string, number>> = { F32: 0, F16: 1, Q4_0: 2, Q4_1: 3, Q8_0: 8, Q4_K: 12, BF16: 30, MXFP4: 39 };
+const TYPE_IDS: Readonly<Record<string, number>> = { F32: 0, F16: 1, Q4_0: 2, Q4_1: 3, Q8_0: 8, Q4_K: 12, Q6_K: 14, BF16: 30, MXFP4: 39 };
 
 export interface GgufTensor {
   readonly name: string;

@@ -9,7 +9,7 @@ import { RandomSource } from "../../../bench/model/random-source.ts";
 import { matMulNBitsModel, matMulNBitsReference } from "../../../bench/peers/onnx-model.ts";
 import { arePeersInstalled } from "../../../bench/peers/install.ts";
 import { onnxRuntime, onnxWorkloads } from "../../../bench/peers/onnxruntime.ts";
-import { KV_FORMATS, MATRIX_FORMATS } from "../../../model/kernels.ts";
+import { KV_FORMATS, MATRIX_FORMATS, activationFormatOf } from "../../../model/kernels.ts";
 import { kernelModule, compileModule, kernelBytes } from "../kernels/modules.ts";
 
 const benchModule = (): WebAssembly.Module => compileModule(kernelBytes("bench"));
@@ -85,7 +85,7 @@ describe.skipIf(!arePeersInstalled())("onnxruntime-web (skipped where `npm run b
 describe("kernel workloads", () => {
   const list = workloads({ variants: { simd128: kernelModule("simd128") }, bench: benchModule() });
   it("hold every matrix format and every cache format", () => {
-    for (const format of MATRIX_FORMATS) expect(list.filter(({ name }) => name.startsWith(`simd128 ${format} x `)).length, format).toBe(6);
+    for (const format of MATRIX_FORMATS) expect(list.filter(({ name }) => name.startsWith(`simd128 ${format} x `)).length, format).toBe(activationFormatOf(format) === "qa8" ? 7 : 6);
     for (const format of KV_FORMATS) expect(list.filter(({ name }) => name.startsWith(`simd128 attention ${format} `)).length, format).toBe(2);
   });
 

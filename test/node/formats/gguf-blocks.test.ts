@@ -1,4 +1,4 @@
-// Blocks of GGUF's Q4_1, Q4_K and MXFP4 against a float64 decoder written here from their published layouts, and the whole way:
+// Blocks of GGUF's Q4_1, Q4_K, Q6_K and MXFP4 against a float64 decoder written here from their published layouts, and the whole way:
 // stored rows, tiles, readRow and products of the kernels. It shares no helper with the code under test.
 
 import { describe, expect, it } from "vitest";
@@ -13,8 +13,8 @@ import { KERNEL_VARIANTS } from "../../kernel-cases.ts";
 import { SeededRandom } from "../../support/seeded-random.ts";
 import { kernelModule } from "../kernels/modules.ts";
 
-type BlockType = "Q4_1" | "Q4_K" | "MXFP4";
-const SIZES: Readonly<Record<BlockType, readonly [values: number, bytes: number]>> = { Q4_1: [32, 20], Q4_K: [256, 144], MXFP4: [32, 17] };
+type BlockType = "Q4_1" | "Q4_K" | "Q6_K" | "MXFP4";
+const SIZES: Readonly<Record<BlockType, readonly [values: number, bytes: number]>> = { Q4_1: [32, 20], Q4_K: [256, 144], Q6_K: [256, 210], MXFP4: [32, 17] };
 
 /** An f16 by its definition. */
 function half(low: number, high: number): number {
@@ -45,6 +45,22 @@ const DECODERS: Readonly<Record<BlockType, (b: Uint8Array) => number[]>> = {
     }
     return out;
   },
+  // As dequantize_row_q6_K walks it: per half of 128, 64 bytes of low nibbles, 32 of upper pairs and 8 scales.
+  Q6_K: (b) => {
+    const out = new Array<number>(256);
+    for (let n = 0; n < 256; n += 128) {
+      for (let l = 0; l < 32; l++) {
+        const [first, second, high] = [b[n / 2 + l]!, b[n / 2 + 32 + l]!, b[128 + n / 4 + l]!];
+        [first % 16, second % 16, Math.floor(first / 16), Math.floor(second / 16)].forEach((low, quarter) => {
+          const byte = b[192 + n / 16 + 2 * quarter + Math.floor(l / 16)]!;
+          const q = low + 16 * (Math.floor(high / 4 ** quarter) % 4) - 32;
+          const integer = (byte > 127 ? byte - 256 : byte) * q + 0; // it has no minus zero
+          out[n + 32 * quarter + l] = half(b[208]!, b[209]!) * integer;
+        });
+      }
+    }
+    return out;
+  },
   MXFP4: (b) => Array.from({ length: 32 }, (_, k) => {
     const code = k < 16 ? b[1 + k]! % 16 : Math.floor(b[1 + k - 16]! / 16);
     const [exponent, mantissa] = [Math.floor(code / 2) % 4, code % 2]; // E2M1: bias 1
@@ -59,7 +75,7 @@ function drawRows(type: BlockType, nRows: number, nCols: number, random: SeededR
   const out = Uint8Array.from({ length: nRows * (nCols / values) * bytes }, () => random.below(256));
   for (let at = 0; at < out.length; at += bytes) {
     if (type === "MXFP4") out[at] = 110 + random.below(20);
-    else for (const high of [1, 3]) out[at + high] = (random.below(2) << 7) | random.below(0x30);
+    else for (const high of type === "Q6_K" ? [209] : [1, 3]) out[at + high] = (random.below(2) << 7) | random.below(0x30);
   }
   return out;
 }

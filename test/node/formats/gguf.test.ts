@@ -143,6 +143,6 @@ describe("what is refused", () => {
     const marker = [...new TextEncoder().encode("blk.0.ffn_gate_exps.weight")];
     const at = good.findIndex((_, i) => marker.every((c, j) => good[i + j] === c));
     new DataView(good.buffer).setUint32(at + marker.length + 4 + 24, 11, true);
-    await expect(openGguf(new MemorySource(new Map([["m.gguf", good]])), "m.gguf")).rejects.toThrow(/tensor blk\.0\.ffn_gate_exps\.weight in m\.gguf .*has type Q3_K, which this version does not read; expected one of F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, MXFP4/);
+    await expect(openGguf(new MemorySource(new Map([["m.gguf", good]])), "m.gguf")).rejects.toThrow(/tensor blk\.0\.ffn_gate_exps\.weight in m\.gguf .*has type Q3_K, which this version does not read; expected one of F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K, MXFP4/);
   });
 });

@@ -109,7 +109,7 @@ describe.each(TINY_ARCHITECTURES)("%s", (architecture) => {
 });
 
 describe("GGUF types with minima, super-blocks and exponents", () => {
-  it.each([["Q4_1", "q4m"], ["Q4_K", "q4k"], ["MXFP4", "mxfp4"]] as const)("a source pack of a %s file holds its bytes re-ordered, without loss", async (type, format) => {
+  it.each([["Q4_1", "q4m"], ["Q4_K", "q4k"], ["Q6_K", "q6k"], ["MXFP4", "mxfp4"]] as const)("a source pack of a %s file holds its bytes re-ordered, without loss", async (type, format) => {
     const model = tinyModel("qwen3_moe", 35, { config: { hidden_size: 256, moe_intermediate_size: 256, head_dim: 128 } });
     const checkpoint = await openTinyGguf(model, { type });
     const { manifest, blobs } = await loadAll(await packToMemory(checkpoint));
@@ -130,9 +130,9 @@ describe("GGUF types with minima, super-blocks and exponents", () => {
     expect(untileMatrix(format, segment.subarray(matrixBytes(format, 512, 256)), 256, 256)).toEqual(await rows("down"));
   });
 
-  it("a segment that would start inside a block is refused, naming the block", async () => {
+  it.each(["Q4_K", "Q6_K"] as const)("a segment that would start inside a block of %s is refused, naming the block", async (type) => {
     const model = tinyModel("qwen3_moe", 35, { config: { hidden_size: 256, moe_intermediate_size: 256, head_dim: 128 } });
-    await expect(packToMemory(await openTinyGguf(model, { type: "Q4_K" }), { segmentWidth: 128 })).rejects.toThrow(/Column 128 is inside a block of 256 of type Q4_K/);
+    await expect(packToMemory(await openTinyGguf(model, { type }), { segmentWidth: 128 })).rejects.toThrow(`Column 128 is inside a block of 256 of type ${type}`);
   });
 });
 
@@ -298,7 +298,7 @@ describe("manifests that are refused", () => {
 describe("packing that fails", () => {
   it.each([
     ["Q8_0", 34, 0, [0x00, 0xfc], "0xfc00"], ["Q4_0", 18, 0, [0x00, 0xfc], "0xfc00"], ["Q4_1", 20, 0, [0x01, 0x7c], "0x7c01"], ["Q4_1", 20, 2, [0x00, 0xfc], "0xfc00"],
-    ["Q4_K", 144, 0, [0x00, 0x7c], "0x7c00"], ["Q4_K", 144, 2, [0x00, 0xfe], "0xfe00"], ["MXFP4", 17, 0, [255], "E8M0 255"],
+    ["Q4_K", 144, 0, [0x00, 0x7c], "0x7c00"], ["Q4_K", 144, 2, [0x00, 0xfe], "0xfe00"], ["Q6_K", 210, 208, [0x00, 0x7c], "0x7c00"], ["MXFP4", 17, 0, [255], "E8M0 255"],
   ] as const)("names the tensor, row and block of a %s (block of %i) whose scale at byte %i is not finite", async (type, blockBytes, offset, broken, said) => {
     const bytes = tinyModel("qwen3_moe", 7, { config: { hidden_size: 256, moe_intermediate_size: 256, head_dim: 128 } }).ggufBytes({ type });
     // The last block of the last tensor.

@@ -150,6 +150,50 @@ describe("Q4_K", () => {
   });
 });
 
+describe("Q6_K", () => {
+  it("the scale of largest magnitude becomes -128, and values that fit come back", () => {
+    // 16 steps of 16 values; step s holds (s + 1) * 0.25 * q, and its largest magnitude is q = -32.
+    const values = Array.from({ length: 256 }, (_, i) => 0.25 * ((i >> 4) + 1) * ((i & 15) === 5 ? -32 : ((i * 7) & 31) - 15));
+    const bytes = encode("Q6_K", values, 256);
+    expect(scaleOf(bytes, 208)).toBe(-4 / 128); // (15 + 1) * 0.25 over -128
+    expect([...new Int8Array(bytes.buffer, bytes.byteOffset + 192, 16)]).toEqual(Array.from({ length: 16 }, (_, s) => -8 * (s + 1)));
+    expect(decode("Q6_K", bytes, 256).map((y) => y + 0)).toEqual(values.map((x) => x + 0)); // -0 is 0
+  });
+
+  it("a scale as large with the other sign is 127, for there is no 128", () => {
+    const bytes = encode("Q6_K", Array.from({ length: 256 }, (_, i) => ({ 0: -128, 16: 128 })[i] ?? 0), 256);
+    expect([...new Int8Array(bytes.buffer, bytes.byteOffset + 192, 3)]).toEqual([-128, 127, 0]);
+    const decoded = decode("Q6_K", bytes, 256);
+    expect([decoded[0], decoded[16]]).toEqual([-128, 127]);
+  });
+
+  it("errs less than with each step's largest magnitude at -32, and keeps positive extremes", () => {
+    const random = new SeededRandom(29);
+    const values = Array.from({ length: 256 * 16 }, () => random.normal());
+    const loss = noLoss();
+    encode("Q6_K", values, 256, loss);
+    let plain = 0; // the same without search, its scales not rounded
+    for (let at = 0; at < values.length; at += 16) {
+      const step = values.slice(at, at + 16);
+      const scale = step.reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a)) / -32;
+      plain += step.reduce((sum, x) => sum + (x - scale * Math.max(-32, Math.min(31, Math.round(x / scale)))) ** 2, 0);
+    }
+    expect(loss.errorSquares).toBeLessThan(plain);
+    expect(Math.sqrt(loss.errorSquares / loss.squares)).toBeLessThan(0.0185);
+    const positive = decode("Q6_K", encode("Q6_K", Array.from({ length: 256 }, (_, i) => i), 256), 256);
+    positive.forEach((y, i) => expect(Math.abs(y - i)).toBeLessThan(4.1));
+  });
+
+  it("a ragged last block leaves what is missing zero, and magnitudes below 1e-15 too", () => {
+    const bytes = encode("Q6_K", Array.from({ length: 40 }, (_, i) => 5 + i / 40), 40);
+    expect(decode("Q6_K", bytes, 256).slice(40).every((y) => y === 0)).toBe(true);
+    decode("Q6_K", bytes, 40).forEach((y, i) => expect(Math.abs(y - 5 - i / 40)).toBeLessThan(0.1));
+    const loss = noLoss();
+    expect(decode("Q6_K", encode("Q6_K", Array<number>(256).fill(9e-16), 256, loss), 256).every((y) => y === 0)).toBe(true);
+    expect(loss.zeroScales).toBe(0);
+  });
+});
+
 describe.each(Object.keys(BLOCK_ENCODERS) as QuantizedType[])("%s", (type) => {
   it("measures what it cost", () => {
     const loss = noLoss();
@@ -165,14 +209,14 @@ describe.each(Object.keys(BLOCK_ENCODERS) as QuantizedType[])("%s", (type) => {
   it("refuses what is not finite", () => {
     expect(() => encode(type, group(0, NaN))).toThrow(/W, row 0, column 1 is NaN, expected a finite value/);
     expect(() => encode(type, group(0, 0, -Infinity))).toThrow(/W, row 0, column 2 is -Infinity/);
-    if (type !== "MXFP4") expect(() => encode(type, group(1e8))).toThrow(/W, row 0, columns 0 to 31: .*beyond 65,504/);
+    if (type !== "MXFP4") expect(() => encode(type, group(1e9))).toThrow(/W, row 0, columns 0 to 31: .*beyond 65,504/);
   });
 
   it("reports what f16 loses", () => {
     const loss = noLoss();
     encode(type, [...group(1e-9), ...group(1e-4), ...group(0)], 32, loss);
-    // Q4_K: 1e-9 and 1e-4 over 15 * 63 steps are both below the smallest f16; MXFP4 has no f16.
-    expect([loss.zeroScales, loss.subnormalScales]).toEqual({ MXFP4: [0, 0], Q4_K: [1, 1], Q8_0: [1, 1], Q4_0: [1, 1], Q4_1: [1, 1], Q2_32: [1, 1] }[type]);
+    // 1e-9 is lost everywhere. 1e-4 over Q4_K's 15 * 63 steps is a subnormal f16, over Q6_K's 32 * 128 none; MXFP4 has no f16.
+    expect([loss.zeroScales, loss.subnormalScales]).toEqual({ MXFP4: [0, 0], Q4_K: [1, 1], Q6_K: [2, 0], Q8_0: [1, 1], Q4_0: [1, 1], Q4_1: [1, 1], Q2_32: [1, 1] }[type]);
   });
 });
 

@@ -57,7 +57,7 @@ describe("layouts of section 3", () => {
   });
 
   /** Runs [40, 64] against rows of values spelled out in f64; every product here is exact in f32. */
-  const check = (format: "q4m" | "q4k" | "q2" | "mxfp4", value: (r: number, k: number) => number): void => {
+  const check = (format: "q4m" | "q4k" | "q2" | "mxfp4" | "q6k", value: (r: number, k: number) => number): void => {
     const row = layRow();
     kernels.matmul(formatCode(format), W, 40, 64, AUX, 1, Y, 256, SCRATCH);
     for (let r = 0; r < 40; r++) expect(f32[Y / 4 + r]).toBe(row.reduce((sum, x, k) => sum + x * value(r, k), 0));
@@ -98,6 +98,40 @@ describe("layouts of section 3", () => {
       }
     }
     check("q4k", (r, k) => 0.25 * (k < 32 ? 3 : 4) * nibble(r, k) - 0.5 * ((k < 32 ? 0 : 7) + r % 4));
+  });
+
+  test("q6k: four steps of a super-tile of 6,720 bytes, a fourth value in the upper bits of three", () => {
+    clear(2 * 6720);
+    expect(matrixBytes("q6k", 40, 64)).toBe(2 * 6720);
+    const six = (r: number, k: number) => (r * 5 + k * 11) % 64;
+    const scale = (r: number, step: number) => [-128, 127, 3, -1][(r + step) % 4]!;
+    for (let r = 0; r < 40; r++) {
+      const tile = W + Math.floor(r / 32) * 6720;
+      u16[tile / 2 + (r % 32)] = r < 20 ? ONE_HALF : 0xc000; // 0.5, -2
+      for (let step = 0; step < 4; step++) {
+        const at = tile + 64 + step * 416;
+        i8[at + (r % 32)] = scale(r, step);
+        for (let j = 0; j < 4; j++) {
+          const last = six(r, 16 * step + 12 + j);
+          u8[at + 32 + (r % 32) * 4 + j] = six(r, 16 * step + j) + 64 * Math.floor(last / 16);
+          u8[at + 160 + (r % 32) * 4 + j] = six(r, 16 * step + 4 + j) + 64 * (Math.floor(last / 4) % 4);
+          u8[at + 288 + (r % 32) * 4 + j] = six(r, 16 * step + 8 + j) + 64 * (last % 4);
+        }
+      }
+    }
+    check("q6k", (r, k) => (r < 20 ? 0.5 : -2) * (scale(r, k >> 4) * (six(r, k) - 32) + 0)); // an integer has no minus zero
+  });
+
+  test("q6k: the largest sum of a group is exact", () => {
+    clear(6720);
+    u16[W / 2] = ONE_HALF;
+    i8.fill(-128, W + 64, W + 65);
+    i8.fill(-128, W + 64 + 416, W + 65 + 416);
+    i8.fill(127, X, X + 32);
+    f32[(X + 32) / 4] = 2;
+    u32[AUX / 4] = X;
+    kernels.matmul(formatCode("q6k"), W, 1, 32, AUX, 1, Y, 256, SCRATCH);
+    expect(f32[Y / 4]).toBe(16_646_144);
   });
 
   test("q2: four k of a step of 16 in one byte", () => {
