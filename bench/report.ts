@@ -15,11 +15,11 @@ export interface Target {
   readonly reached: "stretch" | "bar" | "neither";
 }
 
-/** A figure against its bar and stretch. Where the stretch is below the bar, less is better. */
-export function target(measured: number, bar: number, stretch: number): Target {
-  const most = stretch < bar;
+/** A figure against its bar and stretch, which may be the same. Less is better where the stretch is below the bar, or where it is said. */
+export function target(measured: number, bar: number, stretch: number, wanted: Target["wanted"] = stretch < bar ? "at most" : "at least"): Target {
+  const most = wanted === "at most";
   const meets = (limit: number): boolean => (most ? measured <= limit : measured >= limit);
-  return { measured: rounded(measured), bar, stretch, wanted: most ? "at most" : "at least", reached: meets(stretch) ? "stretch" : meets(bar) ? "bar" : "neither" };
+  return { measured: rounded(measured), bar, stretch, wanted, reached: meets(stretch) ? "stretch" : meets(bar) ? "bar" : "neither" };
 }
 
 export interface MachineReport {
@@ -53,10 +53,7 @@ export function tableText(rows: readonly (readonly (string | number)[])[]): stri
 export const targetLines = (targets: Readonly<Record<string, Target>>): string =>
   Object.entries(targets).map(([name, t]) => `${({ stretch: "stretch", bar: "bar    ", neither: "missed " })[t.reached]} ${name}: ${t.measured} (${t.wanted} ${t.bar}, stretch ${t.stretch})`).join("\n");
 
-/**
- * Runs a benchmark as a program: the document as JSON on standard output with --json, else its table; the document is kept in
- * build/bench/<name>.json either way.
- */
+/** Runs a benchmark as a program: its table on standard output, its document in build/bench/<name>.json; with --json the document on standard output too. */
 export async function present<T extends Report>(name: string, run: () => Promise<T>, table: (report: T) => string): Promise<void> {
   const report = await run();
   const json = JSON.stringify(report, null, 1);

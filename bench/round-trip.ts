@@ -13,6 +13,7 @@ import { FolderSource } from "../cli/file-source.ts";
 import { openHuggingFace } from "../formats/huggingface.ts";
 import { MemorySink } from "../formats/memory-source.ts";
 import { writePack } from "../formats/pack-writer.ts";
+import { machineReport, present, target, type Report } from "./report.ts";
 import { median } from "./statistics.ts";
 
 const ROOT = join(import.meta.dirname, "..");
@@ -136,24 +137,24 @@ async function measureInWranglerDev(pack: ReadonlyMap<string, Uint8Array>): Prom
   }
 }
 
-/** The whole document, for `npm run bench`. */
-export async function benchRoundTrip(): Promise<{ miniflare: RoundTripReport; wranglerDev: RoundTripReport; targets: Record<string, { measured: number; atMost: number; reached: boolean }> }> {
+export interface RoundTripDocument extends Report {
+  readonly miniflare: RoundTripReport;
+  readonly wranglerDev: RoundTripReport;
+}
+
+export async function benchRoundTrip(): Promise<RoundTripDocument> {
   await buildKernels({ log: (line) => console.error(line) });
+  const machine = machineReport();
   const pack = await demoPack();
   const miniflare = await measureInMiniflare(pack);
   const wranglerDev = await measureInWranglerDev(pack);
-  const target = (measured: number) => ({ measured, atMost: AT_MOST, reached: measured <= AT_MOST });
   return {
-    miniflare, wranglerDev,
+    machine, miniflare, wranglerDev,
     targets: {
-      "bare Miniflare: a round to 4 shards over a bare echo": target(miniflare.ratio),
-      "wrangler dev without local observability: a round to 4 shards over a bare echo": target(wranglerDev.ratio),
+      "bare Miniflare: a round to 4 shards over a bare echo": target(miniflare.ratio, AT_MOST, AT_MOST, "at most"),
+      "wrangler dev without local observability: a round to 4 shards over a bare echo": target(wranglerDev.ratio, AT_MOST, AT_MOST, "at most"),
     },
   };
 }
 
-if (import.meta.main) {
-  const report = await benchRoundTrip();
-  if (process.argv.includes("--json")) console.log(JSON.stringify(report, null, 1));
-  else for (const [name, t] of Object.entries(report.targets)) console.log(`${t.reached ? "reached" : "missed "} ${name}: ${t.measured} (at most ${t.atMost})`);
-}
+if (import.meta.main) await present("round-trip", benchRoundTrip, () => "");

@@ -23,7 +23,11 @@ export class ObjectTransport implements ShardTransport {
 
   /** A fresh stub each time: one that has seen its object fail stays broken. */
   async prepare(hello: Hello): Promise<Welcome> {
-    return this.#shards.getByName(this.name).prepare(hello);
+    const answer = await this.#shards.getByName(this.name).prepare(hello);
+    const welcome = { ...answer };
+    // The runtime keeps a call open, and complains, until its result is disposed of (2026-11).
+    (answer as Partial<Disposable>)[Symbol.dispose]?.();
+    return welcome;
   }
 
   async open(connection: number, handlers: SocketHandlers): Promise<FrameSocket> {

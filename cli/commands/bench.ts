@@ -38,23 +38,24 @@ export function register(program: Command): void {
       const results: Record<string, unknown> = {};
       for (const name of names.length === 0 || names.includes(ALL) ? known : names) {
         process.stderr.write(`bench ${name} …\n`);
-        const output = await run(name, options.table !== true, passed);
-        if (options.table !== true) results[name] = JSON.parse(output);
+        await run(name, options.table !== true, passed);
+        if (options.table !== true) results[name] = JSON.parse(readFileSync(join(ROOT, "build", "bench", `${name}.json`), "utf8"));
       }
       if (options.table !== true) process.stdout.write(`${JSON.stringify(results, null, 2)}\n`);
     });
 }
 
-/** Standard output of a benchmark; shown as it comes unless it is collected. */
-function run(name: string, collect: boolean, passed: readonly string[]): Promise<string> {
+/**
+ * Runs one benchmark, which shows its table and keeps its document. With `toStandardError` nothing of it reaches standard output: runtimes it
+ * starts write there too.
+ */
+function run(name: string, toStandardError: boolean, passed: readonly string[]): Promise<void> {
   const env = { ...process.env, X_LOCAL_OBSERVABILITY: "false" };
-  const child = spawn(process.execPath, [join(ROOT, "bench", `${name}.ts`), ...passed, ...(collect ? ["--json"] : [])], {
-    cwd: ROOT, env, stdio: ["ignore", collect ? "pipe" : "inherit", "inherit"],
+  const child = spawn(process.execPath, [join(ROOT, "bench", `${name}.ts`), ...passed], {
+    cwd: ROOT, env, stdio: ["ignore", toStandardError ? process.stderr : "inherit", "inherit"],
   });
-  let output = "";
-  child.stdout?.setEncoding("utf8").on("data", (chunk: string) => (output += chunk));
   return new Promise((done, failed) => {
     child.on("error", failed);
-    child.on("close", (code) => (code === 0 ? done(output) : failed(new Error(`The benchmark "${name}" ended with exit code ${code}. What it said is above.`))));
+    child.on("close", (code) => (code === 0 ? done() : failed(new Error(`The benchmark "${name}" ended with exit code ${code}. What it said is above.`))));
   });
 }
