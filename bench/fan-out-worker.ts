@@ -11,7 +11,7 @@ import { maxChunkTokens } from "../durable/protocol.ts";
 import { blobsOfSlots, maxSegmentsOf, maxSlotWidth, trunkBlobs } from "../durable/memory-plan.ts";
 import { bindSlots } from "../durable/served-experts.ts";
 import { bringUp } from "../durable/served-model.ts";
-import { segmentCounts } from "../formats/load-model.ts";
+import { bindShared, segmentCounts } from "../formats/load-model.ts";
 import type { PackManifest } from "../formats/manifest.ts";
 import { makePlan } from "../fleet/plan.ts";
 import { Engine } from "../model/engine.ts";
@@ -96,7 +96,7 @@ export class FanOutBench extends DurableObject<BenchEnv> {
     if (!tenant.adopt([...trunkBlobs(manifest), ...blobsOfSlots(manifest, ranges)])) throw new Error("The shards' experts are not in this isolate; this measurement expects one process.");
     const { hiddenSize } = manifest.config;
     return this.#engineOver(tenant, manifest, (roundTokens) => new LocalExperts(
-      new ExpertRunner(tenant.isolate.kernels, tenant.heap, hiddenSize, maxSlotWidth(manifest, ranges), roundTokens), bindSlots(tenant, manifest, ranges), hiddenSize));
+      new ExpertRunner(tenant.isolate.kernels, tenant.heap, manifest.config, maxSlotWidth(manifest, ranges), roundTokens), bindSlots(tenant, manifest, ranges), hiddenSize));
   }
 
   /** An engine over a trunk that the tenant holds, with steps of one round. */
@@ -105,6 +105,7 @@ export class FanOutBench extends DurableObject<BenchEnv> {
     const roundTokens = maxChunkTokens({ topK: config.router.topK, maxSegments: maxSegmentsOf(manifest), hidden: config.hiddenSize, activations });
     return new Engine({
       config, kernels: tenant.isolate.kernels, heap: tenant.heap, kvFormat, activations, maxChunkTokens: roundTokens, segmentCounts: segmentCounts(manifest),
+      shared: bindShared(manifest, (hash) => tenant.ptrOf(hash)),
       experts: experts(roundTokens),
       trunk: bindTrunk(config, (name) => {
         const blob = manifest.blobs[name];

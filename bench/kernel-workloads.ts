@@ -40,7 +40,7 @@ const blocksFor = (format: MatrixFormat, mib: number): number => Math.max(1, Mat
 export const productName = (variant: string, format: MatrixFormat, nTokens: number, mib: number): string => `${variant} ${format} x ${nTokens} ${mib} MiB`;
 export const attentionName = (variant: string, format: KvFormat, shape: string): string => `${variant} attention ${format} ${shape} at ${CONTEXT}`;
 export const attentionBytes = (format: KvFormat, { nKvHeads, headDim }: { readonly nKvHeads: number; readonly headDim: number }): number =>
-  (CONTEXT / POSITIONS_PER_PAGE) * kvPageBytes(format, 1, nKvHeads, headDim);
+  (CONTEXT / POSITIONS_PER_PAGE) * kvPageBytes(format, 1, nKvHeads, headDim, 0);
 export const ggmlName = (mib: number): string => `llama.cpp's algorithm, q4_0 x 1 ${mib} MiB`;
 
 /** Stream, dots, llama.cpp's algorithm, and for each variant every format's products and attentions. */
@@ -48,7 +48,7 @@ export function workloads({ variants, bench, only = /(?:)/ }: WorkloadOptions): 
   const region = new Regions(RESERVED_BYTES);
   const maxRows = 32 * Math.max(...MATRIX_FORMATS.map((format) => blocksFor(format, SIZES_MIB.at(-1)!)));
   const acts = new Map(MATRIX_FORMATS.map((format) => activationFormatOf(format)).map((format) => [format, region.take(MAX_TOKENS * (4 + activationRowBytes(format, N_COLS)) + 64)]));
-  const scratch = region.take(Math.max(matmulScratchBytes(N_COLS), ...ATTENTION_SHAPES.map(({ headDim }) => attentionScratchBytes(headDim))));
+  const scratch = region.take(Math.max(matmulScratchBytes(N_COLS), ...ATTENTION_SHAPES.map(({ headDim }) => attentionScratchBytes(headDim, 0))));
   const y = region.take(MAX_TOKENS * maxRows * 4);
   const halves = region.take(65536 * 4);
   const ggmlActs = region.take((N_COLS / 32) * 34);
@@ -124,14 +124,15 @@ interface Places { readonly w: number; readonly y: number; readonly queries: num
 /** One query at position 4,095 over a full cache, whose pages lie one after the other. */
 function attentionOverCache(kernels: Kernels, format: KvFormat, { nHeads, nKvHeads, headDim }: Shape, at: Places, { f32, u32 }: { f32: Float32Array; u32: Uint32Array }): () => void {
   const code = KV_FORMATS.indexOf(format);
-  const pageBytes = kvPageBytes(format, 1, nKvHeads, headDim);
+  const pageBytes = kvPageBytes(format, 1, nKvHeads, headDim, 0);
   return () => {
     for (let page = 0; page < CONTEXT / POSITIONS_PER_PAGE; page++) u32[at.tables / 4 + page] = at.w + page * pageBytes;
     const pointers = at.tables + (CONTEXT / POSITIONS_PER_PAGE) * 4;
     u32[pointers / 4] = at.tables;
     u32[pointers / 4 + 1] = CONTEXT - 1;
     for (let i = 0; i < nHeads * headDim; i++) f32[at.queries / 4 + i] = ((i * 29) & 63) / 64 - 0.5;
-    kernels.attention(code, at.queries, at.y, nHeads * headDim * 4, 1, nHeads, nKvHeads, headDim, pointers, 0, pointers + 4, headDim ** -0.5, 0, 0, at.scratch);
+    const rowBytes = nHeads * headDim * 4;
+    kernels.attention(code, at.queries, rowBytes, at.y, rowBytes, 1, nHeads, nKvHeads, headDim, 0, pointers, 0, pointers + 4, headDim ** -0.5, 0, 0, at.scratch);
   };
 }
 

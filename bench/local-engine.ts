@@ -27,11 +27,11 @@ export async function localEngine(pack: string | ByteSource, { maxChunkTokens, w
   const memory = new WebAssembly.Memory({ initial: RESERVED_BYTES / 65536, maximum: 65536 });
   const kernels = wrap(chooseKernels({ modules: kernelModules(), memory }).kernels);
   const heap = new Heap(memory, RESERVED_BYTES, HEAP_LIMIT_BYTES);
-  const { trunk, lookup, segmentCounts, maxSegmentWidth } = await loadModel(source, manifest, heap);
+  const { trunk, lookup, segmentCounts, shared, maxSegmentWidth } = await loadModel(source, manifest, heap);
   const { config, kvFormat, activations } = manifest;
-  const runner = new ExpertRunner(kernels, heap, config.hiddenSize, maxSegmentWidth, maxChunkTokens);
+  const runner = new ExpertRunner(kernels, heap, config, maxSegmentWidth, maxChunkTokens);
   return new Engine({
-    config, kernels, heap, trunk, segmentCounts, kvFormat, activations, maxChunkTokens, experts: new LocalExperts(runner, lookup, config.hiddenSize),
+    config, kernels, heap, trunk, segmentCounts, shared, kvFormat, activations, maxChunkTokens, experts: new LocalExperts(runner, lookup, config.hiddenSize),
   });
 }
 

@@ -61,7 +61,7 @@ export class RoundTrips extends DurableObject<BenchEnv> {
     const everything = plan.slots.flat();
     if (!tenant.adopt(blobsOfSlots(manifest, everything))) throw new Error("The shards' experts are not in this isolate; the benchmark expects one process.");
     const table = new Map(manifest.experts.map((e) => [e.layer * 65536 + e.expert, e]));
-    const local = new LocalExperts(new ExpertRunner(kernels, heap, c.hiddenSize, c.expertIntermediateSize, 8), (layer, expert, segment) => {
+    const local = new LocalExperts(new ExpertRunner(kernels, heap, c, c.expertIntermediateSize, 8), (layer, expert, segment) => {
       const e = table.get(layer * 65536 + expert)!;
       const { start, end, hash } = e.segments[segment]!;
       return { ptr: tenant.ptrOf(hash), width: end - start, gateUp: formatCode(e.gateUp), down: formatCode(e.down) };

@@ -13,7 +13,8 @@ import { FORMAT_LIMITS } from "../formats/limits.ts";
 import { formatOf, type Quant } from "../formats/pack-formats.ts";
 import { ConfigFields } from "../model/architectures/config-fields.ts";
 import { architectureOfHuggingFace } from "../model/architectures/index.ts";
-import { trunkTensors, type ModelConfig } from "../model/config.ts";
+import { sharedWidth, trunkTensors, type ExpertKind, type ModelConfig } from "../model/config.ts";
+import { ropeTables } from "../model/trunk.ts";
 import { activationFormatOf, matrixBytes, segmentBytes } from "../model/kernels.ts";
 import { ROOT } from "./setup.mjs";
 
@@ -51,27 +52,34 @@ function configOf(name: string): ModelConfig {
 export function plannedPack(id: string, config: ModelConfig, quant: Exclude<Quant, "source">, contextLength: number, segmentWidth: number = FORMAT_LIMITS.segmentWidth): PlannedPack {
   let blobs = 0;
   const blob = (bytes: number): { hash: string; bytes: number; extents: [] } => ({ hash: String(blobs++), bytes, extents: [] });
-  const format = (name: string) => formatOf({ name, type: "F32" }, quant);
+  const format = (name: string, nCols: number) => formatOf({ name, type: "F32", storedType: "F32", nCols }, quant);
   const trunk: Record<string, PlannedPack["blobs"][string]> = {};
   for (const t of trunkTensors(config)) {
-    trunk[t.name] = t.kind === "matrix"
-      ? { format: format(t.name), rows: t.nRows, cols: t.nCols, ...blob(matrixBytes(format(t.name), t.nRows, t.nCols)) }
-      : { format: "f32-vector", rows: 1, cols: t.length, ...blob(t.length * 4) };
-  }
-  trunk["rope"] = { format: "f32-vector", rows: contextLength, cols: config.rope.dim, ...blob(contextLength * config.rope.dim * 4) };
-  const [gateUp, down] = [format("experts.gate"), format("experts.down")];
-  const experts: PlannedPack["experts"][number][] = [];
-  for (let layer = 0; layer < config.nLayers; layer++) {
-    for (let expert = 0; expert < config.nExperts; expert++) {
-      const segments = [];
-      for (let start = 0; start < config.expertIntermediateSize; start += segmentWidth) {
-        const end = Math.min(config.expertIntermediateSize, start + segmentWidth);
-        segments.push({ start, end, ...blob(segmentBytes(gateUp, down, config.hiddenSize, end - start)) });
-      }
-      experts.push({ layer, expert, gateUp, down, segments });
+    if (t.kind === "vector") {
+      trunk[t.name] = { format: "f32-vector", rows: 1, cols: t.length, ...blob(t.length * 4) };
+      continue;
     }
+    const [of, count] = [format(t.name, t.nCols), t.kind === "matrices" ? t.count : 1];
+    trunk[t.name] = { format: of, count, rows: t.nRows, cols: t.nCols, ...blob(count * matrixBytes(of, t.nRows, t.nCols)) };
   }
-  return { id, config, kvFormat: quant === "f32" ? "f32" : "f16", activations: activationFormatOf(gateUp), blobs: trunk, experts };
+  const ropeRows = ropeTables(config) * contextLength;
+  trunk["rope"] = { format: "f32-vector", rows: ropeRows, cols: config.rope.dim, ...blob(ropeRows * config.rope.dim * 4) };
+  const [gateUp, down] = [format("experts.gate", config.hiddenSize), format("experts.down", config.expertIntermediateSize)];
+  const ffn = (kind: ExpertKind, width: number) => {
+    const segments = [];
+    for (let start = 0; start < width; start += segmentWidth) {
+      const end = Math.min(width, start + segmentWidth);
+      segments.push({ start, end, ...blob(segmentBytes(kind, gateUp, down, config.hiddenSize, end - start)) });
+    }
+    return { gateUp, down, segments };
+  };
+  const layers = Array.from({ length: config.nLayers }, (_, layer) => layer);
+  return {
+    id, config, kvFormat: quant === "f32" ? "f32" : "f16", activations: activationFormatOf(gateUp), blobs: trunk,
+    shared: layers.filter((layer) => sharedWidth(config, layer) > 0).map((layer) => ({ layer, ...ffn("swiglu", sharedWidth(config, layer)) })),
+    experts: layers.filter((layer) => config.layerFfns[layer] === "moe").flatMap((layer) =>
+      Array.from({ length: config.nExperts }, (_, expert) => ({ layer, expert, ...ffn(config.expertKind, config.expertIntermediateSize) }))),
+  };
 }
 
 export interface MemoryRow {

@@ -54,12 +54,12 @@ export async function openPackFrom(source: ByteSource, options: OpenOptions = {}
   const memory = new WebAssembly.Memory({ initial: RESERVED_BYTES / 65536, maximum: 65536 });
   const choice = chooseKernels({ modules: options.modules ?? kernelModules(), memory });
   const heap = new Heap(memory, RESERVED_BYTES, HEAP_LIMIT_BYTES);
-  const { trunk, lookup, segmentCounts, maxSegmentWidth } = await loadModel(source, manifest, heap, options.onProgress);
+  const { trunk, lookup, segmentCounts, shared, maxSegmentWidth } = await loadModel(source, manifest, heap, options.onProgress);
   const { config, kvFormat, activations } = manifest;
   const maxChunkTokens = options.maxChunkTokens ?? CHUNK_TOKENS;
-  const runner = new ExpertRunner(choice.kernels, heap, config.hiddenSize, maxSegmentWidth, maxChunkTokens);
+  const runner = new ExpertRunner(choice.kernels, heap, config, maxSegmentWidth, maxChunkTokens);
   const engine = new Engine({
-    config, kernels: choice.kernels, heap, trunk, segmentCounts, kvFormat, activations, maxChunkTokens,
+    config, kernels: choice.kernels, heap, trunk, segmentCounts, shared, kvFormat, activations, maxChunkTokens,
     experts: new LocalExperts(runner, lookup, config.hiddenSize),
   });
   return { manifest, packHash, tokenizer: tokenizerJson === null ? null : createTokenizer(tokenizerJson), engine, kernels: choice };

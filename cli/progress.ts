@@ -23,19 +23,33 @@ export function startProgress({ label, total, unit, quiet }: ProgressOptions): P
   if (!process.stderr.isTTY) {
     process.stderr.write(`${label} …\n`);
     let last = 0;
+    const start = performance.now();
     return {
       update: (done) => void (last = done),
-      stop: () => void process.stderr.write(`${label}: ${format(last)} of ${format(total)} ${unit}\n`),
+      stop: () => void process.stderr.write(`${label}: ${format(last)} of ${format(total)} ${unit} in ${format(Math.round((performance.now() - start) / 100) / 10)} s\n`),
     };
   }
   const bar = new SingleBar({
-    format: `${label} {bar} {percentage} % | {shown} of ${format(total)} ${unit} | {eta_formatted}`,
+    format: `${label} {bar} {percentage} % | {shown} of ${format(total)} ${unit} | {rate} ${unit}/s | {eta_formatted}`,
     stream: process.stderr, hideCursor: true, clearOnComplete: false,
   }, Presets.shades_classic);
-  bar.start(total, 0, { shown: format(0) });
+  bar.start(total, 0, { shown: format(0), rate: "-" });
+  const rateAt = recentRate();
   return {
-    update: (done) => bar.update(done, { shown: format(done) }),
+    update: (done) => bar.update(done, { shown: format(done), rate: format(Math.round(10 * rateAt(done)) / 10) }),
     stop: () => bar.stop(),
+  };
+}
+
+/** Units a second over the last ten seconds: what went fast at first (parts kept of an earlier run) says nothing of what comes. */
+function recentRate(): (done: number) => number {
+  const samples: [atMs: number, done: number][] = [[performance.now(), 0]];
+  return (done) => {
+    const now = performance.now();
+    if (now - samples.at(-1)![0] > 100) samples.push([now, done]);
+    while (samples.length > 2 && now - samples[0]![0] > 10_000) samples.shift();
+    const [since, before] = samples[0]!;
+    return now === since ? 0 : (1000 * (done - before)) / (now - since);
   };
 }
 

@@ -33,7 +33,7 @@ export interface FanOut {
  * Fewest tokens of a step that are worth two rounds: each expert should still get about eight tokens in each half, the batch the
  * kernels are fastest with.
  */
-export const overlapTokens = (config: ModelConfig): number => Math.ceil((16 * config.nExperts) / config.router.topK);
+export const overlapTokens = ({ nExperts, router }: ModelConfig): number => (router.topK === 0 ? Infinity : Math.ceil((16 * nExperts) / router.topK));
 
 /** `isolate` is what the lines share with their neighbours: its name and its bytes in flight. */
 export function openFanOut(env: DurableEnv, manifest: PackManifest, packHash: string, limits: Limits, isolate: Pick<Isolate, "name" | "inFlight">): FanOut {

@@ -3,8 +3,8 @@
 // cannot drift apart. The ledger admits a load by it (isolate.ts), docs/memory.md shows it.
 // Refuses the JS heap: that is measured, not planned.
 
-import { segmentName, type NamedBlob, type PackExpert, type PackManifest } from "../formats/manifest.ts";
-import { ModelError } from "../model/config.ts";
+import { segmentName, trunkBlobsOf, type NamedBlob, type PackExpert, type PackManifest } from "../formats/manifest.ts";
+import { ModelError, latentDim } from "../model/config.ts";
 import { engineRegions } from "../model/engine-regions.ts";
 import { allocatedBytes } from "../model/heap.ts";
 import { activationRowBytes, KV_BLOCK, kvPageBytes } from "../model/kernels.ts";
@@ -14,7 +14,7 @@ import type { SlotRange } from "./handshake.ts";
 import type { Limits } from "./limits.ts";
 
 /** What the plan reads of a manifest. */
-export type PlannedPack = Pick<PackManifest, "id" | "config" | "kvFormat" | "activations" | "blobs" | "experts">;
+export type PlannedPack = Pick<PackManifest, "id" | "config" | "kvFormat" | "activations" | "blobs" | "shared" | "experts">;
 
 /** Bytes of one object by purpose, as the heap counts them. */
 export interface MemoryPlan {
@@ -48,8 +48,12 @@ export function* slotsOf(manifest: PlannedPack, ranges: readonly SlotRange[]): I
 export const blobsOfSlots = (manifest: PlannedPack, ranges: readonly SlotRange[]): NamedBlob[] =>
   Array.from(slotsOf(manifest, ranges), ({ layer, expert, segment, of }) => ({ name: segmentName(layer, expert, segment), blob: of.segments[segment]! }));
 
-/** The trunk's blobs. */
-export const trunkBlobs = (manifest: PlannedPack): NamedBlob[] => Object.entries(manifest.blobs).map(([name, blob]) => ({ name, blob }));
+/** The trunk's blobs, dense layers and shared experts among them. */
+export const trunkBlobs = (manifest: PlannedPack): NamedBlob[] => [...trunkBlobsOf(manifest)];
+
+/** Widest segment of dense layers and shared experts; 0 where there are none. */
+const sharedSegmentWidth = (manifest: PlannedPack): number =>
+  manifest.shared.flatMap(({ segments }) => segments).reduce((most, { start, end }) => Math.max(most, end - start), 0);
 
 /** Widest segment of the slots, in intermediate dimensions; at least 1. */
 export function maxSlotWidth(manifest: PlannedPack, ranges: readonly SlotRange[]): number {
@@ -73,7 +77,7 @@ function weightBytes(blobs: readonly NamedBlob[]): number {
   return sum;
 }
 
-const allocated = (regions: Readonly<Record<string, number>>): number => Object.values(regions).reduce((sum, bytes) => sum + allocatedBytes(bytes), 0);
+const allocated = (regions: Readonly<Record<string, number>>): number => Object.values(regions).reduce((sum, bytes) => sum + (bytes === 0 ? 0 : allocatedBytes(bytes)), 0);
 
 /** A shard that holds `ranges`: their weights, its runner's scratch, one request and one reply. */
 export function shardMemory(manifest: PlannedPack, ranges: readonly SlotRange[], limits: Limits): MemoryPlan {
@@ -93,16 +97,16 @@ export function orchestratorMemory(manifest: PlannedPack, of: { readonly stepTok
   const runner = of.ranges.length === 0 ? 0 : allocated(runnerRegions(config.hiddenSize, maxSlotWidth(manifest, of.ranges), of.roundTokens));
   return {
     weightBytes: weightBytes([...trunkBlobs(manifest), ...blobsOfSlots(manifest, of.ranges)]),
-    scratchBytes: allocated(engineRegions(config, of.stepTokens, maxSegmentsOf(manifest))) + runner,
+    scratchBytes: allocated(engineRegions(config, { nTokens: of.stepTokens, maxSegments: maxSegmentsOf(manifest), sharedSegmentWidth: sharedSegmentWidth(manifest) })) + runner,
     frameBytes: allocatedBytes(limits.frameBytes),
   };
 }
 
 /** KV cache of one request of `nTokens` positions: pages of 32 positions over all layers, and their table. */
 export function kvBytes(manifest: PlannedPack, nTokens: number): number {
-  const { nLayers, nKvHeads, headDim } = manifest.config;
+  const { config } = manifest;
   const nPages = Math.ceil(nTokens / KV_BLOCK);
-  return nPages * allocatedBytes(kvPageBytes(manifest.kvFormat, nLayers, nKvHeads, headDim)) + allocatedBytes(nPages * 4);
+  return nPages * allocatedBytes(kvPageBytes(manifest.kvFormat, config.nLayers, config.nKvHeads, config.headDim, latentDim(config))) + allocatedBytes(nPages * 4);
 }
 
 /** Bytes of the isolate's memory, which grows in pages of 64 KiB behind a reserved head. */

@@ -50,7 +50,7 @@ export class ServedExperts {
     this.#lookup = bindSlots(tenant, manifest, ranges);
     const [first] = ranges;
     this.#warmUp = first === undefined ? undefined : this.#lookup(first.layer, first.expert, first.segments[0]);
-    this.#runner = new ExpertRunner(kernels, tenant.heap, hidden, maxSlotWidth(manifest, ranges), frameTokens(manifest, limits));
+    this.#runner = new ExpertRunner(kernels, tenant.heap, manifest.config, maxSlotWidth(manifest, ranges), frameTokens(manifest, limits));
     this.#request = tenant.heap.alloc(limits.frameBytes, "frames");
     this.#reply = tenant.heap.alloc(limits.frameBytes, "frames");
   }

@@ -1,7 +1,7 @@
 // Brings a model up in an orchestrator: manifest, plan, shards, trunk, engine, in an order that lets the shards load at the same time.
 // Owns the assembly and its progress. Refuses requests (orchestrator.ts) and sampling (scheduler.ts).
 
-import { segmentCounts } from "../formats/load-model.ts";
+import { bindShared, segmentCounts } from "../formats/load-model.ts";
 import type { PackManifest } from "../formats/manifest.ts";
 import type { Plan } from "../fleet/plan.ts";
 import { Engine } from "../model/engine.ts";
@@ -62,10 +62,10 @@ export async function bringUp(env: DurableEnv, tenant: Tenant, progress: Progres
     // Where shards have threads of their own a step may be two rounds long: one is computed there while the other is here.
     const stepTokens = fanOut.clients.some((client) => client.elsewhere) ? Math.min(limits.chunkTokens, MAX_ROUNDS * roundTokens) : roundTokens;
     const experts = fanOut.experts(tenant.heap, isolate.kernels, roundTokens, () => new LocalExperts(
-      new ExpertRunner(isolate.kernels, tenant.heap, config.hiddenSize, maxSlotWidth(manifest, ranges), roundTokens), bindSlots(tenant, manifest, ranges), config.hiddenSize));
+      new ExpertRunner(isolate.kernels, tenant.heap, config, maxSlotWidth(manifest, ranges), roundTokens), bindSlots(tenant, manifest, ranges), config.hiddenSize));
     const engine = new Engine({
       config, kernels: isolate.kernels, heap: tenant.heap, kvFormat: manifest.kvFormat, activations: manifest.activations, maxChunkTokens: stepTokens,
-      maxRoundTokens: roundTokens, segmentCounts: segmentCounts(manifest), experts,
+      maxRoundTokens: roundTokens, segmentCounts: segmentCounts(manifest), shared: bindShared(manifest, (hash) => tenant.ptrOf(hash)), experts,
       trunk: bindTrunk(config, (name) => {
         const blob = manifest.blobs[name];
         return blob === undefined ? undefined : { ptr: tenant.ptrOf(blob.hash), format: blob.format, nRows: blob.rows, nCols: blob.cols };

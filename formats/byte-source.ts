@@ -14,6 +14,8 @@ export interface ByteSource {
    * Fails with SourceError when the name is missing or ends early.
    */
   read(name: string, offset?: number, length?: number): AsyncIterable<Uint8Array>;
+  /** Words that change whenever the bytes of `name` do: an ETag; size and time of change. Absent where nobody changes files. */
+  version?(name: string): Promise<string>;
 }
 
 /** Stored bytes are missing, short or unreadable: names the source, the file, what was found and expected. */

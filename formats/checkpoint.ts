@@ -1,13 +1,18 @@
 // One view of a checkpoint, whatever stores it: config, tokenizer, and matrices by canonical name, read by ranges of rows.
 // Owns the binding of canonical names to stored tensors: every tensor must be there with the right shape, and every stored
-// tensor must be known. Refuses conversion (dequantize.ts) and whole tensors in memory.
+// tensor must be known. Refuses conversion (dequantize.ts) and whole tensors in memory (row-views.ts says what is held).
 
-import type { Architecture, ExpertLocation, TensorNames } from "../model/architectures/architecture.ts";
-import { EXPERT_MATRICES, type ExpertMatrix, ModelError, type ModelConfig, expertShape, trunkTensors } from "../model/config.ts";
+import type { Architecture, FfnLocations } from "../model/architectures/architecture.ts";
+import type { Location, Region, Wanted } from "../model/architectures/locations.ts";
+import {
+  EXPERT_BIASES, EXPERT_MATRICES, type ExpertBias, type ExpertMatrix, ModelError, type ModelConfig, expertShape, ffnShape, hasExpertBiases, sharedWidth, trunkTensors,
+} from "../model/config.ts";
 import { type ByteSource, SourceError } from "./byte-source.ts";
 import { decodeRows } from "./dequantize.ts";
+import { fp8ScaleShape } from "./fp8.ts";
 import { FORMAT_LIMITS } from "./limits.ts";
-import { readBytes } from "./read-bytes.ts";
+import { sha256Hex } from "./read-bytes.ts";
+import { RowReader, type RowView, type StoredEncoding, storedBytesOf, typeOfView } from "./row-views.ts";
 import type { StoredTensor } from "./stored-tensor.ts";
 import { FILE_TYPES, type StoredType, storedRowBytes } from "./stored-types.ts";
 
@@ -23,18 +28,21 @@ export interface TokenizerFiles {
   readonly addBos: boolean;
 }
 
-/** Where one matrix lies: rows of `type`, one after the other. */
+/** One matrix or vector as it is read: rows of `type`, one after the other, wherever the file keeps them (row-views.ts). */
 export interface MatrixPlace {
-  /** Canonical name, such as "layers.0.q" or "layers.0.experts.3.down". */
+  /** Canonical name, such as "layers.0.q", "layers.0.kB.3", "layers.0.shared.gate" or "layers.0.experts.3.down". */
   readonly name: string;
+  /** Stored tensor that holds it, and the file's own word for its type: another than `type` where stored values cannot be handed over as they are. */
   readonly tensor: string;
-  readonly file: string;
+  readonly storedType: string;
+  /** Bytes that its values take in the file. */
+  readonly storedBytes: number;
   readonly type: StoredType;
   readonly nRows: number;
   readonly nCols: number;
-  /** Absolute offset of row 0 in the file, in bytes. */
-  readonly offset: number;
+  /** Of a row of `type`. */
   readonly rowBytes: number;
+  readonly view: RowView;
 }
 
 export interface RowBatch {
@@ -61,7 +69,9 @@ export interface CheckpointParts {
   readonly warnings: readonly string[];
 }
 
-export const expertName = (layer: number, expert: number, matrix: ExpertMatrix): string => `layers.${layer}.experts.${expert}.${matrix}`;
+export const expertName = (layer: number, expert: number, part: ExpertMatrix | ExpertBias): string => `layers.${layer}.experts.${expert}.${part}`;
+/** Of a dense layer or shared expert. */
+export const sharedName = (layer: number, matrix: ExpertMatrix): string => `layers.${layer}.shared.${matrix}`;
 
 export class Checkpoint {
   readonly kind: "huggingface" | "gguf";
@@ -72,6 +82,7 @@ export class Checkpoint {
   readonly warnings: readonly string[];
   readonly description: string;
   readonly #source: ByteSource;
+  readonly #reader: RowReader;
   readonly #places: ReadonlyMap<string, MatrixPlace>;
 
   /** Binds every tensor. Throws ModelError or SourceError naming file, tensor, found and expected. */
@@ -81,13 +92,15 @@ export class Checkpoint {
     this.sha256 = parts.sha256;
     this.config = parts.config;
     this.tokenizer = parts.tokenizer;
-    this.warnings = parts.warnings;
     this.description = parts.description ?? parts.source.description;
     this.#source = parts.source;
-    this.#places = bind(parts);
+    this.#reader = new RowReader(parts.source);
+    const { places, warnings } = bind(parts);
+    this.#places = places;
+    this.warnings = [...parts.warnings, ...warnings];
   }
 
-  /** Places of all matrices and vectors: the trunk in loading order, then experts by layer, expert, matrix. */
+  /** Places of all matrices and vectors: the trunk in loading order, dense layers and shared experts by layer, then experts by layer, expert, matrix, bias. */
   places(): IterableIterator<MatrixPlace> {
     return this.#places.values();
   }
@@ -98,10 +111,18 @@ export class Checkpoint {
     return place;
   }
 
-  /** Rows [firstRow, firstRow + nRows) of a matrix, as stored. */
+  /** SHA-256 (hex) of config, places and, where the source can tell, versions of the files: what work begun on this checkpoint can go on with. */
+  async fingerprint(): Promise<string> {
+    const files = [...new Set([...this.#places.values()].map((p) => p.view.file))];
+    const versions = await Promise.all(files.map((file) => this.#source.version?.(file) ?? ""));
+    const text = JSON.stringify([this.kind, this.name, this.sha256, this.config, [...this.#places.values()], files, versions]);
+    return sha256Hex(new TextEncoder().encode(text).slice());
+  }
+
+  /** Rows [firstRow, firstRow + nRows) of a matrix: row-major bytes of place.type. */
   async readRows(place: MatrixPlace, firstRow: number, nRows: number): Promise<Uint8Array<ArrayBuffer>> {
     try {
-      return await readBytes(this.#source, place.file, place.offset + firstRow * place.rowBytes, nRows * place.rowBytes);
+      return await this.#reader.read(place.view, firstRow, nRows);
     } catch (error) {
       if (!(error instanceof SourceError)) throw error;
       throw new SourceError(`Tensor ${place.tensor} (${place.name}), rows ${firstRow} to ${firstRow + nRows - 1}: ${error.message}`, { cause: error });
@@ -129,74 +150,126 @@ export class Checkpoint {
 export const rowsPerBatch = (rowBytes: number, multiple: number): number =>
   Math.max(1, Math.floor(FORMAT_LIMITS.rowBatchBytes / (rowBytes * multiple))) * multiple;
 
-function bind({ kind, source, description = source.description, config, architecture, tensors }: CheckpointParts): Map<string, MatrixPlace> {
+/** What is wanted of one canonical tensor, and where it may be. */
+interface Request extends Wanted {
+  readonly name: string;
+  readonly locations: readonly Location[];
+  readonly layer: number;
+}
+
+/** Every canonical tensor in the order of places(). Throws ModelError where an architecture has no name for one. */
+function* requests({ kind, config, architecture }: CheckpointParts): Iterable<Request> {
+  const names = kind === "gguf" ? architecture.gguf : architecture.huggingFace;
+  const want = (
+    name: string, locations: readonly Location[] | undefined, layer: number, { nRows, nCols }: Pick<Wanted, "nRows" | "nCols">, more: Partial<Wanted> = {},
+  ): Request => {
+    if (locations === undefined) throw new ModelError(`No source name is known for tensor ${name} of architecture ${architecture.name}.`);
+    return { name, locations, layer, config, nRows, nCols, isVector: false, expert: 0, head: 0, ...more };
+  };
+  for (const t of trunkTensors(config)) {
+    const [, number, inLayer] = /^layers\.(\d+)\.(.+)$/.exec(t.name) ?? [];
+    const layer = Number(number ?? 0);
+    const locations = names.trunk[inLayer ?? t.name];
+    if (t.kind === "vector") yield want(t.name, locations, layer, { nRows: 1, nCols: t.length }, { isVector: true });
+    else if (t.kind === "matrix") yield want(t.name, locations, layer, t);
+    else for (let head = 0; head < t.count; head++) yield want(`${t.name}.${head}`, locations, layer, t, { head });
+  }
+  const layers = Array.from({ length: config.nLayers }, (_, layer) => layer);
+  for (const layer of layers) {
+    const width = sharedWidth(config, layer);
+    if (width === 0) continue;
+    const locations: FfnLocations = config.layerFfns[layer] === "dense" ? names.dense : names.shared;
+    for (const matrix of EXPERT_MATRICES) yield want(sharedName(layer, matrix), locations[matrix], layer, ffnShape(config.hiddenSize, width, matrix));
+  }
+  for (const layer of layers) {
+    if (config.layerFfns[layer] !== "moe") continue;
+    for (let expert = 0; expert < config.nExperts; expert++) {
+      for (const matrix of EXPERT_MATRICES) yield want(expertName(layer, expert, matrix), names.experts[matrix], layer, expertShape(config, matrix), { expert });
+      if (!hasExpertBiases(config)) continue;
+      for (const bias of EXPERT_BIASES) {
+        const nCols = bias === "downBias" ? config.hiddenSize : config.expertIntermediateSize;
+        yield want(expertName(layer, expert, bias), names.experts[bias], layer, { nRows: 1, nCols }, { expert, isVector: true });
+      }
+    }
+  }
+}
+
+function bind(parts: CheckpointParts): { places: Map<string, MatrixPlace>; warnings: string[] } {
+  const { kind, source, description = source.description, config, architecture, tensors } = parts;
   const names = kind === "gguf" ? architecture.gguf : architecture.huggingFace;
   const used = new Set<string>();
   const places = new Map<string, MatrixPlace>();
   const fail = (message: string): never => { throw new ModelError(`${description}: ${message}.`); };
+  const shapeOf = (shape: readonly number[]): string => `[${shape.join(", ")}]`;
+  const isShape = (a: readonly number[], b: readonly number[]): boolean => a.length === b.length && a.every((d, i) => d === b[i]);
 
-  const add = (name: string, tensor: StoredTensor, shape: readonly number[], firstRow: number, nRows: number, nCols: number): void => {
-    // A vector may be stored as [n], [1, n] or [n, 1]; a matrix has one shape.
-    const found = nRows === 1 && shape.length === 1 ? tensor.shape.filter((d) => d !== 1 || tensor.shape.length === 1) : tensor.shape;
-    if (found.length !== shape.length || found.some((d, i) => d !== shape[i])) {
-      fail(`tensor ${tensor.name} in ${tensor.file} (${name}) has shape [${tensor.shape.join(", ")}], expected [${shape.join(", ")}]`);
+  /** The tensor of scales that belongs to another one. */
+  const scalesOf = <T extends string>(
+    tensor: StoredTensor, name: string, types: readonly T[], shape: readonly number[],
+  ): { scalesFile: string; scalesOffset: number; scalesType: T } => {
+    const scales = tensors.get(name) ?? fail(`tensor ${name}, the scales of ${tensor.name}, is missing`);
+    const scalesType = types.find((type) => type === scales.type);
+    if (scalesType === undefined || !isShape(scales.shape, shape)) {
+      return fail(`tensor ${name} in ${scales.file}, the scales of ${tensor.name}, is ${scales.type} ${shapeOf(scales.shape)}, expected ${types.join(" or ")} ${shapeOf(shape)}`);
     }
-    const type = FILE_TYPES.find((t) => t === tensor.type) ??
-      fail(`tensor ${tensor.name} in ${tensor.file} (${name}) has type ${tensor.type}, which this version does not read; `
-        + `expected one of ${FILE_TYPES.join(", ")}`);
-    const rowBytes = storedRowBytes(type, nCols);
-    places.set(name, { name, tensor: tensor.name, file: tensor.file, type, nRows, nCols, rowBytes, offset: tensor.offset + firstRow * rowBytes });
-    used.add(tensor.name);
+    used.add(name);
+    return { scalesFile: scales.file, scalesOffset: scales.offset, scalesType };
   };
 
-  for (const t of trunkTensors(config)) {
-    const stored = trunkSourceName(names, t.name);
-    const tensor = tensors.get(stored) ?? fail(`tensor ${stored} (${t.name}) is missing`);
-    if (t.kind === "vector") add(t.name, tensor, [t.length], 0, 1, t.length);
-    else add(t.name, tensor, [t.nRows, t.nCols], 0, t.nRows, t.nCols);
-  }
-  for (let layer = 0; layer < config.nLayers; layer++) {
-    if (config.layerFfns[layer] !== "moe") continue;
-    for (let expert = 0; expert < config.nExperts; expert++) {
-      for (const matrix of EXPERT_MATRICES) {
-        const { nRows, nCols } = expertShape(config, matrix);
-        const name = expertName(layer, expert, matrix);
-        const { location, tensor } = findExpert(names.experts[matrix], layer, expert, tensors)
-          ?? fail(`the tensor of ${name} is missing; looked for ${names.experts[matrix].map((l) => fill(l.tensor, layer, expert)).join(" and ")}`);
-        if (!location.stacked) {
-          add(name, tensor, [nRows, nCols], 0, nRows, nCols);
-          continue;
-        }
-        const rowsOfExpert = nRows * location.parts;
-        add(name, tensor, [config.nExperts, rowsOfExpert, nCols], expert * rowsOfExpert + location.part * nRows, nRows, nCols);
-      }
+  const encodingOf = (r: Request, tensor: StoredTensor, location: Location, region: Region): StoredEncoding => {
+    if (location.scales !== null) {
+      if (tensor.type !== "U8") fail(`tensor ${tensor.name} in ${tensor.file} (${r.name}) has type ${tensor.type}, expected U8, the nibbles of MXFP4`);
+      const { scalesFile, scalesOffset } = scalesOf(tensor, fill(location.scales, r), ["U8"], tensor.shape.slice(0, -1));
+      return { kind: "mxfp4-blocks", scalesFile, scalesOffset };
     }
+    if (tensor.type === "F8_E4M3") {
+      if (tensor.shape.length !== 2) {
+        fail(`tensor ${tensor.name} in ${tensor.file} (${r.name}) is F8_E4M3 ${shapeOf(tensor.shape)}, expected a matrix, whose blocks of 128 x 128 have a factor each`);
+      }
+      // F32 in DeepSeek's releases, BF16 in Qwen's.
+      return { kind: "fp8", tensor: tensor.name, ...scalesOf(tensor, `${tensor.name}_scale_inv`, ["F32", "BF16"], fp8ScaleShape(tensor.shape[0]!, region.rowLength)) };
+    }
+    const type = FILE_TYPES.find((t) => t === tensor.type) ??
+      fail(`tensor ${tensor.name} in ${tensor.file} (${r.name}) has type ${tensor.type}, which this version does not read; expected one of ${FILE_TYPES.join(", ")}`);
+    return { kind: "rows", type };
+  };
+
+  for (const r of requests(parts)) {
+    const location = r.locations.find((l) => tensors.has(fill(l.tensor, r)))
+      ?? fail(r.locations.length === 1 ? `tensor ${fill(r.locations[0]!.tensor, r)} (${r.name}) is missing`
+        : `the tensor of ${r.name} is missing; looked for ${r.locations.map((l) => fill(l.tensor, r)).join(" and ")}`);
+    const tensor = tensors.get(fill(location.tensor, r))!;
+    const region = location.region(r);
+    if (!region.shapes.some((shape) => isShape(shape, tensor.shape))) {
+      fail(`tensor ${tensor.name} in ${tensor.file} (${r.name}) has shape ${shapeOf(tensor.shape)}, expected ${shapeOf(region.shapes[0]!)}`);
+    }
+    const { shapes: _, nRows: nStoredRows, ...where } = region;
+    const view: RowView = { file: tensor.file, offset: tensor.offset, encoding: encodingOf(r, tensor, location, region), nStoredRows, ...where };
+    const type = typeOfView(view);
+    used.add(tensor.name);
+    places.set(r.name, {
+      name: r.name, tensor: tensor.name, storedType: location.scales === null ? tensor.type : "MXFP4", storedBytes: storedBytesOf(view.encoding, r.nRows * r.nCols),
+      type, nRows: r.nRows, nCols: r.nCols, rowBytes: storedRowBytes(type, r.nCols), view,
+    });
   }
-  const tiedHead = config.tieWordEmbeddings ? names.trunk.head : null;
-  const unknown = [...tensors.keys()].filter((n) => !used.has(n) && n !== tiedHead && !names.ignorable.some((r) => r.test(n)));
+
+  const warnings: string[] = [];
+  const tiedHeads = config.tieWordEmbeddings ? names.trunk["head"]!.map((l) => l.tensor) : [];
+  const extra = new Set<string>();
+  const isExtra = (tensor: string): boolean => {
+    const layer = names.extraLayers?.exec(tensor)?.[1];
+    if (layer === undefined || Number(layer) < config.nLayers) return false;
+    extra.add(layer);
+    return true;
+  };
+  const unknown = [...tensors.keys()].filter((n) => !used.has(n) && !tiedHeads.includes(n) && !names.ignorable.some((r) => r.test(n)) && !isExtra(n));
   if (unknown.length > 0) {
     const some = unknown.slice(0, 5).join(", ") + (unknown.length > 5 ? ", ..." : "");
     fail(`${unknown.length} tensors have no place in a model of architecture ${config.architecture} as its config describes it: ${some}`);
   }
-  return places;
+  if (extra.size > 0) warnings.push(`Layer ${[...extra].join(", ")} lies behind the last of ${config.nLayers} (multi-token prediction): it is left out.`);
+  return { places, warnings };
 }
 
-function trunkSourceName(names: TensorNames, canonical: string): string {
-  const inLayer = /^layers\.(\d+)\.(.+)$/.exec(canonical);
-  const template = names.trunk[inLayer === null ? canonical : inLayer[2]!];
-  if (template === undefined) throw new ModelError(`No source name is known for tensor ${canonical}.`);
-  return inLayer === null ? template : template.replace("{layer}", inLayer[1]!);
-}
-
-const fill = (template: string, layer: number, expert: number): string =>
+const fill = (template: string, { layer, expert }: Pick<Request, "layer" | "expert">): string =>
   template.replace("{layer}", String(layer)).replace("{expert}", String(expert));
-
-function findExpert(
-  locations: readonly ExpertLocation[], layer: number, expert: number, tensors: ReadonlyMap<string, StoredTensor>,
-): { location: ExpertLocation; tensor: StoredTensor } | null {
-  for (const location of locations) {
-    const tensor = tensors.get(fill(location.tensor, layer, expert));
-    if (tensor) return { location, tensor };
-  }
-  return null;
-}

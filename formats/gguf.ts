@@ -1,181 +1,92 @@
-// Reads the header of a GGUF file, versions 2 and 3: metadata and tensor table. Owns the checks of sizes and offsets.
-// Refuses big-endian files, split files, unknown value types, and tensors beyond the end of the file; values of tensors are
-// read by ranges elsewhere. Numbers of 64 bits are read as far as 2^53. Format: ggml's docs/gguf.md.
+// Reads a GGUF model: one file, or the files <name>-00001-of-0000N.gguf of a split one, whichever of them is named. Owns what makes files one
+// model: split.no, split.count and split.tensors.count of every one. Refuses models of which a file is missing, and names what it looked for.
+// One file's header is gguf-header.ts. Format of splits: llama.cpp, tools/gguf-split and llama_split_path.
 
 import { type ByteSource, SourceError } from "./byte-source.ts";
-import { GGML_TYPES } from "./gguf-types.ts";
-import { FORMAT_LIMITS } from "./limits.ts";
-import { readBytes } from "./read-bytes.ts";
-import { type StoredTensor, refuseOverlaps } from "./stored-tensor.ts";
+import { type GgufFile, type GgufValue, readGgufFile } from "./gguf-header.ts";
+import type { StoredTensor } from "./stored-tensor.ts";
 
-export type GgufValue = number | boolean | string | GgufValue[];
+export type { GgufValue } from "./gguf-header.ts";
 
 export interface GgufHeader {
+  /** Of the file, or of the files without their numbers. */
+  readonly name: string;
+  /** In order. */
+  readonly files: readonly string[];
   readonly version: number;
+  /** Of the first file. */
   readonly metadata: Readonly<Record<string, GgufValue>>;
+  /** Of all files. */
   readonly tensors: ReadonlyMap<string, StoredTensor>;
-  /** The header's bytes, up to the tensor data. */
+  /** The headers' bytes, one after the other. */
   readonly bytes: Uint8Array<ArrayBuffer>;
 }
 
-/** The bytes at hand end before the header does. */
-class NeedMore extends Error {}
+const SPLIT_NAME = /^(?<name>.*)-(?<no>\d{5})-of-(?<count>\d{5})\.gguf$/s;
+const splitName = (name: string, no: number, count: number): string => `${name}-${String(no + 1).padStart(5, "0")}-of-${String(count).padStart(5, "0")}.gguf`;
 
-/** Reads and checks the header. Throws SourceError naming file, tensor, found and expected. */
+/** Reads and checks the headers of a model of which `file` is one file. Throws SourceError naming file, tensor or field, found and expected. */
 export async function readGgufHeader(source: ByteSource, file: string): Promise<GgufHeader> {
-  const size = await source.size(file);
-  if (size === null) throw new SourceError(`${source.description} has no file ${file}.`);
-  for (let length = Math.min(size, 1 << 20); ; length = Math.min(size, length * 4)) {
-    if (length > FORMAT_LIMITS.ggufHeaderBytes) {
-      throw new SourceError(`${source.description}, ${file}: the header goes on beyond ${FORMAT_LIMITS.ggufHeaderBytes} bytes.`);
-    }
-    const bytes = await readBytes(source, file, 0, length);
-    try {
-      return new HeaderParser(source, file, size, bytes).parse();
-    } catch (error) {
-      if (!(error instanceof NeedMore)) throw error;
-      if (length === size) {
-        throw new SourceError(`${source.description}, ${file}: the file is cut short within its header: ${error.message} at byte ${size}, the end of the file.`);
-      }
-    }
+  const asked = await readGgufFile(source, file);
+  const count = whole(source, file, asked, "split.count") ?? 1;
+  if (count <= 1) return { ...asked, name: file.replace(/\.gguf$/, ""), files: [file] };
+  const no = whole(source, file, asked, "split.no");
+  const named = SPLIT_NAME.exec(file)?.groups;
+  if (no === null || no >= count) throw new SourceError(`${source.description}, ${file}: split.no is ${no ?? "missing"}, expected 0 to ${count - 1}, for split.count is ${count}.`);
+  if (named === undefined || Number(named["no"]) !== no + 1 || Number(named["count"]) !== count) {
+    throw new SourceError(`${source.description}, ${file}: the file is number ${no + 1} of a model split over ${count}, but its name does not say so; `
+      + `expected a name like ${splitName(named?.["name"] ?? file.replace(/\.gguf$/, ""), no, count)}, from which those of the others follow.`);
   }
+  const files = Array.from({ length: count }, (_, i) => splitName(named["name"]!, i, count));
+  const read: GgufFile[] = [];
+  for (const [i, other] of files.entries()) read.push(other === file ? asked : await readSplit(source, other, i, count));
+  return { name: named["name"]!, files, version: read[0]!.version, metadata: read[0]!.metadata, tensors: allTensors(source, files, read), bytes: join(read) };
 }
 
-class HeaderParser {
-  readonly #view: DataView;
-  readonly #where: string;
-  readonly #file: string;
-  readonly #size: number;
-  readonly #bytes: Uint8Array<ArrayBuffer>;
-  #at = 0;
-  #reading = "magic and version";
-
-  constructor(source: ByteSource, file: string, size: number, bytes: Uint8Array<ArrayBuffer>) {
-    this.#where = `${source.description}, ${file}`;
-    this.#file = file;
-    this.#size = size;
-    this.#bytes = bytes;
-    this.#view = new DataView(bytes.buffer);
+async function readSplit(source: ByteSource, file: string, no: number, count: number): Promise<GgufFile> {
+  if ((await source.size(file)) === null) throw new SourceError(`${source.description}: ${file}, number ${no + 1} of the ${count} files of this model, is missing.`);
+  const split = await readGgufFile(source, file);
+  for (const [key, expected] of [["split.count", count], ["split.no", no]] as const) {
+    const found = whole(source, file, split, key);
+    if (found !== expected) throw new SourceError(`${source.description}, ${file}: ${key} is ${found ?? "missing"}, expected ${expected} by its name.`);
   }
-
-  parse(): GgufHeader {
-    if (this.#u32() !== 0x46554747) this.#fail("the file does not start with the bytes GGUF");
-    const version = this.#u32();
-    if (version === 0x02000000 || version === 0x03000000) this.#fail("the file is big-endian, expected little-endian");
-    if (version !== 2 && version !== 3) this.#fail(`found GGUF version ${version}, expected 2 or 3`);
-    this.#reading = "counts";
-    const nTensors = this.#u64();
-    const nFields = this.#u64();
-    const metadata: Record<string, GgufValue> = {};
-    for (let i = 0; i < nFields; i++) {
-      this.#reading = `metadata field ${i + 1} of ${nFields}`;
-      const key = this.#string();
-      this.#reading = `metadata field ${key}`;
-      if (Object.hasOwn(metadata, key)) this.#fail(`metadata key ${key} comes twice`);
-      metadata[key] = this.#value(this.#u32(), 0);
-    }
-    const splits = metadata["split.count"];
-    if (typeof splits === "number" && splits > 1) {
-      this.#fail(`the model is split over ${splits} files; join them first (llama-gguf-split --merge)`);
-    }
-    const alignment = metadata["general.alignment"] ?? 32;
-    if (typeof alignment !== "number" || alignment < 1 || !Number.isInteger(Math.log2(alignment))) {
-      return this.#fail(`general.alignment is ${JSON.stringify(alignment)}, expected a power of two`);
-    }
-    const tensors = this.#tensors(nTensors, alignment);
-    return { version, metadata, ...tensors };
-  }
-
-  #tensors(nTensors: number, alignment: number): { tensors: Map<string, StoredTensor>; bytes: Uint8Array<ArrayBuffer> } {
-    const table: { name: string; shape: number[]; typeId: number; offset: number }[] = [];
-    for (let i = 0; i < nTensors; i++) {
-      this.#reading = `tensor ${i + 1} of ${nTensors} in the table`;
-      const name = this.#string();
-      this.#reading = `table entry of tensor ${name}`;
-      const nDims = this.#u32();
-      if (nDims < 1 || nDims > 4) this.#fail(`tensor ${name} has ${nDims} dimensions, expected 1 to 4`);
-      const shape = Array.from({ length: nDims }, () => this.#u64()).reverse();
-      table.push({ name, shape, typeId: this.#u32(), offset: this.#u64() });
-    }
-    const dataStart = Math.ceil(this.#at / alignment) * alignment;
-    const out = new Map<string, StoredTensor>();
-    for (const { name, shape, typeId, offset } of table) {
-      if (out.has(name)) this.#fail(`tensor ${name} comes twice`);
-      const type = GGML_TYPES.get(typeId) ?? this.#fail(`tensor ${name} has type number ${typeId}, which is no known ggml type`);
-      const nCols = shape.at(-1)!;
-      if (nCols % type.elements !== 0) this.#fail(`tensor ${name} has rows of ${nCols}, expected a multiple of ${type.elements}, the block of ${type.name}`);
-      const bytes = (shape.reduce((n, d) => n * d, 1) / type.elements) * type.bytes;
-      if (offset % alignment !== 0) this.#fail(`tensor ${name} starts at byte ${offset} of the data, expected a multiple of the alignment ${alignment}`);
-      const end = dataStart + offset + bytes;
-      if (!Number.isSafeInteger(end)) this.#fail(`tensor ${name} ends beyond 2^53`);
-      if (end > this.#size) {
-        this.#fail(`tensor ${name} (${type.name} [${shape.join(", ")}]) ends at byte ${end}, but the file has only ${this.#size} bytes; it is cut short`);
-      }
-      out.set(name, { name, file: this.#file, type: type.name, shape, offset: dataStart + offset, bytes });
-    }
-    refuseOverlaps(out.values(), (m) => this.#fail(m));
-    return { tensors: out, bytes: this.#bytes.slice(0, this.#at) };
-  }
-
-  #value(type: number, depth: number): GgufValue {
-    const v = this.#view;
-    switch (type) {
-      case 0: return v.getUint8(this.#take(1));
-      case 1: return v.getInt8(this.#take(1));
-      case 2: return v.getUint16(this.#take(2), true);
-      case 3: return v.getInt16(this.#take(2), true);
-      case 4: return v.getUint32(this.#take(4), true);
-      case 5: return v.getInt32(this.#take(4), true);
-      case 6: return v.getFloat32(this.#take(4), true);
-      case 7: return v.getUint8(this.#take(1)) !== 0;
-      case 8: return this.#string();
-      case 9: {
-        if (depth > 2) this.#fail(`${this.#reading} nests arrays more than 3 deep`);
-        const elementType = this.#u32();
-        const n = this.#u64();
-        // Every element takes a byte at least, so a count beyond the file is told before memory is taken for it.
-        if (n > this.#size) this.#fail(`${this.#reading} is an array of ${n} values, more than the file has bytes`);
-        const out: GgufValue[] = [];
-        for (let i = 0; i < n; i++) out.push(this.#value(elementType, depth + 1));
-        return out;
-      }
-      case 10: return this.#u64();
-      case 11: {
-        const value = v.getBigInt64(this.#take(8), true);
-        if (value !== BigInt(Number(value)) || !Number.isSafeInteger(Number(value))) this.#fail(`${this.#reading} is ${value}, expected a number within 2^53`);
-        return Number(value);
-      }
-      case 12: return v.getFloat64(this.#take(8), true);
-      default: return this.#fail(`${this.#reading} has value type ${type}, expected 0 to 12`);
-    }
-  }
-
-  #u32(): number { return this.#view.getUint32(this.#take(4), true); }
-
-  #u64(): number {
-    const value = this.#view.getBigUint64(this.#take(8), true);
-    if (value > BigInt(Number.MAX_SAFE_INTEGER)) this.#fail(`${this.#reading} holds ${value}, expected a number within 2^53`);
-    return Number(value);
-  }
-
-  #string(): string {
-    const length = this.#u64();
-    if (length > this.#size) this.#fail(`${this.#reading} holds a string of ${length} bytes, more than the file has`);
-    const at = this.#take(length);
-    return UTF8.decode(this.#bytes.subarray(at, at + length));
-  }
-
-  #take(n: number): number {
-    const at = this.#at;
-    if (at + n > this.#bytes.length) throw new NeedMore(`expected ${n} more bytes for ${this.#reading}`);
-    this.#at += n;
-    return at;
-  }
-
-  #fail(message: string): never {
-    throw new SourceError(`${this.#where}: ${message}.`);
-  }
+  return split;
 }
 
-// Byte-level vocabularies may hold pieces that are no UTF-8 of their own; they are kept as replacement characters.
-const UTF8 = new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
+function allTensors(source: ByteSource, files: readonly string[], read: readonly GgufFile[]): Map<string, StoredTensor> {
+  const out = new Map<string, StoredTensor>();
+  for (const { tensors } of read) {
+    for (const [name, tensor] of tensors) {
+      const first = out.get(name);
+      if (first !== undefined) throw new SourceError(`${source.description}: tensor ${name} is both in ${first.file} and in ${tensor.file}.`);
+      out.set(name, tensor);
+    }
+  }
+  for (const [i, file] of files.entries()) {
+    const expected = whole(source, file, read[i]!, "split.tensors.count");
+    if (expected !== null && expected !== out.size) {
+      throw new SourceError(`${source.description}, ${file}: split.tensors.count is ${expected}, but the ${files.length} files hold ${out.size} tensors.`);
+    }
+  }
+  return out;
+}
+
+/** A whole number of the metadata, or null where there is none. */
+function whole(source: ByteSource, file: string, { metadata }: GgufFile, key: string): number | null {
+  const value = metadata[key];
+  if (value === undefined) return null;
+  if (typeof value !== "number" || !Number.isInteger(value) || value < 0) {
+    throw new SourceError(`${source.description}, ${file}: ${key} is ${JSON.stringify(value)}, expected a whole number.`);
+  }
+  return value;
+}
+
+function join(read: readonly GgufFile[]): Uint8Array<ArrayBuffer> {
+  const out = new Uint8Array(read.reduce((n, r) => n + r.bytes.length, 0));
+  let at = 0;
+  for (const { bytes } of read) {
+    out.set(bytes, at);
+    at += bytes.length;
+  }
+  return out;
+}

@@ -26,6 +26,27 @@ export const FORMAT_LIMITS = {
   safetensorsHeaderBytes: 100_000_000,
   /** Header of a GGUF file (metadata and tensor table, vocabulary included). */
   ggufHeaderBytes: 256 * MiB,
+  /** Values of one metadata array of a GGUF file: the largest published lists of merges have about 500,000. */
+  ggufArrayValues: 4 * 1024 * 1024,
+  /** Metadata fields of a GGUF file: published ones have about 60. */
+  ggufFields: 65_536,
+  /** Tensors of a GGUF file: a model with every expert on its own has about 50,000. */
+  ggufTensors: 262_144,
+  /** Largest general.alignment of a GGUF file: pages of the largest systems; files have 32. */
+  ggufAlignment: 65_536,
+  /** Factors of rotary frequencies in a GGUF: half a head's dimensions in f32, and no head has 2,048. */
+  ropeFactorBytes: 4096,
   /** Bytes of checkpoint rows held at a time while packing, per matrix. */
   rowBatchBytes: 1 * MiB,
+  /** Attempts in a row without progress before a source over HTTP is given up: with the pauses about two minutes, a restart of a server. */
+  httpAttempts: 8,
+  /** Pause after the first failure; it doubles with each. */
+  httpFirstPauseMs: 500,
+  /** Longest pause, also where a server asks for more. */
+  httpLongestPauseMs: 60_000,
+  /** What counts as progress between two failures: below it, a connection that breaks each time would go on for ever. */
+  httpProgressBytes: 256 * KiB,
+  /** Bytes fetched at once where requests are dear, and how many such windows are held: gate, up and down of an expert are read in turns. */
+  readAheadBytes: 8 * MiB,
+  readAheadWindows: 4,
 } as const;

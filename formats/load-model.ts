@@ -7,7 +7,7 @@ import { formatCode } from "../model/kernels.ts";
 import type { SegmentLookup, SegmentWeights } from "../model/local-experts.ts";
 import { bindTrunk, type LoadedTensor, type TrunkWeights } from "../model/trunk.ts";
 import type { ByteSource } from "./byte-source.ts";
-import { type PackManifest, segmentName } from "./manifest.ts";
+import { type PackManifest, segmentName, trunkBlobsOf } from "./manifest.ts";
 import { type BlobTarget, loadBlobs } from "./pack-reader.ts";
 
 export interface LoadedModel {
@@ -15,6 +15,8 @@ export interface LoadedModel {
   readonly lookup: SegmentLookup;
   /** [layer][expert]; empty rows for layers without experts. */
   readonly segmentCounts: number[][];
+  /** Dense layers and shared experts, by layer; empty for layers without. */
+  readonly shared: SegmentWeights[][];
   /** Widest segment in intermediate dimensions. */
   readonly maxSegmentWidth: number;
 }
@@ -24,6 +26,15 @@ export function segmentCounts(manifest: PackManifest): number[][] {
   const counts: number[][] = Array.from({ length: manifest.config.nLayers }, () => []);
   for (const { layer, expert, segments } of manifest.experts) counts[layer]![expert] = segments.length;
   return counts;
+}
+
+/** Dense layers and shared experts by layer, where `ptrOf` says that blobs lie. */
+export function bindShared(manifest: Pick<PackManifest, "config" | "shared">, ptrOf: (hash: string) => number): SegmentWeights[][] {
+  const layers: SegmentWeights[][] = Array.from({ length: manifest.config.nLayers }, () => []);
+  for (const { layer, gateUp, down, segments } of manifest.shared) {
+    layers[layer] = segments.map(({ start, end, hash }) => ({ ptr: ptrOf(hash), width: end - start, gateUp: formatCode(gateUp), down: formatCode(down) }));
+  }
+  return layers;
 }
 
 /** Loads all blobs into `heap`; equal blobs share one copy. Throws SourceError or CapacityError. */
@@ -41,6 +52,7 @@ export async function loadModel(source: ByteSource, manifest: PackManifest, heap
     return ptr;
   };
   const tensors = new Map<string, LoadedTensor>();
+  for (const { name, blob } of trunkBlobsOf(manifest)) place(name, blob);
   for (const [name, blob] of Object.entries(manifest.blobs)) tensors.set(name, { ptr: place(name, blob), format: blob.format, nRows: blob.rows, nCols: blob.cols });
   const { nLayers, nExperts } = manifest.config;
   // By number: the engine asks for every group of every layer of every step.
@@ -57,6 +69,6 @@ export async function loadModel(source: ByteSource, manifest: PackManifest, heap
   return {
     trunk: bindTrunk(manifest.config, (name) => tensors.get(name)),
     lookup: (layer, expert, segment) => segments[layer * nExperts + expert]?.[segment],
-    segmentCounts: segmentCounts(manifest), maxSegmentWidth,
+    segmentCounts: segmentCounts(manifest), shared: bindShared(manifest, (hash) => byHash.get(hash)!), maxSegmentWidth,
   };
 }

@@ -3,8 +3,9 @@
 // pack-reader.ts.
 
 import { z } from "zod";
-import { type ModelConfig, ModelError, trunkTensors } from "../model/config.ts";
-import { KV_FORMATS, MATRIX_FORMATS, type MatrixFormat, ROPE_STYLES, activationFormatOf, matrixBytes, segmentBytes } from "../model/kernels.ts";
+import { type ExpertKind, type ModelConfig, ModelError, sharedWidth, trunkTensors } from "../model/config.ts";
+import { EXPERT_KINDS, KV_FORMATS, MATRIX_FORMATS, type MatrixFormat, ROPE_STYLES, activationFormatOf, matrixBytes, segmentBytes } from "../model/kernels.ts";
+import { ropeTables } from "../model/trunk.ts";
 import { FORMAT_LIMITS } from "./limits.ts";
 
 const count = z.int().min(0);
@@ -18,21 +19,27 @@ const configSchema: z.ZodType<ModelConfig> = z.strictObject({
   rope: z.strictObject({
     style: z.enum(ROPE_STYLES), dim: size, theta: z.number().positive(),
     inverseFrequencies: z.array(z.number()).readonly(), magnitude: z.number().positive(),
+    long: z.strictObject({ fromPositions: size, inverseFrequencies: z.array(z.number()).readonly(), magnitude: z.number().positive() }).nullable(),
   }),
+  mla: z.strictObject({
+    qLoraRank: size.nullable(), kvLoraRank: size, nopeHeadDim: size, ropeHeadDim: size, valueHeadDim: size, normEps: z.number().positive(),
+  }).nullable(),
+  norm: z.enum(["rms", "layer"]),
   qkNorm: z.enum(["none", "per-head", "whole-vector"]),
-  qkvBias: z.boolean(),
+  qkvBias: z.boolean(), oBias: z.boolean(), attentionSinks: z.boolean(),
   clipQkv: z.number().positive().nullable(),
   attentionScale: z.number(),
   slidingWindows: z.array(count).readonly(),
   layerFfns: z.array(z.enum(["moe", "dense"])).readonly(),
-  denseIntermediateSize: count, nExperts: size, expertIntermediateSize: size, sharedIntermediateSize: count,
+  denseIntermediateSize: count, nExperts: count, expertKind: z.enum(EXPERT_KINDS), swigluLimit: z.number().min(0), expertIntermediateSize: count,
+  sharedIntermediateSize: count,
   sharedGate: z.boolean(),
   router: z.strictObject({
-    score: z.enum(["softmax", "sigmoid", "logits", "one"]), weigh: z.enum(["score", "renormalize", "softmax-selected"]),
-    scale: z.number(), topK: size, logitBias: z.boolean(), selectionBias: z.boolean(), nGroups: size, topKGroups: size,
+    score: z.enum(["softmax", "sigmoid", "logits", "one"]), select: z.enum(["top-k", "sparsemixer"]), sparsemixerEpsilon: z.number().min(0), weigh: z.enum(["score", "renormalize", "softmax-selected"]),
+    scale: z.number(), topK: count, logitBias: z.boolean(), selectionBias: z.boolean(), nGroups: size, topKGroups: size,
     groupScore: z.enum(["max", "top2-sum"]),
   }),
-  tieWordEmbeddings: z.boolean(),
+  tieWordEmbeddings: z.boolean(), headBias: z.boolean(),
   embeddingMultiplier: z.number(), residualMultiplier: z.number(), logitsScaling: z.number(),
   eosTokenIds: z.array(count).readonly(),
   bosTokenId: count.nullable(),
@@ -41,17 +48,20 @@ const configSchema: z.ZodType<ModelConfig> = z.strictObject({
 /** [part, offset in the part, bytes, SHA-256]. */
 const extentSchema = z.tuple([count, count, size, sha256]).readonly();
 const stored = { hash: sha256, bytes: size, extents: z.array(extentSchema).min(1).readonly() };
-const blobSchema = z.strictObject({ format: z.enum([...MATRIX_FORMATS, "f32-vector"]), rows: size, cols: size, ...stored }).readonly();
+/** `count` matrices of rows x cols, one after the other. */
+const blobSchema = z.strictObject({ format: z.enum([...MATRIX_FORMATS, "f32-vector"]), count: size.optional(), rows: size, cols: size, ...stored }).readonly();
 const segmentSchema = z.strictObject({ start: count, end: size, ...stored }).readonly();
-const expertSchema = z.strictObject({
-  layer: count, expert: count, gateUp: z.enum(MATRIX_FORMATS), down: z.enum(MATRIX_FORMATS), segments: z.array(segmentSchema).min(1).readonly(),
-}).readonly();
+const ffn = { layer: count, gateUp: z.enum(MATRIX_FORMATS), down: z.enum(MATRIX_FORMATS), segments: z.array(segmentSchema).min(1).readonly() };
+const sharedSchema = z.strictObject(ffn).readonly();
+const expertSchema = z.strictObject({ ...ffn, expert: count }).readonly();
 
+/** Of the manifest and of the order of bytes in parts. */
+export const PACK_VERSION = 2;
 export const PACK_ID = /^[a-z0-9][a-z0-9._-]*$/;
 
 const manifestSchema = z.strictObject({
   format: z.literal("workers-moe-pack"),
-  version: z.literal(1),
+  version: z.literal(PACK_VERSION),
   id: z.string().max(128).regex(PACK_ID, "expected lower-case letters, digits, '-', '.', '_'"),
   source: z.strictObject({ kind: z.enum(["huggingface", "gguf"]), name: z.string(), sha256 }),
   config: configSchema,
@@ -60,6 +70,8 @@ const manifestSchema = z.strictObject({
   activations: z.enum(["qa8", "f32"]),
   parts: z.array(z.strictObject({ name: z.string().regex(/^parts\/\d{5,}\.bin$/), bytes: size }).readonly()).min(1).readonly(),
   blobs: z.record(z.string(), blobSchema),
+  /** Dense layers and shared experts, by layer: held with the trunk. */
+  shared: z.array(sharedSchema).readonly(),
   experts: z.array(expertSchema).readonly(),
   tokenizer: z.strictObject({
     file: z.literal("tokenizer.json"), sha256, chatTemplate: z.string().nullable(),
@@ -71,8 +83,12 @@ const manifestSchema = z.strictObject({
 export type PackManifest = z.infer<typeof manifestSchema>;
 export type PackExtent = z.infer<typeof extentSchema>;
 export type PackBlob = z.infer<typeof blobSchema>;
+export type PackShared = z.infer<typeof sharedSchema>;
 export type PackExpert = z.infer<typeof expertSchema>;
 export type PackSegment = z.infer<typeof segmentSchema>;
+
+/** Name of a segment of a dense layer or shared expert in messages and load plans. */
+export const sharedSegmentName = (layer: number, segment: number): string => `layers.${layer}.shared.segments.${segment}`;
 
 /** Name of an expert segment in messages and load plans. */
 export const segmentName = (layer: number, expert: number, segment: number): string => `layers.${layer}.experts.${expert}.segments.${segment}`;
@@ -95,20 +111,28 @@ export function validateManifest(where: string, json: unknown): PackManifest {
 type Fail = (message: string) => never;
 
 function checkTrunk(m: PackManifest, fail: Fail): void {
-  const expected = new Map<string, readonly [rows: number, cols: number, kind: "vector" | "matrix"]>();
-  for (const t of trunkTensors(m.config)) expected.set(t.name, t.kind === "vector" ? [1, t.length, t.kind] : [t.nRows, t.nCols, t.kind]);
-  expected.set("rope", [m.contextLength, m.config.rope.dim, "vector"]);
-  for (const [name, [rows, cols, kind]] of expected) {
+  const expected = new Map<string, { readonly kind: "vector" | "matrix"; readonly count: number; readonly rows: number; readonly cols: number }>();
+  for (const t of trunkTensors(m.config)) {
+    expected.set(t.name, t.kind === "vector" ? { kind: t.kind, count: 1, rows: 1, cols: t.length }
+      : { kind: "matrix", count: t.kind === "matrices" ? t.count : 1, rows: t.nRows, cols: t.nCols });
+  }
+  expected.set("rope", { kind: "vector", count: 1, rows: ropeTables(m.config) * m.contextLength, cols: m.config.rope.dim });
+  for (const [name, { kind, count: n, rows, cols }] of expected) {
     const blob = m.blobs[name] ?? fail(`blob ${name} is missing`);
-    if (blob.rows !== rows || blob.cols !== cols) fail(`blob ${name} has shape [${blob.rows}, ${blob.cols}], expected [${rows}, ${cols}]`);
+    const { count: found = 1 } = blob;
+    if (blob.rows !== rows || blob.cols !== cols || found !== n) {
+      fail(`blob ${name} has shape [${found > 1 || n > 1 ? `${found}, ` : ""}${blob.rows}, ${blob.cols}], expected [${found > 1 || n > 1 ? `${n}, ` : ""}${rows}, ${cols}]`);
+    }
     if ((blob.format === "f32-vector") !== (kind === "vector")) fail(`blob ${name} has format ${blob.format}, but it is a ${kind}`);
-    const bytes = blob.format === "f32-vector" ? 4 * rows * cols : matrixBytes(blob.format, rows, cols);
-    if (blob.bytes !== bytes) fail(`blob ${name} has ${blob.bytes} bytes, but ${blob.format} [${rows}, ${cols}] takes ${bytes}`);
+    const bytes = blob.format === "f32-vector" ? 4 * rows * cols : n * matrixBytes(blob.format, rows, cols);
+    if (blob.bytes !== bytes) fail(`blob ${name} has ${blob.bytes} bytes, but ${blob.format} [${rows}, ${cols}]${n > 1 ? ` x ${n}` : ""} takes ${bytes}`);
   }
   const unknown = Object.keys(m.blobs).find((name) => !expected.has(name));
   if (unknown !== undefined) fail(`blob ${unknown} has no place in a model of architecture ${m.config.architecture}`);
-  const { inverseFrequencies, dim } = m.config.rope;
-  if (inverseFrequencies.length !== dim / 2) fail(`config.rope has ${inverseFrequencies.length} frequencies for ${dim} dimensions`);
+  const { rope } = m.config;
+  for (const { inverseFrequencies } of [rope, ...(rope.long === null ? [] : [rope.long])]) {
+    if (inverseFrequencies.length !== rope.dim / 2) fail(`config.rope has ${inverseFrequencies.length} frequencies for ${rope.dim} dimensions`);
+  }
 }
 
 function checkExperts(m: PackManifest, fail: Fail): void {
@@ -116,6 +140,14 @@ function checkExperts(m: PackManifest, fail: Fail): void {
   if (c.layerFfns.length !== c.nLayers || c.slidingWindows.length !== c.nLayers) {
     fail(`config lists ${c.layerFfns.length} kinds of layers and ${c.slidingWindows.length} windows for ${c.nLayers} layers`);
   }
+  const wantedShared = c.layerFfns.flatMap((_, layer) => (sharedWidth(c, layer) > 0 ? [layer] : []));
+  if (m.shared.length !== wantedShared.length) fail(`the list of dense layers and shared experts has ${m.shared.length} entries, expected ${wantedShared.length}`);
+  m.shared.forEach((e, i) => {
+    const layer = wantedShared[i]!;
+    if (e.layer !== layer) fail(`entry ${i} of the list of dense layers and shared experts is for layer ${e.layer}, expected ${layer}`);
+    if (activationFormatOf(e.gateUp) !== activationFormatOf(e.down)) fail(`layer ${layer}, shared: formats ${e.gateUp} and ${e.down} take different activations`);
+    checkSegments(`layer ${layer}, shared`, e, "swiglu", c.hiddenSize, sharedWidth(c, layer), fail);
+  });
   const wanted = c.layerFfns.flatMap((kind, layer) =>
     kind === "moe" ? Array.from({ length: c.nExperts }, (_, expert) => ({ layer, expert })) : []);
   if (m.experts.length !== wanted.length) fail(`the expert table has ${m.experts.length} entries, expected ${wanted.length}`);
@@ -126,17 +158,22 @@ function checkExperts(m: PackManifest, fail: Fail): void {
     for (const format of [e.gateUp, e.down]) {
       if (activationFormatOf(format) !== m.activations) fail(`${name} has format ${format}, which does not take ${m.activations} activations`);
     }
-    let at = 0;
-    e.segments.forEach((s, n) => {
-      if (s.start !== at || s.end <= s.start || s.end > c.expertIntermediateSize || s.start % 32 !== 0) {
-        fail(`${name}: segment ${n} is [${s.start}, ${s.end}), expected it to start at ${at}, a multiple of 32, and to end by ${c.expertIntermediateSize}`);
-      }
-      const bytes = segmentBytes(e.gateUp, e.down, c.hiddenSize, s.end - s.start);
-      if (s.bytes !== bytes) fail(`${name}: segment ${n} has ${s.bytes} bytes, expected ${bytes}`);
-      at = s.end;
-    });
-    if (at !== c.expertIntermediateSize) fail(`${name}: segments end at ${at}, but the expert is ${c.expertIntermediateSize} wide`);
+    checkSegments(name, e, c.expertKind, c.hiddenSize, c.expertIntermediateSize, fail);
   });
+}
+
+/** Segments must cover the width without gap, each as large as its formats make it. */
+function checkSegments(name: string, e: PackShared, kind: ExpertKind, hidden: number, width: number, fail: Fail): void {
+  let at = 0;
+  e.segments.forEach((s, n) => {
+    if (s.start !== at || s.end <= s.start || s.end > width || s.start % 32 !== 0) {
+      fail(`${name}: segment ${n} is [${s.start}, ${s.end}), expected it to start at ${at}, a multiple of 32, and to end by ${width}`);
+    }
+    const bytes = segmentBytes(kind, e.gateUp, e.down, hidden, s.end - s.start);
+    if (s.bytes !== bytes) fail(`${name}: segment ${n} has ${s.bytes} bytes, expected ${bytes}`);
+    at = s.end;
+  });
+  if (at !== width) fail(`${name}: segments end at ${at}, but the expert is ${width} wide`);
 }
 
 function checkExtents(m: PackManifest, fail: Fail): void {
@@ -177,9 +214,15 @@ export interface NamedBlob {
   readonly blob: Pick<PackBlob, "hash" | "bytes" | "extents">;
 }
 
+/** What the trunk's holder loads: its tensors, then dense layers and shared experts. */
+export function* trunkBlobsOf(m: Pick<PackManifest, "blobs" | "shared">): Iterable<NamedBlob> {
+  for (const [name, blob] of Object.entries(m.blobs)) yield { name, blob };
+  for (const e of m.shared) for (const [s, blob] of e.segments.entries()) yield { name: sharedSegmentName(e.layer, s), blob };
+}
+
 /** All blobs: the trunk, then every expert segment. */
 export function* blobsOf(m: PackManifest): Iterable<NamedBlob> {
-  for (const [name, blob] of Object.entries(m.blobs)) yield { name, blob };
+  yield* trunkBlobsOf(m);
   for (const e of m.experts) for (const [s, blob] of e.segments.entries()) yield { name: segmentName(e.layer, e.expert, s), blob };
 }
 
@@ -187,7 +230,7 @@ export function* blobsOf(m: PackManifest): Iterable<NamedBlob> {
 export function formatManifest(m: PackManifest): string {
   const lines = (open: string, items: string[], close: string): string => (items.length === 0 ? open + close : `${open}\n    ${items.join(",\n    ")}\n  ${close}`);
   const fields = Object.entries(m).map(([key, value]) => {
-    const text = key === "parts" || key === "experts" ? lines("[", (value as unknown[]).map((v) => JSON.stringify(v)), "]")
+    const text = key === "parts" || key === "shared" || key === "experts" ? lines("[", (value as unknown[]).map((v) => JSON.stringify(v)), "]")
       : key === "blobs" ? lines("{", Object.entries(m.blobs).map(([name, v]) => `${JSON.stringify(name)}: ${JSON.stringify(v)}`), "}")
       : JSON.stringify(value);
     return `  ${JSON.stringify(key)}: ${text}`;

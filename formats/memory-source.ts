@@ -2,7 +2,8 @@
 // shared with the caller but the map. Refuses names that are not there, as every ByteSource does.
 
 import { type ByteSource, SourceError } from "./byte-source.ts";
-import type { PackSink } from "./pack-sink.ts";
+import { JOURNAL } from "./pack-journal.ts";
+import type { PackSink, UnfinishedFiles } from "./pack-sink.ts";
 
 export type MemoryFiles = Map<string, Uint8Array>;
 
@@ -38,28 +39,41 @@ export class MemorySink implements PackSink {
   readonly description = "memory";
   /** The finished pack; empty until commit. */
   readonly files: MemoryFiles = new Map();
-  #pending = new Map<string, Uint8Array[]>();
+  /** What is written before that, piece by piece. */
+  readonly #pending = new Map<string, Uint8Array[]>();
+
+  get unfinished(): UnfinishedFiles {
+    const pending = this.#pending;
+    return {
+      source: new MemorySource(new Map([...pending].map(([name, pieces]) => [name, joined(pieces)]))),
+      list: async () => [...pending.keys()],
+      remove: async (name) => void pending.delete(name),
+    };
+  }
 
   async append(name: string, bytes: Uint8Array): Promise<void> {
-    const chunks = this.#pending.get(name) ?? [];
-    chunks.push(bytes.slice());
-    this.#pending.set(name, chunks);
+    const pieces = this.#pending.get(name) ?? [];
+    pieces.push(bytes.slice());
+    this.#pending.set(name, pieces);
   }
 
   async commit(): Promise<void> {
-    for (const [name, chunks] of this.#pending) {
-      const whole = new Uint8Array(chunks.reduce((n, c) => n + c.length, 0));
-      let at = 0;
-      for (const chunk of chunks) {
-        whole.set(chunk, at);
-        at += chunk.length;
-      }
-      this.files.set(name, whole);
-    }
-    this.#pending = new Map();
+    this.#pending.delete(JOURNAL);
+    for (const [name, pieces] of this.#pending) this.files.set(name, joined(pieces));
+    this.#pending.clear();
   }
 
   async discard(): Promise<void> {
-    this.#pending = new Map();
+    this.#pending.clear();
   }
+}
+
+function joined(pieces: readonly Uint8Array[]): Uint8Array {
+  const whole = new Uint8Array(pieces.reduce((n, p) => n + p.length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    whole.set(piece, at);
+    at += piece.length;
+  }
+  return whole;
 }

@@ -2,9 +2,10 @@
 // experts of a pack take one activation format. Refuses mixed files, naming the tensors.
 
 import { type ActivationFormat, type KvFormat, type MatrixFormat, activationFormatOf } from "../model/kernels.ts";
-import { ModelError } from "../model/config.ts";
-import { type Checkpoint, type MatrixPlace, expertName } from "./checkpoint.ts";
-import { FILE_TYPES, formatOfType } from "./stored-types.ts";
+import { ModelError, sharedWidth } from "../model/config.ts";
+import type { Checkpoint, MatrixPlace } from "./checkpoint.ts";
+import { sourceFormat } from "./requantize.ts";
+import { FILE_TYPES } from "./stored-types.ts";
 
 export const QUANTS = ["source", "f32", "q8", "q4", "q4m", "q4k", "q6k", "q2", "mxfp4"] as const;
 export type Quant = (typeof QUANTS)[number];
@@ -16,19 +17,20 @@ export function tensorClass(name: string): TensorClass {
   const last = name.split(".").at(-1)!;
   if (last === "embed") return "embedding";
   if (last === "head" || last === "router") return last;
+  if (last === "sharedGate") return "router"; // one row that weighs an expert
   if (last === "down") return "down";
   return last === "gate" || last === "up" ? "gate and up" : "attention";
 }
 
 /** Kernel format of one matrix. Routers are small and decide much: they stay f32, which holds every stored type exactly. */
-export function formatOf(place: Pick<MatrixPlace, "name" | "type">, quant: Quant): MatrixFormat {
+export function formatOf(place: Pick<MatrixPlace, "name" | "type" | "storedType" | "nCols">, quant: Quant): MatrixFormat {
   const kind = tensorClass(place.name);
   if (kind === "router" || quant === "f32") return "f32";
-  if (quant === "source") return formatOfType(place.type);
+  if (quant === "source") return sourceFormat(place);
   return kind === "embedding" || kind === "head" ? "q8" : quant;
 }
 
-const typesThatTake = (activations: ActivationFormat): string => FILE_TYPES.filter((t) => activationFormatOf(formatOfType(t)) === activations).join(", ");
+const typesThatTake = (activations: ActivationFormat): string => FILE_TYPES.filter((t) => activationFormatOf(sourceFormat({ type: t, storedType: t, nCols: 256 })) === activations).join(", ");
 
 export interface PackFormats {
   readonly activations: ActivationFormat;
@@ -39,26 +41,32 @@ export interface PackFormats {
 export function packFormats(checkpoint: Checkpoint, quant: Quant, kvFormat?: KvFormat): PackFormats {
   const { config: c } = checkpoint;
   const firstOf = new Map<ActivationFormat, MatrixPlace>();
+  const ofOneType = (at: string): readonly [gate: MatrixPlace, down: MatrixPlace] => {
+    const [gate, up, down] = ["gate", "up", "down"].map((matrix) => checkpoint.place(at + matrix)) as [MatrixPlace, MatrixPlace, MatrixPlace];
+    if (formatOf(gate, quant) !== formatOf(up, quant)) {
+      throw new ModelError(`${checkpoint.description}: tensor ${gate.tensor} has type ${gate.type} and ${up.tensor} has ${up.type}; `
+        + "gate and up of an expert must have one type. Pack with --quant q8, q4 or f32.");
+    }
+    return [gate, down];
+  };
+  const refuseTwo = (a: MatrixPlace, b: MatrixPlace): never => {
+    throw new ModelError(`${checkpoint.description}: tensor ${a.tensor} has type ${a.type} and ${b.tensor} has ${b.type}; experts of one pack `
+      + `must all take the same activations (${typesThatTake("f32")} take f32; ${typesThatTake("qa8")} take int8). Pack with --quant q8, q4 or f32.`);
+  };
   for (let layer = 0; layer < c.nLayers; layer++) {
+    if (sharedWidth(c, layer) > 0) {
+      const [gate, down] = ofOneType(`layers.${layer}.shared.`);
+      if (activationFormatOf(formatOf(gate, quant)) !== activationFormatOf(formatOf(down, quant))) refuseTwo(gate, down);
+    }
     if (c.layerFfns[layer] !== "moe") continue;
     for (let expert = 0; expert < c.nExperts; expert++) {
-      const [gate, up, down] = [checkpoint.place(expertName(layer, expert, "gate")), checkpoint.place(expertName(layer, expert, "up")),
-        checkpoint.place(expertName(layer, expert, "down"))];
-      if (formatOf(gate, quant) !== formatOf(up, quant)) {
-        throw new ModelError(`${checkpoint.description}: tensor ${gate.tensor} has type ${gate.type} and ${up.tensor} has ${up.type}; `
-          + "gate and up of an expert must have one type. Pack with --quant q8, q4 or f32.");
-      }
-      for (const place of [gate, down]) {
+      for (const place of ofOneType(`layers.${layer}.experts.${expert}.`)) {
         const activations = activationFormatOf(formatOf(place, quant));
         if (!firstOf.has(activations)) firstOf.set(activations, place);
       }
     }
   }
-  if (firstOf.size > 1) {
-    const [a, b] = [...firstOf.values()] as [MatrixPlace, MatrixPlace];
-    throw new ModelError(`${checkpoint.description}: tensor ${a.tensor} has type ${a.type} and ${b.tensor} has ${b.type}; experts of one pack `
-      + `must all take the same activations (${typesThatTake("f32")} take f32; ${typesThatTake("qa8")} take int8). Pack with --quant q8, q4 or f32.`);
-  }
+  if (firstOf.size > 1) refuseTwo(...[...firstOf.values()] as [MatrixPlace, MatrixPlace]);
   const matrices = [...checkpoint.places()].filter((p) => p.nRows > 1 && tensorClass(p.name) !== "router");
   return {
     activations: firstOf.keys().next().value ?? "f32",

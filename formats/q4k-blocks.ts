@@ -36,13 +36,7 @@ export function writeQ4kScales(bytes: Uint8Array, at: number, sc: ArrayLike<numb
   }
 }
 
-/** The nibble of value k (0..255) in the block at `at`: pairs of groups share 32 bytes, the even group has the low nibbles. */
-export function q4kNibble(bytes: Uint8Array, at: number, k: number): number {
-  const byte = bytes[at + QUANTS_AT + (k >> 6) * 32 + (k & 31)]!;
-  return (k & 32) === 0 ? byte & 15 : byte >> 4;
-}
-
-/** Adds the nibble of value k to a block whose nibbles were zero. */
+/** Adds the nibble of value k (0..255) to a block whose nibbles were zero: pairs of groups share 32 bytes, the even group has the low nibbles. */
 export function addQ4kNibble(bytes: Uint8Array, at: number, k: number, nibble: number): void {
   bytes[at + QUANTS_AT + (k >> 6) * 32 + (k & 31)]! |= (k & 32) === 0 ? nibble : nibble << 4;
 }
@@ -62,8 +56,10 @@ export function placeQ4kBlock(stored: Uint8Array, from: number, rowBlock: Uint8A
     const { sc, m } = q4kScale(stored, from, g);
     rowBlock[tile + scaleAt(g, row)] = sc;
     rowBlock[tile + scaleAt(g, row) + 32] = m;
+    const shift = 4 * (g & 1); // of value i and value i + 16
+    const quants = from + QUANTS_AT + (g >> 1) * 32;
     for (let i = 0; i < 16; i++) {
-      rowBlock[tile + nibblesAt(g, row, i)] = q4kNibble(stored, from, 32 * g + i) | (q4kNibble(stored, from, 32 * g + 16 + i) << 4);
+      rowBlock[tile + nibblesAt(g, row, i)] = ((stored[quants + i]! >> shift) & 15) | (((stored[quants + 16 + i]! >> shift) & 15) << 4);
     }
   }
 }

@@ -13,22 +13,21 @@ export const Q6K_D_AT = 208;
 const HEAD_BYTES = 64; // of a super-tile: 32 d
 const STEP_BYTES = 416; // of its steps: 32 sc, 3 planes of 128 bytes
 
-/** Where value k (0..255) of a block lies: bytes and shifts of its low four and its high two bits. Each half of 128 has four quarters of 32. */
-const bitsOf = (k: number): { low: number; lowShift: number; high: number; highShift: number } => ({
-  low: (k >> 7) * 64 + (k & 63), lowShift: (k & 64) === 0 ? 0 : 4, high: 128 + (k >> 7) * 32 + (k & 31), highShift: 2 * ((k >> 5) & 3),
-});
+// Where value k (0..255) of a block lies: bytes and shifts of its low four and its high two bits. Each half of 128 has four quarters of 32.
+const lowAt = (k: number): number => (k >> 7) * 64 + (k & 63);
+const lowShift = (k: number): number => (k & 64) >> 4;
+const highAt = (k: number): number => 128 + (k >> 7) * 32 + (k & 31);
+const highShift = (k: number): number => 2 * ((k >> 5) & 3);
 
 /** The six bits of value k in the block at `at`. */
 export function q6kValue(bytes: Uint8Array, at: number, k: number): number {
-  const { low, lowShift, high, highShift } = bitsOf(k);
-  return ((bytes[at + low]! >> lowShift) & 15) | (((bytes[at + high]! >> highShift) & 3) << 4);
+  return ((bytes[at + lowAt(k)]! >> lowShift(k)) & 15) | (((bytes[at + highAt(k)]! >> highShift(k)) & 3) << 4);
 }
 
 /** Adds the six bits of value k to a block whose values were zero bits. */
 export function addQ6kValue(bytes: Uint8Array, at: number, k: number, value: number): void {
-  const { low, lowShift, high, highShift } = bitsOf(k);
-  bytes[at + low]! |= (value & 15) << lowShift;
-  bytes[at + high]! |= (value >> 4) << highShift;
+  bytes[at + lowAt(k)]! |= (value & 15) << lowShift(k);
+  bytes[at + highAt(k)]! |= (value >> 4) << highShift(k);
 }
 
 /** Offset in a super-tile of byte j of a plane of a step, and of the step's sc. */
@@ -42,10 +41,11 @@ export function placeQ6kBlock(stored: Uint8Array, from: number, rowBlock: Uint8A
   for (let step = 0; step < Q6K_STEPS; step++) {
     rowBlock[tile + scaleAt(step, row)] = stored[from + Q6K_SCALES_AT + step]!;
     for (let j = 0; j < 4; j++) {
-      const [a, b, c, spread] = [0, 4, 8, 12].map((i) => q6kValue(stored, from, step * Q6K_STEP + i + j)) as [number, number, number, number];
-      rowBlock[tile + planeAt(step, 0, row, j)] = a | ((spread >> 4) << 6);
-      rowBlock[tile + planeAt(step, 1, row, j)] = b | (((spread >> 2) & 3) << 6);
-      rowBlock[tile + planeAt(step, 2, row, j)] = c | ((spread & 3) << 6);
+      const k = step * Q6K_STEP + j;
+      const spread = q6kValue(stored, from, k + 12);
+      rowBlock[tile + planeAt(step, 0, row, j)] = q6kValue(stored, from, k) | ((spread >> 4) << 6);
+      rowBlock[tile + planeAt(step, 1, row, j)] = q6kValue(stored, from, k + 4) | (((spread >> 2) & 3) << 6);
+      rowBlock[tile + planeAt(step, 2, row, j)] = q6kValue(stored, from, k + 8) | ((spread & 3) << 6);
     }
   }
 }

@@ -2,12 +2,12 @@
 // Q8_0, Q4_0, Q4_1, Q4_K, Q6_K and MXFP4 follow ggml-quants.c (quantize_row_*_ref; Q4_K with its make_qkx2_quants, Q6_K with its
 // make_qx_quants), in float64 and dividing by scales as stored, in f16; Q2_32 is ours. Refuses to judge: infinite scales are returned, the caller names the tensor.
 
-import { E2M1_DOUBLED } from "./dequantize.ts";
+import { E2M1_DOUBLED } from "./dequantize-blocks.ts";
 import { Q4K_GROUPS, addQ4kNibble, writeQ4kScales } from "./q4k-blocks.ts";
 import { Q6K_D_AT, Q6K_SCALES_AT, Q6K_STEP, Q6K_STEPS, addQ6kValue } from "./q6k-blocks.ts";
-import type { StoredType } from "./stored-types.ts";
+import type { KernelType } from "./stored-types.ts";
 
-export type QuantizedType = Exclude<StoredType, "F32" | "F16" | "BF16">;
+export type QuantizedType = Exclude<KernelType, "F32" | "F16" | "BF16">;
 
 export interface EncodedBlock {
   /** Largest magnitude among the f16 scales and minima as stored, 0 when there are none; infinite when one is too large. */

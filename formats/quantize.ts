@@ -23,6 +23,19 @@ export interface QuantizationLoss {
 export const noLoss = (): QuantizationLoss =>
   ({ nValues: 0, maxError: 0, errorSquares: 0, squares: 0, zeroScales: 0, subnormalScales: 0 });
 
+/** Adds what other matrices cost. */
+export function addLoss(sum: QuantizationLoss, more: QuantizationLoss): void {
+  sum.nValues += more.nValues;
+  sum.maxError = Math.max(sum.maxError, more.maxError);
+  sum.errorSquares += more.errorSquares;
+  sum.squares += more.squares;
+  sum.zeroScales += more.zeroScales;
+  sum.subnormalScales += more.subnormalScales;
+}
+
+/** Root mean square of the errors over that of the values. */
+export const relativeError = ({ errorSquares, squares }: QuantizationLoss): number => (squares === 0 ? 0 : Math.sqrt(errorSquares / squares));
+
 const SMALLEST_NORMAL_F16 = 2 ** -14;
 
 /** Row-major stored bytes of f32 [nRows, nCols]; the cost is added to `loss`. `name` is for errors. */
@@ -35,6 +48,7 @@ export function encodeRows(
   const { elements, bytes: blockBytes } = storedBlock(type);
   const encodeBlock = BLOCK_ENCODERS[type];
   const decoded = new Float64Array(elements);
+  let [maxError, errorSquares, squares] = [0, 0, 0];
   for (let r = 0; r < nRows; r++) {
     for (let first = 0; first < nCols; first += elements) {
       const n = Math.min(elements, nCols - first);
@@ -49,18 +63,17 @@ export function encodeRows(
       }
       if (isLost) loss.zeroScales++;
       else if (scale !== 0 && scale < SMALLEST_NORMAL_F16) loss.subnormalScales++;
-      loss.nValues += n;
-      for (let i = 0; i < n; i++) count(loss, x[i]!, decoded[i]!);
+      for (let i = 0; i < n; i++) {
+        const value = x[i]!;
+        const error = Math.abs(value - decoded[i]!);
+        if (error > maxError) maxError = error;
+        errorSquares += error * error;
+        squares += value * value;
+      }
     }
   }
+  addLoss(loss, { nValues: nRows * nCols, maxError, errorSquares, squares, zeroScales: 0, subnormalScales: 0 });
   return out;
-}
-
-function count(loss: QuantizationLoss, x: number, decoded: number): void {
-  const error = Math.abs(x - decoded);
-  if (error > loss.maxError) loss.maxError = error;
-  loss.errorSquares += error * error;
-  loss.squares += x * x;
 }
 
 /**

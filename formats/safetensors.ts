@@ -81,10 +81,10 @@ export async function readSafetensorsHeader(source: ByteSource, file: string): P
     const e = entry as { dtype?: unknown; shape?: unknown; data_offsets?: unknown } | null;
     const { dtype, shape, data_offsets: offsets } = e ?? {};
     if (typeof dtype !== "string" || DTYPE_BITS[dtype] === undefined) {
-      return fail(`tensor ${name} has dtype ${JSON.stringify(dtype)}, expected one of ${Object.keys(DTYPE_BITS).join(", ")}`);
+      return fail(`tensor ${name} has ${found("dtype", dtype)}, expected one of ${Object.keys(DTYPE_BITS).join(", ")}`);
     }
-    if (!isIntegers(shape)) return fail(`tensor ${name} has shape ${JSON.stringify(shape)}, expected a list of whole numbers`);
-    if (!isIntegers(offsets) || offsets.length !== 2) return fail(`tensor ${name} has data_offsets ${JSON.stringify(offsets)}, expected [begin, end]`);
+    if (!isIntegers(shape)) return fail(`tensor ${name} has ${found("shape", shape)}, expected a list of whole numbers`);
+    if (!isIntegers(offsets) || offsets.length !== 2) return fail(`tensor ${name} has ${found("data_offsets", offsets)}, expected [begin, end]`);
     const [begin, end] = offsets as [number, number];
     const expected = (shape.reduce((n, d) => n * d, 1) * DTYPE_BITS[dtype]) / 8;
     if (begin > end || end - begin !== expected) {
@@ -100,6 +100,9 @@ export async function readSafetensorsHeader(source: ByteSource, file: string): P
   if (used !== dataBytes) fail(`the tensors take ${used} bytes, but the file holds ${dataBytes} bytes of data`);
   return out;
 }
+
+/** A field as a message shows it. */
+const found = (field: string, value: unknown): string => (value === undefined ? `no ${field}` : `${field} ${JSON.stringify(value)}`);
 
 const isIntegers = (list: unknown): list is number[] =>
   Array.isArray(list) && list.every((n) => Number.isSafeInteger(n) && (n as number) >= 0);

@@ -1,20 +1,24 @@
-// Element types in which matrices are stored row by row, and the kernel format that holds each without loss. Owns the sizes of
-// rows and where their scales lie. Refuses every other ggml type by name. Bytes are little-endian, as is every host of this code.
-// Block layouts: ggml-common.h (block_q8_0: f16 d, 32 x i8; block_q4_0: f16 d, 16 x u8, low nibbles first; block_q4_1: f16 d,
-// f16 m, 16 x u8; block_q4_K: f16 d, f16 dmin, 12 bytes of 6-bit scales and minima, 128 x u8; block_q6_K: 128 x u8 low bits, 64 x u8 high
-// bits, 16 x i8 scales, f16 d; block_mxfp4: u8 e, 16 x u8).
+// Element types in which matrices are stored row by row, and the kernel format that holds each as it is, where there is one (what becomes
+// of the others: requantize.ts). Owns the sizes of rows and where their scales lie. Refuses every other ggml type by name. Bytes are
+// little-endian, as is every host of this code. Block layouts: ggml-common.h, written out in dequantize.ts.
 // Q2_32 is ours: f16 d, 8 x u8 in the order of docs/arithmetic.md's q2. No file holds it; matrices are quantised to it.
 
 import { ModelError } from "../model/config.ts";
 import type { MatrixFormat } from "../model/kernels.ts";
 
+/** Types that checkpoint files may hold and kernels compute with. */
+const KERNEL_FILE_TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K", "MXFP4"] as const;
+/** Types that checkpoint files may hold, but no kernel. */
+const OTHER_FILE_TYPES = ["Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q5_K", "IQ4_NL", "IQ4_XS"] as const;
 /** Types that checkpoint files may hold. */
-export const FILE_TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K", "MXFP4"] as const;
-export const STORED_TYPES = [...FILE_TYPES, "Q2_32"] as const;
+export const FILE_TYPES = [...KERNEL_FILE_TYPES, ...OTHER_FILE_TYPES] as const;
+/** Types with the values of a kernel format: what matrices can be placed into tiles from. */
+export const KERNEL_TYPES = [...KERNEL_FILE_TYPES, "Q2_32"] as const;
+export const STORED_TYPES = [...KERNEL_TYPES, ...OTHER_FILE_TYPES] as const;
+export type KernelType = (typeof KERNEL_TYPES)[number];
 export type StoredType = (typeof STORED_TYPES)[number];
 
 interface StoredBlock {
-  readonly format: MatrixFormat;
   readonly elements: number;
   readonly bytes: number;
   /** Offsets in a block of what must be a finite f16. */
@@ -23,14 +27,19 @@ interface StoredBlock {
   readonly exponent: number | null;
 }
 
-const block = (format: MatrixFormat, elements: number, bytes: number, halves: readonly number[] = [], exponent: number | null = null): StoredBlock =>
-  ({ format, elements, bytes, halves, exponent });
+const block = (elements: number, bytes: number, halves: readonly number[] = [], exponent: number | null = null): StoredBlock =>
+  ({ elements, bytes, halves, exponent });
 
 const BLOCKS: Readonly<Record<StoredType, StoredBlock>> = {
-  F32: block("f32", 1, 4), F16: block("f16", 1, 2), BF16: block("bf16", 1, 2),
-  Q8_0: block("q8", 32, 34, [0]), Q4_0: block("q4", 32, 18, [0]), Q4_1: block("q4m", 32, 20, [0, 2]), Q4_K: block("q4k", 256, 144, [0, 2]),
-  Q6_K: block("q6k", 256, 210, [208]),
-  MXFP4: block("mxfp4", 32, 17, [], 0), Q2_32: block("q2", 32, 10, [0]),
+  F32: block(1, 4), F16: block(1, 2), BF16: block(1, 2),
+  Q8_0: block(32, 34, [0]), Q4_0: block(32, 18, [0]), Q4_1: block(32, 20, [0, 2]), Q5_0: block(32, 22, [0]), Q5_1: block(32, 24, [0, 2]),
+  Q2_K: block(256, 84, [80, 82]), Q3_K: block(256, 110, [108]), Q4_K: block(256, 144, [0, 2]), Q5_K: block(256, 176, [0, 2]),
+  Q6_K: block(256, 210, [208]), IQ4_NL: block(32, 18, [0]), IQ4_XS: block(256, 136, [0]),
+  MXFP4: block(32, 17, [], 0), Q2_32: block(32, 10, [0]),
+};
+
+const FORMATS: Readonly<Record<KernelType, MatrixFormat>> = {
+  F32: "f32", F16: "f16", BF16: "bf16", Q8_0: "q8", Q4_0: "q4", Q4_1: "q4m", Q4_K: "q4k", Q6_K: "q6k", MXFP4: "mxfp4", Q2_32: "q2",
 };
 
 /** Elements and bytes of a block, and its scales. */
@@ -47,7 +56,14 @@ export function storedColumnOffset(type: StoredType, column: number): number {
   return (column / elements) * bytes;
 }
 
-/** The kernel format that holds the type without loss. */
-export const formatOfType = (type: StoredType): MatrixFormat => BLOCKS[type].format;
+const isKernelType = (type: StoredType): type is KernelType => type in FORMATS;
+
+/** The kernel format whose tiles are the type's blocks re-ordered, or null. */
+export function formatOfType(type: KernelType): MatrixFormat;
+export function formatOfType(type: StoredType): MatrixFormat | null;
+export function formatOfType(type: StoredType): MatrixFormat | null {
+  return isKernelType(type) ? FORMATS[type] : null;
+}
+
 /** The stored type with the values of a kernel format. */
-export const typeOfFormat = (format: MatrixFormat): StoredType => STORED_TYPES.find((t) => BLOCKS[t].format === format)!;
+export const typeOfFormat = (format: MatrixFormat): KernelType => KERNEL_TYPES.find((t) => FORMATS[t] === format)!;

@@ -50,9 +50,7 @@ export function placeRows(format: MatrixFormat, block: Uint8Array, firstRow: num
       for (let b = 0; b * bytes < rowBytes; b++) place(rows.bytes, from + b * bytes, block, b, firstRow + i);
       continue;
     }
-    eachPiece(format, rowBytes, firstRow + i, (inRow, inBlock, n) => {
-      for (let b = 0; b < n; b++) block[inBlock + b] = rows.bytes[from + inRow + b]!;
-    });
+    movePieces(format, rowBytes, firstRow + i, rows.bytes, from, block, true);
   }
 }
 
@@ -64,9 +62,7 @@ export function takeRow(format: MatrixFormat, block: Uint8Array, row: number, ou
     for (let b = 0; b * bytes < rowBytes; b++) take(block, b, row, out, at + b * bytes);
     return;
   }
-  eachPiece(format, rowBytes, row, (inRow, inBlock, n) => {
-    for (let b = 0; b < n; b++) out[at + inRow + b] = block[inBlock + b]!;
-  });
+  movePieces(format, rowBytes, row, out, at, block, false);
 }
 
 /** What a stored block becomes: entries of [offset in the block, offset in the tile, bytes a row], then steps of 4 bytes a row. */
@@ -86,15 +82,34 @@ const PIECES: Readonly<Record<Exclude<MatrixFormat, SuperFormat>, Pieces>> = {
   mxfp4: { heads: [[0, 0, 1]], steps: { inStored: 1, inTile: 32, n: 4 } },
 };
 
-/** Calls `move(offset in the stored row, offset in the block, bytes)` for every piece of a row that stays together. */
-function eachPiece(
-  format: Exclude<MatrixFormat, SuperFormat>, rowBytes: number, row: number, move: (inRow: number, inBlock: number, n: number) => void,
+/** Moves every piece of a row that stays together, from the row stored at `start` into the block or back. Packing is mostly this: no calls inside. */
+function movePieces(
+  format: Exclude<MatrixFormat, SuperFormat>, rowBytes: number, row: number, stored: Uint8Array, start: number, block: Uint8Array, toBlock: boolean,
 ): void {
   const { heads, steps } = PIECES[format];
   const { bytes } = storedBlock(typeOfFormat(format));
-  for (let at = 0, tile = 0; at < rowBytes; at += bytes, tile += tileBytes(format)) {
-    for (const [inStored, inTile, n] of heads) move(at + inStored, tile + inTile + row * n, n);
-    for (let kk = 0; kk < steps.n; kk++) move(at + steps.inStored + kk * 4, tile + steps.inTile + kk * 128 + row * 4, 4);
+  const tile = tileBytes(format);
+  const nBlocks = Math.ceil(rowBytes / bytes);
+  const from = toBlock ? stored : block;
+  const to = toBlock ? block : stored;
+  for (const [inStored, inTile, n] of heads) {
+    for (let i = 0; i < nBlocks; i++) {
+      const s = start + i * bytes + inStored;
+      const t = i * tile + inTile + row * n;
+      for (let b = 0; b < n; b++) to[(toBlock ? t : s) + b] = from[(toBlock ? s : t) + b]!;
+    }
+  }
+  for (let i = 0; i < nBlocks; i++) {
+    for (let kk = 0; kk < steps.n; kk++) {
+      const s = start + i * bytes + steps.inStored + kk * 4;
+      const t = i * tile + steps.inTile + kk * 128 + row * 4;
+      const a = toBlock ? t : s;
+      const b = toBlock ? s : t;
+      to[a] = from[b]!;
+      to[a + 1] = from[b + 1]!;
+      to[a + 2] = from[b + 2]!;
+      to[a + 3] = from[b + 3]!;
+    }
   }
 }
 

@@ -56,6 +56,9 @@ export const EXP: usize = memory.data<f32>([
   12582912, 12582912, 12582912, 12582912,
 ], 16);
 
+/** 4 x 1.702, by which clamped SwiGLU multiplies its gate. */
+export const CLAMPED_SLOPE: usize = memory.data<f32>([1.702, 1.702, 1.702, 1.702], 16);
+
 /** What whole dots turn over in q8 weights, set by each pack: 16 x 0x80 where the engine reads them as unsigned, else zero. */
 export const DOT_BIAS: usize = memory.data(16, 16);
 /** d and dmin of up to 32 rows of a super-tile in f32: d * 2^-112 at 0, dmin at 128. */

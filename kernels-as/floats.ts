@@ -1,7 +1,7 @@
-// exp, silu and the f16 conversions on four lanes and on one, bit for bit as docs/arithmetic.md section 2 and model/float-math.ts.
+// exp, the two forms of SwiGLU and the f16 conversions on four lanes and on one, bit for bit as docs/arithmetic.md section 2 and model/float-math.ts.
 // Refuses relaxed instructions: a fused multiply-add would round once where the definition rounds twice.
 
-import { EXP, HALF_FIX } from "./constants";
+import { CLAMPED_SLOPE, EXP, HALF_FIX } from "./constants";
 
 @inline
 function exponential(x: v128): v128 {
@@ -41,6 +41,15 @@ export function exp1(x: f32): f32 {
 export function swiglu4(g: v128, u: v128): v128 {
   const one = v128.load(EXP, 144);
   return f32x4.mul(f32x4.div(g, f32x4.add(one, exponential(f32x4.neg(g)))), u);
+}
+
+/** gpt-oss's form: gate and up clamped, a steeper sigmoid, up + 1. */
+@inline
+export function clampedSwiglu4(g: v128, u: v128, limit: v128): v128 {
+  const one = v128.load(EXP, 144);
+  const gate = f32x4.min(g, limit), up = f32x4.max(f32x4.min(u, limit), f32x4.neg(limit));
+  const down = f32x4.add(one, exponential(f32x4.neg(f32x4.mul(v128.load(CLAMPED_SLOPE), gate))));
+  return f32x4.mul(f32x4.add(up, one), f32x4.div(gate, down));
 }
 
 /**

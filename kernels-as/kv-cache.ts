@@ -1,5 +1,6 @@
 // Writing the KV cache, docs/arithmetic.md section 8: f32 and f16 blocks as [headDim][32] and [32][headDim], q8 blocks as tiles of int8
-// behind the bf16 scales of all their positions and groups of 32 dims. Refuses values beyond the range of q8 by marking the group NaN, never by clamping.
+// behind the bf16 scales of all their positions and groups of 32 dims; with latent attention keys alone.
+// Refuses values beyond the range of q8 by marking the group NaN, never by clamping.
 
 import { GROUP_BUFFER } from "./constants";
 import { halfBits, halves8 } from "./floats";
@@ -46,11 +47,11 @@ function quantizeKvGroup(x: usize): u16 {
   return <u16>(scale >> 16);
 }
 
-/** One position of one kv head into the block at `at`: scales of K, scales of V, tiles of K, tiles of V. */
-function writeTiles(k: usize, v: usize, headDim: usize, slot: usize, at: usize): void {
+/** One position of one kv head into the block at `at`: scales of K, scales of V, tiles of K, tiles of V; nParts 1 = K alone. */
+function writeTiles(k: usize, v: usize, nParts: usize, headDim: usize, slot: usize, at: usize): void {
   const nGroups = (headDim + 31) >> 5;
-  let scales = at + (slot << 1), tile = at + 2 * nGroups * SCALES_BYTES;
-  for (let isValue = 0; isValue < 2; isValue++) {
+  let scales = at + (slot << 1), tile = at + nParts * nGroups * SCALES_BYTES;
+  for (let isValue = 0; isValue < <i32>nParts; isValue++) {
     for (let d: usize = 0; d < headDim; d += 32) {
       memory.fill(GROUP_BUFFER, 0, 128);
       memory.copy(GROUP_BUFFER, (isValue ? v : k) + (d << 2), min<usize>(32, headDim - d) << 2);
@@ -68,9 +69,9 @@ function writeTiles(k: usize, v: usize, headDim: usize, slot: usize, at: usize):
   }
 }
 
-/** One position of one kv head into the f16 blocks: a column of K, a row of V. */
-function writeHalves(k: usize, v: usize, headDim: usize, slot: usize, at: usize, values: usize): void {
-  let key = at + (slot << 1), value = values + slot * (headDim << 1), d: usize = 0;
+/** One position of one kv head as a column of an f16 K block. */
+function writeHalfColumn(k: usize, headDim: usize, key: usize): void {
+  let d: usize = 0;
   for (; d + 8 <= headDim; d += 8) {
     const from = d << 2;
     const keys = halves8(v128.load(k + from), v128.load(k + from, 16));
@@ -82,14 +83,24 @@ function writeHalves(k: usize, v: usize, headDim: usize, slot: usize, at: usize,
     v128.store16_lane(key, keys, 5, 320);
     v128.store16_lane(key, keys, 6, 384);
     v128.store16_lane(key, keys, 7, 448);
-    v128.store(value, halves8(v128.load(v + from), v128.load(v + from, 16)));
     key += 512;
-    value += 16;
   }
   for (; d < headDim; d++) {
     store<u16>(key, <u16>halfBits(load<f32>(k + (d << 2))));
-    store<u16>(value, <u16>halfBits(load<f32>(v + (d << 2))));
     key += 64;
+  }
+}
+
+/** One position of one kv head as a row of an f16 V block. */
+function writeHalfRow(v: usize, headDim: usize, value: usize): void {
+  let d: usize = 0;
+  for (; d + 8 <= headDim; d += 8) {
+    const from = d << 2;
+    v128.store(value, halves8(v128.load(v + from), v128.load(v + from, 16)));
+    value += 16;
+  }
+  for (; d < headDim; d++) {
+    store<u16>(value, <u16>halfBits(load<f32>(v + (d << 2))));
     value += 2;
   }
 }
@@ -100,20 +111,22 @@ export function kvWrite(
   pages: usize, layerOffset: usize, positions: usize,
 ): void {
   const half = kvBlockBytes(kvFormat, headDim);
+  const nParts: usize = v == 0 ? 1 : 2;
   for (let h: usize = 0; h < <usize>nKvHeads; h++) {
     let from = h * (headDim << 2);
     for (let t: usize = 0; t < <usize>nTokens; t++) {
       const slot = <usize>(load<u32>(positions + (t << 2)) & 31);
-      const keys = <usize>load<u32>(pages + (t << 2)) + layerOffset + h * 2 * half;
+      const keys = <usize>load<u32>(pages + (t << 2)) + layerOffset + h * nParts * half;
       const values = keys + half;
       if (kvFormat == KV_Q8) {
-        writeTiles(k + from, v + from, headDim, slot, keys);
+        writeTiles(k + from, v + from, nParts, headDim, slot, keys);
       } else if (kvFormat == KV_F16) {
-        writeHalves(k + from, v + from, headDim, slot, keys, values);
+        writeHalfColumn(k + from, headDim, keys + (slot << 1));
+        if (v != 0) writeHalfRow(v + from, headDim, values + slot * (headDim << 1));
       } else {
         const keyAt = keys + (slot << 2);
         for (let d: usize = 0; d < headDim; d++) store<f32>(keyAt + (d << 7), load<f32>(k + from + (d << 2)));
-        memory.copy(values + slot * (headDim << 2), v + from, headDim << 2);
+        if (v != 0) memory.copy(values + slot * (headDim << 2), v + from, headDim << 2);
       }
       from += rowStride;
     }

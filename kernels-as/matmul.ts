@@ -1,12 +1,13 @@
-// Matrix products and the fused SwiGLU expert: splits a batch into pieces of 8, 4, 2 and 1 tokens, packs each piece and runs the
+// Matrix products and the fused expert: splits a batch into pieces of 8, 4, 2 and 1 tokens, packs each piece and runs the
 // generated products (generate.mjs) over whole row blocks. docs/arithmetic.md sections 5 and 6. Within an expert only h is ever
 // written as a whole: gate and up become h two row blocks at a time.
 // Refuses anything that would let the size of a piece show in a result: every (row, token) is its own chain.
 
 import { TILE_BYTES, TILE_COLUMN_SHIFTS } from "./constants";
-import { swiglu4 } from "./floats";
+import { clampedSwiglu4, swiglu4 } from "./floats";
 import { pack, product } from "./products";
 import { quantizeGroup } from "./quantize";
+import { addBiasRows } from "./rows";
 
 /** Formats from this code on consume qa8 activations. */
 const Q8: i32 = 3;
@@ -43,6 +44,9 @@ export function matmul(format: i32, w: usize, nRows: i32, nCols: i32, acts: usiz
   }
 }
 
+/** What an expert computes between its matrices, by model/kernels.ts EXPERT_KINDS. */
+const SWIGLU: i32 = 0;
+
 /** Bytes at the head of the expert's scratch: gate and up of two row blocks, for eight tokens. */
 const PAIR_BYTES: usize = 2048;
 
@@ -55,11 +59,21 @@ function swigluBlock(rows: usize, h: usize): void {
   }
 }
 
+/** The same of clamped SwiGLU, whose 32 biases lie at `bias`. */
+function clampedBlock(rows: usize, bias: usize, limit: v128, h: usize): void {
+  for (let i: usize = 0; i < 64; i += 16) {
+    const gate = f32x4.add(v128.load(rows + i), v128.load(bias + i)), up = f32x4.add(v128.load(rows + i, 64), v128.load(bias + i, 64));
+    v128.store(h + i, clampedSwiglu4(gate, up, limit));
+  }
+}
+
 /**
- * h = swiglu(gate, up) of m tokens, two row blocks at a time, so that gate and up never leave the L1 cache: as f32 rows, or at once as
- * qa8 rows, for two row blocks are one group of 32. `pair` is PAIR_BYTES of scratch.
+ * h of the gate and up of m tokens, two row blocks at a time, so that gate and up never leave the L1 cache: as f32 rows, or at once as
+ * qa8 rows, for two row blocks are one group of 32. `pair` is PAIR_BYTES of scratch; biases lie in the order of the rows.
  */
-function gateUp(format: i32, w: usize, hidden: usize, width: i32, m: i32, packed: usize, pair: usize, h: usize, hStride: usize, isQuantised: bool): void {
+function gateUp(
+  kind: i32, limit: v128, biases: usize, format: i32, w: usize, hidden: usize, width: i32, m: i32, packed: usize, pair: usize, h: usize, hStride: usize, isQuantised: bool,
+): void {
   const pairBytes = rowBlockBytes(format, hidden) << 1;
   const nGroups = <usize>((width + 31) >> 5);
   const scales = h + (nGroups << 5);
@@ -71,23 +85,32 @@ function gateUp(format: i32, w: usize, hidden: usize, width: i32, m: i32, packed
     for (let t: usize = 0; t < <usize>m; t++) {
       const rows = pair + (t << 8);
       const to = isQuantised ? rows : h + t * hStride + (g << 7);
-      swigluBlock(rows, to);
-      if (nBlocks == 2) swigluBlock(rows + 128, to + 64);
+      if (kind == SWIGLU) {
+        swigluBlock(rows, to);
+        if (nBlocks == 2) swigluBlock(rows + 128, to + 64);
+      } else {
+        clampedBlock(rows, biases, limit, to);
+        if (nBlocks == 2) clampedBlock(rows + 128, biases + 128, limit, to + 64);
+      }
       if (!isQuantised) continue;
       if (left < 32) memory.fill(rows + (<usize>left << 2), 0, <usize>(32 - left) << 2);
       quantizeGroup(rows, h + t * hStride + (g << 5), scales + t * hStride + (g << 2));
     }
     w += pairBytes;
+    biases += 256;
   }
 }
 
 export function expertFfn(
-  gateUpFormat: i32, downFormat: i32, w: usize, hidden: i32, width: i32,
+  kind: i32, limit: f32, gateUpFormat: i32, downFormat: i32, w: usize, hidden: i32, width: i32,
   acts: usize, nTokens: i32, y: usize, yStride: usize, scratch: usize,
 ): void {
   const paddedWidth = <usize>((width + 31) & ~31);
   const gateUpRows = gateUpFormat < Q8 ? 2 * ((width + 15) & ~15) : 2 * <i32>paddedWidth;
   const down = w + <usize>(gateUpRows >> 5) * rowBlockBytes(gateUpFormat, hidden);
+  // Biases of the gate-up rows, which fill 16 bytes, then of down.
+  const biases = down + <usize>((hidden + 31) >> 5) * rowBlockBytes(downFormat, width);
+  const downBiases = biases + (<usize>gateUpRows << 2);
   // Scratch: gate and up of two row blocks, 8 rows of h, their addresses, then the products' own scratch.
   const isQuantised = downFormat >= Q8;
   const hStride = isQuantised ? (paddedWidth + (paddedWidth >> 3) + 15) & ~15 : paddedWidth << 2;
@@ -98,8 +121,9 @@ export function expertFfn(
   while (nTokens > 0) {
     const m = pieceOf(nTokens);
     const packed = pack(gateUpFormat, acts, m, hidden, inner + TAIL_BYTES);
-    gateUp(gateUpFormat, w, hidden, width, m, packed, scratch, h, hStride, isQuantised);
+    gateUp(kind, f32x4.splat(limit), biases, gateUpFormat, w, hidden, width, m, packed, scratch, h, hStride, isQuantised);
     matmul(downFormat, down, hidden, width, rowAddresses, m, y, yStride, inner);
+    if (kind != SWIGLU) addBiasRows(y, yStride, downBiases, m, hidden);
     nTokens -= m;
     acts += <usize>m << 2;
     y += <usize>m * yStride;

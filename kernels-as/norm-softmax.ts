@@ -1,9 +1,10 @@
-// RMSNorm (alone, or with the quantisation of its rows) and softmax, docs/arithmetic.md sections 4 and 7: sums run in four lanes by
+// RMSNorm (alone, or with the quantisation of its rows), LayerNorm and softmax, docs/arithmetic.md sections 4 and 7: sums run in four lanes by
 // index & 3, which is one vector register.
 
 import { GROUP_BUFFER } from "./constants";
 import { exp1, exp4 } from "./floats";
 import { quantizeGroup } from "./quantize";
+import { addRows } from "./rows";
 
 /** (S0 + S1) + (S2 + S3), after the n & 3 last terms were added to their lanes. */
 @inline
@@ -11,7 +12,7 @@ function addLanes(s: v128): f32 {
   return (f32x4.extract_lane(s, 0) + f32x4.extract_lane(s, 1)) + (f32x4.extract_lane(s, 2) + f32x4.extract_lane(s, 3));
 }
 
-/** Four f32 at `at` of which only the first `count` exist; the others are +0, which changes no lane of a sum of squares or exponentials. */
+/** Four f32 at `at` of which only the first `count` exist; the others are +0, which changes no lane of a sum that began at +0. */
 @inline
 function loadFew(at: usize, count: usize): v128 {
   let v = v128.load32_zero(at);
@@ -77,6 +78,33 @@ export function rmsNormQuantizeRows(
     x += xStride;
     q += qStride;
     if (out != 0) out += outStride;
+  }
+}
+
+/** The sum of n f32. */
+function sumOf(x: usize, n: usize): f32 {
+  const vectors = (n & ~3) << 2;
+  let s = f32x4.splat(0);
+  for (let i: usize = 0; i < vectors; i += 16) s = f32x4.add(s, v128.load(x + i));
+  if ((n & 3) != 0) s = f32x4.add(s, loadFew(x + vectors, n & 3));
+  return addLanes(s);
+}
+
+/** The differences from the mean stand in `out` before they are scaled there: their inverse norm is RMSNorm's. */
+export function layerNormRows(
+  x: usize, xStride: usize, weight: usize, bias: usize, eps: f32, out: usize, outStride: usize, nTokens: i32, n: usize,
+): void {
+  const vectors = (n & ~3) << 2, end = n << 2;
+  for (let t = 0; t < nTokens; t++) {
+    const mean = sumOf(x, n) / <f32>n;
+    const means = f32x4.splat(mean);
+    let i: usize = 0;
+    for (; i < vectors; i += 16) v128.store(out + i, f32x4.sub(v128.load(x + i), means));
+    for (; i < end; i += 4) store<f32>(out + i, load<f32>(x + i) - mean);
+    scaleRow(out, weight, inverseNorm(out, n, eps), out, n);
+    addRows(out, 0, bias, 0, 1, n);
+    x += xStride;
+    out += outStride;
   }
 }
 

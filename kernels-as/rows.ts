@@ -1,4 +1,4 @@
-// Row-wise arithmetic on f32: add, bias, scale, clamp, and the fold of expert rows into the layer's output.
+// Row-wise arithmetic on f32: add, copy, bias, scale, clamp, and the fold of expert rows into the layer's output.
 // docs/arithmetic.md sections 6 and 7. Every element is its own chain, so four lanes at a time change nothing.
 
 export function addRows(x: usize, xStride: usize, y: usize, yStride: usize, nTokens: i32, n: usize): void {
@@ -9,6 +9,14 @@ export function addRows(x: usize, xStride: usize, y: usize, yStride: usize, nTok
     for (; i < end; i += 4) store<f32>(x + i, load<f32>(x + i) + load<f32>(y + i));
     x += xStride;
     y += yStride;
+  }
+}
+
+export function copyRows(from: usize, fromStride: usize, to: usize, toStride: usize, nRows: i32, n: usize): void {
+  for (let r = 0; r < nRows; r++) {
+    memory.copy(to, from, n << 2);
+    from += fromStride;
+    to += toStride;
   }
 }
 

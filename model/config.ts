@@ -10,8 +10,17 @@ export type RouterScore = "softmax" | "sigmoid" | "logits" | "one";
 /** How the weights of the selected experts are made from their scores. */
 export type RouterWeigh = "score" | "renormalize" | "softmax-selected";
 
+/**
+ * How experts are selected. `top-k`: the largest selection scores. `sparsemixer`: PhiMoE's two experts, each weighed by a softmax over the
+ * logits close to it; it replaces score and weigh (router.ts).
+ */
+export type RouterSelect = "top-k" | "sparsemixer";
+
 export interface RouterConfig {
   readonly score: RouterScore;
+  readonly select: RouterSelect;
+  /** Sparsemixer only: logits farther than twice this share below the largest are left out (router_jitter_noise); else 0. */
+  readonly sparsemixerEpsilon: number;
   readonly weigh: RouterWeigh;
   /** Multiplies the weights (routed_scaling_factor); 1 = none. */
   readonly scale: number;
@@ -38,7 +47,28 @@ export interface RopeConfig {
   readonly inverseFrequencies: readonly number[];
   /** Multiplies cos and sin (YaRN's attention factor); 1 = none. */
   readonly magnitude: number;
+  /** Other frequencies for sequences reserved for more positions than `fromPositions` (LongRoPE); null = none. */
+  readonly long: { readonly fromPositions: number; readonly inverseFrequencies: readonly number[]; readonly magnitude: number } | null;
 }
+
+/**
+ * Multi-head latent attention (DeepSeek): keys and values of all heads come from one latent row per token, which is what is cached, with one
+ * rotated key part behind it. In this engine's terms: one key-value head of kvLoraRank + ropeHeadDim dims, whose values are its first
+ * kvLoraRank dims (docs/arithmetic.md section 8).
+ */
+export interface MlaConfig {
+  /** Rank of the query's low-rank form; null = one matrix. */
+  readonly qLoraRank: number | null;
+  readonly kvLoraRank: number;
+  readonly nopeHeadDim: number;
+  readonly ropeHeadDim: number;
+  readonly valueHeadDim: number;
+  /** Epsilon of the norms within the low-rank forms. */
+  readonly normEps: number;
+}
+
+/** What an expert computes between its matrices, by the numbers of the kernels' ABI (kernels.ts EXPERT_KINDS). `clamped-swiglu` has biases. */
+export type ExpertKind = "swiglu" | "clamped-swiglu";
 
 export interface ModelConfig {
   /** model_type of the Hugging Face config ("olmoe", "qwen3_moe", "mixtral", "llama" ...). */
@@ -48,15 +78,23 @@ export interface ModelConfig {
   readonly nLayers: number;
   readonly nHeads: number;
   readonly nKvHeads: number;
+  /** Dims of one key; with mla those of the cached row. */
   readonly headDim: number;
+  readonly mla: MlaConfig | null;
   /** Longest context the checkpoint was made for, in tokens. */
   readonly maxPositions: number;
+  /** RMSNorm, or LayerNorm with a bias (PhiMoE). */
+  readonly norm: "rms" | "layer";
   readonly normEps: number;
   readonly rope: RopeConfig;
   /** Query-key RMSNorm: over each head (Qwen3) or over the whole projected vector (OLMoE). */
   readonly qkNorm: "none" | "per-head" | "whole-vector";
   /** Bias on q, k, v projections (Qwen2). */
   readonly qkvBias: boolean;
+  /** Bias on the output projection. */
+  readonly oBias: boolean;
+  /** A learned logit per head in the softmax's denominator (gpt-oss). */
+  readonly attentionSinks: boolean;
   /** Clamp of q, k, v to +-limit; null = none (OLMoE clip_qkv). */
   readonly clipQkv: number | null;
   /** Factor on attention scores, usually headDim^-0.5. */
@@ -66,7 +104,11 @@ export interface ModelConfig {
   readonly layerFfns: readonly LayerFfn[];
   /** Intermediate width of dense layers; 0 where there are none. */
   readonly denseIntermediateSize: number;
+  /** 0 in a dense model. */
   readonly nExperts: number;
+  readonly expertKind: ExpertKind;
+  /** Clamp of clamped-swiglu (swiglu_limit); else 0. */
+  readonly swigluLimit: number;
   /** Intermediate width of one expert. */
   readonly expertIntermediateSize: number;
   /** Intermediate width of the shared expert; 0 = none. */
@@ -75,6 +117,8 @@ export interface ModelConfig {
   readonly sharedGate: boolean;
   readonly router: RouterConfig;
   readonly tieWordEmbeddings: boolean;
+  /** Bias on the logits (PhiMoE). */
+  readonly headBias: boolean;
   readonly embeddingMultiplier: number;
   readonly residualMultiplier: number;
   /** Logits are divided by this (Granite). */
@@ -90,53 +134,101 @@ export class ModelError extends Error {
   override readonly name = "ModelError";
 }
 
-/** Canonical tensor names of a model: what formats/ delivers and forward.ts binds. Shapes are [rows, columns]. */
+/**
+ * Canonical tensor names of a model: what formats/ delivers and forward.ts binds. Shapes are [rows, columns]; `matrices` are `count` of them,
+ * each padded to whole row blocks.
+ */
 export type TrunkTensor =
   | { readonly name: string; readonly kind: "matrix"; readonly nRows: number; readonly nCols: number }
+  | { readonly name: string; readonly kind: "matrices"; readonly count: number; readonly nRows: number; readonly nCols: number }
   | { readonly name: string; readonly kind: "vector"; readonly length: number };
 
 /**
- * Every trunk tensor of a model in loading order. Names are ours and the same for every source format:
- * embed, layers.N.{attnNorm,q,k,v,o,qBias,kBias,vBias,qNorm,kNorm,ffnNorm,router,routerBias,selectionBias,
- * sharedGateUp...}, norm, head. A tied head has no tensor of its own.
+ * Every trunk tensor of a model in loading order, but the feed-forward parts that are stored as segments (dense layers, shared experts: sharedWidth).
+ * Names are ours and the same for every source format: embed, layers.N.{attnNorm, attnNormBias, q, k, v, qBias, kBias, vBias, qNorm, kNorm, sinks, o, oBias,
+ * ffnNorm, ffnNormBias, router, routerBias, selectionBias, sharedGate}, with latent attention layers.N.{q or qA, qANorm, qB; kvA, kvANorm, kB, vB} instead
+ * of q, k, v; norm, normBias, head, headBias. A tied head has no tensor of its own.
  */
 export function trunkTensors(c: ModelConfig): TrunkTensor[] {
   const out: TrunkTensor[] = [];
   const matrix = (name: string, nRows: number, nCols: number) => out.push({ name, kind: "matrix", nRows, nCols });
   const vector = (name: string, length: number) => out.push({ name, kind: "vector", length });
-  const qDim = c.nHeads * c.headDim;
-  const kvDim = c.nKvHeads * c.headDim;
+  const norm = (name: string) => {
+    vector(name, c.hiddenSize);
+    if (c.norm === "layer") vector(`${name}Bias`, c.hiddenSize);
+  };
   matrix("embed", c.vocabSize, c.hiddenSize);
   for (let n = 0; n < c.nLayers; n++) {
     const at = `layers.${n}.`;
-    vector(at + "attnNorm", c.hiddenSize);
-    matrix(at + "q", qDim, c.hiddenSize);
-    matrix(at + "k", kvDim, c.hiddenSize);
-    matrix(at + "v", kvDim, c.hiddenSize);
-    if (c.qkvBias) {
-      vector(at + "qBias", qDim);
-      vector(at + "kBias", kvDim);
-      vector(at + "vBias", kvDim);
+    norm(at + "attnNorm");
+    if (c.mla === null) {
+      const [qDim, kvDim] = [c.nHeads * c.headDim, c.nKvHeads * c.headDim];
+      matrix(at + "q", qDim, c.hiddenSize);
+      matrix(at + "k", kvDim, c.hiddenSize);
+      matrix(at + "v", kvDim, c.hiddenSize);
+      if (c.qkvBias) {
+        vector(at + "qBias", qDim);
+        vector(at + "kBias", kvDim);
+        vector(at + "vBias", kvDim);
+      }
+      if (c.qkNorm !== "none") {
+        vector(at + "qNorm", c.qkNorm === "per-head" ? c.headDim : qDim);
+        vector(at + "kNorm", c.qkNorm === "per-head" ? c.headDim : kvDim);
+      }
+    } else {
+      const { qLoraRank, kvLoraRank, nopeHeadDim, ropeHeadDim, valueHeadDim } = c.mla;
+      const qDim = c.nHeads * (nopeHeadDim + ropeHeadDim);
+      if (qLoraRank === null) matrix(at + "q", qDim, c.hiddenSize);
+      else {
+        matrix(at + "qA", qLoraRank, c.hiddenSize);
+        vector(at + "qANorm", qLoraRank);
+        matrix(at + "qB", qDim, qLoraRank);
+      }
+      matrix(at + "kvA", kvLoraRank + ropeHeadDim, c.hiddenSize);
+      vector(at + "kvANorm", kvLoraRank);
+      // Per head: from a query's part to the latent, and from the latent to the head's values.
+      out.push({ name: at + "kB", kind: "matrices", count: c.nHeads, nRows: kvLoraRank, nCols: nopeHeadDim });
+      out.push({ name: at + "vB", kind: "matrices", count: c.nHeads, nRows: valueHeadDim, nCols: kvLoraRank });
     }
-    if (c.qkNorm !== "none") {
-      vector(at + "qNorm", c.qkNorm === "per-head" ? c.headDim : qDim);
-      vector(at + "kNorm", c.qkNorm === "per-head" ? c.headDim : kvDim);
+    if (c.attentionSinks) vector(at + "sinks", c.nHeads);
+    matrix(at + "o", c.hiddenSize, attendedSize(c));
+    if (c.oBias) vector(at + "oBias", c.hiddenSize);
+    norm(at + "ffnNorm");
+    if (c.layerFfns[n] !== "moe") continue;
+    if (c.router.score !== "one") {
+      matrix(at + "router", c.nExperts, c.hiddenSize);
+      if (c.router.logitBias) vector(at + "routerBias", c.nExperts);
     }
-    matrix(at + "o", c.hiddenSize, qDim);
-    vector(at + "ffnNorm", c.hiddenSize);
-    if (c.layerFfns[n] === "moe" && c.router.score !== "one") matrix(at + "router", c.nExperts, c.hiddenSize);
+    if (c.router.selectionBias) vector(at + "selectionBias", c.nExperts);
+    if (c.sharedGate) matrix(at + "sharedGate", 1, c.hiddenSize);
   }
-  vector("norm", c.hiddenSize);
+  norm("norm");
   if (!c.tieWordEmbeddings) matrix("head", c.vocabSize, c.hiddenSize);
+  if (c.headBias) vector("headBias", c.vocabSize);
   return out;
 }
+
+/** What all heads of attention give together: columns of the output projection. */
+export const attendedSize = (c: ModelConfig): number => c.nHeads * (c.mla === null ? c.headDim : c.mla.valueHeadDim);
+
+/** Leading dims of a key that serve as its value (latent attention); 0 where values are cached on their own. */
+export const latentDim = (c: ModelConfig): number => c.mla?.kvLoraRank ?? 0;
+
+/** Width of the feed-forward part that every token of a layer passes: a dense layer's, or the shared experts'; 0 = none. */
+export const sharedWidth = (c: ModelConfig, layer: number): number => (c.layerFfns[layer] === "dense" ? c.denseIntermediateSize : c.sharedIntermediateSize);
 
 /** The three matrices of an expert, in the checkpoint's words. */
 export const EXPERT_MATRICES = ["gate", "up", "down"] as const;
 export type ExpertMatrix = (typeof EXPERT_MATRICES)[number];
 
-/** Shape of an expert's matrix. */
-export const expertShape = (c: ModelConfig, matrix: ExpertMatrix): { nRows: number; nCols: number } =>
-  matrix === "down"
-    ? { nRows: c.hiddenSize, nCols: c.expertIntermediateSize }
-    : { nRows: c.expertIntermediateSize, nCols: c.hiddenSize };
+/** Vectors of an expert whose kind has biases. */
+export const EXPERT_BIASES = ["gateBias", "upBias", "downBias"] as const;
+export type ExpertBias = (typeof EXPERT_BIASES)[number];
+export const hasExpertBiases = (c: ModelConfig): boolean => c.expertKind === "clamped-swiglu";
+
+/** Shape of a matrix of an expert of the given intermediate width. */
+export const ffnShape = (hiddenSize: number, width: number, matrix: ExpertMatrix): { nRows: number; nCols: number } =>
+  matrix === "down" ? { nRows: hiddenSize, nCols: width } : { nRows: width, nCols: hiddenSize };
+
+/** Shape of a routed expert's matrix. */
+export const expertShape = (c: ModelConfig, matrix: ExpertMatrix): { nRows: number; nCols: number } => ffnShape(c.hiddenSize, c.expertIntermediateSize, matrix);

@@ -2,7 +2,7 @@
 // Owns the mathematics of every architecture we name. Imports nothing of the engine but the config record, is never fast,
 // and refuses batching, caching and quantisation. Sources: the architectures' reference implementations, as cited in docs/architecture.md.
 
-import type { ModelConfig, RouterConfig } from "./config.ts";
+import type { MlaConfig, ModelConfig, RouterConfig } from "./config.ts";
 
 /** A matrix as rows of numbers; weights arrive dequantised. */
 export interface DefinitionMatrix {
@@ -10,7 +10,10 @@ export interface DefinitionMatrix {
   readonly cols: number;
   readonly values: ArrayLike<number>; // [rows, cols]
 }
-/** Weights by canonical name: trunkTensors() of config.ts, and `layers.N.experts.E.{gate,up,down}`. Vectors have one row. */
+/**
+ * Weights by canonical name: trunkTensors() of config.ts, `layers.N.experts.E.{gate,up,down}` and their biases, `layers.N.shared.{gate,up,down}`;
+ * of stacks of matrices each by its number (layers.N.kB.0). Vectors have one row.
+ */
 export type DefinitionWeights = (name: string) => DefinitionMatrix;
 
 type Vector = number[];
@@ -37,6 +40,12 @@ export function rmsNorm(x: Vector, weight: ArrayLike<number>, eps: number): Vect
   return x.map((v, i) => v * inverse * weight[i]!);
 }
 
+export function layerNorm(x: Vector, weight: ArrayLike<number>, bias: ArrayLike<number>, eps: number): Vector {
+  const mean = x.reduce((sum, v) => sum + v, 0) / x.length;
+  const inverse = 1 / Math.sqrt(x.reduce((sum, v) => sum + (v - mean) ** 2, 0) / x.length + eps);
+  return x.map((v, i) => (v - mean) * inverse * weight[i]! + bias[i]!);
+}
+
 /** Softmax; a sink takes part in the denominator and is dropped. */
 export function softmax(x: Vector, sink?: number): Vector {
   const max = Math.max(...x, sink ?? -Infinity);
@@ -45,14 +54,15 @@ export function softmax(x: Vector, sink?: number): Vector {
   return e.map((v) => v / sum);
 }
 
-/** Rotates one head in place of copies. */
-function rotate(x: Vector, c: ModelConfig, position: number): Vector {
+/** Rotates the first rope.dim numbers of one head, by the frequencies of a sequence that is long or not. */
+function rotate(x: Vector, c: ModelConfig, position: number, isLong: boolean): Vector {
   const out = [...x];
   const half = c.rope.dim / 2;
+  const { inverseFrequencies, magnitude } = isLong && c.rope.long !== null ? c.rope.long : c.rope;
   for (let i = 0; i < half; i++) {
     const [a, b] = c.rope.style === "half" ? [i, i + half] : [2 * i, 2 * i + 1];
-    const angle = position * c.rope.inverseFrequencies[i]!;
-    const [cos, sin] = [Math.cos(angle) * c.rope.magnitude, Math.sin(angle) * c.rope.magnitude];
+    const angle = position * inverseFrequencies[i]!;
+    const [cos, sin] = [Math.cos(angle) * magnitude, Math.sin(angle) * magnitude];
     out[a] = x[a]! * cos - x[b]! * sin;
     out[b] = x[b]! * cos + x[a]! * sin;
   }
@@ -72,6 +82,11 @@ export interface Routing {
 
 /** Score -> Select -> Weigh for one token. `bias` is the selection bias. */
 export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>): Routing {
+  if (r.select === "sparsemixer") {
+    const { ids, weights } = sparsemixer(logits, r.sparsemixerEpsilon);
+    const [, , third] = largest(logits, 3);
+    return { ids, weights, margin: third === undefined ? Infinity : logits[ids[1]!]! - logits[third]! };
+  }
   const scores = r.score === "softmax" ? softmax(logits) : r.score === "sigmoid" ? logits.map(sigmoid)
     : r.score === "one" ? logits.map(() => 1) : logits;
   let selection = scores.map((score, e) => score + (bias?.[e] ?? 0));
@@ -113,21 +128,68 @@ export function sparsemixer(logits: Vector, epsilon: number): { ids: number[]; w
   return { ids: [first.id, second.id], weights: [first.weight, second.weight] };
 }
 
-/** One expert: down . (silu(gate . x) * (up . x)). */
-function expert(w: DefinitionWeights, at: string, x: Vector): Vector {
+/** One expert: down . (silu(gate . x) * (up . x)), or gpt-oss's form with biases and clamps. */
+function expert(c: ModelConfig, w: DefinitionWeights, at: string, x: Vector): Vector {
+  if (c.expertKind === "swiglu") return swiglu(w, at, x);
+  const biased = (matrix: string, input: Vector): Vector => add(multiply(w(at + matrix), input), Array.from(w(`${at}${matrix}Bias`).values));
+  const up = biased("up", x);
+  return biased("down", biased("gate", x).map((g, i) => clampedSwiglu(g, up[i]!, c.swigluLimit)));
+}
+
+function swiglu(w: DefinitionWeights, at: string, x: Vector): Vector {
   const up = multiply(w(at + "up"), x);
   return multiply(w(at + "down"), multiply(w(at + "gate"), x).map((g, i) => silu(g) * up[i]!));
 }
 
-export interface DefinitionResult {
-  readonly logits: number[][]; // [nTokens, vocab]
-  readonly routing: Routing[][]; // [nLayers][nTokens]
+/** Queries, keys and values of one token, by head. */
+interface Projected { readonly q: Vector[]; readonly k: Vector[]; readonly v: Vector[] }
+
+function projectPlain(c: ModelConfig, w: DefinitionWeights, at: string, h: Vector, rotated: (head: Vector) => Vector): Projected {
+  const part = (name: "q" | "k" | "v"): Vector[] => {
+    let y = multiply(w(at + name), h);
+    if (c.qkvBias) y = add(y, Array.from(w(`${at}${name}Bias`).values));
+    if (name !== "v" && c.qkNorm === "whole-vector") y = rmsNorm(y, w(`${at}${name}Norm`).values, c.normEps);
+    if (c.clipQkv !== null) y = y.map((v) => Math.max(-c.clipQkv!, Math.min(v, c.clipQkv!)));
+    const heads = Array.from({ length: y.length / c.headDim }, (_, head) => y.slice(head * c.headDim, (head + 1) * c.headDim));
+    if (name === "v") return heads;
+    return heads.map((head) => rotated(c.qkNorm === "per-head" ? rmsNorm(head, w(`${at}${name}Norm`).values, c.normEps) : head));
+  };
+  return { q: part("q"), k: part("k"), v: part("v") };
 }
 
-/** The whole model over one sequence from position 0. */
-export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: ArrayLike<number>): DefinitionResult {
-  const qDim = c.nHeads * c.headDim;
+/** DeepSeek's latent attention spelled out: every head gets its own keys and values from the latent row. */
+function projectLatent(c: ModelConfig, mla: MlaConfig, w: DefinitionWeights, at: string, h: Vector, rotated: (head: Vector) => Vector): Projected {
+  const { kvLoraRank, nopeHeadDim, ropeHeadDim, qLoraRank } = mla;
+  const q = qLoraRank === null ? multiply(w(at + "q"), h) : multiply(w(at + "qB"), rmsNorm(multiply(w(at + "qA"), h), w(at + "qANorm").values, mla.normEps));
+  const down = multiply(w(at + "kvA"), h);
+  const latent = rmsNorm(down.slice(0, kvLoraRank), w(at + "kvANorm").values, mla.normEps);
+  const sharedKey = rotated(down.slice(kvLoraRank));
+  const heads = Array.from({ length: c.nHeads }, (_, head) => head);
+  return {
+    q: heads.map((head) => {
+      const of = q.slice(head * (nopeHeadDim + ropeHeadDim), (head + 1) * (nopeHeadDim + ropeHeadDim));
+      return [...of.slice(0, nopeHeadDim), ...rotated(of.slice(nopeHeadDim))];
+    }),
+    k: heads.map((head) => {
+      const kB = w(`${at}kB.${head}`); // [kvLoraRank, nopeHeadDim], the transpose of what makes keys of the latent row
+      const key = Array.from({ length: nopeHeadDim }, (_, i) => latent.reduce((sum, value, j) => sum + value * kB.values[j * nopeHeadDim + i]!, 0));
+      return [...key, ...sharedKey];
+    }),
+    v: heads.map((head) => multiply(w(`${at}vB.${head}`), latent)),
+  };
+}
+
+export interface DefinitionResult {
+  readonly logits: number[][]; // [nTokens, vocab]
+  readonly routing: Routing[][]; // [MoE layers][nTokens]
+}
+
+/** The whole model over one sequence from position 0. `reserved` positions decide between short and long rotary frequencies where there are both. */
+export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: ArrayLike<number>, reserved = ids.length): DefinitionResult {
+  const isLong = c.rope.long !== null && reserved > c.rope.long.fromPositions;
   const embed = w("embed");
+  const norm = (row: Vector, name: string): Vector =>
+    c.norm === "layer" ? layerNorm(row, w(name).values, w(`${name}Bias`).values, c.normEps) : rmsNorm(row, w(name).values, c.normEps);
   let x = Array.from(ids, (id) =>
     Array.from({ length: c.hiddenSize }, (_, i) => embed.values[id * c.hiddenSize + i]! * c.embeddingMultiplier));
   const routing: Routing[][] = [];
@@ -135,49 +197,50 @@ export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: Arr
   for (let layer = 0; layer < c.nLayers; layer++) {
     const at = `layers.${layer}.`;
     const projected = x.map((row, position) => {
-      const h = rmsNorm(row, w(at + "attnNorm").values, c.normEps);
-      const part = (name: "q" | "k" | "v") => {
-        let y = multiply(w(at + name), h);
-        if (c.qkvBias) y = add(y, Array.from(w(at + name + "Bias").values));
-        if (name !== "v" && c.qkNorm === "whole-vector") y = rmsNorm(y, w(at + name + "Norm").values, c.normEps);
-        if (c.clipQkv !== null) y = y.map((v) => Math.max(-c.clipQkv!, Math.min(v, c.clipQkv!)));
-        const heads = Array.from({ length: y.length / c.headDim }, (_, head) => y.slice(head * c.headDim, (head + 1) * c.headDim));
-        if (name === "v") return heads;
-        return heads.map((head) =>
-          rotate(c.qkNorm === "per-head" ? rmsNorm(head, w(at + name + "Norm").values, c.normEps) : head, c, position));
-      };
-      return { q: part("q"), k: part("k"), v: part("v") };
+      const h = norm(row, at + "attnNorm");
+      const rotated = (head: Vector): Vector => rotate(head, c, position, isLong);
+      return c.mla === null ? projectPlain(c, w, at, h, rotated) : projectLatent(c, c.mla, w, at, h, rotated);
     });
 
     x = x.map((row, position) => {
       const first = c.slidingWindows[layer]! > 0 ? Math.max(0, position - c.slidingWindows[layer]! + 1) : 0;
       const seen = projected.slice(first, position + 1);
       const heads = projected[position]!.q.map((q, head) => {
-        const kv = Math.floor(head / (c.nHeads / c.nKvHeads));
-        const p = softmax(seen.map((token) => dot(q, token.k[kv]!, 0) * c.attentionScale));
-        return q.map((_, d) => p.reduce((sum, weight, j) => sum + weight * seen[j]!.v[kv]![d]!, 0));
+        const kv = Math.floor(head / (c.nHeads / seen[0]!.k.length));
+        const sink = c.attentionSinks ? w(at + "sinks").values[head]! : undefined;
+        const p = softmax(seen.map((token) => dot(q, token.k[kv]!, 0) * c.attentionScale), sink);
+        return seen[0]!.v[kv]!.map((_, d) => p.reduce((sum, weight, j) => sum + weight * seen[j]!.v[kv]![d]!, 0));
       });
-      const out = multiply(w(at + "o"), heads.flat());
-      if (heads.flat().length !== qDim) throw new Error(`Attention of layer ${layer} gave ${heads.flat().length} values; ${qDim} were expected.`);
+      let out = multiply(w(at + "o"), heads.flat());
+      if (c.oBias) out = add(out, Array.from(w(at + "oBias").values));
       return add(row, out.map((v) => v * c.residualMultiplier));
     });
 
     const routed: Routing[] = [];
     x = x.map((row) => {
-      const h = rmsNorm(row, w(at + "ffnNorm").values, c.normEps);
-      const logits = c.router.score === "one" ? new Array<number>(c.nExperts).fill(0) : multiply(w(at + "router"), h);
-      const choice = route(c.router, logits);
-      routed.push(choice);
+      const h = norm(row, at + "ffnNorm");
       let y = new Array<number>(c.hiddenSize).fill(0);
-      choice.ids.forEach((id, rank) => {
-        y = add(y, expert(w, `${at}experts.${id}.`, h).map((v) => v * choice.weights[rank]!));
-      });
+      if (c.layerFfns[layer] === "dense") y = swiglu(w, `${at}shared.`, h);
+      else {
+        let logits = c.router.score === "one" ? new Array<number>(c.nExperts).fill(0) : multiply(w(at + "router"), h);
+        if (c.router.logitBias) logits = add(logits, Array.from(w(at + "routerBias").values));
+        const choice = route(c.router, logits, c.router.selectionBias ? w(at + "selectionBias").values : undefined);
+        routed.push(choice);
+        choice.ids.forEach((id, rank) => {
+          y = add(y, expert(c, w, `${at}experts.${id}.`, h).map((v) => v * choice.weights[rank]!));
+        });
+        if (c.sharedIntermediateSize > 0) {
+          const gate = c.sharedGate ? sigmoid(multiply(w(at + "sharedGate"), h)[0]!) : 1;
+          y = add(y, swiglu(w, `${at}shared.`, h).map((v) => v * gate));
+        }
+      }
       return add(row, y.map((v) => v * c.residualMultiplier));
     });
-    routing.push(routed);
+    if (c.layerFfns[layer] === "moe") routing.push(routed);
   }
 
   const head = c.tieWordEmbeddings ? embed : w("head");
-  const logits = x.map((row) => multiply(head, rmsNorm(row, w("norm").values, c.normEps)).map((v) => v / c.logitsScaling));
+  const bias = c.headBias ? w("headBias").values : null;
+  const logits = x.map((row) => multiply(head, norm(row, "norm")).map((v, i) => (v + (bias?.[i] ?? 0)) / c.logitsScaling));
   return { logits, routing };
 }

@@ -2,15 +2,21 @@
 // nothing else, so that whoever plans memory (durable/memory-plan.ts) knows the bytes before anything is allocated.
 // Refuses weights and KV pages: those are counted where they are held.
 
-import type { ModelConfig } from "./config.ts";
+import { attendedSize, latentDim, type ModelConfig } from "./config.ts";
 import { PAIR_BYTES } from "./expert-batch.ts";
-import { activationRowBytes, attentionScratchBytes, matmulScratchBytes, topLogitsScratchBytes } from "./kernels.ts";
+import { activationRowBytes, attentionScratchBytes, expertScratchBytes, matmulScratchBytes, topLogitsScratchBytes } from "./kernels.ts";
 
 /** Rows of logits computed at a time. */
 export const LOGIT_ROWS = 8;
 
 /** Most of the largest logits kept per row: covers the top_k in common use (40, 50); more takes whole rows. */
 export const MAX_TOP_LOGITS = 64;
+
+/**
+ * Tokens of latent attention computed at a time: its queries are as long as the cached row, for every head, so they are held for a few
+ * tokens only (DeepSeek-V3: 288 KiB a token). A multiple of the kernels' eight.
+ */
+export const LATENT_TOKENS = 16;
 
 const align16 = (bytes: number): number => Math.ceil(bytes / 16) * 16;
 
@@ -19,26 +25,58 @@ export const hiddenStride = (c: ModelConfig): number => align16(c.hiddenSize * 4
 export const routerStride = (c: ModelConfig): number => align16(c.nExperts * 4);
 export const logitStride = (c: ModelConfig): number => align16(c.vocabSize * 4);
 
-/**
- * Bytes of each region for steps of at most `nTokens` tokens, where no expert has more than `maxSegments` segments. Regions named
- * ...F32, ...Qa8 are rows in that format, ...F32Ptrs and ...Qa8Ptrs the u32 addresses of those rows.
- */
-export function engineRegions(c: ModelConfig, nTokens: number, maxSegments: number) {
-  const [qDim, kvDim] = [c.nHeads * c.headDim, c.nKvHeads * c.headDim];
-  const [n, k] = [nTokens, c.router.topK];
-  const f32 = (nCols: number): number => n * align16(nCols * 4);
-  const qa8 = (nCols: number): number => n * activationRowBytes("qa8", nCols);
+/** What the regions' sizes depend on beside the config. */
+export interface RegionSizes {
+  /** Most tokens of a step. */
+  readonly nTokens: number;
+  /** Most segments of a routed expert. */
+  readonly maxSegments: number;
+  /** Widest segment of a dense layer or shared expert; 0 = the model has none. */
+  readonly sharedSegmentWidth: number;
+}
+
+/** Addresses or bytes of activation rows in both formats. */
+const rowRegions = <Name extends string>(name: Name, nRows: number, nCols: number) => ({
+  [`${name}F32`]: nRows * activationRowBytes("f32", nCols), [`${name}Qa8`]: nRows * activationRowBytes("qa8", nCols),
+  [`${name}F32Ptrs`]: nRows * 4, [`${name}Qa8Ptrs`]: nRows * 4,
+}) as Record<`${Name}F32` | `${Name}Qa8` | `${Name}F32Ptrs` | `${Name}Qa8Ptrs`, number>;
+
+/** Regions of attention: queries, keys and values of a step, or those of LATENT_TOKENS tokens. */
+function attentionRegions(c: ModelConfig, nTokens: number) {
+  if (c.mla === null) {
+    const [qDim, kvDim] = [c.nHeads * c.headDim, c.nKvHeads * c.headDim];
+    return { q: nTokens * qDim * 4, k: nTokens * kvDim * 4, v: nTokens * kvDim * 4, latentQ: 0, latentOut: 0, ...rowRegions("lowQ", 0, 0), ...rowRegions("headIn", 0, 0), ...rowRegions("headOut", 0, 0) };
+  }
+  const { qLoraRank, kvLoraRank, nopeHeadDim, ropeHeadDim } = c.mla;
+  const n = LATENT_TOKENS;
   return {
-    normedF32: f32(c.hiddenSize), normedQa8: qa8(c.hiddenSize), normedF32Ptrs: n * 4, normedQa8Ptrs: n * 4,
-    attendedF32: f32(qDim), attendedQa8: qa8(qDim), attendedF32Ptrs: n * 4, attendedQa8Ptrs: n * 4,
-    finals: LOGIT_ROWS * align16(c.hiddenSize * 4), finalsPtrs: LOGIT_ROWS * 4,
-    x: n * hiddenStride(c), y: n * hiddenStride(c), q: n * qDim * 4, k: n * kvDim * 4, v: n * kvDim * 4,
+    q: n * c.nHeads * (nopeHeadDim + ropeHeadDim) * 4, k: n * align16(c.headDim * 4), v: 0,
+    latentQ: n * c.nHeads * c.headDim * 4, latentOut: n * c.nHeads * kvLoraRank * 4,
+    ...rowRegions("lowQ", qLoraRank === null ? 0 : n, qLoraRank ?? 0),
+    // The f32 rows of both lie in q and latentOut.
+    ...rowRegions("headIn", n * c.nHeads, nopeHeadDim), headInF32: 0, ...rowRegions("headOut", n * c.nHeads, kvLoraRank), headOutF32: 0,
+  };
+}
+
+/**
+ * Bytes of each region. Regions named ...F32, ...Qa8 are rows in that format, ...F32Ptrs and ...Qa8Ptrs the u32 addresses of those rows.
+ */
+export function engineRegions(c: ModelConfig, { nTokens: n, maxSegments, sharedSegmentWidth }: RegionSizes) {
+  const k = c.router.topK;
+  const widest = Math.max(c.hiddenSize, attendedSize(c), c.mla?.qLoraRank ?? 0, latentDim(c));
+  return {
+    ...rowRegions("normed", n, c.hiddenSize), ...rowRegions("attended", n, attendedSize(c)), ...rowRegions("finals", LOGIT_ROWS, c.hiddenSize),
+    ...attentionRegions(c, n),
+    x: n * hiddenStride(c), y: n * hiddenStride(c),
     routerLogits: n * routerStride(c), ids: n * k * 4, weights: n * k * 4, pairs: n * k * PAIR_BYTES,
     expertRows: n * k * maxSegments * c.hiddenSize * 4,
-    positions: n * 4, pages: n * 4, pageTables: n * 4,
+    sharedRows: sharedSegmentWidth > 0 ? n * hiddenStride(c) : 0, sharedSegmentRows: sharedSegmentWidth > 0 ? n * hiddenStride(c) : 0,
+    sharedPairs: sharedSegmentWidth > 0 ? n * PAIR_BYTES : 0, sharedGates: c.sharedGate ? n * 16 : 0,
+    positions: n * 4, ropePositions: n * 4, pages: n * 4, pageTables: n * 4,
     logits: LOGIT_ROWS * logitStride(c),
     topIds: LOGIT_ROWS * MAX_TOP_LOGITS * 4, topValues: LOGIT_ROWS * MAX_TOP_LOGITS * 4, notFinite: LOGIT_ROWS * 4,
-    scratch: Math.max(matmulScratchBytes(Math.max(c.hiddenSize, qDim)), attentionScratchBytes(c.headDim), topLogitsScratchBytes(c.hiddenSize)),
+    scratch: Math.max(matmulScratchBytes(widest), attentionScratchBytes(c.headDim, latentDim(c)), topLogitsScratchBytes(c.hiddenSize),
+      sharedSegmentWidth > 0 ? expertScratchBytes(c.hiddenSize, sharedSegmentWidth) : 0),
   };
 }
 

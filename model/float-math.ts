@@ -50,6 +50,15 @@ export const silu = (g: number): number => fround(g / fround(1 + exp(-g)));
 /** silu(g) * u. */
 export const swiglu = (g: number, u: number): number => fround(silu(g) * u);
 
+const CLAMPED_SLOPE = fround(1.702);
+
+/** gpt-oss's form: g' / (1 + exp(-1.702 g')) * (u' + 1), g' = min(g, limit), u' = u within +-limit. */
+export function clampedSwiglu(g: number, u: number, limit: number): number {
+  const gate = Math.min(g, limit);
+  const up = Math.max(Math.min(u, limit), -limit);
+  return fround(fround(up + 1) * fround(gate / fround(1 + exp(-fround(CLAMPED_SLOPE * gate)))));
+}
+
 /** 1 / (1 + exp(-x)). */
 export const sigmoid = (x: number): number => fround(1 / fround(1 + exp(-x)));
 

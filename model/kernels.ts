@@ -3,6 +3,8 @@
 // WebAssembly variants built from kernels-as/. Refuses: allocation, model knowledge, anything asynchronous.
 // Every pointer is a byte offset into `memory`, 16-byte aligned unless said otherwise; strides are bytes.
 
+import type { ExpertKind } from "./config.ts";
+
 /** Codes of matrix formats, docs/arithmetic.md section 3. They are part of the pack format and the ABI. */
 export const MATRIX_FORMATS = ["f32", "f16", "bf16", "q8", "q4", "q4m", "q4k", "q2", "mxfp4", "q6k"] as const;
 export type MatrixFormat = (typeof MATRIX_FORMATS)[number];
@@ -36,6 +38,9 @@ export type KvFormat = (typeof KV_FORMATS)[number];
 export const ROPE_STYLES = ["half", "interleaved"] as const;
 export type RopeStyle = (typeof ROPE_STYLES)[number];
 
+/** Codes of what an expert computes between its matrices, docs/arithmetic.md section 6; config.ts ExpertKind. */
+export const EXPERT_KINDS = ["swiglu", "clamped-swiglu"] as const;
+
 /** Keys per attention block; also the tokens of one KV page. Part of the arithmetic: never a tuning knob. */
 export const KV_BLOCK = 32;
 
@@ -51,15 +56,20 @@ export interface KernelOps {
     y: number, yStride: number, scratch: number): void;
 
   /**
-   * One segment of a SwiGLU expert: y[t] = down . swiglu(gate . a[t], up . a[t]). `w` is the gate-up matrix, directly
-   * followed by the down matrix. Both formats must consume the same activation format.
+   * One segment of an expert: y[t] = down . h(gate . a[t], up . a[t]), h by `kind` (EXPERT_KINDS), for a kind with biases gate, up and down
+   * plus theirs; `limit` is the clamp of clamped-swiglu. `w` is the gate-up matrix, directly followed by the down matrix and, for a kind with
+   * biases, by f32 biases in the order of the rows of both (segmentBytes). Both formats must consume the same activation format.
    * y rows of hidden f32. `scratch` holds expertScratchBytes(hidden, width).
    */
-  expertFfn(gateUpFormat: number, downFormat: number, w: number, hidden: number, width: number,
+  expertFfn(kind: number, limit: number, gateUpFormat: number, downFormat: number, w: number, hidden: number, width: number,
     acts: number, nTokens: number, y: number, yStride: number, scratch: number): void;
 
   /** RMSNorm of nTokens rows of n f32; weight [n] f32; out may equal x. */
   rmsNormRows(x: number, xStride: number, weight: number, eps: number, out: number, outStride: number,
+    nTokens: number, n: number): void;
+
+  /** LayerNorm of nTokens rows of n f32; weight, bias [n] f32; out may equal x. */
+  layerNormRows(x: number, xStride: number, weight: number, bias: number, eps: number, out: number, outStride: number,
     nTokens: number, n: number): void;
 
   /** RMSNorm and its qa8 rows in one pass, the bits of rmsNormRows then quantizeRows. `out` 0 = no f32 rows; else it may equal x. */
@@ -75,18 +85,20 @@ export interface KernelOps {
 
   /**
    * Rounds K and V into the cache. k, v rows of nKvHeads * headDim f32. `pages` points to u32[nTokens]: address of the
-   * page of each token; `positions` to u32[nTokens]. `layerOffset` = kvLayerOffset(...) within a page.
+   * page of each token; `positions` to u32[nTokens]. `layerOffset` = kvLayerOffset(...) within a page. v 0 = the cache holds no values of
+   * their own (latent attention).
    */
   kvWrite(kvFormat: number, k: number, v: number, rowStride: number, nTokens: number, nKvHeads: number, headDim: number,
     pages: number, layerOffset: number, positions: number): void;
 
   /**
-   * Attention of nTokens queries. q, out rows of nHeads * headDim f32. `pageTables` points to u32[nTokens]: address of the
+   * Attention of nTokens queries. q rows of nHeads * headDim f32; out rows of nHeads * headDim, or, where latentDim > 0, of nHeads * latentDim:
+   * then the cache holds keys only, and a key's first latentDim dims (a multiple of 4) are its value. `pageTables` points to u32[nTokens]: address of the
    * token's page table (u32 page addresses by position / 32). window 0 = unlimited; sinks 0 = none, else f32[nHeads]; scale > 0.
-   * Tokens of one timeline lie next to each other. `scratch` holds attentionScratchBytes(headDim).
+   * Tokens of one timeline lie next to each other. `scratch` holds attentionScratchBytes(headDim, latentDim).
    */
-  attention(kvFormat: number, q: number, out: number, rowStride: number, nTokens: number, nHeads: number, nKvHeads: number,
-    headDim: number, pageTables: number, layerOffset: number, positions: number, scale: number, window: number, sinks: number,
+  attention(kvFormat: number, q: number, qStride: number, out: number, outStride: number, nTokens: number, nHeads: number, nKvHeads: number,
+    headDim: number, latentDim: number, pageTables: number, layerOffset: number, positions: number, scale: number, window: number, sinks: number,
     scratch: number): void;
 
   /** Softmax in place over n f32 of each row. */
@@ -105,6 +117,9 @@ export interface KernelOps {
 
   /** x[t][i] = x[t][i] + y[t][i]. */
   addRows(x: number, xStride: number, y: number, yStride: number, nTokens: number, n: number): void;
+
+  /** to[r][i] = from[r][i] for nRows rows of n f32, which do not overlap. */
+  copyRows(from: number, fromStride: number, to: number, toStride: number, nRows: number, n: number): void;
 
   /** x[t][i] = x[t][i] + bias[i]. */
   addBiasRows(x: number, xStride: number, bias: number, nTokens: number, n: number): void;
@@ -145,9 +160,13 @@ export function matrixBytes(format: MatrixFormat, nRows: number, nCols: number):
 export const gateUpRows = (format: MatrixFormat, width: number): number =>
   2 * roundUp(width, activationFormatOf(format) === "qa8" ? 32 : 16);
 
-/** Bytes of one expert segment: gate-up matrix, then down matrix. */
-export const segmentBytes = (gateUp: MatrixFormat, down: MatrixFormat, hidden: number, width: number): number =>
-  matrixBytes(gateUp, gateUpRows(gateUp, width), hidden) + matrixBytes(down, hidden, width);
+/** Bytes of the biases of one segment of a kind that has them, else 0: f32 [gateUpRows], then f32 [hidden], each rounded up to 16 bytes. */
+export const segmentBiasBytes = (kind: ExpertKind, gateUp: MatrixFormat, hidden: number, width: number): number =>
+  kind === "clamped-swiglu" ? roundUp(gateUpRows(gateUp, width) * 4, 16) + roundUp(hidden * 4, 16) : 0;
+
+/** Bytes of one expert segment: gate-up matrix, then down matrix, then the biases. */
+export const segmentBytes = (kind: ExpertKind, gateUp: MatrixFormat, down: MatrixFormat, hidden: number, width: number): number =>
+  matrixBytes(gateUp, gateUpRows(gateUp, width), hidden) + matrixBytes(down, hidden, width) + segmentBiasBytes(kind, gateUp, hidden, width);
 
 /** Bytes of one qa8 activation row. */
 export const qa8RowBytes = (nCols: number): number => {
@@ -174,22 +193,24 @@ export const expertScratchBytes = (hidden: number, width: number): number =>
 export const topLogitsScratchBytes = (nCols: number): number => 8 * 2048 + matmulScratchBytes(nCols);
 
 /**
- * Scratch of attention: scores, and per group of 32 dims a pack of weights, and one qa8 row; then for eight kv heads the states of up to
- * eight queries, and per group of 32 dims their packs and their sums.
+ * Scratch of attention: scores, and per group of 32 dims of a value a pack of weights, and one qa8 row; then for eight pieces the states of up to
+ * eight queries, per group of 32 dims of a key their packs and of a value their sums; the values of one latent block (f32 at most).
  */
-export function attentionScratchBytes(headDim: number): number {
+export function attentionScratchBytes(headDim: number, latentDim: number): number {
   const nGroups = Math.ceil(headDim / 32);
-  return 1152 + nGroups * 544 + qa8RowBytes(headDim) + 8 * (432 + nGroups * 2048);
+  const nValueGroups = latentDim > 0 ? Math.ceil(latentDim / 32) : nGroups;
+  return 1152 + nValueGroups * 544 + qa8RowBytes(headDim) + 8 * (432 + (nGroups + nValueGroups) * 1024) + latentDim * KV_BLOCK * 4;
 }
 
-/** Bytes of a layer within one KV page (32 positions): [kv head][K block, V block]. */
-export function kvLayerBytes(format: KvFormat, nKvHeads: number, headDim: number): number {
+/** Bytes of a layer within one KV page (32 positions): [kv head][K block, V block], or K blocks only where latentDim > 0. */
+export function kvLayerBytes(format: KvFormat, nKvHeads: number, headDim: number, latentDim: number): number {
+  const blocks = nKvHeads * (latentDim > 0 ? 1 : 2);
   switch (format) {
-    case "f32": return nKvHeads * 2 * KV_BLOCK * headDim * 4;
-    case "f16": return nKvHeads * 2 * KV_BLOCK * headDim * 2;
-    case "q8": return nKvHeads * 2 * Math.ceil(headDim / 32) * 1088; // per group 32 bf16 scales and 32 x 32 int8
+    case "f32": return blocks * KV_BLOCK * headDim * 4;
+    case "f16": return blocks * KV_BLOCK * headDim * 2;
+    case "q8": return blocks * Math.ceil(headDim / 32) * 1088; // per group 32 bf16 scales and 32 x 32 int8
   }
 }
 /** Bytes of one KV page: 32 positions of all layers. */
-export const kvPageBytes = (format: KvFormat, nLayers: number, nKvHeads: number, headDim: number): number =>
-  nLayers * kvLayerBytes(format, nKvHeads, headDim);
+export const kvPageBytes = (format: KvFormat, nLayers: number, nKvHeads: number, headDim: number, latentDim: number): number =>
+  nLayers * kvLayerBytes(format, nKvHeads, headDim, latentDim);

@@ -2,7 +2,7 @@
 // Owns reservation: a timeline gets all its pages when it opens, so a running request never meets a full cache.
 // Refuses growth beyond the reservation. Layout and arithmetic: docs/arithmetic.md section 8.
 
-import type { ModelConfig } from "./config.ts";
+import { latentDim, type ModelConfig } from "./config.ts";
 import { CapacityError, type Heap } from "./heap.ts";
 import { KV_BLOCK, kvLayerBytes, kvPageBytes, type KvFormat } from "./kernels.ts";
 
@@ -14,6 +14,8 @@ export interface Timeline {
   /** Address of u32[pages]: page addresses by position / 32. */
   readonly pageTable: number;
   readonly pages: readonly number[];
+  /** Added to a position to find its row of the rope table: the long frequencies' table where LongRoPE takes it (docs/arithmetic.md section 7). */
+  readonly ropeOffset: number;
   /** Tokens evaluated so far; advanced by the engine when a step succeeds. */
   length: number;
 }
@@ -23,14 +25,17 @@ export class KvCache {
   readonly layerBytes: number;
   readonly #heap: Heap;
   readonly #contextLength: number;
+  /** Sequences reserved for more positions take the long frequencies. */
+  readonly #shortPositions: number;
   readonly #open = new Set<Timeline>();
   #nextId = 0;
 
   constructor(heap: Heap, config: ModelConfig, format: KvFormat, contextLength: number) {
     this.#heap = heap;
     this.#contextLength = contextLength;
-    this.layerBytes = kvLayerBytes(format, config.nKvHeads, config.headDim);
-    this.pageBytes = kvPageBytes(format, config.nLayers, config.nKvHeads, config.headDim);
+    this.#shortPositions = config.rope.long?.fromPositions ?? Infinity;
+    this.layerBytes = kvLayerBytes(format, config.nKvHeads, config.headDim, latentDim(config));
+    this.pageBytes = kvPageBytes(format, config.nLayers, config.nKvHeads, config.headDim, latentDim(config));
   }
 
   get openTimelines(): number {
@@ -49,7 +54,7 @@ export class KvCache {
       for (let page = 0; page < nPages; page++) taken.push(this.#heap.alloc(this.pageBytes, "kv cache"));
       const pages = taken.slice(1);
       this.#heap.u32.set(pages, pageTable / 4);
-      const timeline: Timeline = { id: this.#nextId++, maxTokens, pageTable, pages, length: 0 };
+      const timeline: Timeline = { id: this.#nextId++, maxTokens, pageTable, pages, ropeOffset: maxTokens > this.#shortPositions ? this.#contextLength : 0, length: 0 };
       this.#open.add(timeline);
       return timeline;
     } catch (error) {

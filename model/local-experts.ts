@@ -2,9 +2,10 @@
 // experts here and the others elsewhere. Owns the walk over groups: one kernel call per (expert, segment), nothing allocated on the way.
 // Refuses to fetch weights; it is handed their addresses.
 
+import type { ModelConfig } from "./config.ts";
 import { NO_FRAMES, ONE_PART, type ExpertBatch, type ExpertRunInfo, type Experts, type Placement } from "./experts.ts";
 import type { Heap } from "./heap.ts";
-import { expertScratchBytes, type Kernels } from "./kernels.ts";
+import { EXPERT_KINDS, expertScratchBytes, type Kernels } from "./kernels.ts";
 
 /** One expert segment in memory. */
 export interface SegmentWeights {
@@ -22,19 +23,26 @@ export type SegmentLookup = (layer: number, expert: number, segment: number) => 
 export const runnerRegions = (hidden: number, maxWidth: number, maxTokens: number): { readonly rowAddresses: number; readonly scratch: number } =>
   ({ rowAddresses: maxTokens * 4, scratch: expertScratchBytes(hidden, maxWidth) });
 
+/** What a model's routed experts have in common. */
+export type ExpertShape = Pick<ModelConfig, "hiddenSize" | "expertKind" | "swigluLimit">;
+
 export class ExpertRunner {
   readonly #kernels: Kernels;
   readonly #heap: Heap;
   readonly #hidden: number;
+  readonly #kind: number;
+  readonly #limit: number;
   readonly #acts: number; // u32 [maxTokens] addresses of activation rows
   readonly #scratch: number;
 
   /** `maxWidth`: widest segment; `maxTokens`: most tokens of one group. */
-  constructor(kernels: Kernels, heap: Heap, hidden: number, maxWidth: number, maxTokens: number) {
-    const regions = runnerRegions(hidden, maxWidth, maxTokens);
+  constructor(kernels: Kernels, heap: Heap, shape: ExpertShape, maxWidth: number, maxTokens: number) {
+    const regions = runnerRegions(shape.hiddenSize, maxWidth, maxTokens);
     this.#kernels = kernels;
     this.#heap = heap;
-    this.#hidden = hidden;
+    this.#hidden = shape.hiddenSize;
+    this.#kind = EXPERT_KINDS.indexOf(shape.expertKind);
+    this.#limit = shape.swigluLimit;
     this.#acts = heap.alloc(regions.rowAddresses, "expert scratch");
     this.#scratch = heap.alloc(regions.scratch, "expert scratch");
   }
@@ -51,7 +59,7 @@ export class ExpertRunner {
     const acts = this.#heap.u32;
     const base = this.#acts / 4 - from;
     for (let i = from; i < to; i++) acts[base + i] = activations + tokens[i]! * activationStride;
-    this.#kernels.expertFfn(weights.gateUp, weights.down, weights.ptr, this.#hidden, weights.width,
+    this.#kernels.expertFfn(this.#kind, this.#limit, weights.gateUp, weights.down, weights.ptr, this.#hidden, weights.width,
       this.#acts, to - from, rows, this.#hidden * 4, this.#scratch);
   }
 }

@@ -2,11 +2,12 @@
 // Owns which rows of a step are asked for and in which form; rows of all entries share the head's weights, eight at a time.
 // Refuses sampling (sampling.ts). Whole rows leave WebAssembly only where somebody asked for them. Arithmetic: docs/arithmetic.md section 9.
 
+import { activationRows, normalise, type ActivationRows } from "./activation-rows.ts";
 import type { ModelConfig } from "./config.ts";
 import { inverseTemperature } from "./draw.ts";
 import { LOGIT_ROWS, MAX_TOP_LOGITS, hiddenStride, logitStride, type EngineRegions } from "./engine-regions.ts";
 import type { Heap } from "./heap.ts";
-import { activationRowBytes, type Kernels } from "./kernels.ts";
+import type { Kernels } from "./kernels.ts";
 import type { LogitsForm, TopLogits } from "./sampling.ts";
 import type { TrunkWeights } from "./trunk.ts";
 
@@ -42,6 +43,9 @@ export class Head {
   readonly #heap: Heap;
   readonly #trunk: TrunkWeights;
   readonly #at: EngineRegions;
+  readonly #finals: ActivationRows;
+  /** Addresses of the finals in the format the head takes. */
+  readonly #ptrs: number;
 
   /** `at` holds addresses, not bytes. */
   constructor(config: ModelConfig, kernels: Kernels, heap: Heap, trunk: TrunkWeights, at: EngineRegions) {
@@ -50,8 +54,8 @@ export class Head {
     this.#heap = heap;
     this.#trunk = trunk;
     this.#at = at;
-    const rowBytes = activationRowBytes(trunk.head.takes, config.hiddenSize);
-    for (let row = 0; row < LOGIT_ROWS; row++) heap.u32[at.finalsPtrs / 4 + row] = at.finals + row * rowBytes;
+    this.#finals = activationRows(heap, LOGIT_ROWS, config.hiddenSize, { f32: at.finalsF32, qa8: at.finalsQa8, f32Ptrs: at.finalsF32Ptrs, qa8Ptrs: at.finalsQa8Ptrs });
+    this.#ptrs = trunk.head.takes === "f32" ? at.finalsF32Ptrs : at.finalsQa8Ptrs;
   }
 
   /** Logits of a step whose entries lie one after the other in the residual. Throws where more of the largest are asked for than there is room. */
@@ -76,13 +80,21 @@ export class Head {
     return results;
   }
 
-  #wholeRows(rows: readonly Asked[], results: readonly EntryLogits[]): void {
+  /** All logits of the rows, into the region of whole rows. */
+  #compute(rows: readonly Asked[]): void {
     const { vocabSize, logitsScaling } = this.#config;
-    const { head } = this.#trunk;
+    const { head, headBias } = this.#trunk;
     const [at, stride] = [this.#at, logitStride(this.#config)];
     this.#norm(rows);
-    this.#kernels.matmul(head.code, head.ptr, head.nRows, head.nCols, at.finalsPtrs, rows.length, at.logits, stride, at.scratch);
+    this.#kernels.matmul(head.code, head.ptr, head.nRows, head.nCols, this.#ptrs, rows.length, at.logits, stride, at.scratch);
+    if (headBias !== 0) this.#kernels.addBiasRows(at.logits, stride, headBias, rows.length, vocabSize);
     if (logitsScaling !== 1) this.#kernels.scaleRows(at.logits, stride, 1 / logitsScaling, rows.length, vocabSize);
+  }
+
+  #wholeRows(rows: readonly Asked[], results: readonly EntryLogits[]): void {
+    const { vocabSize } = this.#config;
+    const [at, stride] = [this.#at, logitStride(this.#config)];
+    this.#compute(rows);
     rows.forEach(({ entry, row, temperature }, i) => {
       const logits = at.logits + i * stride;
       if (temperature > 0) {
@@ -94,13 +106,28 @@ export class Head {
     });
   }
 
+  /** As the kernel topLogits, over whole rows: a bias on logits is added to them before they are ranked. */
+  #rankWhole(rows: readonly Asked[], most: number): void {
+    const { vocabSize } = this.#config;
+    const [at, stride] = [this.#at, logitStride(this.#config)];
+    this.#compute(rows);
+    this.#kernels.topKRows(at.logits, stride, rows.length, vocabSize, most, at.topIds, at.topValues);
+    for (let i = 0; i < rows.length; i++) {
+      const from = (at.logits + i * stride) / 4;
+      this.#heap.u32[at.notFinite / 4 + i] = this.#heap.f32.subarray(from, from + vocabSize).findIndex((logit) => !Number.isFinite(logit));
+    }
+  }
+
   #rankedRows(rows: readonly Asked[], results: readonly EntryLogits[]): void {
-    const { head } = this.#trunk;
+    const { head, headBias } = this.#trunk;
     const at = this.#at;
     const most = Math.max(...rows.map(({ entry }) => results[entry]!.top!.k)); // the k largest are the first k of any more
-    this.#norm(rows);
-    this.#kernels.topLogits(head.code, head.ptr, head.nRows, head.nCols, at.finalsPtrs, rows.length, 1 / this.#config.logitsScaling, most,
-      at.topIds, at.topValues, at.notFinite, at.scratch);
+    if (headBias !== 0) this.#rankWhole(rows, most);
+    else {
+      this.#norm(rows);
+      this.#kernels.topLogits(head.code, head.ptr, head.nRows, head.nCols, this.#ptrs, rows.length, 1 / this.#config.logitsScaling, most,
+        at.topIds, at.topValues, at.notFinite, at.scratch);
+    }
     rows.forEach(({ entry, row }, i) => {
       const { k, ids, values, notFinite } = results[entry]!.top!;
       const from = i * most;
@@ -112,16 +139,12 @@ export class Head {
 
   /** Final norm of the rows' residuals, in the format the head takes; neighbours in one call. */
   #norm(rows: readonly Asked[]): void {
-    const { hiddenSize, normEps } = this.#config;
-    const { head, norm } = this.#trunk;
-    const [at, stride] = [this.#at, hiddenStride(this.#config)];
-    const rowBytes = activationRowBytes(head.takes, hiddenSize);
+    const { head, norm, normBias } = this.#trunk;
+    const stride = hiddenStride(this.#config);
     for (let i = 0; i < rows.length;) {
       let n = 1;
       while (i + n < rows.length && rows[i + n]!.token === rows[i]!.token + n) n++;
-      const [x, to] = [at.x + rows[i]!.token * stride, at.finals + i * rowBytes];
-      if (head.takes === "f32") this.#kernels.rmsNormRows(x, stride, norm, normEps, to, rowBytes, n, hiddenSize);
-      else this.#kernels.rmsNormQuantizeRows(x, stride, norm, normEps, 0, 0, to, rowBytes, n, hiddenSize);
+      normalise(this.#config, this.#kernels, norm, normBias, this.#at.x + rows[i]!.token * stride, stride, this.#finals, i, n, [head.takes]);
       i += n;
     }
   }

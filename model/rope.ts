@@ -49,16 +49,19 @@ export function yarnFrequencies(p: YarnParameters): { low: number; high: number;
 /** YaRN's magnitude correction 0.1 m ln(s) + 1; 1 where the context is not extended. */
 export const yarnMscale = (factor: number, m = 1): number => (factor <= 1 ? 1 : 0.1 * m * Math.log(factor) + 1);
 
-/** The table the kernels read: f32 [nPositions][cos[dim / 2], sin[dim / 2]]. */
+/** The table the kernels read: f32 [nPositions][cos[dim / 2], sin[dim / 2]], and with rope.long as many rows more, of the long frequencies. */
 export function ropeTable(rope: RopeConfig, nPositions: number): Float32Array {
+  const tables = [rope, ...(rope.long === null ? [] : [rope.long])];
   const half = rope.dim / 2;
-  const table = new Float32Array(nPositions * rope.dim);
-  for (let p = 0; p < nPositions; p++) {
-    const row = p * rope.dim;
-    for (let i = 0; i < half; i++) {
-      const angle = p * rope.inverseFrequencies[i]!;
-      table[row + i] = Math.cos(angle) * rope.magnitude;
-      table[row + half + i] = Math.sin(angle) * rope.magnitude;
+  const table = new Float32Array(tables.length * nPositions * rope.dim);
+  let row = 0;
+  for (const { inverseFrequencies, magnitude } of tables) {
+    for (let p = 0; p < nPositions; p++, row += rope.dim) {
+      for (let i = 0; i < half; i++) {
+        const angle = p * inverseFrequencies[i]!;
+        table[row + i] = Math.cos(angle) * magnitude;
+        table[row + half + i] = Math.sin(angle) * magnitude;
+      }
     }
   }
   return table;

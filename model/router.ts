@@ -23,6 +23,16 @@ export function routeTokens(kernels: Kernels, heap: Heap, router: RouterConfig, 
   nTokens: number, nExperts: number, selectionBias: number): void {
   const { logits, stride, ids, weights } = regions;
   const k = router.topK;
+  if (router.select === "sparsemixer") {
+    for (let t = 0; t < nTokens; t++) {
+      const from = (logits + t * stride) / 4;
+      sparsemixer(heap.f32.subarray(from, from + nExperts), router.sparsemixerEpsilon).forEach(({ id, weight }, rank) => {
+        heap.u32[ids / 4 + t * k + rank] = id;
+        heap.f32[weights / 4 + t * k + rank] = weight;
+      });
+    }
+    return;
+  }
   if (router.score === "softmax") kernels.softmaxRows(logits, stride, nTokens, nExperts);
   if (router.score === "sigmoid" || router.score === "one") {
     for (let t = 0; t < nTokens; t++) {
@@ -43,6 +53,28 @@ export function routeTokens(kernels: Kernels, heap: Heap, router: RouterConfig, 
     }
   }
   for (let t = 0; t < nTokens; t++) weigh(router, heap.f32, weights / 4 + t * k, k);
+}
+
+/**
+ * PhiMoE's two experts: the largest logit, weighed by a softmax over the logits close to it; then the same among the others, whose closeness is
+ * still measured on all logits. Rank order.
+ */
+export function sparsemixer(logits: Float32Array, epsilon: number): { readonly id: number; readonly weight: number }[] {
+  const limit = f(2 * epsilon);
+  const chosen: { id: number; weight: number }[] = [];
+  for (let rank = 0; rank < 2; rank++) {
+    const others = (e: number): boolean => chosen.every(({ id }) => id !== e);
+    let id = -1;
+    for (let e = 0; e < logits.length; e++) if (others(e) && (id < 0 || logits[e]! > logits[id]!)) id = e;
+    const max = logits[id]!;
+    let sum = 0;
+    for (let e = 0; e < logits.length; e++) {
+      const distance = f(f(max - logits[e]!) / Math.max(Math.abs(logits[e]!), max));
+      if (others(e) && !(distance > limit)) sum = f(sum + exp(f(logits[e]! - max)));
+    }
+    chosen.push({ id, weight: f(1 / sum) });
+  }
+  return chosen;
 }
 
 /** Selection with a bias and within the best groups (DeepSeek); masked groups count as -Infinity. Rank order, ties to the lowest id. */

@@ -64,6 +64,18 @@ export function createScalarKernels(memory: WebAssembly.Memory): Kernels {
       }
     },
 
+    layerNormRows(x, xStride, weight, bias, eps, out, outStride, nTokens, n) {
+      const [w, b] = [floats(weight, n), floats(bias, n)];
+      for (let t = 0; t < nTokens; t++) {
+        const row = floats(x + t * xStride, n);
+        const mean = fround(lanes4(n, (i) => row[i]) / n);
+        const d = row.map((value) => value - mean);
+        const variance = fround(lanes4(n, (i) => fround(d[i] * d[i])) / n);
+        const inverse = fround(1 / fround(Math.sqrt(fround(variance + fround(eps)))));
+        floats(out + t * outStride, n).set(d.map((value, i) => fround(fround(value * inverse) * w[i]) + b[i]));
+      }
+    },
+
     ropeRows(style, x, xStride, nTokens, nHeads, headDim, ropeDim, table, positions) {
       const half = ropeDim / 2;
       const isHalf = ROPE_STYLES[style] === "half";
@@ -112,6 +124,10 @@ export function createScalarKernels(memory: WebAssembly.Memory): Kernels {
         const b = floats(y + t * yStride, n);
         for (let i = 0; i < n; i++) a[i] = fround(a[i] + b[i]);
       }
+    },
+
+    copyRows(from, fromStride, to, toStride, nRows, n) {
+      for (let r = 0; r < nRows; r++) floats(to + r * toStride, n).set(floats(from + r * fromStride, n));
     },
 
     addBiasRows(x, xStride, bias, nTokens, n) {

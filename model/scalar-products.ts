@@ -2,8 +2,8 @@
 // and 9) as plain loops over one linear memory, one Math.fround per operation. The matrix part of scalar-kernels.ts.
 // Refuses cleverness and scratch memory: it allocates ordinary arrays instead. Works on memories that grow.
 
-import { bf16ToF32, f16ToF32, nearestEven, swiglu } from "./float-math.ts";
-import { MATRIX_FORMATS, activationFormatOf, gateUpRows, matrixBytes, tileBytes, tileColumns } from "./kernels.ts";
+import { bf16ToF32, clampedSwiglu, f16ToF32, nearestEven, swiglu } from "./float-math.ts";
+import { EXPERT_KINDS, MATRIX_FORMATS, activationFormatOf, gateUpRows, matrixBytes, tileBytes, tileColumns } from "./kernels.ts";
 import { largestIndices } from "./scalar-top-k.ts";
 import type { KernelOps, MatrixFormat } from "./kernels.ts";
 
@@ -208,24 +208,33 @@ export function createScalarProducts(memory: WebAssembly.Memory): Pick<KernelOps
       }
     },
 
-    expertFfn(gateUpFormat, downFormat, w, hidden, width, acts, nTokens, y, yStride) {
+    expertFfn(kind, limit, gateUpFormat, downFormat, w, hidden, width, acts, nTokens, y, yStride) {
       const gateUp = MATRIX_FORMATS[gateUpFormat]!;
       const down = MATRIX_FORMATS[downFormat]!;
+      const downAt = w + matrixBytes(gateUp, gateUpRows(gateUp, width), hidden);
+      const biasAt = downAt + matrixBytes(down, hidden, width);
+      const isClamped = EXPERT_KINDS[kind] === "clamped-swiglu";
+      const gateUpBias = isClamped ? floats(biasAt, gateUpRows(gateUp, width)) : null;
+      const downBias = isClamped ? floats(biasAt + Math.ceil(gateUpRows(gateUp, width) / 4) * 16, hidden) : null;
       const rows = Array.from({ length: nTokens }, (_, t) => readActivations(gateUp, addressOf(acts, t), hidden));
       const h = rows.map(() => new Float32Array(width));
       for (let i = 0; i < width; i++) {
         const gateRow = Math.floor(i / 16) * 32 + (i % 16);
         const gate = readWeights(gateUp, w, hidden, gateRow);
         const up = readWeights(gateUp, w, hidden, gateRow + 16);
-        for (let t = 0; t < nTokens; t++) h[t]![i] = swiglu(product(gate, rows[t]!), product(up, rows[t]!));
+        for (let t = 0; t < nTokens; t++) {
+          const [g, u] = [product(gate, rows[t]!), product(up, rows[t]!)];
+          h[t]![i] = gateUpBias === null
+            ? swiglu(g, u)
+            : clampedSwiglu(fround(g + gateUpBias[gateRow]!), fround(u + gateUpBias[gateRow + 16]!), fround(limit));
+        }
       }
-      const downAt = w + matrixBytes(gateUp, gateUpRows(gateUp, width), hidden);
       const inner = h.map((values): Row =>
         (activationFormatOf(down) === "f32" ? { kind: "f32", values } : { kind: "groups", ...quantizeRow(values, width), mins: null }));
       const out = rows.map((_, t) => floats(y + t * yStride, hidden));
       for (let r = 0; r < hidden; r++) {
         const weights = readWeights(down, downAt, width, r);
-        for (let t = 0; t < nTokens; t++) out[t]![r] = product(weights, inner[t]!);
+        for (let t = 0; t < nTokens; t++) out[t]![r] = downBias === null ? product(weights, inner[t]!) : product(weights, inner[t]!) + downBias[r]!;
       }
     },
 

@@ -2,8 +2,9 @@
 // Owns two safety rules of ours: user text never becomes a control token, and streamed text never shows half a character.
 // Refuses to guess: special tokens are parsed only where a template wrote them. BOS is the caller's business (manifest.tokenizer.addBos).
 
-import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
+import { BPE, ByteFallbackDecoder, SequenceDecoder, Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { ModelError } from "./config.ts";
+import { MergeRanks } from "./merge-ranks.ts";
 
 /** A Unicode noncharacter, never meant for interchange. Written inside control-token texts of user input, removed again before pre-tokenising. */
 const MARK = "\uFDD0";
@@ -25,32 +26,40 @@ export interface Tokenizer {
   encodeTemplate(text: string): number[];
   /** Marks user text so that its control-token texts stay text after rendering and encodeTemplate. */
   protect(text: string): string;
+  /** The text without those marks, as a reader should see it. */
+  unprotect(text: string): string;
+  /** Marks that a template wrote as \uXXXX, as marks again. */
+  restoreMarks(text: string): string;
   /** Text of ids, control tokens left out. */
   decode(ids: readonly number[]): string;
   /** The token's own string as the vocabulary writes it, or undefined. */
   tokenOf(id: number): string | undefined;
   idOf(token: string): number | undefined;
   isControl(id: number): boolean;
-  stream(): TextStream;
+  /** Text of ids as they come. `before` are the ids they continue: SentencePiece leaves out the space of a text's first word, and of that only. */
+  stream(before?: readonly number[]): TextStream;
 }
 
 interface TokenizerJson {
   added_tokens?: { id: number; content: string; special?: boolean }[];
-  model?: { vocab?: Record<string, number> | [string, number][] };
+  model?: { type?: string; vocab?: Record<string, number> | [string, number][]; merges?: (string | [string, string])[]; unk_token?: string | null };
 }
 
 /** Builds a tokenizer from the parsed tokenizer.json; throws ModelError when it is not one. */
 export function createTokenizer(json: unknown): Tokenizer {
   const source = json as TokenizerJson | null;
-  if (typeof source !== "object" || source === null || typeof source.model !== "object")
+  if (typeof source !== "object" || source === null || typeof source.model !== "object" || source.model === null)
     throw new ModelError("tokenizer.json holds no `model`; a Hugging Face tokenizer file was expected.");
-  let inner: HuggingFaceTokenizer;
-  try {
-    // The second argument is tokenizer_config.json; only this field matters to us, and its default deletes spaces when decoding.
-    inner = new HuggingFaceTokenizer(source, { clean_up_tokenization_spaces: false });
-  } catch (cause) {
-    throw new ModelError(`tokenizer.json cannot be used: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
-  }
+  const added: unknown = source.added_tokens ?? [];
+  if (!isAddedTokens(added)) throw new ModelError(`tokenizer.json has \`added_tokens\` that are no list of tokens with a text and an id from 0 to ${ID_MOST}.`);
+  const control = new Map(added.filter((token) => token.special === true).map((token) => [token.content, token.id]));
+  const controlIds = new Set(control.values());
+  const isBpe = source.model.type === "BPE";
+  const inner = buildInner(isBpe ? { ...source, model: { ...source.model, vocab: {}, merges: [] } } : source, added);
+  if (isBpe) fillModel(inner, source, control);
+  keepByteOrderMark(inner.decoder);
+  // Control tokens come from the splitter of added tokens only: neither merges nor a piece that happens to be spelled like one may make them.
+  for (const token of control.keys()) inner.model?.tokens_to_ids.delete(token);
   const unmark = inner.pre_tokenizer;
   const preTokenize = (text: string, options?: { section_index?: number }): string[] => {
     const plain = text.replaceAll(MARKS, "");
@@ -58,36 +67,113 @@ export function createTokenizer(json: unknown): Tokenizer {
   };
   Object.defineProperty(inner, "pre_tokenizer", { value: preTokenize });
 
-  const added = source.added_tokens ?? [];
-  const control = new Map(added.filter((token) => token.special === true).map((token) => [token.content, token.id]));
-  const controlIds = new Set(control.values());
-  const literals = [...control.keys()].filter((text) => text.length > 1).map((text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-  // A look-ahead, so that overlapping texts are all found; the mark goes after their first character.
-  const starts = literals.length === 0 ? null : new RegExp(`(?=${literals.join("|")})[^]`, "gu");
-  const protect = (text: string): string => {
-    const plain = text.replaceAll(MARKS, "");
-    return starts === null ? plain : plain.replace(starts, (first) => first + MARK);
-  };
-
-  const vocab = source.model?.vocab ?? {};
-  const ids = Array.isArray(vocab) ? vocab.map((_, id) => id) : Object.values(vocab);
-  const vocabSize = [...ids, ...added.map((token) => token.id)].reduce((max, id) => Math.max(max, id + 1), 0);
+  const vocabSize = inner.model?.vocab.length ?? 0;
   const encode = (text: string): number[] => (text === "" ? [] : inner.encode(text, { add_special_tokens: false }).ids);
   const decode = (tokens: readonly number[]): string => {
-    const known = tokens.filter((id) => inner.id_to_token(id) !== undefined);
-    return known.length === 0 ? "" : inner.decode(known, { skip_special_tokens: true, clean_up_tokenization_spaces: false });
+    const known = tokens.filter((id) => !controlIds.has(id) && inner.id_to_token(id) !== undefined);
+    return known.length === 0 ? "" : inner.decode(known, { skip_special_tokens: false, clean_up_tokenization_spaces: false });
   };
+  const protect = createProtection([...control.keys()].filter(isFindable));
 
   return {
     vocabSize,
     encodeText: (text) => encode(protect(text)),
     encodeTemplate: encode,
     protect,
+    unprotect: (text) => text.replaceAll(MARKS, ""),
+    restoreMarks: (text) => text.replaceAll(/\\ufdd0/gi, MARK),
     decode,
     tokenOf: (id) => inner.id_to_token(id),
-    idOf: (token) => inner.token_to_id(token) ?? control.get(token),
+    idOf: (token) => control.get(token) ?? inner.token_to_id(token),
     isControl: (id) => controlIds.has(id),
-    stream: () => createTextStream(decode),
+    stream: (before = []) => createTextStream(decode, before.slice(-1)),
+  };
+}
+
+/** @huggingface/tokenizers 0.2.0 decodes runs of byte tokens with a TextDecoder that swallows U+FEFF; the original tokenizers keep it. */
+function keepByteOrderMark(decoder: HuggingFaceTokenizer["decoder"]): void {
+  if (decoder instanceof SequenceDecoder) decoder.decoders.forEach(keepByteOrderMark);
+  if (decoder instanceof ByteFallbackDecoder) decoder.text_decoder = new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
+}
+
+/** Puts vocabulary and merges into the library's BPE model in the least memory: nothing of the parsed file is kept. */
+function fillModel(inner: HuggingFaceTokenizer, source: TokenizerJson, control: ReadonlyMap<string, number>): void {
+  const { model } = inner;
+  const { vocab, merges } = source.model!;
+  if (!(model instanceof BPE) || typeof vocab !== "object" || vocab === null || Array.isArray(vocab) || !Array.isArray(merges) || !merges.every(isMerge)) {
+    throw new ModelError("tokenizer.json has a BPE model without a vocabulary and merges; a Hugging Face tokenizer file was expected.");
+  }
+  const ids = new Map<string, number>();
+  const tokens: string[] = [];
+  for (const token in vocab) {
+    const id = vocab[token]!;
+    if (!Number.isSafeInteger(id) || id < 0 || id > ID_MOST) throw new ModelError(`tokenizer.json gives the token ${JSON.stringify(token)} the id ${id}, expected a whole number from 0 to ${ID_MOST}.`);
+    ids.set(token, id);
+    tokens[id] = token;
+  }
+  for (const { id, content } of source.added_tokens ?? []) {
+    ids.set(content, id);
+    tokens[id] = content;
+  }
+  model.vocab = tokens;
+  model.tokens_to_ids = ids;
+  if (model.unk_token != null) model.unk_token_id = ids.get(model.unk_token)!;
+  model.bpe_ranks = new MergeRanks(ids, tokens.length, merges, control);
+}
+
+const isMerge = (merge: unknown): boolean =>
+  typeof merge === "string" ? /^[^ ]+ [^ ]+$/.test(merge) : Array.isArray(merge) && merge.length === 2 && merge.every((piece) => typeof piece === "string");
+
+const isAddedTokens = (value: unknown): value is NonNullable<TokenizerJson["added_tokens"]> =>
+  Array.isArray(value) && value.every((token: { id?: unknown; content?: unknown } | null) =>
+    typeof token?.content === "string" && token.content !== "" && Number.isSafeInteger(token.id) && (token.id as number) >= 0 && (token.id as number) <= ID_MOST);
+
+/** Beyond any vocabulary there is: an id like this would only be a way to fill memory. */
+const ID_MOST = 2 ** 24;
+
+/** A control token of one character could not be kept apart from user text, so it is not looked for in text at all. */
+const isFindable = (token: string): boolean => token.length > 1;
+
+function buildInner(source: TokenizerJson, added: NonNullable<TokenizerJson["added_tokens"]>): HuggingFaceTokenizer {
+  try {
+    return new HuggingFaceTokenizer({
+      ...source,
+      // A control token is what a template wrote, never what normalising makes of other text.
+      added_tokens: added.filter((token) => token.special !== true || isFindable(token.content)).map((token) => (token.special === true ? { ...token, normalized: false } : token)),
+      // The second argument is tokenizer_config.json; only this field matters to us, and its default deletes spaces when decoding.
+    }, { clean_up_tokenization_spaces: false });
+  } catch (cause) {
+    throw new ModelError(`tokenizer.json cannot be used: ${(cause instanceof Error ? cause.message : String(cause)).replace(/\.$/, "")}.`, { cause });
+  }
+}
+
+/**
+ * Marks text so that none of `literals` can be found in it, nor across its borders with other texts: a template may put two protected texts
+ * side by side, or one beside its own words.
+ */
+function createProtection(literals: readonly string[]): (text: string) => string {
+  if (literals.length === 0) return (text) => text.replaceAll(MARKS, "");
+  // A look-ahead, so that overlapping texts are all found; the mark goes after their first character.
+  const starts = new RegExp(`(?=${literals.map((text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|")})[^]`, "gu");
+  const heads = new Set<string>();
+  const tails = new Set<string>();
+  let longest = 0;
+  for (const literal of literals) {
+    longest = Math.max(longest, literal.length);
+    for (let n = 1; n < literal.length; n++) {
+      heads.add(literal.slice(0, n));
+      tails.add(literal.slice(n));
+    }
+  }
+  return (text) => {
+    const plain = text.replaceAll(MARKS, "").replace(starts, (first) => first + MARK);
+    let before = "";
+    let after = "";
+    for (let n = 1; n < longest && n <= plain.length; n++) {
+      if (tails.has(plain.slice(0, n))) before = MARK;
+      if (heads.has(plain.slice(-n))) after = MARK;
+    }
+    return before + plain + after;
   };
 }
 
@@ -95,9 +181,10 @@ export function createTokenizer(json: unknown): Tokenizer {
  * Incremental decoding. Decoding is not per token (bytes of one character span tokens; SentencePiece drops a leading space), so a window of
  * ids since the last certain point is decoded again and the difference is emitted once it ends in a whole character.
  */
-function createTextStream(decode: (ids: readonly number[]) => string): TextStream {
-  let window: number[] = [];
-  let shown = 0; // ids of the window whose text is out; they stay as context for the next
+function createTextStream(decode: (ids: readonly number[]) => string, before: readonly number[]): TextStream {
+  // A last id that is half a character is no context: what follows would complete it.
+  let window = decode(before).includes("\uFFFD") ? [] : [...before];
+  let shown = window.length; // ids of the window whose text is out; they stay as context for the next
   const advance = (text: string, before: string): string => {
     window = window.slice(shown);
     shown = window.length;

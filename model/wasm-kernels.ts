@@ -3,8 +3,9 @@
 // Refuses clocks (they stand still during compute in production, 2026-11), compiling (modules come in ready-made) and silence:
 // the choice reports why. The memory belongs to the host.
 
-import { Arena, compareCase, selfTestCases } from "./kernel-self-test.ts";
-import type { Mismatch } from "./kernel-self-test.ts";
+import { Arena, compareCase } from "./kernel-case.ts";
+import type { Mismatch } from "./kernel-case.ts";
+import { selfTestCases } from "./kernel-self-test.ts";
 import type { KernelOps, Kernels } from "./kernels.ts";
 import { createScalarKernels } from "./scalar-kernels.ts";
 
@@ -21,8 +22,8 @@ export interface KernelModules {
 export type KernelVariant = "simd128" | "relaxed-i32" | "relaxed-i16";
 
 const OPERATIONS: readonly (keyof KernelOps)[] = [
-  "quantizeRows", "matmul", "expertFfn", "rmsNormRows", "rmsNormQuantizeRows", "ropeRows", "kvWrite", "attention", "softmaxRows", "topKRows", "topLogits",
-  "addRows", "addBiasRows", "scaleRows", "clampRows", "combine", "readRow", "checksum",
+  "quantizeRows", "matmul", "expertFfn", "rmsNormRows", "rmsNormQuantizeRows", "layerNormRows", "ropeRows", "kvWrite", "attention", "softmaxRows", "topKRows", "topLogits",
+  "addRows", "copyRows", "addBiasRows", "scaleRows", "clampRows", "combine", "readRow", "checksum",
 ];
 
 /** One variant over `memory`, which must have at least RESERVED_BYTES. */

@@ -1,9 +1,14 @@
 // The case table of the kernels: every operation over batches, odd sizes and edge values, shared by the Node tests, the child
 // processes with other engine flags and the workerd tests. Built from the case makers of the start-up self-test.
 
-import { Arena, attentionCase, compareCase, expertCase, matmulCase, quantizeCase, readRowCase, ropeCase, rowCases, seededNumbers, topLogitsCase } from "../model/kernel-self-test.ts";
-import type { KernelCase, Mismatch } from "../model/kernel-self-test.ts";
-import { KV_FORMATS, MATRIX_FORMATS, activationFormatOf, attentionScratchBytes, formatCode, matmulScratchBytes, topLogitsScratchBytes } from "../model/kernels.ts";
+import { Arena, compareCase, seededNumbers } from "../model/kernel-case.ts";
+import type { KernelCase, Mismatch } from "../model/kernel-case.ts";
+import { attentionCase } from "../model/kernel-cases-attention.ts";
+import { expertCase, matmulCase, readRowCase, topLogitsCase } from "../model/kernel-cases-products.ts";
+import type { WeightStyle } from "../model/kernel-cases-products.ts";
+import { quantizeCase, ropeCase, rowCases } from "../model/kernel-cases-rows.ts";
+import { EXPERT_KINDS, KV_FORMATS, MATRIX_FORMATS, activationFormatOf, attentionScratchBytes, formatCode, matmulScratchBytes, topLogitsScratchBytes } from "../model/kernels.ts";
+import type { MatrixFormat } from "../model/kernels.ts";
 import { createScalarKernels } from "../model/scalar-kernels.ts";
 import { RESERVED_BYTES, instantiateKernels } from "../model/wasm-kernels.ts";
 import type { KernelVariant } from "../model/wasm-kernels.ts";
@@ -60,22 +65,79 @@ function exponentCases(): KernelCase[] {
   }));
 }
 
+/** Every shape of an expert in every kind. */
 function expertCases(): KernelCase[] {
   const cases: KernelCase[] = [];
-  for (let nTokens = 1; nTokens <= 9; nTokens++) cases.push(expertCase("q4", "q4", 64, 96, nTokens, 200 + nTokens));
-  for (const [gateUp, down] of [["q8", "q8"], ["q4", "q8"], ["q8", "q4"]] as const) {
-    for (const width of [1, 16, 32, 40, 48, 64]) cases.push(expertCase(gateUp, down, 64, width, 3, 220 + width));
-    cases.push(expertCase(gateUp, down, 36, 64, 15, 219));
+  for (const kind of EXPERT_KINDS) {
+    const add = (gateUp: MatrixFormat, down: MatrixFormat, hidden: number, width: number, nTokens: number, seed: number, style: WeightStyle = "random"): void => {
+      cases.push(expertCase({ kind, gateUp, down, hidden, width, style }, nTokens, seed));
+    };
+    for (let nTokens = 1; nTokens <= 9; nTokens++) add("q4", "q4", 64, 96, nTokens, 200 + nTokens);
+    for (const [gateUp, down] of [["q8", "q8"], ["q4", "q8"], ["q8", "q4"]] as const) {
+      for (const width of [1, 16, 32, 40, 48, 64]) add(gateUp, down, 64, width, 3, 220 + width);
+      add(gateUp, down, 36, 64, 15, 219);
+    }
+    for (const format of ["q4m", "q4k", "q2", "mxfp4", "q6k"] as const) {
+      for (let nTokens = 1; nTokens <= 9; nTokens++) add(format, format, 288, 96, nTokens, 260 + nTokens);
+      for (const width of [1, 16, 40, 300]) {
+        add(format, format, 64, width, 3, 270 + width);
+        add("q4", format, 36, width, 5, 280 + width);
+      }
+      add(format, format, 32, 64, 8, 290, "extreme");
+      add(format, format, 64, 32, 3, 291, "tiny-scales");
+    }
+    for (const [gateUp, down] of [["f32", "f32"], ["f16", "bf16"], ["bf16", "f16"], ["f32", "f16"]] as const) {
+      for (const width of [1, 16, 17, 32, 43, 172]) add(gateUp, down, 43, width, 3, 240 + width);
+    }
+    add("q4", "q4", 32, 32, 8, 250, "extreme");
+    add("q8", "q8", 32, 64, 8, 251, "tiny-scales");
   }
-  for (const format of ["q4m", "q4k", "q2", "mxfp4", "q6k"] as const) {
-    for (let nTokens = 1; nTokens <= 9; nTokens++) cases.push(expertCase(format, format, 288, 96, nTokens, 260 + nTokens));
-    for (const width of [1, 16, 40, 300]) cases.push(expertCase(format, format, 64, width, 3, 270 + width), expertCase("q4", format, 36, width, 5, 280 + width));
-    cases.push(expertCase(format, format, 32, 64, 8, 290, "extreme"), expertCase(format, format, 64, 32, 3, 291, "tiny-scales"));
+  return cases;
+}
+
+/**
+ * Clamped SwiGLU at its edges: limits of zero, hit by all, hit by few and never; biases that are no ordinary numbers, in gate rows (the first
+ * 16), up rows (the next 16) and, where there is but one row block, down's.
+ */
+function clampedCases(): KernelCase[] {
+  const cases: KernelCase[] = [];
+  const odd = [NaN, Infinity, -Infinity, 3e38, -3e38, 1e-40, -1e-40, -0, 7, -7, 87.3, -87.4];
+  for (const [gateUp, down] of [["mxfp4", "mxfp4"], ["q8", "q8"], ["f32", "f32"], ["f16", "bf16"]] as const) {
+    for (const [limit, biasReach] of [[0, 1], [1e-3, 1], [7, 20], [7, 0], [1e30, 100], [Infinity, 3]] as const) {
+      for (const width of [7, 43]) cases.push(expertCase({ kind: "clamped-swiglu", gateUp, down, hidden: 34, width, limit, biasReach }, 3, 500 + width));
+    }
+    for (let at = 0; at < 48; at++) {
+      const biases = Array.from({ length: 64 }, (_, i) => (i % 16 === at % 16 ? odd[(at + (i >> 4)) % odd.length]! : 0.1 * (i - 32)));
+      cases.push(expertCase({ kind: "clamped-swiglu", gateUp, down, hidden: 34, width: 16, limit: 7, biases }, 2, 520 + at));
+    }
   }
-  for (const [gateUp, down] of [["f32", "f32"], ["f16", "bf16"], ["bf16", "f16"], ["f32", "f16"]] as const) {
-    for (const width of [1, 16, 17, 32, 43, 172]) cases.push(expertCase(gateUp, down, 43, width, 3, 240 + width));
+  return cases;
+}
+
+/**
+ * Latent attention: values that are the head of their keys, down to all of them; batches of every piece and of more pieces than go through a block
+ * together; values that are not finite, in a value's dims and behind them.
+ */
+function latentCases(): KernelCase[] {
+  const cases: KernelCase[] = [];
+  for (const kvFormat of KV_FORMATS) {
+    const base = { kvFormat, nHeads: 4, nKvHeads: 1, headDim: 40, latentDim: 32, positions: [0, 1, 30, 31, 32, 33, 63, 64, 97], window: 0, sinks: false };
+    cases.push(
+      attentionCase(base, 430), attentionCase({ ...base, sinks: true }, 431), attentionCase({ ...base, window: 1 }, 432),
+      attentionCase({ ...base, window: 20, sinks: true }, 433), attentionCase({ ...base, window: 33 }, 434), attentionCase({ ...base, latentDim: 32, headDim: 32 }, 435),
+      ...[1, 2, 3, 5, 8, 16].map((nHeads) => attentionCase({ ...base, nHeads, headDim: 104, latentDim: 96, positions: [31, 63, 95, 96] }, 440 + nHeads)),
+      attentionCase({ ...base, nHeads: 128, positions: [33] }, 436), attentionCase({ ...base, nHeads: 20, positions: Array.from({ length: 40 }, (_, i) => i) }, 437),
+      attentionCase({ ...base, nHeads: 6, nKvHeads: 2, positions: [31, 40] }, 438), attentionCase({ ...base, nHeads: 2, headDim: 576, latentDim: 512, positions: [35] }, 439),
+      ...(["k", "q"] as const).flatMap((place) => [65519, 1e9, -Infinity, NaN, 6e-8].flatMap((value, i) => [3, 33].map((column) => attentionCase(
+        { ...base, nHeads: 2, positions: [63, 64, 64, 95], spike: { in: place, row: place === "q" ? 1 : 40, column, value } }, 460 + i)))),
+    );
+    // The second of three runs of 32 dims holds what no product may fold, the third is ordinary.
+    for (const nHeads of [1, 4]) cases.push(attentionCase({ ...base, nHeads, headDim: 104, latentDim: 96, positions: [63, 70], spike: { in: "k", row: 40, column: 50, value: 1e9 } }, 468));
+    if (kvFormat === "q8") continue;
+    for (const [headDim, latentDim] of [[20, 16], [5, 4], [22, 12], [72, 68], [60, 36], [64, 64]] as const) {
+      for (const nHeads of [1, 2, 4, 8]) cases.push(attentionCase({ ...base, nHeads, headDim, latentDim, positions: [31, 63, 70] }, 470 + headDim));
+    }
   }
-  cases.push(expertCase("q4", "q4", 32, 32, 8, 250, "extreme"), expertCase("q8", "q8", 32, 64, 8, 251, "tiny-scales"));
   return cases;
 }
 
@@ -169,17 +231,17 @@ function cacheEdgeCases(): KernelCase[] {
       const q = arena.f32(values.map((_, i) => 1 - i / 5));
       const out = arena.alloc(48);
       const table = arena.u32([pages]);
-      const scratch = arena.allocScratch(attentionScratchBytes(12));
+      const scratch = arena.allocScratch(attentionScratchBytes(12, 0));
       return (kernels) => {
         kernels.kvWrite(code, k, v, 48, 1, 1, 12, pages, 0, zero);
-        kernels.attention(code, q, out, 48, 1, 1, 1, 12, table, 0, zero, 0.3, 0, 0, scratch);
+        kernels.attention(code, q, 48, out, 48, 1, 1, 1, 12, 0, table, 0, zero, 0.3, 0, 0, scratch);
         kernels.kvWrite(code, v, v, 48, 1, 1, 12, pages, 0, zero);
       };
     },
   })));
 }
 
-export const kernelCases = (): KernelCase[] => [...productCases(), ...expertCases(), ...otherCases(), ...topKCases(), ...topLogitsCases(), ...softmaxCases(), ...cacheEdgeCases()];
+export const kernelCases = (): KernelCase[] => [...productCases(), ...expertCases(), ...clampedCases(), ...otherCases(), ...latentCases(), ...topKCases(), ...topLogitsCases(), ...softmaxCases(), ...cacheEdgeCases()];
 
 /** Every case in which `module` differs from the scalar reference in any bit, or writes where it should not. */
 export function mismatchesOf(module: WebAssembly.Module, variant: KernelVariant, cases: readonly KernelCase[] = kernelCases()): Mismatch[] {

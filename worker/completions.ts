@@ -1,8 +1,9 @@
 // POST /v1/completions and /v1/chat/completions: a checked request becomes choices (one generation each) and a reply.
 
+import { createReplyParser } from "../model/reply-parser.ts";
 import { invalid } from "./errors.ts";
 import type { EdgePack } from "./pack.ts";
-import { chatPrompt, completionPrompts, requireModel, samplingOf, stopsOf, tokensToGenerate, type Prompt } from "./prompt.ts";
+import { chatPrompt, completionPrompts, hasTools, requireModel, samplingOf, stopsOf, tokensToGenerate, type Prompt } from "./prompt.ts";
 import type { Choice, Reply } from "./respond.ts";
 import type { ChatRequest, CompletionRequest } from "./schemas.ts";
 import { chatShape, completionShape, type ShapeOptions } from "./shapes.ts";
@@ -32,10 +33,11 @@ export function chatReply(pack: EdgePack, request: ChatRequest): Reply {
   if (request.top_logprobs != null && request.logprobs !== true) {
     throw invalid("top_logprobs", `\`top_logprobs\` is ${request.top_logprobs} without \`logprobs: true\`; expected both, or neither.`, "invalid_value");
   }
-  const prompt = chatPrompt(pack, request.messages, request.moe?.date);
+  const prompt = chatPrompt(pack, request);
   const nTop = request.logprobs === true ? request.top_logprobs ?? 0 : null;
   const choices = choicesOf(pack, request, [prompt], () => tokensToGenerate(pack, prompt.ids.length, maxTokens, "messages"), nTop, false,
-    (_, options) => chatShape(options));
+    (_, options) => chatShape(options))
+    .map((choice) => ({ ...choice, input: { ...choice.input, reply: () => createReplyParser(pack.tokenizer, pack.replyFormat!, prompt.text, hasTools(request)) } }));
   return {
     ...replyOf(pack, request, choices), idPrefix: "chatcmpl", object: "chat.completion", chunkObject: "chat.completion.chunk",
     openingChoices: choices.map((_, index) => ({ index, delta: { role: "assistant", content: "" }, logprobs: null, finish_reason: null })),
@@ -53,7 +55,7 @@ function choicesOf(
   return prompts.flatMap((prompt, promptIndex) => Array.from({ length: n }, (_, choice) => ({
     promptIndex, opening: [],
     input: {
-      stops: stopsOf(request),
+      stops: stopsOf(request), reply: null,
       request: {
         promptIds: prompt.ids, maxTokens: maxTokensOf(prompt), sampling, choice, stopIds: pack.config.eosTokenIds, trace,
         ...(nTop === null ? {} : { logprobs: nTop }), ...(scorePrompt ? { echo: true } : {}),

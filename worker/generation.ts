@@ -4,22 +4,28 @@
 
 import { generate, type GenerateTarget } from "../durable/generate-client.ts";
 import type { GenerateEvent, GenerateFailure, GenerateRequest, MoeUsage } from "../durable/generate.ts";
+import type { ReplyParser, ReplyPart } from "../model/reply-parser.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
 import { RequestError } from "./errors.ts";
 import type { ScoredToken } from "./logprobs.ts";
-import { createStopScanner } from "./stop-strings.ts";
+import { createStopScanner, type StopScanner } from "./stop-strings.ts";
 import type { TokenTrace } from "./wire-types.ts";
 
 export type Piece =
   /** The prompt's tokens with their scores; only with echo. */
   | { readonly kind: "prompt"; readonly tokens: readonly ScoredToken[] }
-  /** One generated token. `text` is what became certain with it, possibly "". */
-  | { readonly kind: "token"; readonly text: string; readonly token: ScoredToken; readonly trace: TokenTrace | null }
-  /** The last piece. `text` is what had been held back. */
-  | { readonly kind: "end"; readonly text: string; readonly reason: "stop" | "length"; readonly promptTokens: number; readonly completionTokens: number; readonly moe: MoeUsage | null };
+  /** One generated token. `text` is what became certain with it, possibly ""; `aside` is what is not the answer's text: reasoning, calls of tools. */
+  | { readonly kind: "token"; readonly text: string; readonly aside: readonly Aside[]; readonly token: ScoredToken; readonly trace: TokenTrace | null }
+  /** The last piece. `text` and `aside` are what had been held back. */
+  | { readonly kind: "end"; readonly text: string; readonly aside: readonly Aside[]; readonly reason: "stop" | "length"; readonly promptTokens: number; readonly completionTokens: number; readonly moe: MoeUsage | null };
+
+export type Aside = Exclude<ReplyPart, { readonly kind: "content" }>;
 
 export interface ChoiceInput {
   readonly request: GenerateRequest;
+  /** Reads the tokens of a chat reply; without it all text is the answer. */
+  readonly reply: (() => ReplyParser) | null;
+  /** Searched for in the answer only, never in reasoning. */
   readonly stops: readonly string[];
 }
 
@@ -28,7 +34,7 @@ type TokenEvent = Extract<GenerateEvent, { type: "token" }>;
 /** Runs one choice to its end. Ending the sequence early, or aborting `signal`, cancels the generation at the orchestrator. */
 export async function* runChoice(target: () => GenerateTarget, tokenizer: Tokenizer, input: ChoiceInput, signal: AbortSignal): AsyncGenerator<Piece> {
   const scanner = createStopScanner(input.stops);
-  const stream = tokenizer.stream();
+  const parser = input.reply?.() ?? continuation(tokenizer, input.request.promptIds);
   let nTokens = 0;
   for await (const event of generate(target, input.request, { signal })) {
     switch (event.type) {
@@ -37,18 +43,18 @@ export async function* runChoice(target: () => GenerateTarget, tokenizer: Tokeni
         break;
       case "token": {
         nTokens++;
-        const { text, stop } = scanner.push(stream.push(event.id));
-        yield { kind: "token", text, token: { id: event.id, logprob: event.logprob ?? null, top: event.top ?? [] }, trace: traceOf(event) };
+        const { text, aside, stop } = cut(parser.push(event.id), scanner);
+        yield { kind: "token", text, aside, token: { id: event.id, logprob: event.logprob ?? null, top: event.top ?? [] }, trace: traceOf(event) };
         if (stop !== null) {
-          yield { kind: "end", text: "", reason: "stop", promptTokens: input.request.promptIds.length, completionTokens: nTokens, moe: null };
+          yield { kind: "end", text: "", aside: [], reason: "stop", promptTokens: input.request.promptIds.length, completionTokens: nTokens, moe: null };
           return;
         }
         break;
       }
       case "end": {
-        const last = scanner.push(stream.flush());
+        const last = cut(parser.flush(), scanner);
         const text = last.stop === null ? last.text + scanner.flush() : last.text;
-        yield { kind: "end", text, reason: last.stop === null ? event.reason : "stop", promptTokens: event.promptTokens, completionTokens: event.completionTokens, moe: event.moe };
+        yield { kind: "end", text, aside: last.aside, reason: last.stop === null ? event.reason : "stop", promptTokens: event.promptTokens, completionTokens: event.completionTokens, moe: event.moe };
         return;
       }
       case "error":
@@ -56,6 +62,29 @@ export async function* runChoice(target: () => GenerateTarget, tokenizer: Tokeni
     }
   }
   throw new RequestError({ status: 502, code: "stream_broken", message: "The orchestrator's stream ended without an end event." });
+}
+
+/** Parts of a reply up to the first stop string in its answer. */
+function cut(parts: readonly ReplyPart[], scanner: StopScanner): { text: string; aside: Aside[]; stop: string | null } {
+  let text = "";
+  const aside: Aside[] = [];
+  for (const part of parts) {
+    if (part.kind !== "content") {
+      aside.push(part);
+      continue;
+    }
+    const found = scanner.push(part.text);
+    text += found.text;
+    if (found.stop !== null) return { text, aside, stop: found.stop };
+  }
+  return { text, aside, stop: null };
+}
+
+/** All text is the answer, and continues the prompt's. */
+function continuation(tokenizer: Tokenizer, promptIds: readonly number[]): ReplyParser {
+  const stream = tokenizer.stream(promptIds);
+  const content = (text: string): ReplyPart[] => (text === "" ? [] : [{ kind: "content", text }]);
+  return { push: (id) => content(stream.push(id)), flush: () => content(stream.flush()) };
 }
 
 function traceOf(event: TokenEvent): TokenTrace | null {

@@ -100,8 +100,8 @@ app.post("/detokenize", async (c) => {
   return c.json({ content: (await edgePack(c.env)).tokenizer.decode(tokens) });
 });
 app.post("/apply-template", async (c) => {
-  const { messages, moe } = await parseBody(c.req.raw, applyTemplateSchema);
-  return c.json({ prompt: renderedMessages(await edgePack(c.env), messages, moe?.date) });
+  const request = await parseBody(c.req.raw, applyTemplateSchema);
+  return c.json({ prompt: renderedMessages(await edgePack(c.env), request) });
 });
 
 export default app;

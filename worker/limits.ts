@@ -17,6 +17,8 @@ export const EDGE_LIMITS = {
   completionLogprobs: 5,
   /** OpenAI's number for chat. */
   chatTopLogprobs: 20,
+  /** OpenAI's number. Their descriptions count as prompt. */
+  tools: 128,
   /** A conversation longer than this does not fit any context this server holds. */
   messages: 1024,
   /** A reply that is not streamed and takes longer writes a space per token, to notice a reader who left. */

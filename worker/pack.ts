@@ -5,6 +5,7 @@ import { packSource, type PackEnv } from "../durable/byte-sources.ts";
 import { currentPack } from "../durable/opened-packs.ts";
 import { readTokenizerJson } from "../formats/pack-reader.ts";
 import type { ModelConfig } from "../model/config.ts";
+import { replyFormat, type ReplyFormat } from "../model/reply-parser.ts";
 import { createTokenizer, type Tokenizer } from "../model/tokenizer.ts";
 import { RequestError } from "./errors.ts";
 import type { ModelObject } from "./wire-types.ts";
@@ -16,6 +17,8 @@ export interface EdgePack {
   readonly contextLength: number;
   readonly tokenizer: Tokenizer;
   readonly chatTemplate: string | null;
+  /** How chat replies are read; null without a template. */
+  readonly replyFormat: ReplyFormat | null;
   readonly bosToken: string | null;
   readonly eosToken: string | null;
   readonly addBos: boolean;
@@ -43,9 +46,10 @@ async function readPack(env: PackEnv): Promise<EdgePack> {
     throw new RequestError({ status: 503, code: "pack_without_tokenizer", message: `The pack "${manifest.id}" holds no tokenizer, which the API needs; expected a pack made from a folder with tokenizer.json.` });
   }
   const { chatTemplate, bosToken, eosToken, addBos } = manifest.tokenizer;
+  const tokenizer = createTokenizer(await readTokenizerJson(source, manifest));
   return {
     id: manifest.id, hash: packHash, config: manifest.config, contextLength: manifest.contextLength,
-    tokenizer: createTokenizer(await readTokenizerJson(source, manifest)), chatTemplate, bosToken, eosToken, addBos,
+    tokenizer, chatTemplate, replyFormat: chatTemplate === null ? null : replyFormat(tokenizer, chatTemplate), bosToken, eosToken, addBos,
   };
 }
 

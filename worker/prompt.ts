@@ -1,7 +1,7 @@
 // From a request to token ids: the four forms of `prompt`, or messages through the model's own template. Owns the checks of length and range,
 // and the sampling parameters with their defaults. Refuses text that becomes no token at all.
 
-import { encodeChat, renderChat } from "../model/chat-template.ts";
+import { type ChatMessage, type ChatTemplateOptions, encodeChat, renderChat, takesTools } from "../model/chat-template.ts";
 import { ModelError } from "../model/config.ts";
 import type { SamplingParams } from "../model/sampling.ts";
 import { invalid, RequestError } from "./errors.ts";
@@ -49,12 +49,21 @@ export const tokenizeText = (pack: EdgePack, text: string, addSpecial: boolean):
 
 type Messages = ChatRequest["messages"];
 
+/** What of a chat request goes into its prompt. */
+type ChatContext = Pick<ChatRequest, "messages" | "tools" | "tool_choice" | "documents" | "reasoning_effort" | "chat_template_kwargs" | "moe">;
+
 /** Messages as templates want them: content is text, parts are joined, null is empty. */
-const plainMessages = (messages: Messages) => messages.map((message) => ({
+const plainMessages = (messages: Messages): ChatMessage[] => messages.map((message) => ({
   role: message.role,
   content: typeof message.content === "string" ? message.content : (message.content ?? []).map((part) => part.text).join(""),
   ...(message.name == null ? {} : { name: message.name }),
+  ...(message.reasoning_content == null ? {} : { reasoning: message.reasoning_content }),
+  ...(message.tool_calls == null ? {} : { toolCalls: message.tool_calls.map(({ id, type, function: call }) => ({ type, function: call, ...(id == null ? {} : { id }) })) }),
+  ...(message.tool_call_id == null ? {} : { toolCallId: message.tool_call_id }),
 }));
+
+/** True when the model is shown tools it may call. */
+export const hasTools = ({ tools, tool_choice }: Pick<ChatRequest, "tools" | "tool_choice">): boolean => tools != null && tools.length > 0 && tool_choice !== "none";
 
 function templateOf(pack: EdgePack): string {
   if (pack.chatTemplate === null) {
@@ -63,11 +72,20 @@ function templateOf(pack: EdgePack): string {
   return pack.chatTemplate;
 }
 
-const templateOptions = (pack: EdgePack, date: string | null | undefined) => ({
-  addGenerationPrompt: true, bosToken: pack.bosToken, eosToken: pack.eosToken,
-  // Without a date in the request it is the day of the request: the same day gives the same prompt.
-  date: new Date(date == null ? Date.now() : `${date}T00:00:00Z`),
-});
+function templateOptions(pack: EdgePack, template: string, request: ChatContext): ChatTemplateOptions {
+  if (hasTools(request) && !takesTools(template)) {
+    throw invalid("tools", `The chat template of the model "${pack.id}" does not take tools; expected the field to be absent.`, "unsupported_parameter");
+  }
+  const { tools, documents, reasoning_effort, chat_template_kwargs, moe } = request;
+  return {
+    addGenerationPrompt: true, bosToken: pack.bosToken, eosToken: pack.eosToken,
+    // Without a date in the request it is the day of the request: the same day gives the same prompt.
+    date: new Date(moe?.date == null ? Date.now() : `${moe.date}T00:00:00Z`),
+    ...(hasTools(request) ? { tools: tools! } : {}),
+    ...(documents == null ? {} : { documents }),
+    variables: { ...(reasoning_effort == null ? {} : { reasoning_effort }), ...chat_template_kwargs },
+  };
+}
 
 /** Runs a template; what it raises is about the messages, so it is a 400. */
 function templated<T>(run: () => T): T {
@@ -78,17 +96,20 @@ function templated<T>(run: () => T): T {
   }
 }
 
-export function chatPrompt(pack: EdgePack, messages: Messages, date: string | null | undefined): Prompt {
+/** The prompt of a chat, as text too: how it ends says how the reply begins. */
+export function chatPrompt(pack: EdgePack, request: ChatContext): Prompt {
   const template = templateOf(pack);
-  const ids = templated(() => withBos(pack, encodeChat(pack.tokenizer, template, plainMessages(messages), templateOptions(pack, date))));
+  const options = templateOptions(pack, template, request);
+  const { text, ids } = templated(() => encodeChat(pack.tokenizer, template, plainMessages(request.messages), options));
   if (ids.length === 0) throw invalid("messages", "The messages make no token at all; at least one was expected.", "empty_prompt");
-  return { ids, text: "" };
+  return { ids: withBos(pack, ids), text };
 }
 
 /** The text a template makes of messages. */
-export function renderedMessages(pack: EdgePack, messages: Messages, date: string | null | undefined): string {
+export function renderedMessages(pack: EdgePack, request: ChatContext): string {
   const template = templateOf(pack);
-  return templated(() => renderChat(template, plainMessages(messages), templateOptions(pack, date)));
+  const options = templateOptions(pack, template, request);
+  return templated(() => renderChat(template, plainMessages(request.messages), options));
 }
 
 /** Checks prompt and `maxTokens` (null: as many as fit) against the context; returns the tokens to generate. */

@@ -68,11 +68,25 @@ export type CompletionRequest = z.infer<typeof completionSchema>;
 
 const contentExpected = "a string, or an array of parts {\"type\": \"text\", \"text\": \"…\"}";
 const textPart = z.object({ type: z.literal("text", "\"text\" (this server reads text only)"), text: z.string("a string") });
+const call = z.object({
+  id: z.string("a string").nullish(),
+  type: z.literal("function", "\"function\"").default("function"),
+  function: z.object({ name: z.string("the name of a function"), arguments: z.string("the arguments as a JSON text") }, "an object with `name` and `arguments`"),
+}, "an object with `function`");
 const message = z.object({
-  role: z.enum(["system", "developer", "user", "assistant"], "\"system\", \"developer\", \"user\" or \"assistant\""),
-  content: z.union([z.string(), z.array(textPart), z.null()], contentExpected),
+  role: z.enum(["system", "developer", "user", "assistant", "tool"], "\"system\", \"developer\", \"user\", \"assistant\" or \"tool\""),
+  content: z.union([z.string(), z.array(textPart), z.null()], contentExpected).optional(),
   name: z.string("a string").max(64, "a string of at most 64 characters").nullish(),
-}, "an object with `role` and `content`");
+  /** What the model thought before this answer, as a reply gave it. */
+  reasoning_content: z.string("a string").nullish(),
+  tool_calls: z.array(call, "an array of calls").min(1, "at least one call, or no such field").nullish(),
+  tool_call_id: z.string("a string").nullish(),
+}, "an object with `role` and `content`").refine(({ content, tool_calls }) => content !== undefined || tool_calls != null, { path: ["content"], error: contentExpected });
+const toolExpected = "an object {\"type\": \"function\", \"function\": {\"name\": …}}";
+const tool = z.looseObject({
+  type: z.literal("function", "\"function\""),
+  function: z.looseObject({ name: z.string("a string").min(1, "a name") }, "an object with `name`"),
+}, toolExpected);
 
 export const chatSchema = z.object({
   ...common,
@@ -80,6 +94,12 @@ export const chatSchema = z.object({
   messages: z.array(message, "an array of messages").min(1, "at least one message").max(EDGE_LIMITS.messages, `at most ${EDGE_LIMITS.messages} messages`),
   logprobs: boolean.nullish(),
   top_logprobs: integer(0, EDGE_LIMITS.chatTopLogprobs).nullish(),
+  tools: z.array(tool, "an array of tools").max(EDGE_LIMITS.tools, `at most ${EDGE_LIMITS.tools} tools`).nullish(),
+  tool_choice: z.enum(["none", "auto"], "\"none\" or \"auto\" (a call cannot be forced here)").nullish(),
+  documents: z.array(z.looseObject({}, "an object"), "an array of objects").nullish(),
+  reasoning_effort: z.string("a string such as \"low\"").nullish(),
+  /** More variables for the model's template, such as enable_thinking. */
+  chat_template_kwargs: z.record(z.string(), z.unknown(), "an object").nullish(),
 }, "a JSON object");
 export type ChatRequest = z.infer<typeof chatSchema>;
 
@@ -91,16 +111,15 @@ export const detokenizeSchema = z.object({
   tokens: z.array(z.number("an array of token ids").int("an array of token ids").nonnegative("an array of token ids"), "an array of token ids"),
 }, "a JSON object");
 export const applyTemplateSchema = z.object({
-  messages: chatSchema.shape.messages,
+  ...chatSchema.pick({ messages: true, tools: true, tool_choice: true, documents: true, reasoning_effort: true, chat_template_kwargs: true }).shape,
   moe: moe.nullish(),
 }, "a JSON object");
 
 /** Fields that would change the answer and are not served here, each with the values that mean "not used". */
 const NOT_SUPPORTED: Readonly<Record<string, (value: unknown) => boolean>> = {
-  tools: (value) => Array.isArray(value) && value.length === 0,
   functions: (value) => Array.isArray(value) && value.length === 0,
-  tool_choice: (value) => value === "none" || value === "auto",
   function_call: (value) => value === "none" || value === "auto",
+  parallel_tool_calls: (value) => value === true,
   response_format: (value) => (value as { type?: unknown }).type === "text",
   logit_bias: (value) => typeof value === "object" && Object.keys(value as object).length === 0,
   presence_penalty: (value) => value === 0,

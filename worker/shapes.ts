@@ -2,7 +2,7 @@
 // A shape is a fold: `add` takes a piece and gives the choice of a stream chunk; `whole` gives the choice of the one reply.
 
 import type { Tokenizer } from "../model/tokenizer.ts";
-import type { Piece } from "./generation.ts";
+import type { Aside, Piece } from "./generation.ts";
 import { chatLogprobs, completionLogprobs, textLength, type ScoredToken } from "./logprobs.ts";
 
 export interface ChoiceShape {
@@ -24,6 +24,8 @@ export interface ShapeOptions {
 /** Text and tokens of a choice so far. */
 interface Folded {
   text: string;
+  reasoning: string;
+  readonly calls: ToolCall[];
   readonly tokens: ScoredToken[];
   finish: "stop" | "length" | null;
 }
@@ -37,8 +39,15 @@ function fold(folded: Folded, piece: Piece, echoText: string | null): { text: st
   return { text, tokens };
 }
 
+/** A call of a tool as OpenAI writes it. */
+interface ToolCall {
+  readonly id: string;
+  readonly type: "function";
+  readonly function: { readonly name: string; arguments: string };
+}
+
 export function completionShape({ tokenizer, index, withLogprobs, everyToken, echoText }: ShapeOptions): ChoiceShape {
-  const folded: Folded = { text: "", tokens: [], finish: null };
+  const folded: Folded = { text: "", reasoning: "", calls: [], tokens: [], finish: null };
   let echoed = echoText === null;
   let offset = 0;
   return {
@@ -66,17 +75,45 @@ export function completionShape({ tokenizer, index, withLogprobs, everyToken, ec
 }
 
 export function chatShape({ tokenizer, index, withLogprobs, everyToken }: ShapeOptions): ChoiceShape {
-  const folded: Folded = { text: "", tokens: [], finish: null };
+  const folded: Folded = { text: "", reasoning: "", calls: [], tokens: [], finish: null };
+  /** Calls of tools are a reason of their own to end, unless the reply was cut off. */
+  const finishReason = (): string | null => (folded.finish === "stop" && folded.calls.length > 0 ? "tool_calls" : folded.finish);
   return {
     add(piece) {
       const { text, tokens } = fold(folded, piece, null);
-      if (text === "" && piece.kind !== "end" && !everyToken) return null;
+      const aside = foldAside(folded, piece.kind === "prompt" ? [] : piece.aside);
+      const delta = { ...(aside.reasoning === "" ? {} : { reasoning_content: aside.reasoning }), ...(text === "" ? {} : { content: text }), ...(aside.calls.length === 0 ? {} : { tool_calls: aside.calls }) };
+      if (Object.keys(delta).length === 0 && piece.kind !== "end" && !everyToken) return null;
       const logprobs = withLogprobs && tokens.length > 0 ? chatLogprobs(tokenizer, tokens) : null;
-      return { index, delta: text === "" ? {} : { content: text }, logprobs, finish_reason: folded.finish };
+      return { index, delta, logprobs, finish_reason: finishReason() };
     },
     whole: () => ({
-      index, message: { role: "assistant", content: folded.text, refusal: null }, finish_reason: folded.finish,
+      index, finish_reason: finishReason(),
+      message: {
+        role: "assistant", content: folded.text === "" && folded.calls.length > 0 ? null : folded.text, refusal: null,
+        ...(folded.reasoning === "" ? {} : { reasoning_content: folded.reasoning }), ...(folded.calls.length === 0 ? {} : { tool_calls: folded.calls }),
+      },
       logprobs: withLogprobs ? chatLogprobs(tokenizer, folded.tokens) : null,
     }),
   };
+}
+
+/** Adds reasoning and calls to what there is; returns them as a chunk shows them. */
+function foldAside(folded: Folded, asides: readonly Aside[]): { reasoning: string; calls: object[] } {
+  let reasoning = "";
+  const calls: object[] = [];
+  for (const aside of asides) {
+    if (aside.kind === "reasoning") {
+      reasoning += aside.text;
+    } else if (aside.name !== undefined) {
+      const call: ToolCall = { id: `call_${crypto.randomUUID().replaceAll("-", "")}`, type: "function", function: { name: aside.name, arguments: aside.arguments } };
+      folded.calls[aside.index] = call;
+      calls.push({ index: aside.index, ...call, function: { ...call.function } });
+    } else {
+      folded.calls[aside.index]!.function.arguments += aside.arguments;
+      calls.push({ index: aside.index, function: { arguments: aside.arguments } });
+    }
+  }
+  folded.reasoning += reasoning;
+  return { reasoning, calls };
 }

@@ -1,18 +1,8 @@
 // What one token looks like on its own, for log-probabilities: its text, and its bytes where they are no whole character.
 // Byte-level BPE writes bytes as printable characters (the table of GPT-2's bytes_to_unicode); SentencePiece writes them as <0xE4>.
 
+import { BYTE_OF_CHARACTER } from "../model/byte-alphabet.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
-
-/** GPT-2's table, inverted: printable character -> byte. */
-const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = (() => {
-  const table = new Map<string, number>();
-  let next = 256;
-  for (let byte = 0; byte < 256; byte++) {
-    const isPrintable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-    table.set(String.fromCharCode(isPrintable ? byte : next++), byte);
-  }
-  return table;
-})();
 
 /** Bytes of a token. Control tokens have the bytes of their name. */
 export function tokenBytes(tokenizer: Tokenizer, id: number): number[] {

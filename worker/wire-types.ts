@@ -21,7 +21,7 @@ export interface StreamChunk {
   readonly choices: readonly {
     readonly index: number;
     readonly text?: string;
-    readonly delta?: { readonly role?: string; readonly content?: string };
+    readonly delta?: { readonly role?: string; readonly content?: string; readonly reasoning_content?: string };
     readonly logprobs: object | null;
     readonly finish_reason: string | null;
   }[];

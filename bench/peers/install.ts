@@ -1,4 +1,4 @@
-// The packages measured beside ours live in a folder of their own, installed when a benchmark first needs them: 160 MB that nobody
+// The packages measured beside ours live in a folder of their own, installed when a benchmark first needs them: 140 MB that nobody
 // else has to download. Owns their installation and their versions. Refuses versions other than those of bench/peers/package.json.
 
 import { spawnSync } from "node:child_process";
@@ -20,7 +20,7 @@ export const arePeersInstalled = (): boolean => Object.entries(wanted()).every((
 /** Installs them with npm ci unless they are there. Throws when that fails. */
 export function installPeers(): void {
   if (arePeersInstalled()) return;
-  console.error("Installing what the benchmarks compare with (wllama, onnxruntime-web; about 160 MB, once) ...");
+  console.error("Installing what the benchmarks compare with (onnxruntime-web; about 140 MB, once) ...");
   const done = spawnSync("npm", ["ci", "--no-audit", "--no-fund", "--ignore-scripts"], { cwd: PEERS, stdio: ["ignore", "ignore", "inherit"], shell: process.platform === "win32" });
   if (done.status !== 0) throw new Error(`npm ci in bench/peers failed (${done.error?.message ?? `exit code ${done.status}`}); the benchmark needs the packages named in bench/peers/package.json.`);
 }

@@ -8,11 +8,20 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 import { Worker as NodeWorker } from "node:worker_threads";
-import { PEERS } from "./install.ts";
+import { WLLAMA } from "./wllama.ts";
 
 export interface WllamaRequest {
   readonly prompt: string;
   readonly maxTokens: number;
+  /** Log-probabilities of each generated token and of this many most likely ones; absent = none. */
+  readonly logprobs?: number;
+}
+
+/** A generated token as text, its log-probability, and those of the most likely ones. */
+export interface WllamaToken {
+  readonly token: string;
+  readonly logprob: number;
+  readonly top: readonly { readonly token: string; readonly logprob: number }[];
 }
 
 /** llama.cpp's own timings, and the wall time around the call. */
@@ -23,6 +32,8 @@ export interface WllamaAnswer {
   readonly generatedMs: number;
   readonly wallMs: number;
   readonly text: string;
+  /** Where log-probabilities were asked for. */
+  readonly tokens: readonly WllamaToken[];
 }
 
 const CONTEXT_TOKENS = 512;
@@ -33,8 +44,8 @@ interface WllamaPackage {
     loadModel(files: Blob[], options: { n_ctx: number; n_batch: number; n_threads: number; n_gpu_layers: number }): Promise<void>;
     isMultithread(): boolean;
     getNumThreads(): number;
-    createCompletion(options: { prompt: string; max_tokens: number; temperature: number; ignore_eos: boolean; cache_prompt: boolean }): Promise<{
-      readonly choices: readonly { readonly text: string }[];
+    createCompletion(options: { prompt: string; max_tokens: number; temperature: number; ignore_eos: boolean; cache_prompt: boolean; logprobs?: number }): Promise<{
+      readonly choices: readonly { readonly text: string; readonly logprobs?: unknown }[];
       readonly timings?: { readonly prompt_n: number; readonly prompt_ms: number; readonly predicted_n: number; readonly predicted_ms: number };
     }>;
   };
@@ -86,9 +97,15 @@ class BlobWorker {
   }
 }
 
+/** From the shape llama.cpp's server gives completions: {content: [{token, logprob, top_logprobs}]}. */
+function tokensOf(logprobs: unknown): WllamaToken[] {
+  const { content = [] } = (logprobs ?? {}) as { content?: { token: string; logprob: number; top_logprobs: { token: string; logprob: number }[] }[] };
+  return content.map(({ token, logprob, top_logprobs: top }) => ({ token, logprob, top: top.map((t) => ({ token: t.token, logprob: t.logprob })) }));
+}
+
 async function main(gguf: string): Promise<void> {
   // The package's main entry names a file that it does not have, so Node cannot resolve it by name (3.8.1).
-  const folder = join(PEERS, "node_modules/@wllama/wllama/esm");
+  const folder = join(WLLAMA, "esm");
   const globals = globalThis as unknown as { document: { baseURI: string }; Worker: unknown };
   globals.document = { baseURI: `${pathToFileURL(folder).href}/` };
   globals.Worker = BlobWorker;
@@ -106,15 +123,15 @@ async function main(gguf: string): Promise<void> {
     const say = (value: object): void => void process.stdout.write(`${JSON.stringify(value)}\n`);
     say({ ready: true });
     for await (const line of createInterface({ input: process.stdin })) {
-      const { prompt, maxTokens } = JSON.parse(line) as WllamaRequest;
+      const { prompt, maxTokens, logprobs } = JSON.parse(line) as WllamaRequest;
       const start = performance.now();
       // Never ends early, and reads every prompt anew.
-      const { timings, choices } = await wllama.createCompletion({ prompt, max_tokens: maxTokens, temperature: 0, ignore_eos: true, cache_prompt: false });
+      const { timings, choices } = await wllama.createCompletion({ prompt, max_tokens: maxTokens, temperature: 0, ignore_eos: true, cache_prompt: false, ...(logprobs === undefined ? {} : { logprobs }) });
       const wallMs = performance.now() - start;
       if (timings === undefined) throw new Error("wllama's answer holds no timings.");
       const answer: WllamaAnswer = {
         promptTokens: timings.prompt_n, promptMs: timings.prompt_ms, generatedTokens: timings.predicted_n, generatedMs: timings.predicted_ms, wallMs,
-        text: choices[0]?.text ?? "",
+        text: choices[0]?.text ?? "", tokens: tokensOf(choices[0]?.logprobs),
       };
       say(answer);
     }

@@ -2,27 +2,31 @@
 // Owns the process and its line protocol. Refuses two requests at once.
 
 import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { ROOT } from "../../cli/setup.mjs";
-import { peerVersion } from "./install.ts";
 import type { WllamaAnswer, WllamaRequest } from "./wllama-process.ts";
 
-export const wllamaVersion = (): string | null => peerVersion("@wllama/wllama");
+/** The folder of the package, a development dependency: tests compare with it too. */
+export const WLLAMA = join(ROOT, "node_modules/@wllama/wllama");
+export const wllamaVersion = (): string => (JSON.parse(readFileSync(join(WLLAMA, "package.json"), "utf8")) as { version: string }).version;
 
 export interface Wllama {
   complete(request: WllamaRequest): Promise<WllamaAnswer>;
   close(): Promise<void>;
 }
 
-/** Loads the file; rejects when the process ends before. */
+/** Loads the file; rejects with what the process said when it ends before. */
 export async function startWllama(gguf: string): Promise<Wllama> {
-  const child = spawn(process.execPath, ["--experimental-wasm-jspi", join(import.meta.dirname, "wllama-process.ts"), gguf], { cwd: ROOT, stdio: ["pipe", "pipe", "inherit"] });
+  const child = spawn(process.execPath, ["--experimental-wasm-jspi", join(import.meta.dirname, "wllama-process.ts"), gguf], { cwd: ROOT, stdio: ["pipe", "pipe", "pipe"] });
+  let said = "";
+  child.stderr.setEncoding("utf8").on("data", (text: string) => (said = (said + text).slice(-4000)));
   const exited = new Promise<number | null>((done) => child.on("exit", done));
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const next = async (): Promise<unknown> => {
     const { value, done } = await lines.next();
-    if (done === true) throw new Error(`wllama's process ended with exit code ${await exited} instead of answering. What it said is above.`);
+    if (done === true) throw new Error(`wllama's process ended with exit code ${await exited} instead of answering: ${said.trim()}`);
     return JSON.parse(value);
   };
   await next();

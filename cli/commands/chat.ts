@@ -67,7 +67,7 @@ async function chat(pack: string, options: ChatOptions): Promise<void> {
       continue;
     }
     messages.push({ role: "user", content: line });
-    const ids = encodeChat(tokenizer, template, messages, { addGenerationPrompt: true, date: new Date(), bosToken: settings.bosToken, eosToken: settings.eosToken });
+    const { ids } = encodeChat(tokenizer, template, messages, { addGenerationPrompt: true, date: new Date(), bosToken: settings.bosToken, eosToken: settings.eosToken });
     const { bosTokenId } = manifest.config;
     const prompt = settings.addBos && bosTokenId !== null && ids[0] !== bosTokenId ? [bosTokenId, ...ids] : ids;
     answering = new AbortController();

@@ -2,7 +2,7 @@
 // Owns the figures (parameters, active parameters, bytes of an expert). Refuses reading weights: `verify` does that.
 
 import type { Command } from "commander";
-import { EXPERT_MATRICES, type ModelConfig, expertShape, trunkTensors } from "../../model/config.ts";
+import { EXPERT_BIASES, EXPERT_MATRICES, type ModelConfig, hasExpertBiases, sharedWidth, trunkTensors } from "../../model/config.ts";
 import { type Checkpoint, expertName } from "../../formats/checkpoint.ts";
 import type { PackManifest } from "../../formats/manifest.ts";
 import { type Opened, openPath } from "../open-model.ts";
@@ -14,12 +14,12 @@ export interface Inspection {
   readonly architecture: string;
   readonly config: ModelConfig;
   readonly parameters: number;
-  /** Parameters that take part in one token: all but the experts not selected. */
+  /** Parameters that take part in one token: all but the experts not selected (of the router's logits all are computed). */
   readonly activeParameters: number;
   /** Bytes of matrices by type or format, as stored. */
   readonly typeBytes: Readonly<Record<string, number>>;
   readonly totalBytes: number;
-  /** Bytes of the first and of the largest expert (gate, up and down). */
+  /** Bytes of the first and of the largest expert (gate, up and down with their biases); 0 in a dense model. */
   readonly expertBytes: { readonly first: number; readonly largest: number };
   readonly tokenizer: string | null;
   readonly chatTemplate: boolean;
@@ -47,10 +47,12 @@ export const inspect = (opened: Opened): Inspection =>
   opened.kind === "checkpoint" ? inspectCheckpoint(opened.checkpoint) : inspectPack(opened.manifest, opened.packHash);
 
 function parameters(c: ModelConfig): { total: number; active: number } {
-  const trunk = trunkTensors(c).reduce((n, t) => n + (t.kind === "vector" ? t.length : t.nRows * t.nCols), 0);
-  const expert = EXPERT_MATRICES.map((m) => expertShape(c, m)).reduce((n, s) => n + s.nRows * s.nCols, 0);
+  const ffn = (width: number): number => EXPERT_MATRICES.length * c.hiddenSize * width;
+  const trunk = trunkTensors(c).reduce((n, t) => n + (t.kind === "vector" ? t.length : (t.kind === "matrices" ? t.count : 1) * t.nRows * t.nCols), 0);
+  const shared = c.layerFfns.reduce((n, _, layer) => n + ffn(sharedWidth(c, layer)), 0);
+  const expert = ffn(c.expertIntermediateSize) + (hasExpertBiases(c) ? 2 * c.expertIntermediateSize + c.hiddenSize : 0);
   const nMoeLayers = c.layerFfns.filter((kind) => kind === "moe").length;
-  return { total: trunk + nMoeLayers * c.nExperts * expert, active: trunk + nMoeLayers * c.router.topK * expert };
+  return { total: trunk + shared + nMoeLayers * c.nExperts * expert, active: trunk + shared + nMoeLayers * c.router.topK * expert };
 }
 
 function inspectCheckpoint(checkpoint: Checkpoint): Inspection {
@@ -59,18 +61,19 @@ function inspectCheckpoint(checkpoint: Checkpoint): Inspection {
   const typeBytes: Record<string, number> = {};
   let totalBytes = 0;
   for (const p of checkpoint.places()) {
-    typeBytes[p.type] = (typeBytes[p.type] ?? 0) + p.nRows * p.rowBytes;
-    totalBytes += p.nRows * p.rowBytes;
+    typeBytes[p.storedType] = (typeBytes[p.storedType] ?? 0) + p.storedBytes;
+    totalBytes += p.storedBytes;
   }
   const sizes: number[] = [];
-  for (let layer = 0; layer < config.nLayers; layer++) {
-    for (let expert = 0; expert < config.nExperts; expert++) {
-      sizes.push(EXPERT_MATRICES.map((m) => checkpoint.place(expertName(layer, expert, m))).reduce((n, p) => n + p.nRows * p.rowBytes, 0));
+  const parts = [...EXPERT_MATRICES, ...(hasExpertBiases(config) ? EXPERT_BIASES : [])];
+  config.layerFfns.forEach((kind, layer) => {
+    for (let expert = 0; kind === "moe" && expert < config.nExperts; expert++) {
+      sizes.push(parts.reduce((n, part) => n + checkpoint.place(expertName(layer, expert, part)).storedBytes, 0));
     }
-  }
+  });
   return {
     kind: checkpoint.kind, name: checkpoint.name, architecture: config.architecture, config, parameters: total, activeParameters: active,
-    typeBytes, totalBytes, expertBytes: { first: sizes[0]!, largest: sizes.reduce((a, b) => Math.max(a, b), 0) },
+    typeBytes, totalBytes, expertBytes: { first: sizes[0] ?? 0, largest: sizes.reduce((a, b) => Math.max(a, b), 0) },
     tokenizer: checkpoint.tokenizer?.kind ?? null, chatTemplate: checkpoint.tokenizer?.chatTemplate != null,
     eosTokenIds: config.eosTokenIds, problems: checkpoint.warnings,
   };
@@ -81,11 +84,13 @@ function inspectPack(m: PackManifest, hash: string): Inspection {
   const typeBytes: Record<string, number> = {};
   const add = (format: string, bytes: number): void => void (typeBytes[format] = (typeBytes[format] ?? 0) + bytes);
   for (const blob of Object.values(m.blobs)) add(blob.format, blob.bytes);
-  const sizes = m.experts.map((e) => {
+  const addSegments = (e: PackManifest["shared"][number]): number => {
     const bytes = e.segments.reduce((n, s) => n + s.bytes, 0);
     add(e.gateUp === e.down ? e.gateUp : `${e.gateUp}+${e.down}`, bytes);
     return bytes;
-  });
+  };
+  m.shared.forEach(addSegments);
+  const sizes = m.experts.map(addSegments);
   const problems = m.tokenizer === null ? ["The pack has no tokenizer: it can be run on token ids only."] : [];
   return {
     kind: "pack", name: m.id, architecture: m.config.architecture, config: m.config, parameters: total, activeParameters: active,
@@ -102,12 +107,15 @@ function inspectPack(m: PackManifest, hash: string): Inspection {
 function inspectionText(i: Inspection): string {
   const { config: c } = i;
   const { first, largest } = i.expertBytes;
-  const heads = `${c.nHeads} heads of ${c.headDim} (${c.nKvHeads} key-value)`;
+  const heads = c.mla === null ? `${c.nHeads} heads of ${c.headDim} (${c.nKvHeads} key-value)`
+    : `${c.nHeads} heads of ${c.mla.nopeHeadDim + c.mla.ropeHeadDim} over a latent row of ${c.headDim}`;
+  const nDense = c.layerFfns.filter((kind) => kind === "dense").length;
   const rows: [string, string][] = [
     [i.kind === "pack" ? "pack" : "model", `${i.name} (${i.kind === "pack" ? `revision ${i.pack!.hash.slice(0, 12)}` : i.kind})`],
     ["architecture", `${i.architecture}: ${c.nLayers} layers, hidden ${c.hiddenSize}, ${heads}, vocabulary ${c.vocabSize}`],
-    ["experts", `${c.nExperts} per layer, ${c.router.topK} per token, ${c.expertIntermediateSize} wide, ${showBytes(first)} each`
-      + (largest > first ? ` (the largest ${showBytes(largest)})` : "")],
+    ["experts", c.nExperts === 0 ? "none: a dense model" : `${c.nExperts} per layer, ${c.router.topK} per token, ${c.expertIntermediateSize} wide, ${showBytes(first)} each`
+      + (largest > first ? ` (the largest ${showBytes(largest)})` : "") + (c.sharedIntermediateSize > 0 ? `, and a shared one, ${c.sharedIntermediateSize} wide` : "")],
+    ...(nDense > 0 ? [["dense layers", `${nDense}, ${c.denseIntermediateSize} wide`] as [string, string]] : []),
     ["parameters", `${showCount(i.parameters)}, of which ${showCount(i.activeParameters)} take part in one token`],
     ["context", i.pack ? `${i.pack.contextLength} of ${c.maxPositions} tokens` : `${c.maxPositions} tokens`],
     ["size", showBytes(i.totalBytes)],

@@ -1,11 +1,13 @@
 // `workers-moe pack <model> --out DIR`: a Hugging Face folder or a GGUF file becomes a pack.
-// Owns options, progress and the closing summary. Refuses to overwrite, and leaves nothing behind when it fails or is
-// interrupted. The work is formats/pack-writer.ts.
+// Owns options, progress and the closing summary. Refuses to overwrite. Stopped, or left by its source, it keeps finished parts beside the target and
+// goes on from them when it is run again; a model that cannot be packed leaves nothing. The work is formats/pack-writer.ts.
 
+import { relative } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { PACK_ID } from "../../formats/manifest.ts";
 import { QUANTS, type Quant } from "../../formats/pack-formats.ts";
-import { type PackOptions, type PackSummary, writePack } from "../../formats/pack-writer.ts";
+import { PackInterrupted, type PackOptions, type PackSummary, writePack } from "../../formats/pack-writer.ts";
+import { relativeError } from "../../formats/quantize.ts";
 import { KV_FORMATS, type KvFormat } from "../../model/kernels.ts";
 import { FolderSink } from "../file-source.ts";
 import { openCheckpoint } from "../open-model.ts";
@@ -20,13 +22,14 @@ export interface PackCommandOptions {
   readonly context?: number;
   readonly parts: "assets" | "r2";
   readonly segment?: number;
+  readonly fresh?: boolean;
   readonly json?: boolean;
 }
 
 export function register(program: Command): void {
   program.command("pack")
     .description("convert a model into a pack")
-    .argument("<model>", "Hugging Face folder or .gguf file")
+    .argument("<model>", "Hugging Face folder or .gguf file; a path, an https:// address or s3://bucket/...")
     .requiredOption("-o, --out <dir>", "folder of the pack; must not exist")
     .addOption(new Option("-q, --quant <format>", "source: as the file has it; f32: everything in f32; the others: quantised, in groups of 32").choices(QUANTS).default("source"))
     .addOption(new Option("--kv <format>", "the KV cache it is served with (default: f32 where all weights are, else f16; q8 takes about half of f16)").choices(KV_FORMATS))
@@ -34,6 +37,7 @@ export function register(program: Command): void {
     .option("--context <n>", "longest context served, in tokens (default: the model's, at most 4096)", positiveInteger)
     .addOption(new Option("--parts <for>", "assets: parts of at most 4 MiB; r2: of at most 64 MiB").choices(["assets", "r2"]).default("assets"))
     .option("--segment <n>", "widest expert segment, a multiple of 32 (default 2048)", segmentWidth)
+    .option("--fresh", "start over, whatever an interrupted run has left")
     .option("--json", "print one JSON document")
     .action(async (model: string, options: PackCommandOptions) => void (await run(model, options)));
 }
@@ -41,7 +45,7 @@ export function register(program: Command): void {
 /** Packs and prints the summary. */
 export async function run(model: string, options: PackCommandOptions): Promise<PackSummary> {
   const checkpoint = await openCheckpoint(model);
-  const sink = await FolderSink.create(options.out);
+  const sink = await FolderSink.create(options.out, { fresh: options.fresh === true });
   const packOptions: PackOptions = {
     id: options.id ?? idFrom(checkpoint.name), quant: options.quant, parts: options.parts,
     ...(options.kv === undefined ? {} : { kvFormat: options.kv }),
@@ -49,7 +53,7 @@ export async function run(model: string, options: PackCommandOptions): Promise<P
     ...(options.segment === undefined ? {} : { segmentWidth: options.segment }),
   };
   const mebibytes = (bytes: number): number => bytes / 2 ** 20;
-  const totalBytes = [...checkpoint.places()].reduce((n, p) => n + p.nRows * p.rowBytes, 0);
+  const totalBytes = [...checkpoint.places()].reduce((n, p) => n + p.storedBytes, 0);
   const bar = startProgress({ label: `packing ${packOptions.id}`, total: mebibytes(totalBytes), unit: "MiB", quiet: options.json === true });
   let interrupted: NodeJS.Signals | null = null;
   const interrupt = (signal: NodeJS.Signals): void => void (interrupted = signal);
@@ -57,18 +61,21 @@ export async function run(model: string, options: PackCommandOptions): Promise<P
   let summary: PackSummary;
   try {
     summary = await writePack(checkpoint, sink, packOptions, ({ doneBytes }) => {
-      if (interrupted !== null) throw new Error(`Packing was stopped by ${interrupted}; nothing was left in ${options.out}.`);
+      if (interrupted !== null) throw new Error(`Packing was stopped by ${interrupted}.`);
       bar.update(mebibytes(doneBytes));
     });
+  } catch (error) {
+    if (!(error instanceof PackInterrupted)) throw error;
+    throw new Error(`${error.message} ${error.finishedParts} finished parts are kept in ${relative(".", sink.unfinishedFolder)}: `
+      + "the same command goes on from there, with --fresh it starts over.", { cause: error });
   } finally {
     bar.stop();
+    await sink.release();
     process.off("SIGINT", interrupt).off("SIGTERM", interrupt);
   }
   process.stdout.write(options.json === true ? `${JSON.stringify(summaryJson(summary, options.out))}\n` : summaryText(summary, options.out));
   return summary;
 }
-
-const relativeError = (l: { errorSquares: number; squares: number }): number => (l.squares === 0 ? 0 : Math.sqrt(l.errorSquares / l.squares));
 
 function summaryJson(s: PackSummary, out: string): object {
   return {
@@ -76,6 +83,7 @@ function summaryJson(s: PackSummary, out: string): object {
     parts: s.manifest.parts.length, formatBytes: s.formatBytes, activations: s.manifest.activations, kvFormat: s.manifest.kvFormat,
     contextLength: s.manifest.contextLength,
     quantizationError: Object.fromEntries([...s.losses].map(([kind, loss]) => [kind, { relative: relativeError(loss), worst: loss.maxError }])),
+    requantized: s.requantized.map(({ tensor, from, to, loss }) => ({ tensor, from, to, relative: relativeError(loss), worst: loss.maxError })),
     warnings: s.warnings,
   };
 }
@@ -90,8 +98,18 @@ function summaryText(s: PackSummary, out: string): string {
   for (const [kind, loss] of s.losses) {
     rows.push([`error of ${kind}`, `${(100 * relativeError(loss)).toFixed(3)} % relative (root mean square), worst ${loss.maxError.toExponential(2)}`]);
   }
+  const byError = s.requantized.toSorted((a, b) => relativeError(b.loss) - relativeError(a.loss));
+  const listed = byError.slice(0, LISTED_TENSORS);
+  if (listed.length > 0) rows.push(["requantised", `${byError.length} tensors whose types no kernel has (docs/formats.md); relative error, and the worst of one value:`]);
+  for (const { tensor, from, to, loss } of listed) {
+    rows.push([`  ${from} -> ${to}`, `${(100 * relativeError(loss)).toFixed(3)} %, ${loss.maxError.toExponential(2)}: ${tensor}`]);
+  }
+  if (byError.length > listed.length) rows.push(["", `and ${byError.length - listed.length} more with smaller errors (all of them with --json)`]);
   return showTable(rows) + s.warnings.map((w) => `Note: ${w}\n`).join("");
 }
+
+/** Tensors named in the summary: all of a GGUF file of 48 layers with stacked experts. */
+const LISTED_TENSORS = 400;
 
 /** An id from a folder or file name: lower case, everything else a hyphen. */
 function idFrom(name: string): string {

@@ -3,26 +3,32 @@
 // Refuses: arithmetic, file access. A further architecture is one more file beside olmoe.ts and one line in index.ts.
 // Names: transformers' checkpoints and llama.cpp's llama-arch.cpp (GGUF).
 
-import type { ExpertMatrix, ModelConfig } from "../config.ts";
+import type { ExpertBias, ExpertMatrix, ModelConfig } from "../config.ts";
 import type { ConfigFields } from "./config-fields.ts";
+import type { Location } from "./locations.ts";
 
-/** One way in which a checkpoint stores an expert matrix. Templates hold {layer} and {expert}. */
-export interface ExpertLocation {
-  readonly tensor: string;
-  /** True: the tensor holds all experts [nExperts, parts * rows, cols]; false: it is this expert's own [rows, cols]. */
-  readonly stacked: boolean;
-  /** Matrices fused along the rows of one expert (gate above up: 2), and which of them this is. */
-  readonly parts: number;
-  readonly part: number;
-}
+/** Locations of a feed-forward part: its three matrices and, where the expert kind has them, its biases. */
+export type FfnLocations = Readonly<Record<ExpertMatrix, readonly Location[]>> & Readonly<Partial<Record<ExpertBias, readonly Location[]>>>;
 
 export interface TensorNames {
-  /** Trunk tensors outside layers by canonical name; those of layers by the part after "layers.N.". */
-  readonly trunk: Readonly<Record<string, string>>;
-  /** Ways to find an expert's matrix; the first whose tensor exists counts. */
-  readonly experts: Readonly<Record<ExpertMatrix, readonly ExpertLocation[]>>;
+  /** Trunk tensors outside layers by canonical name; those of layers by the part after "layers.N.". The first location whose tensor exists counts. */
+  readonly trunk: Readonly<Record<string, readonly Location[]>>;
+  readonly experts: FfnLocations;
+  /** The shared expert of layers with experts. */
+  readonly shared: FfnLocations;
+  /** The feed-forward part of dense layers. */
+  readonly dense: FfnLocations;
   /** Stored tensors that carry nothing the model needs. Every other unknown tensor is refused. */
   readonly ignorable: readonly RegExp[];
+  /** Finds the layer in a tensor's name where layers behind the last are no part of the model (multi-token prediction); null: there are none. */
+  readonly extraLayers: RegExp | null;
+}
+
+/** What a GGUF says beside its metadata, for the facts that only its tensors hold. */
+export interface GgufTensors {
+  has(name: string): boolean;
+  /** Values of a small vector (factors of rotary frequencies), or null where the file has none. */
+  vector(name: string): readonly number[] | null;
 }
 
 export interface Architecture {
@@ -30,15 +36,16 @@ export interface Architecture {
   readonly name: string;
   /** general.architecture in GGUF metadata. */
   readonly ggufName: string;
+  /** Tells models apart that share ggufName; without it the architecture takes all. */
+  isGguf?(metadata: ConfigFields): boolean;
+  /** Keys of config.json that it reads beside those of SHARED_KEYS (config-keys.ts). */
+  readonly keys: readonly string[];
+  /** Metadata keys, behind the prefix, that not every architecture reads (common.ts, GGUF_OPTIONAL_KEYS). */
+  readonly ggufKeys: readonly string[];
   /** From config.json and generation_config.json. Throws ModelError naming the key that this version cannot run. */
   fromHuggingFace(config: ConfigFields, generation: ConfigFields | null): ModelConfig;
-  /** From GGUF metadata; `hasTensor` answers for the file's tensor names (a missing output.weight means a tied head). */
-  fromGguf(metadata: ConfigFields, hasTensor: (name: string) => boolean): ModelConfig;
+  /** From GGUF metadata and tensors (a missing output.weight means a tied head). */
+  fromGguf(metadata: ConfigFields, tensors: GgufTensors): ModelConfig;
   readonly huggingFace: TensorNames;
   readonly gguf: TensorNames;
 }
-
-/** An expert matrix with a tensor of its own. */
-export const ownTensor = (tensor: string): ExpertLocation => ({ tensor, stacked: false, parts: 1, part: 0 });
-/** An expert matrix in a tensor of all experts. */
-export const stackedTensor = (tensor: string, parts = 1, part = 0): ExpertLocation => ({ tensor, stacked: true, parts, part });

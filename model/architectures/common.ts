@@ -1,29 +1,51 @@
-// What all architectures read alike: sizes, rotary scaling, end-of-text ids, GGUF key names, and the frozen record.
+// What all architectures read alike: sizes, windows, biases, end-of-text ids, GGUF key names, and the frozen record.
 // Owns the defaults that are no flags (granite's multipliers at 1, no groups). Refuses what the engine has no place for,
-// naming the key. Rope scaling: transformers' modeling_rope_utils; GGUF: llama.cpp's rope.scaling keys.
+// naming the key. Rotary settings are rope-settings.ts; keys of other architectures config-keys.ts.
 
-import { ModelError, type ModelConfig, type RopeConfig, type RouterConfig } from "../config.ts";
+import { type LayerFfn, ModelError, type ModelConfig, type RouterConfig } from "../config.ts";
 import type { RopeStyle } from "../kernels.ts";
-import { linearInverseFrequencies, plainInverseFrequencies, yarnFrequencies, yarnMscale } from "../rope.ts";
+import type { GgufTensors } from "./architecture.ts";
 import type { ConfigFields } from "./config-fields.ts";
+import { decimalOfF32, ropeOfGguf, ropeOfHuggingFace } from "./rope-settings.ts";
 
 /** Settings that most architectures leave alone. */
 export const PLAIN = {
-  qkvBias: false,
+  mla: null,
+  norm: "rms",
+  qkNorm: "none",
+  attentionSinks: false,
   clipQkv: null,
   denseIntermediateSize: 0,
+  expertKind: "swiglu",
+  swigluLimit: 0,
   sharedIntermediateSize: 0,
   sharedGate: false,
+  headBias: false,
   embeddingMultiplier: 1,
   residualMultiplier: 1,
   logitsScaling: 1,
   bosTokenId: null,
 } as const;
 
+const PLAIN_ROUTER = {
+  score: "softmax", select: "top-k", sparsemixerEpsilon: 0, weigh: "score", scale: 1, topK: 0, logitBias: false, selectionBias: false, nGroups: 1, topKGroups: 1,
+  groupScore: "max",
+} as const satisfies RouterConfig;
+
 /** Softmax over all experts, then top-k; the commonest router. */
-export const softmaxRouter = (topK: number, weigh: RouterConfig["weigh"]): RouterConfig => ({
-  score: "softmax", weigh, scale: 1, topK, logitBias: false, selectionBias: false, nGroups: 1, topKGroups: 1, groupScore: "max",
-});
+export const softmaxRouter = (topK: number, weigh: RouterConfig["weigh"]): RouterConfig => ({ ...PLAIN_ROUTER, weigh, topK });
+/** Top-k of the logits, then softmax over those (Granite, gpt-oss). */
+export const selectedSoftmaxRouter = (topK: number, logitBias: boolean): RouterConfig =>
+  ({ ...PLAIN_ROUTER, score: "logits", weigh: "softmax-selected", topK, logitBias });
+/** PhiMoE's two experts. */
+export const sparsemixerRouter = (topK: number, sparsemixerEpsilon: number): RouterConfig =>
+  ({ ...PLAIN_ROUTER, score: "logits", select: "sparsemixer", sparsemixerEpsilon, topK });
+/** DeepSeek-V2 and V3. */
+export const groupedRouter = (r: Pick<RouterConfig, "score" | "weigh" | "scale" | "topK" | "selectionBias" | "nGroups" | "topKGroups" | "groupScore">): RouterConfig =>
+  ({ ...PLAIN_ROUTER, ...r });
+
+/** A model without experts. */
+export const NO_EXPERTS = { nExperts: 0, expertIntermediateSize: 0, router: { ...PLAIN_ROUTER, score: "one" } } as const;
 
 export const everyLayer = <T>(nLayers: number, value: T): T[] => Array.from({ length: nLayers }, () => value);
 
@@ -36,9 +58,18 @@ export function freezeConfig(file: string, c: ModelConfig): ModelConfig {
   if (c.nHeads % c.nKvHeads !== 0) wrong(`${c.nHeads} attention heads are no multiple of ${c.nKvHeads} key-value heads`);
   if (c.headDim % 2 !== 0) wrong(`the head dimension ${c.headDim} is odd, expected an even number`);
   if (c.rope.dim % 2 !== 0 || c.rope.dim > c.headDim) wrong(`${c.rope.dim} rotated dimensions do not fit heads of ${c.headDim}`);
-  if (c.router.topK > c.nExperts) wrong(`${c.router.topK} experts per token of ${c.nExperts} experts`);
+  if (c.mla !== null && c.mla.kvLoraRank % 4 !== 0) wrong(`the rank of keys and values (kv_lora_rank) is ${c.mla.kvLoraRank}, expected a multiple of 4`);
+  const { topK, nGroups, topKGroups, select } = c.router;
+  if (topK > c.nExperts) wrong(`${topK} experts per token of ${c.nExperts} experts`);
+  if (select === "sparsemixer" && topK !== 2) wrong(`${topK} experts per token, but sparsemixer selects 2`);
+  if (nGroups > 1) {
+    if (c.nExperts % nGroups !== 0) wrong(`${c.nExperts} experts are no multiple of ${nGroups} groups`);
+    if (topKGroups > nGroups) wrong(`${topKGroups} groups per token of ${nGroups} groups`);
+    if (topKGroups * (c.nExperts / nGroups) < topK) wrong(`${topK} experts per token, but ${topKGroups} groups hold only ${topKGroups * (c.nExperts / nGroups)}`);
+    if (c.router.groupScore === "top2-sum" && c.nExperts / nGroups < 2) wrong(`${nGroups} groups of ${c.nExperts} experts have fewer than the two experts by which they are judged`);
+  }
   for (const id of c.eosTokenIds) if (id >= c.vocabSize) wrong(`end-of-text id ${id} is outside the vocabulary of ${c.vocabSize}`);
-  for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies]) Object.freeze(list);
+  for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla]) Object.freeze(list);
   Object.freeze(c.rope);
   Object.freeze(c.router);
   return Object.freeze(c);
@@ -53,140 +84,150 @@ function headDimOf(f: ConfigFields, hiddenSize: number, nHeads: number): number 
   return hiddenSize / nHeads;
 }
 
-/**
- * What every MoE config.json states under the same keys. `theta` and `normEps` are the defaults of the architecture's config class.
- * Left to the architecture: key-value heads, windows, norms, experts.
- */
-export function sizesOfHuggingFace(f: ConfigFields, generation: ConfigFields | null, style: RopeStyle, defaults: { readonly theta: number; readonly normEps: number }) {
+/** Defaults of an architecture's config class, for keys that a config.json may leave out. */
+export interface ConfigDefaults {
+  readonly theta: number;
+  readonly normEps: number;
+  /** Rotated dimensions where they are not the whole head. */
+  readonly ropeDim?: number;
+}
+
+/** What every config.json states under the same keys. Left to the architecture: key-value heads, windows, norms, experts. */
+export function sizesOfHuggingFace(f: ConfigFields, generation: ConfigFields | null, style: RopeStyle, defaults: ConfigDefaults) {
   const hiddenSize = f.integer("hidden_size", 1);
   const nHeads = f.integer("num_attention_heads", 1);
   const nLayers = f.integer("num_hidden_layers", 1);
-  const headDim = headDimOf(f, hiddenSize, nHeads);
-  return {
-    ...ropeOfHuggingFace(f, style, headDim, defaults.theta),
+  const headDim = defaults.ropeDim ?? headDimOf(f, hiddenSize, nHeads);
+  const { rope, maxPositions, scoreMscale } = ropeOfHuggingFace(f, style, headDim, defaults);
+  const sizes = {
+    rope, maxPositions,
     vocabSize: f.integer("vocab_size", 1),
     hiddenSize, nLayers, nHeads, headDim,
     normEps: f.positive("rms_norm_eps", defaults.normEps),
     attentionScale: headDim ** -0.5,
-    layerFfns: everyLayer(nLayers, "moe" as const),
     tieWordEmbeddings: f.boolean("tie_word_embeddings", false),
     eosTokenIds: ascendingIds(f.ids("eos_token_id"), generation?.ids("eos_token_id") ?? []),
   };
+  return { sizes, scoreMscale };
 }
 
-/** Settings of a Hugging Face config that no supported architecture has; each would change the result if it were passed over. */
-export function refuseForeignSettings(f: ConfigFields): void {
+/** Biases of attention where one key decides over all four projections (Llama, OLMoE, Qwen3, Granite, PhiMoE, gpt-oss). */
+export function attentionBiases(f: ConfigFields, fallback = false): { qkvBias: boolean; oBias: boolean } {
+  const bias = f.boolean("attention_bias", fallback);
+  return { qkvBias: bias, oBias: bias };
+}
+
+/** A window that covers the whole context is none. */
+export const windowOf = (window: number, maxPositions: number): number => (window >= maxPositions ? 0 : window);
+
+/**
+ * Sliding windows by layer: `layer_types` decides where it is given, else `slides` says which layers have the window of `sliding_window`.
+ */
+export function windowsOfHuggingFace(f: ConfigFields, nLayers: number, maxPositions: number, slides: (layer: number) => boolean): number[] {
+  const types: unknown = f.values["layer_types"] ?? null;
+  if (types !== null && (!Array.isArray(types) || types.length !== nLayers || types.some((t) => t !== "full_attention" && t !== "sliding_attention"))) {
+    throw f.error("layer_types", `"full_attention" or "sliding_attention" for each of ${nLayers} layers`);
+  }
+  const sliding = Array.from({ length: nLayers }, (_, n) => (types === null ? f.has("sliding_window") && slides(n) : (types as unknown[])[n] === "sliding_attention"));
+  return sliding.map((is) => (is ? windowOf(f.integer("sliding_window", 1), maxPositions) : 0));
+}
+
+/** The activation and quantisation settings that every architecture must have the same way. */
+export function refuseForeignSettings(f: ConfigFields, quantization: "fp8" | "mxfp4" = "fp8"): void {
   f.only("hidden_act", ["silu"], "another activation");
-  f.only("attention_bias", [false], "biases in attention");
-  f.only("mlp_bias", [false], "biases in experts");
-  f.only("quantization_config", [], "weights quantised by another program; use the unquantised checkpoint, or a GGUF file");
-  const types = f.values["layer_types"];
-  if (Array.isArray(types) && types.some((t) => t !== "full_attention")) throw f.error("layer_types", `"full_attention" in every layer`);
+  f.only("activation_function", ["silu"], "another activation");
+  f.only("mlp_bias", [false], "biases in feed-forward layers");
+  const q = f.object("quantization_config");
+  if (q === null) return;
+  // The tensors themselves say which of them are quantised; what must agree is how their bits are read.
+  const known = q.values["quant_method"] === quantization
+    && (quantization === "mxfp4" || ((q.values["fmt"] ?? "e4m3") === "e4m3" && JSON.stringify(q.values["weight_block_size"]) === "[128,128]"));
+  if (!known) {
+    const expected = quantization === "mxfp4" ? `quant_method "mxfp4"` : `quant_method "fp8" with fmt "e4m3" and weight_block_size [128,128]`;
+    f.only("quantization_config", [], `weights quantised in another way than ${expected}; use the unquantised checkpoint, or a GGUF file`);
+  }
 }
 
-/** Rotary settings of a Hugging Face config, in the old form (rope_theta, rope_scaling) or the new (rope_parameters). */
-function ropeOfHuggingFace(f: ConfigFields, style: RopeStyle, dim: number, defaultTheta: number): { rope: RopeConfig; maxPositions: number } {
-  const declared = f.integer("max_position_embeddings", 1);
-  const parameters = f.object("rope_parameters");
-  const scaling = parameters ?? f.object("rope_scaling");
-  const theta = parameters?.has("rope_theta") ? parameters.positive("rope_theta") : f.positive("rope_theta", defaultTheta);
-  f.only("partial_rotary_factor", [1], "rotating a part of each head");
-  const type = scaling === null ? "default" : scaling.string(scaling.has("rope_type") ? "rope_type" : "type", "default");
-  const plain = (inverseFrequencies: number[], maxPositions: number, magnitude = 1) =>
-    ({ rope: { style, dim, theta, inverseFrequencies, magnitude }, maxPositions });
-  if (scaling === null || type === "default") return plain(plainInverseFrequencies(dim, theta), declared);
-  if (type === "linear") {
-    return plain(linearInverseFrequencies(dim, theta, scaling.positive("factor")), declared);
-  }
-  if (type === "yarn") {
-    const factor = scaling.positive("factor");
-    const originalContext = scaling.integer("original_max_position_embeddings", 1, declared);
-    const { inverseFrequencies } = yarnFrequencies({
-      dim, theta, factor, originalContext,
-      betaFast: scaling.positive("beta_fast", 32), betaSlow: scaling.positive("beta_slow", 1), truncate: scaling.boolean("truncate", true),
-    });
-    const magnitude = scaling.has("attention_factor") ? scaling.positive("attention_factor")
-      : scaling.has("mscale") && scaling.has("mscale_all_dim")
-        ? yarnMscale(factor, scaling.positive("mscale")) / yarnMscale(factor, scaling.positive("mscale_all_dim"))
-        : yarnMscale(factor);
-    return plain(inverseFrequencies, Math.max(declared, Math.floor(originalContext * factor)), magnitude);
-  }
-  throw new ModelError(`${scaling.file} has rope type "${type}", which this version cannot run; expected "default", "linear" or "yarn".`);
+/** GGUF keys that only some architectures have, with the values that mean nothing. An architecture reads those it names itself. */
+const GGUF_OPTIONAL_KEYS: Readonly<Record<string, readonly unknown[]>> = {
+  "expert_shared_count": [0], "expert_shared_feed_forward_length": [0], "leading_dense_block_count": [0], "nextn_predict_layers": [0],
+  "expert_group_count": [0, 1], "expert_group_used_count": [0, 1], "expert_weights_scale": [0, 1], "expert_gating_func": [0, 1],
+  "embedding_scale": [0, 1], "residual_scale": [0, 1], "logit_scale": [0, 1], "attention.scale": [0],
+  "attention.q_lora_rank": [0], "attention.kv_lora_rank": [0], "attention.key_length_mla": [0], "attention.value_length_mla": [0],
+  "attention.sliding_window": [0], "attention.sliding_window_pattern": [0], "attention.clamp_kqv": [0],
+  "attn_logit_softcapping": [0], "final_logit_softcapping": [0], "rope.scaling.yarn_log_multiplier": [0], "interleave_moe_layer_step": [0, 1],
+};
+
+export interface GgufReading {
+  readonly style: RopeStyle;
+  /** Optional keys that the architecture itself reads. */
+  readonly reads?: readonly string[];
+  /** Rotated dimensions where they are not the whole head; head sizes are the architecture's matter then. */
+  readonly ropeDim?: number;
+  /** YaRN's, which no key tells. */
+  readonly truncate?: boolean;
 }
 
-/** Rotary settings of GGUF metadata. `arch` prefixes the keys. */
-function ropeOfGguf(f: ConfigFields, arch: string, style: RopeStyle, dim: number): { rope: RopeConfig; maxPositions: number } {
-  const declared = f.integer(`${arch}.context_length`, 1);
-  const theta = decimalOfF32(f.positive(`${arch}.rope.freq_base`, 10000));
-  f.only(`${arch}.rope.dimension_count`, [dim], "rotating a part of each head");
-  const type = f.string(`${arch}.rope.scaling.type`, "none");
-  let inverseFrequencies: number[];
-  let maxPositions = declared;
-  let magnitude = 1;
-  if (type === "none") {
-    // Files older than the typed keys give linear scaling by this one alone.
-    const factor = f.positive(`${arch}.rope.scale_linear`, 1);
-    inverseFrequencies = linearInverseFrequencies(dim, theta, factor);
-  } else if (type === "linear") {
-    inverseFrequencies = linearInverseFrequencies(dim, theta, f.positive(`${arch}.rope.scaling.factor`));
-  } else if (type === "yarn") {
-    const factor = f.positive(`${arch}.rope.scaling.factor`);
-    const originalContext = f.integer(`${arch}.rope.scaling.original_context_length`, 1, declared);
-    inverseFrequencies = yarnFrequencies({
-      dim, theta, factor, originalContext, truncate: true,
-      betaFast: f.positive(`${arch}.rope.scaling.yarn_beta_fast`, 32), betaSlow: f.positive(`${arch}.rope.scaling.yarn_beta_slow`, 1),
-    }).inverseFrequencies;
-    magnitude = f.positive(`${arch}.rope.scaling.attn_factor`, 1) * yarnMscale(factor);
-    maxPositions = Math.max(declared, Math.floor(originalContext * factor));
-  } else {
-    throw new ModelError(`${f.file} has ${arch}.rope.scaling.type = "${type}", which this version cannot run; expected "none", "linear" or "yarn".`);
+/** What every GGUF states under its architecture's prefix. */
+function commonSizesOfGguf(f: ConfigFields, arch: string, tensors: GgufTensors, { style, reads = [], truncate = true, ropeDim }: GgufReading) {
+  for (const [key, inert] of Object.entries(GGUF_OPTIONAL_KEYS)) {
+    if (!reads.includes(key)) f.only(`${arch}.${key}`, inert, "the architecture has no such setting");
   }
-  return { rope: { style, dim, theta, inverseFrequencies, magnitude }, maxPositions };
-}
-
-/** What every MoE GGUF states under its architecture's prefix, and the number of experts per token apart. */
-export function sizesOfGguf(f: ConfigFields, arch: string, style: RopeStyle, hasTensor: (name: string) => boolean) {
   const hiddenSize = f.integer(`${arch}.embedding_length`, 1);
   const nHeads = f.integer(`${arch}.attention.head_count`, 1);
-  const headDim = f.has(`${arch}.attention.key_length`) ? f.integer(`${arch}.attention.key_length`, 2) : hiddenSize / nHeads;
+  const headDim = ropeDim ?? (f.has(`${arch}.attention.key_length`) ? f.integer(`${arch}.attention.key_length`, 2) : hiddenSize / nHeads);
   if (!Number.isInteger(headDim)) throw new ModelError(`${f.file}: embedding_length ${hiddenSize} is no multiple of head_count ${nHeads}.`);
-  f.only(`${arch}.attention.value_length`, [headDim], "values of another width than keys");
-  for (const key of ["expert_shared_count", "leading_dense_block_count", "expert_group_count"]) {
-    f.only(`${arch}.${key}`, [0, ...(key === "expert_group_count" ? [1] : [])], "the architecture has none");
-  }
-  f.only(`${arch}.expert_weights_scale`, [0, 1], "scaled expert weights");
-  for (const key of ["embedding_scale", "residual_scale", "logit_scale", "attention.scale", "attn_logit_softcapping", "final_logit_softcapping"]) {
-    f.only(`${arch}.${key}`, [0], "the architecture has no such factor");
-  }
+  if (ropeDim === undefined) f.only(`${arch}.attention.value_length`, [headDim], "values of another width than keys");
   const tokens = f.values["tokenizer.ggml.tokens"];
   const vocabSize = f.has(`${arch}.vocab_size`) ? f.integer(`${arch}.vocab_size`, 1) : Array.isArray(tokens) ? tokens.length : 0;
   if (vocabSize === 0) throw new ModelError(`${f.file} has neither ${arch}.vocab_size nor tokenizer.ggml.tokens, so the size of the vocabulary is unknown.`);
-  f.only(`${arch}.expert_gating_func`, [1], "another router score");
-  const nLayers = f.integer(`${arch}.block_count`, 1);
+  const nLayers = f.integer(`${arch}.block_count`, 1) - (reads.includes("nextn_predict_layers") ? f.integer(`${arch}.nextn_predict_layers`, 0, 0) : 0);
+  if (nLayers < 1) throw f.error(`${arch}.nextn_predict_layers`, `fewer than ${arch}.block_count`);
+  const { rope, maxPositions, scoreMscale } = ropeOfGguf(f, arch, tensors, { style, dim: headDim, truncate });
   const sizes = {
-    ...ropeOfGguf(f, arch, style, headDim),
-    vocabSize, hiddenSize, nHeads, headDim, nLayers,
+    rope, maxPositions, vocabSize, hiddenSize, nHeads, headDim, nLayers,
     nKvHeads: f.integer(`${arch}.attention.head_count_kv`, 1, nHeads),
     normEps: decimalOfF32(f.positive(`${arch}.attention.layer_norm_rms_epsilon`)),
     attentionScale: headDim ** -0.5,
-    layerFfns: everyLayer(nLayers, "moe" as const),
-    nExperts: f.integer(`${arch}.expert_count`, 1),
-    expertIntermediateSize: expertWidthOfGguf(f, arch),
-    tieWordEmbeddings: !hasTensor("output.weight"),
+    qkvBias: tensors.has("blk.0.attn_q.bias") || tensors.has("blk.0.attn_qkv.bias"),
+    oBias: tensors.has("blk.0.attn_output.bias"),
+    tieWordEmbeddings: !tensors.has("output.weight"),
     eosTokenIds: ascendingIds(f.ids("tokenizer.ggml.eos_token_id"), f.ids("tokenizer.ggml.eot_token_id")),
   };
-  return { sizes, topK: f.integer(`${arch}.expert_used_count`, 1) };
+  return { sizes, scoreMscale };
 }
 
-/** GGUF holds 1e-5 as an f32; the shortest decimal with that f32 is the number that was meant. */
-function decimalOfF32(x: number): number {
-  for (let digits = 1; digits < 9; digits++) {
-    const decimal = Number(x.toPrecision(digits));
-    if (Math.fround(decimal) === Math.fround(x)) return decimal;
-  }
-  return x;
+/** Of a model with experts; the number of experts per token apart. */
+export function sizesOfGguf(f: ConfigFields, arch: string, tensors: GgufTensors, reading: GgufReading) {
+  const { sizes, scoreMscale } = commonSizesOfGguf(f, arch, tensors, reading);
+  const layerFfns = layersOfGguf(tensors, sizes.nLayers);
+  const experts = {
+    layerFfns,
+    denseIntermediateSize: layerFfns.includes("dense") ? f.integer(`${arch}.feed_forward_length`, 1) : 0,
+    nExperts: f.integer(`${arch}.expert_count`, 1),
+    expertIntermediateSize: expertWidthOfGguf(f, arch),
+  };
+  return { sizes: { ...sizes, ...experts }, topK: f.integer(`${arch}.expert_used_count`, 1), scoreMscale };
 }
+
+/** Of a model without experts. */
+export function denseSizesOfGguf(f: ConfigFields, arch: string, tensors: GgufTensors, reading: GgufReading) {
+  const { sizes } = commonSizesOfGguf(f, arch, tensors, reading);
+  return { ...sizes, ...NO_EXPERTS, layerFfns: everyLayer(sizes.nLayers, "dense" as const), denseIntermediateSize: f.integer(`${arch}.feed_forward_length`, 1) };
+}
+
+/** A layer is dense that has a dense layer's matrices and no router. */
+const layersOfGguf = (tensors: GgufTensors, nLayers: number): LayerFfn[] =>
+  Array.from({ length: nLayers }, (_, n) => (tensors.has(`blk.${n}.ffn_gate.weight`) && !tensors.has(`blk.${n}.ffn_gate_inp.weight`) ? "dense" : "moe"));
 
 /** Width of one expert in GGUF: its own key, or the feed-forward length where that key is missing (Mixtral, OLMoE). */
 const expertWidthOfGguf = (f: ConfigFields, arch: string): number =>
   f.has(`${arch}.expert_feed_forward_length`) ? f.integer(`${arch}.expert_feed_forward_length`, 1) : f.integer(`${arch}.feed_forward_length`, 1);
+
+/** Windows of a GGUF whose layers are all alike. */
+export function windowsOfGguf(f: ConfigFields, arch: string, nLayers: number, maxPositions: number): number[] {
+  const window = f.has(`${arch}.attention.sliding_window`) ? f.integer(`${arch}.attention.sliding_window`, 0) : 0;
+  return everyLayer(nLayers, windowOf(window, maxPositions));
+}
+
+

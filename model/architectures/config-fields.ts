@@ -10,6 +10,17 @@ const show = (value: unknown): string => {
   return text.length > 120 ? text.slice(0, 117) + "..." : text;
 };
 
+/**
+ * Largest numbers of things that are listed one by one: far beyond any release, and small enough that a damaged file is refused at once instead of
+ * filling the memory with lists.
+ */
+const LARGEST: readonly (readonly [keys: RegExp, largest: number])[] = [
+  [/(^|\.)(num_hidden_layers|block_count|nextn_predict_layers|num_nextn_predict_layers|first_k_dense_replace|leading_dense_block_count)$/, 1024],
+  [/(head_dim|key_length|value_length|key_length_mla|value_length_mla|dimension_count|kv_lora_rank|q_lora_rank)$/, 65536],
+  [/(num_attention_heads|num_key_value_heads|head_count|head_count_kv|hidden_size|embedding_length)$/, 1 << 20],
+  [/(num_experts|num_local_experts|n_routed_experts|expert_count|expert_group_count|n_group)$/, 65535], // expert numbers are u16 on the wire
+];
+
 export class ConfigFields {
   /** File of the values, for messages. */
   readonly file: string;
@@ -34,6 +45,8 @@ export class ConfigFields {
     if (typeof value !== "number" || !Number.isSafeInteger(value) || value < min) {
       throw this.error(key, `a whole number of at least ${min}`);
     }
+    const [, largest] = LARGEST.find(([keys]) => keys.test(key)) ?? [];
+    if (largest !== undefined && value > largest) throw this.error(key, `at most ${largest}`);
     return value;
   }
 
@@ -54,6 +67,22 @@ export class ConfigFields {
     const value = this.#present(key, "a string", fallback);
     if (typeof value !== "string") throw this.error(key, "a string");
     return value;
+  }
+
+  /** A finite number, of any sign. */
+  number(key: string, fallback?: number): number {
+    const value = this.#present(key, "a number", fallback);
+    if (typeof value !== "number" || !Number.isFinite(value)) throw this.error(key, "a number");
+    return value;
+  }
+
+  /** A list of `length` numbers above 0. */
+  positives(key: string, length: number): number[] {
+    const value = this.#present(key, `a list of ${length} numbers above 0`, undefined);
+    if (!Array.isArray(value) || value.length !== length || value.some((x) => typeof x !== "number" || !Number.isFinite(x) || x <= 0)) {
+      throw this.error(key, `a list of ${length} numbers above 0`);
+    }
+    return value as number[];
   }
 
   /** A number above 0, or null where the key is missing or null. */
@@ -88,6 +117,11 @@ export class ConfigFields {
         + `expected ${allowed.length === 0 ? "no such key" : allowed.map(show).join(" or ")}.`,
       );
     }
+  }
+
+  /** The value as messages show it. */
+  shown(key: string): string {
+    return show(this.values[key]);
   }
 
   error(key: string, expected: string): ModelError {

@@ -1,32 +1,70 @@
-// The architectures this version runs, by name. Owns the lookup and the error for an unknown one, which names those known
-// and the nearest. Refuses guessing: a checkpoint says what it is, or it is not read.
+// The architectures this version runs, by name. Owns the lookup and the error for an unknown one, which names those known, the
+// nearest by its config keys, and what differs. Refuses guessing: a checkpoint says what it is, or it is not read.
 
 import { ModelError } from "../config.ts";
 import type { Architecture } from "./architecture.ts";
 import type { ConfigFields } from "./config-fields.ts";
+import { type KeyDifference, ggufDifference, huggingFaceDifference, refuseForeignKeys } from "./config-keys.ts";
+import { deepseekV2, deepseekV3 } from "./deepseek.ts";
+import { gptOss } from "./gpt-oss.ts";
+import { graniteMoePlain, graniteMoeShared } from "./granite-moe.ts";
+import { llama } from "./llama.ts";
 import { mixtral } from "./mixtral.ts";
 import { olmoe } from "./olmoe.ts";
-import { qwen3Moe } from "./qwen3-moe.ts";
+import { phiMoe } from "./phimoe.ts";
+import { qwen2, qwen3 } from "./qwen-dense.ts";
+import { qwen2Moe, qwen3Moe } from "./qwen-moe.ts";
 
-export const ARCHITECTURES: readonly Architecture[] = [olmoe, qwen3Moe, mixtral];
+export const ARCHITECTURES: readonly Architecture[] = [
+  olmoe, mixtral, qwen2Moe, qwen3Moe, graniteMoePlain, graniteMoeShared, deepseekV2, deepseekV3, phiMoe, gptOss, llama, qwen2, qwen3,
+];
 
-/** The architecture of a config.json. */
-export const architectureOfHuggingFace = (config: ConfigFields): Architecture =>
-  find(config.file, "model_type", config.string("model_type"), (a) => a.name);
+/** The architecture of a config.json. Throws ModelError for an unknown one, and for settings of another architecture than it names. */
+export function architectureOfHuggingFace(config: ConfigFields): Architecture {
+  const wanted = config.string("model_type");
+  const found = ARCHITECTURES.find((a) => a.name === wanted);
+  if (!found) throw unknown(config.file, "model_type", wanted, (a) => a.name, (a) => huggingFaceDifference(config, a), (a) => reads(a, config));
+  refuseForeignKeys(config, found, ARCHITECTURES);
+  return found;
+}
 
 /** The architecture of GGUF metadata. */
-export const architectureOfGguf = (metadata: ConfigFields): Architecture =>
-  find(metadata.file, "general.architecture", metadata.string("general.architecture"), (a) => a.ggufName);
+export function architectureOfGguf(metadata: ConfigFields): Architecture {
+  const wanted = metadata.string("general.architecture");
+  return ARCHITECTURES.find((a) => a.ggufName === wanted && (a.isGguf?.(metadata) ?? true))
+    ?? (() => { throw unknown(metadata.file, "general.architecture", wanted, (a) => a.ggufName, (a) => ggufDifference(metadata, wanted, a), () => false); })();
+}
 
-function find(file: string, key: string, wanted: string, nameOf: (a: Architecture) => string): Architecture {
-  const found = ARCHITECTURES.find((a) => nameOf(a) === wanted);
-  if (found) return found;
-  const names = ARCHITECTURES.map(nameOf);
-  const nearest = names.reduce((best, name) => (distance(name, wanted) < distance(best, wanted) ? name : best));
-  throw new ModelError(
-    `${file} has ${key} = "${wanted}", an architecture this version does not know. Known: ${names.join(", ")}; the nearest is "${nearest}".`,
+/** Whether the architecture would take the config's values, if it were named. */
+function reads(a: Architecture, config: ConfigFields): boolean {
+  try {
+    a.fromHuggingFace(config, null);
+    return true;
+  } catch (error) {
+    if (error instanceof ModelError) return false;
+    throw error;
+  }
+}
+
+function unknown(
+  file: string, key: string, wanted: string, nameOf: (a: Architecture) => string, compare: (a: Architecture) => KeyDifference, isReadBy: (a: Architecture) => boolean,
+): ModelError {
+  const byKeys = ARCHITECTURES.map((a) => ({ name: nameOf(a), keys: compare(a), isRead: isReadBy(a) }));
+  // Keys in common count most, then the name; values decide between those that read the same keys.
+  const near = ({ name, keys, isRead }: (typeof byKeys)[number]): number => keys.common + 0.5 * (1 - distance(name, wanted) / Math.max(name.length, wanted.length)) + (isRead ? 0.1 : 0);
+  const nearest = byKeys.reduce((best, a) => (near(a) > near(best) ? a : best));
+  const { more, fewer } = nearest.keys;
+  const differences = [
+    ...(more.length > 0 ? [`this one has keys that ${nearest.name} does not know: ${some(more)}`] : []),
+    ...(fewer.length > 0 ? [`${nearest.name} reads keys that are missing here: ${some(fewer)}`] : []),
+  ];
+  return new ModelError(
+    `${file} has ${key} = "${wanted}", an architecture this version does not know. Known: ${[...new Set(byKeys.map((a) => a.name))].join(", ")}; the nearest is "${nearest.name}". `
+    + (differences.length === 0 ? "Their keys do not differ." : `${differences.join("; ").replace(/^./, (c) => c.toUpperCase())}.`),
   );
 }
+
+const some = (keys: readonly string[]): string => keys.slice(0, 12).join(", ") + (keys.length > 12 ? `, and ${keys.length - 12} more` : "");
 
 /** Levenshtein distance. */
 function distance(a: string, b: string): number {

@@ -2,14 +2,14 @@
 // Owns placing f32 matrices in tile layout (docs/arithmetic.md section 3) and slicing experts into segments.
 // Refuses quantised formats: those come through formats/.
 
-import { trunkTensors, type ModelConfig } from "../../model/config.ts";
+import { sharedWidth, trunkTensors, type ExpertKind, type ModelConfig } from "../../model/config.ts";
 import { Engine } from "../../model/engine.ts";
 import type { Experts } from "../../model/experts.ts";
 import { Heap } from "../../model/heap.ts";
-import { formatCode, gateUpRows, matrixBytes, segmentBytes, type Kernels, type KvFormat } from "../../model/kernels.ts";
+import { formatCode, gateUpRows, matrixBytes, segmentBiasBytes, segmentBytes, type Kernels, type KvFormat } from "../../model/kernels.ts";
 import { ExpertRunner, LocalExperts, type SegmentLookup, type SegmentWeights } from "../../model/local-experts.ts";
 import { ropeTable } from "../../model/rope.ts";
-import { bindTrunk, type LoadedTensor } from "../../model/trunk.ts";
+import { bindTrunk, ropeTables, type LoadedTensor } from "../../model/trunk.ts";
 import type { DefinitionMatrix } from "../../model/definition.ts";
 
 export type PlainWeights = (name: string) => DefinitionMatrix;
@@ -41,56 +41,68 @@ export interface DirectOptions {
 
 /** Loads everything in f32 into a fresh heap at `base` of the kernels' memory. */
 export function directEngine(config: ModelConfig, weights: PlainWeights, base: number, options: DirectOptions): { engine: Engine; heap: Heap; lookup: SegmentLookup } {
-  const { kernels, contextLength, kvFormat = "f32", maxChunkTokens = 16, segmentWidth = config.expertIntermediateSize } = options;
+  const { kernels, contextLength, kvFormat = "f32", maxChunkTokens = 16, segmentWidth = config.expertIntermediateSize || config.denseIntermediateSize } = options;
   const heap = new Heap(kernels.memory, base, 256 << 20);
   const loaded = new Map<string, LoadedTensor>();
   for (const tensor of trunkTensors(config)) {
-    const source = weights(tensor.name);
-    if (tensor.kind === "matrix") {
-      const ptr = heap.alloc(matrixBytes("f32", tensor.nRows, tensor.nCols), "weights");
-      placeMatrix(heap, ptr, source, (row) => row, tensor.nRows, [0, tensor.nCols]);
-      loaded.set(tensor.name, { ptr, format: "f32", nRows: tensor.nRows, nCols: tensor.nCols });
+    if (tensor.kind !== "vector") {
+      const { name, nRows, nCols } = tensor;
+      const eachBytes = matrixBytes("f32", nRows, nCols);
+      const names = tensor.kind === "matrix" ? [name] : Array.from({ length: tensor.count }, (_, i) => `${name}.${i}`);
+      const ptr = heap.alloc(names.length * eachBytes, "weights");
+      names.forEach((of, i) => placeMatrix(heap, ptr + i * eachBytes, weights(of), (row) => row, nRows, [0, nCols]));
+      loaded.set(name, { ptr, format: "f32", nRows, nCols });
     } else {
       const ptr = heap.alloc(tensor.length * 4, "weights");
-      heap.f32.set(Float32Array.from(source.values), ptr / 4);
+      heap.f32.set(Float32Array.from(weights(tensor.name).values), ptr / 4);
       loaded.set(tensor.name, { ptr, format: "f32-vector", nRows: 1, nCols: tensor.length });
     }
   }
   const rope = ropeTable(config.rope, contextLength);
   const ropePtr = heap.alloc(rope.byteLength, "weights");
   heap.f32.set(rope, ropePtr / 4);
-  loaded.set("rope", { ptr: ropePtr, format: "f32-vector", nRows: contextLength, nCols: config.rope.dim });
+  loaded.set("rope", { ptr: ropePtr, format: "f32-vector", nRows: ropeTables(config) * contextLength, nCols: config.rope.dim });
 
+  const placeFfn = (at: string, kind: ExpertKind, ffnWidth: number, slice: number): SegmentWeights[] => Array.from({ length: Math.ceil(ffnWidth / slice) }, (_, segment) => {
+    const [start, end] = [segment * slice, Math.min((segment + 1) * slice, ffnWidth)];
+    const width = end - start;
+    const bytes = segmentBytes(kind, "f32", "f32", config.hiddenSize, width);
+    const ptr = heap.alloc(bytes, "weights");
+    const rows = gateUpRows("f32", width);
+    const inner = (row: number): number => {
+      const i = Math.floor(row / 32) * 16 + (row % 16);
+      return i < width ? start + i : -1;
+    };
+    const [gate, up] = [weights(at + "gate"), weights(at + "up")];
+    const both = { rows: gate.rows + up.rows, cols: gate.cols, values: [...Array.from(gate.values), ...Array.from(up.values)] };
+    const sourceRow = (row: number): number => (row % 32 < 16 || inner(row) < 0 ? inner(row) : gate.rows + inner(row));
+    placeMatrix(heap, ptr, both, sourceRow, rows, [0, config.hiddenSize]);
+    placeMatrix(heap, ptr + matrixBytes("f32", rows, config.hiddenSize), weights(at + "down"), (row) => row, config.hiddenSize, [start, end]);
+    const biasBytes = segmentBiasBytes(kind, "f32", config.hiddenSize, width);
+    if (biasBytes > 0) {
+      const biases = heap.f32.subarray((ptr + bytes - biasBytes) / 4, (ptr + bytes) / 4).fill(0);
+      for (let row = 0; row < rows; row++) if (inner(row) >= 0) biases[row] = weights(at + (row % 32 < 16 ? "gateBias" : "upBias")).values[inner(row)]!;
+      if (start === 0) biases.set(Float32Array.from(weights(at + "downBias").values), Math.ceil(rows / 4) * 4);
+    }
+    return { ptr, width, gateUp: formatCode("f32"), down: formatCode("f32") };
+  });
   const segments = new Map<string, SegmentWeights>();
   const nSegments = Math.ceil(config.expertIntermediateSize / segmentWidth);
+  const shared: SegmentWeights[][] = [];
   for (let layer = 0; layer < config.nLayers; layer++) {
-    for (let expert = 0; expert < config.nExperts; expert++) {
-      const at = `layers.${layer}.experts.${expert}.`;
-      for (let segment = 0; segment < nSegments; segment++) {
-        const [start, end] = [segment * segmentWidth, Math.min((segment + 1) * segmentWidth, config.expertIntermediateSize)];
-        const width = end - start;
-        const ptr = heap.alloc(segmentBytes("f32", "f32", config.hiddenSize, width), "weights");
-        const rows = gateUpRows("f32", width);
-        const inner = (row: number): number => {
-          const i = Math.floor(row / 32) * 16 + (row % 16);
-          return i < width ? start + i : -1;
-        };
-        const [gate, up] = [weights(at + "gate"), weights(at + "up")];
-        const both = { rows: gate.rows + up.rows, cols: gate.cols, values: [...Array.from(gate.values), ...Array.from(up.values)] };
-        const sourceRow = (row: number): number => (row % 32 < 16 || inner(row) < 0 ? inner(row) : gate.rows + inner(row));
-        placeMatrix(heap, ptr, both, sourceRow, rows, [0, config.hiddenSize]);
-        placeMatrix(heap, ptr + matrixBytes("f32", rows, config.hiddenSize), weights(at + "down"), (row) => row, config.hiddenSize, [start, end]);
-        segments.set(`${layer}.${expert}.${segment}`, { ptr, width, gateUp: formatCode("f32"), down: formatCode("f32") });
-      }
+    shared.push(sharedWidth(config, layer) > 0 ? placeFfn(`layers.${layer}.shared.`, "swiglu", sharedWidth(config, layer), segmentWidth) : []);
+    for (let expert = 0; expert < config.nExperts && config.layerFfns[layer] === "moe"; expert++) {
+      placeFfn(`layers.${layer}.experts.${expert}.`, config.expertKind, config.expertIntermediateSize, segmentWidth)
+        .forEach((weightsOf, segment) => segments.set(`${layer}.${expert}.${segment}`, weightsOf));
     }
   }
   const lookup: SegmentLookup = (layer, expert, segment) => segments.get(`${layer}.${expert}.${segment}`);
-  const runner = new ExpertRunner(kernels, heap, config.hiddenSize, segmentWidth, maxChunkTokens);
+  const runner = new ExpertRunner(kernels, heap, config, segmentWidth, maxChunkTokens);
   const engine = new Engine({
     config, kernels, heap, trunk: bindTrunk(config, (name) => loaded.get(name)), kvFormat, activations: "f32", maxChunkTokens,
     ...(options.maxRoundTokens === undefined ? {} : { maxRoundTokens: options.maxRoundTokens }),
     experts: (options.experts ?? ((experts) => experts))(new LocalExperts(runner, lookup, config.hiddenSize), heap),
-    segmentCounts: Array.from({ length: config.nLayers }, () => new Array<number>(config.nExperts).fill(nSegments)),
+    segmentCounts: config.layerFfns.map((ffn) => (ffn === "moe" ? new Array<number>(config.nExperts).fill(nSegments) : [])), shared,
   });
   return { engine, heap, lookup };
 }

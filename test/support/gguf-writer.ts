@@ -1,7 +1,9 @@
 // Writes GGUF files for tests, version 2 or 3 (ggml's docs/gguf.md): metadata, tensor table, aligned data.
 // Written independently of the reader; another reader (@huggingface/gguf) checks it. Refuses nothing.
 
-const TYPE_IDS: Readonly<Record<string, number>> = { F32: 0, F16: 1, Q4_0: 2, Q4_1: 3, Q8_0: 8, Q4_K: 12, Q6_K: 14, BF16: 30, MXFP4: 39 };
+const TYPE_IDS: Readonly<Record<string, number>> = {
+  F32: 0, F16: 1, Q4_0: 2, Q4_1: 3, Q5_0: 6, Q5_1: 7, Q8_0: 8, Q2_K: 10, Q3_K: 11, Q4_K: 12, Q5_K: 13, Q6_K: 14, IQ4_NL: 20, IQ4_XS: 23, BF16: 30, MXFP4: 39,
+};
 
 export interface GgufTensor {
   readonly name: string;

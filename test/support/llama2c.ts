@@ -45,12 +45,12 @@ export function readStories(nExperts: number): Stories {
   const norm = take(1, dim);
 
   const config: ModelConfig = {
-    architecture: "llama2c", vocabSize, hiddenSize: dim, nLayers, nHeads, nKvHeads, headDim, maxPositions, normEps: 1e-5,
-    rope: { style: "interleaved", dim: headDim, theta: 10000, inverseFrequencies: plainInverseFrequencies(headDim, 10000), magnitude: 1 },
-    qkNorm: "none", qkvBias: false, clipQkv: null, attentionScale: headDim ** -0.5, slidingWindows: new Array<number>(nLayers).fill(0),
-    layerFfns: new Array<"moe">(nLayers).fill("moe"), denseIntermediateSize: 0, nExperts, expertIntermediateSize: width, sharedIntermediateSize: 0, sharedGate: false,
-    router: { score: "one", weigh: "score", scale: 1, topK: nExperts, logitBias: false, selectionBias: false, nGroups: 1, topKGroups: 1, groupScore: "max" },
-    tieWordEmbeddings: true, embeddingMultiplier: 1, residualMultiplier: 1, logitsScaling: 1, eosTokenIds: [], bosTokenId: BOS,
+    architecture: "llama2c", vocabSize, hiddenSize: dim, nLayers, nHeads, nKvHeads, headDim, mla: null, maxPositions, norm: "rms", normEps: 1e-5,
+    rope: { style: "interleaved", dim: headDim, theta: 10000, inverseFrequencies: plainInverseFrequencies(headDim, 10000), magnitude: 1, long: null },
+    qkNorm: "none", qkvBias: false, oBias: false, attentionSinks: false, clipQkv: null, attentionScale: headDim ** -0.5, slidingWindows: new Array<number>(nLayers).fill(0),
+    layerFfns: new Array<"moe">(nLayers).fill("moe"), denseIntermediateSize: 0, nExperts, expertKind: "swiglu", swigluLimit: 0, expertIntermediateSize: width, sharedIntermediateSize: 0, sharedGate: false,
+    router: { score: "one", select: "top-k", sparsemixerEpsilon: 0, weigh: "score", scale: 1, topK: nExperts, logitBias: false, selectionBias: false, nGroups: 1, topKGroups: 1, groupScore: "max" },
+    tieWordEmbeddings: true, headBias: false, embeddingMultiplier: 1, residualMultiplier: 1, logitsScaling: 1, eosTokenIds: [], bosTokenId: BOS,
   };
 
   const weights = (name: string): DefinitionMatrix => {

@@ -1,9 +1,10 @@
 // Row-major stored bytes of test matrices, in every type the writers here can write. F16 and BF16 are written by this
-// file, the quantised types by the packer's own quantiser. Refuses values that F16 and BF16 would round, so that all
+// file, the quantised types by the packer's own quantiser or, where it has none, by block-writers.ts. Refuses values that F16 and BF16 would round, so that all
 // forms of a tiny model hold the same weights.
 
 import { encodeRows, noLoss } from "../../formats/quantize.ts";
 import type { StoredType } from "../../formats/stored-types.ts";
+import { isWrittenType, writeBlocks } from "./block-writers.ts";
 
 const word = new Float32Array(1);
 const bits = new Uint32Array(word.buffer);
@@ -18,6 +19,7 @@ export function roundForAllTypes(x: number): number {
 }
 
 export function storedRows(type: StoredType, values: Float32Array, nRows: number, nCols: number): Uint8Array {
+  if (isWrittenType(type)) return writeBlocks(type, values, nRows, nCols);
   if (type !== "F16" && type !== "BF16") return encodeRows(type, "test matrix", values, nRows, nCols, noLoss());
   const out = new Uint8Array(values.length * 2);
   const view = new DataView(out.buffer);

@@ -97,15 +97,15 @@ async function engineHere(pack: MemoryPack, experts: (parts: { manifest: PackMan
   const memory = new WebAssembly.Memory({ initial: 64 });
   const heap = new Heap(memory, RESERVED_BYTES, 64 << 20);
   const { kernels } = chooseKernels({ modules: kernelModules, memory });
-  const { trunk, lookup, segmentCounts } = await loadModel(pack.source, manifest, heap);
+  const { trunk, lookup, segmentCounts, shared } = await loadModel(pack.source, manifest, heap);
   const { config, kvFormat, activations } = manifest;
-  return new Engine({ config, kernels, heap, kvFormat, activations, maxChunkTokens: CHUNK_TOKENS, segmentCounts, trunk, experts: experts({ manifest, packHash, heap, kernels, lookup }) });
+  return new Engine({ config, kernels, heap, kvFormat, activations, maxChunkTokens: CHUNK_TOKENS, segmentCounts, shared, trunk, experts: experts({ manifest, packHash, heap, kernels, lookup }) });
 }
 
 const CHUNK_TOKENS = 64;
 
 const localExperts = ({ manifest: { config }, heap, kernels, lookup }: { manifest: PackManifest; heap: Heap; kernels: Kernels; lookup: SegmentLookup }): LocalExperts =>
-  new LocalExperts(new ExpertRunner(kernels, heap, config.hiddenSize, config.expertIntermediateSize, CHUNK_TOKENS), lookup, config.hiddenSize);
+  new LocalExperts(new ExpertRunner(kernels, heap, config, config.expertIntermediateSize, CHUNK_TOKENS), lookup, config.hiddenSize);
 
 /** Everything in one place and no wire: an engine over LocalExperts. */
 export const inProcess = (pack: MemoryPack): Promise<Engine> => engineHere(pack, localExperts);

@@ -13,7 +13,7 @@ function withTokens(tokens: readonly string[], decoded: readonly string[], contr
     throw new Error("not used here");
   };
   return {
-    vocabSize: tokens.length, encodeText: refuse, encodeTemplate: refuse, protect: refuse, idOf: refuse, stream: refuse,
+    vocabSize: tokens.length, encodeText: refuse, encodeTemplate: refuse, protect: refuse, unprotect: refuse, restoreMarks: refuse, idOf: refuse, stream: refuse,
     decode: (ids) => ids.map((id) => decoded[id]).join(""),
     tokenOf: (id) => tokens[id], isControl: (id) => control.includes(id),
   };

@@ -1,40 +1,54 @@
 // One model in all its stored forms: same config, same numbers. And what a checkpoint may not be.
 
 import { describe, expect, it } from "vitest";
-import { type Checkpoint, expertName } from "../../../formats/checkpoint.ts";
+import { type ByteSource, SourceError } from "../../../formats/byte-source.ts";
+import { Checkpoint, expertName } from "../../../formats/checkpoint.ts";
+import { decodeRows } from "../../../formats/dequantize.ts";
 import { openGguf } from "../../../formats/gguf-checkpoint.ts";
+import { readGgufHeader } from "../../../formats/gguf.ts";
 import { openHuggingFace } from "../../../formats/huggingface.ts";
 import { MemorySource } from "../../../formats/memory-source.ts";
-import { EXPERT_MATRICES } from "../../../model/config.ts";
-import { ggufFile, u32 } from "../../support/gguf-writer.ts";
+import { ARCHITECTURES } from "../../../model/architectures/index.ts";
+import { EXPERT_MATRICES, type ModelConfig } from "../../../model/config.ts";
+import { ggufFile, text, u32 } from "../../support/gguf-writer.ts";
 import { openTinyGguf, openTinyHuggingFace } from "../../support/pack-to-memory.ts";
 import { type TensorData, safetensorsFile } from "../../support/safetensors-writer.ts";
-import { TINY_ARCHITECTURES, type TinyModel, permuteForGguf, tinyModel } from "../../support/tiny-models.ts";
+import { storedRows } from "../../support/stored-rows.ts";
+import { isPermuted, permuteForGguf, transpose } from "../../support/tiny-files.ts";
+import { TINY_ARCHITECTURES, type TinyModel, tinyModel } from "../../support/tiny-models.ts";
 
-/** Every weight of the checkpoint equals the model's; q and k of a GGUF with interleaved rotary are permuted. */
+/** Every weight of the checkpoint equals the model's, and places come in the promised order; q and k of a GGUF with permuted rows are so here. */
 async function expectWeights(checkpoint: Checkpoint, model: TinyModel): Promise<void> {
   const places = [...checkpoint.places()];
-  expect(places.map((p) => p.name).sort()).toEqual([...model.weights.keys()].sort());
+  expect(places.map((p) => p.name)).toEqual([...model.weights.keys()]);
   const { config } = checkpoint;
   for (const place of places) {
     const weight = model.weights.get(place.name)!;
-    const last = place.name.split(".").at(-1);
-    const permuted = config.rope.style === "interleaved" && (last === "q" || last === "k");
-    const expected = permuted ? permuteForGguf(weight, last === "q" ? config.nHeads : config.nKvHeads) : weight.values;
-    expect(await checkpoint.readF32(place.name), place.name).toEqual(expected);
+    const last = place.name.split(".").at(-1)!;
+    const permuted = checkpoint.kind === "gguf" && isPermuted(config.architecture) && /^[qk](Bias)?$/.test(last);
+    const expected = permuted ? permuteForGguf(weight, last.startsWith("q") ? config.nHeads : config.nKvHeads) : weight.values;
+    expect([place.nRows, place.nCols], place.name).toEqual([weight.rows, weight.cols]);
+    const found = await checkpoint.readF32(place.name);
+    // The slow comparison is for its message.
+    if (Buffer.compare(bytesOf(found), bytesOf(expected)) !== 0) expect(found, place.name).toEqual(expected);
   }
 }
 
+const bytesOf = (values: Float32Array): Uint8Array => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+
+/** config.json's record with what GGUF says otherwise: rows of q and k lie permuted, and the rotary embedding with them. */
+const asGguf = (config: ModelConfig): ModelConfig => (isPermuted(config.architecture) ? { ...config, rope: { ...config.rope, style: "interleaved" } } : config);
+
+const MOE_ARCHITECTURES = TINY_ARCHITECTURES.filter((a) => !["llama", "qwen2", "qwen3"].includes(a));
+
 describe.each(TINY_ARCHITECTURES)("%s", (architecture) => {
-  it("holds the same numbers as F32, F16, BF16, sharded, and as GGUF in every form", async () => {
+  it("holds the same numbers as F32, F16, BF16, sharded, and as GGUF", async () => {
     const model = tinyModel(architecture, 21);
     for (const options of [{ dtype: "F32" }, { dtype: "F16" }, { dtype: "BF16" }, { shards: 3 }] as const) await expectWeights(await openTinyHuggingFace(model, options), model);
-    for (const options of [{ type: "F32" }, { type: "F16" }, { type: "BF16", version: 2 }, { experts: "fused" }, { experts: "own", alignment: 128 }] as const) {
-      await expectWeights(await openTinyGguf(model, options), model);
-    }
+    for (const options of [{ type: "F32" }, { type: "F16", alignment: 128 }, { type: "BF16", version: 2 }] as const) await expectWeights(await openTinyGguf(model, options), model);
   });
 
-  it.each(["Q8_0", "Q4_0"] as const)("reads %s as the numbers that went in", async (type) => {
+  it.each(["Q8_0", "Q4_0", "MXFP4"] as const)("reads %s as the numbers that went in", async (type) => {
     const model = tinyModel(architecture, 22, { exactIn: type });
     await expectWeights(await openTinyGguf(model, { type }), model);
     await expectWeights(await openTinyHuggingFace(model, { dtype: "F32" }), model);
@@ -43,23 +57,148 @@ describe.each(TINY_ARCHITECTURES)("%s", (architecture) => {
   it("has one config in both forms, but for the rotary style where rows are permuted", async () => {
     const model = tinyModel(architecture, 23);
     const fromFolder = (await openTinyHuggingFace(model)).config;
-    const fromFile = (await openTinyGguf(model)).config;
-    expect(fromFile).toEqual({ ...fromFolder, rope: { ...fromFolder.rope, style: architecture === "mixtral" ? "interleaved" : "half" } });
+    expect((await openTinyGguf(model)).config).toEqual(asGguf(fromFolder));
   });
 
-  it("may tie its head", async () => {
-    const model = tinyModel(architecture, 24, { config: { tie_word_embeddings: true } });
-    for (const checkpoint of [await openTinyHuggingFace(model), await openTinyGguf(model)]) {
-      expect(checkpoint.config.tieWordEmbeddings).toBe(true);
-      expect([...checkpoint.places()].some((p) => p.name === "head")).toBe(false);
-      await expectWeights(checkpoint, model);
+  it("may tie its head, or not", async () => {
+    for (const tied of [true, false]) {
+      const model = tinyModel(architecture, 24, { config: { tie_word_embeddings: tied, ...(tied ? { lm_head_bias: false } : {}) } });
+      for (const checkpoint of [await openTinyHuggingFace(model), await openTinyGguf(model)]) {
+        expect(checkpoint.config.tieWordEmbeddings).toBe(tied);
+        expect([...checkpoint.places()].some((p) => p.name === "head")).toBe(!tied);
+        await expectWeights(checkpoint, model);
+      }
+    }
+  });
+
+  it("gives rows of any batch as it gives them all", async () => {
+    const model = tinyModel(architecture, 26, { exactIn: "MXFP4" });
+    const opened = [await openTinyHuggingFace(model), await openTinyHuggingFace(model, { experts: "plain", dtype: "F32" }), await openTinyGguf(model, { type: "MXFP4", mla: "fused" })];
+    for (const checkpoint of opened) {
+      for (const place of checkpoint.places()) {
+        const all = await checkpoint.readRows(place, 0, place.nRows);
+        expect(all.length, place.name).toBe(place.nRows * place.rowBytes);
+        const [first, n] = [Math.floor(place.nRows / 3), Math.ceil(place.nRows / 2)];
+        const some = await checkpoint.readRows(place, first, n);
+        expect(Buffer.compare(some, all.subarray(first * place.rowBytes, (first + n) * place.rowBytes)), place.name).toBe(0);
+      }
     }
   });
 });
 
-it.each(["olmoe", "qwen3_moe"] as const)("%s may have fused expert tensors in its folder", async (architecture) => {
-  const model = tinyModel(architecture, 25);
-  await expectWeights(await openTinyHuggingFace(model, { fused: true }), model);
+describe("forms that some files have", () => {
+  it.each(MOE_ARCHITECTURES)("GGUF of %s with gate and up in one tensor", async (architecture) => {
+    const model = tinyModel(architecture, 27);
+    await expectWeights(await openTinyGguf(model, { experts: "fused" }), model);
+  });
+
+  it.each(MOE_ARCHITECTURES)("GGUF of %s with a tensor for each expert", async (architecture) => {
+    const model = tinyModel(architecture, 28);
+    await expectWeights(await openTinyGguf(model, { experts: "own" }), model);
+  });
+
+  it.each(["olmoe", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3"] as const)("folder of %s with stacked experts", async (architecture) => {
+    const model = tinyModel(architecture, 25);
+    await expectWeights(await openTinyHuggingFace(model, { fused: true }), model);
+  });
+
+  it.each(["phimoe", "qwen2", "olmoe"] as const)("GGUF of %s with q, k and v in one tensor", async (architecture) => {
+    const model = tinyModel(architecture, 29);
+    const checkpoint = await openTinyGguf(model, { fusedQkv: true });
+    expect(checkpoint.place("layers.1.v").tensor).toBe("blk.1.attn_qkv.weight");
+    expect(checkpoint.config).toEqual(model.config);
+    await expectWeights(checkpoint, model);
+  });
+
+  it.each(["deepseek_v2", "deepseek_v3"] as const)("GGUF of %s with kv_b in one tensor, as older files have it", async (architecture) => {
+    const model = tinyModel(architecture, 30);
+    const checkpoint = await openTinyGguf(model, { mla: "fused", type: "BF16" });
+    expect(checkpoint.place("layers.1.kB.2")).toMatchObject({ tensor: "blk.1.attn_kv_b.weight", type: "BF16", storedType: "BF16" });
+    expect(checkpoint.config).toEqual(model.config);
+    await expectWeights(checkpoint, model);
+  });
+
+  it("transposes quantised rows by way of F32, and says what they were", async () => {
+    const model = tinyModel("deepseek_v2", 31);
+    const checkpoint = await openTinyGguf(model, { mla: "fused", overrideType: (name) => (name.endsWith("attn_kv_b.weight") ? "Q8_0" : null) });
+    const { kvLoraRank, nopeHeadDim, valueHeadDim } = checkpoint.config.mla!;
+    const kB = checkpoint.place("layers.0.kB.1");
+    expect(kB).toMatchObject({ type: "F32", storedType: "Q8_0", storedBytes: (kvLoraRank * nopeHeadDim / 32) * 34, nRows: kvLoraRank, nCols: nopeHeadDim });
+    expect(checkpoint.place("layers.0.vB.1")).toMatchObject({ type: "Q8_0", nRows: valueHeadDim, nCols: kvLoraRank });
+    const [read, meant] = [await checkpoint.readF32("layers.0.kB.1"), model.weights.get("layers.0.kB.1")!.values];
+    const rounded = storedRows("Q8_0", transpose({ rows: kvLoraRank, cols: nopeHeadDim, values: meant }), nopeHeadDim, kvLoraRank);
+    expect(read).toEqual(transpose({ rows: nopeHeadDim, cols: kvLoraRank, values: decodeRows("Q8_0", rounded, nopeHeadDim, kvLoraRank) }));
+  });
+
+  it("gpt-oss in MXFP4 blocks and unpacked: the same rows, as GGUF's blocks in the first case", async () => {
+    const model = tinyModel("gpt_oss", 32, { exactIn: "MXFP4" });
+    const packed = await openTinyHuggingFace(model);
+    const gguf = await openTinyGguf(model, { type: "MXFP4" });
+    for (const m of EXPERT_MATRICES) {
+      const place = packed.place(expertName(1, 5, m));
+      expect(place).toMatchObject({ type: "MXFP4", storedType: "MXFP4" });
+      expect(await packed.readRows(place, 0, place.nRows)).toEqual(await gguf.readRows(gguf.place(place.name), 0, place.nRows));
+      expect((await openTinyHuggingFace(model, { experts: "plain" })).place(place.name)).toMatchObject({ type: "BF16", tensor: `model.layers.1.mlp.experts.${m === "down" ? "down" : "gate_up"}_proj` });
+    }
+    await expectWeights(packed, model);
+  });
+
+  it("FP8 with a factor for every block: DeepSeek-V3's folder and its GGUF in BF16 hold the same numbers", async () => {
+    // Wide enough that down and o have two columns of blocks, and gate two rows of them.
+    const model = tinyModel("deepseek_v3", 33, { exactIn: "F8_E4M3", config: { v_head_dim: 48 } });
+    const folder = await openTinyHuggingFace(model, { dtype: "F8_E4M3" });
+    expect(folder.place("layers.0.shared.down")).toMatchObject({ type: "F32", storedType: "F8_E4M3", storedBytes: 64 * 160, rowBytes: 640 });
+    expect(folder.place("layers.1.kB.3")).toMatchObject({ type: "F32", storedType: "F8_E4M3", tensor: "model.layers.1.self_attn.kv_b_proj.weight" });
+    await expectWeights(folder, model);
+    await expectWeights(await openTinyGguf(model, { type: "BF16", mla: "fused" }), model);
+    const qwen = tinyModel("qwen3_moe", 33, { exactIn: "F8_E4M3", config: { head_dim: 64 } });
+    await expectWeights(await openTinyHuggingFace(qwen, { dtype: "F8_E4M3", factors: "BF16" }), qwen);
+  });
+
+  it("layers behind the last, for multi-token prediction, are left out with a warning; other architectures have none", async () => {
+    const model = tinyModel("deepseek_v3", 34);
+    for (const checkpoint of [await openTinyHuggingFace(model, { extraLayer: true }), await openTinyGguf(model, { extraLayer: true })]) {
+      expect(checkpoint.warnings).toEqual([expect.stringMatching(/Layer 3 lies behind the last of 3 \(multi-token prediction\)/)]);
+      expect(checkpoint.config.nLayers).toBe(3);
+      await expectWeights(checkpoint, model);
+    }
+    await expect(openTinyHuggingFace(tinyModel("qwen3_moe", 34), { extraLayer: true })).rejects.toThrow(/2 tensors have no place .*model\.layers\.2\.eh_proj/);
+  });
+
+  it("Qwen's dense layers among the sparse ones", async () => {
+    for (const config of [{ mlp_only_layers: [1], num_hidden_layers: 3 }, { decoder_sparse_step: 2, num_hidden_layers: 4 }]) {
+      for (const architecture of ["qwen2_moe", "qwen3_moe"] as const) {
+        const model = tinyModel(architecture, 35, { config });
+        expect(model.config.layerFfns).toEqual(config.num_hidden_layers === 3 ? ["moe", "dense", "moe"] : ["dense", "moe", "dense", "moe"]);
+        const gguf = await openTinyGguf(model);
+        expect(gguf.config).toEqual(model.config);
+        await expectWeights(gguf, model);
+        await expectWeights(await openTinyHuggingFace(model), model);
+      }
+    }
+  });
+
+  it("biases in attention, permuted with q and k where those are", async () => {
+    for (const architecture of ["llama", "granitemoe", "olmoe", "qwen3_moe", "qwen3"] as const) {
+      const model = tinyModel(architecture, 36, { config: { attention_bias: true } });
+      expect(model.config).toMatchObject({ qkvBias: true, oBias: true });
+      const gguf = await openTinyGguf(model);
+      expect(gguf.config).toEqual(asGguf(model.config));
+      await expectWeights(gguf, model);
+      await expectWeights(await openTinyHuggingFace(model), model);
+    }
+  });
+
+  it("both forms of kv_b beside each other", async () => {
+    const model = tinyModel("deepseek_v2", 37);
+    const header = await readGgufHeader(new MemorySource(new Map([["x.gguf", model.ggufBytes()]])), "x.gguf");
+    expect(header.tensors.has("blk.0.attn_k_b.weight")).toBe(true);
+    const both = new Map([...header.tensors]).set("blk.0.attn_kv_b.weight", { ...header.tensors.get("blk.0.attn_k_b.weight")!, name: "blk.0.attn_kv_b.weight" });
+    const architecture = ARCHITECTURES.find((a) => a.name === "deepseek_v2")!;
+    const source = new MemorySource(new Map([["x.gguf", model.ggufBytes()]]));
+    const checkpoint = new Checkpoint({ kind: "gguf", name: "x", sha256: "", config: model.config, architecture, tokenizer: null, source, tensors: both, warnings: [] });
+    expect(checkpoint.place("layers.0.kB.0").tensor).toBe("blk.0.attn_k_b.weight");
+  });
 });
 
 it("reads rows in batches that cover the matrix once", async () => {
@@ -153,6 +292,68 @@ describe("what is refused", () => {
     ["a tensor with no place", (l: TensorData[]) => [...l, { name: "model.layers.0.self_attn.q_proj.bias", dtype: "F32", shape: [64], bytes: new Uint8Array(256) }], /1 tensors have no place .*q_proj\.bias/],
   ])("%s", async (_, change, message) => {
     await expect(openHuggingFace(folder(change), "x")).rejects.toThrow(message);
+  });
+
+  /** The one file of a folder, with its tensors changed. */
+  const changed = (files: Map<string, Uint8Array>, change: (t: TensorData[]) => TensorData[]): MemorySource => {
+    const file = files.get("model.safetensors")!;
+    const headerBytes = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
+    const header = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + headerBytes))) as Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>;
+    const tensors = Object.entries(header).filter(([name]) => name !== "__metadata__")
+      .map(([name, { dtype, shape, data_offsets: [from, to] }]): TensorData => ({ name, dtype, shape, bytes: file.subarray(8 + headerBytes + from, 8 + headerBytes + to) }));
+    return new MemorySource(new Map(files).set("model.safetensors", safetensorsFile(change(tensors))));
+  };
+  const fp8 = (): Map<string, Uint8Array> => tinyModel("deepseek_v3", 3, { exactIn: "F8_E4M3" }).huggingFaceFiles({ dtype: "F8_E4M3" });
+  const mxfp4 = (): Map<string, Uint8Array> => tinyModel("gpt_oss", 3, { exactIn: "MXFP4" }).huggingFaceFiles();
+  const without = (name: string) => (list: TensorData[]) => list.filter((t) => t.name !== name);
+  const renamed = (name: string, to: string) => (list: TensorData[]) => list.map((t) => (t.name === name ? { ...t, name: to } : t));
+  const KV_B = "model.layers.1.self_attn.kv_b_proj.weight";
+  const BLOCKS = "model.layers.1.mlp.experts.gate_up_proj_blocks";
+  const SCALES = "model.layers.1.mlp.experts.gate_up_proj_scales";
+
+  it.each([
+    ["FP8 without factors", fp8, without(`${KV_B}_scale_inv`), /kv_b_proj\.weight_scale_inv, the scales of .*kv_b_proj\.weight, is missing/],
+    ["FP8 factors of another shape", fp8, replace(`${KV_B}_scale_inv`, { shape: [1, 2] }), /scale_inv in model\.safetensors, .* is F32 \[1, 2\], expected F32 or BF16 \[2, 1\]/],
+    ["FP8 factors of another type", fp8, replace(`${KV_B}_scale_inv`, { dtype: "I32" }), /is I32 \[2, 1\], expected F32 or BF16 \[2, 1\]/],
+    ["factors that belong to nothing", fp8, renamed(`${KV_B}_scale_inv`, "x_scale_inv"), /kv_b_proj\.weight_scale_inv, .*is missing/],
+    ["kv_b of another shape", fp8, replace(KV_B, { shape: [128, 64] }), /kv_b_proj\.weight in model\.safetensors \(layers\.1\.kB\.0\) has shape \[128, 64\], expected \[256, 32\]/],
+    ["MXFP4 without exponents", mxfp4, without(SCALES), /gate_up_proj_scales, the scales of .*gate_up_proj_blocks, is missing/],
+    ["MXFP4 exponents of another shape", mxfp4, replace(SCALES, { shape: [8, 64, 4] }), /is U8 \[8, 64, 4\], expected U8 \[8, 128, 2\]/],
+    ["MXFP4 blocks of another type", mxfp4, replace(BLOCKS, { dtype: "I8" }), /has type I8, expected U8, the nibbles of MXFP4/],
+    ["MXFP4 blocks of another shape", mxfp4, replace(BLOCKS, { shape: [8, 128, 1, 32] }), /has shape \[8, 128, 1, 32\], expected \[8, 128, 2, 16\]/],
+    ["biases that are missing", mxfp4, without("model.layers.0.mlp.experts.down_proj_bias"), /down_proj_bias \(layers\.0\.experts\.0\.downBias\) is missing/],
+    ["sinks that are missing", mxfp4, without("model.layers.0.self_attn.sinks"), /self_attn\.sinks \(layers\.0\.sinks\) is missing/],
+  ])("%s", async (_, files, change, message) => {
+    expect(await openHuggingFace(changed(files(), (t) => t), "x")).toBeInstanceOf(Checkpoint);
+    await expect(openHuggingFace(changed(files(), change), "x")).rejects.toThrow(message);
+  });
+
+  it("factors of rotary frequencies that are no small vector", async () => {
+    const bytes = (extra: Parameters<typeof ggufFile>[1]): Uint8Array => ggufFile(new Map([["general.architecture", text("llama")]]), extra);
+    for (const tensor of [{ name: "rope_freqs.weight", type: "F16", shape: [8], bytes: new Uint8Array(16) }, { name: "rope_freqs.weight", type: "F32", shape: [2048], bytes: new Uint8Array(8192) }]) {
+      await expect(openGguf(new MemorySource(new Map([["x.gguf", bytes([tensor])]])), "x.gguf")).rejects.toThrow(/x\.gguf: tensor rope_freqs\.weight is F\d\d \[\d+\], expected at most 1024 factors in F32/);
+    }
+  });
+
+  it("a key that no one knows is passed over, and said to be", async () => {
+    const files = tinyModel("olmoe", 2, { config: { my_new_setting: 3, torch_dtype: "bfloat16", initializer_range: 0.02 } }).huggingFaceFiles();
+    expect((await openHuggingFace(new MemorySource(files), "x")).warnings).toEqual(["config.json has keys that this version does not know and passes over: my_new_setting."]);
+  });
+
+  it("a read that fails leaves nothing behind: the matrix is read when the source is well again", async () => {
+    const model = tinyModel("gpt_oss", 4);
+    const good = new MemorySource(model.huggingFaceFiles());
+    let isBroken = false;
+    const flaky: ByteSource = { description: "flaky", hasRanges: true, size: (name) => good.size(name), read: (name, offset, length) => {
+      if (isBroken) throw new SourceError("the line is down");
+      return good.read(name, offset, length);
+    } };
+    const checkpoint = await openHuggingFace(flaky, "x");
+    const place = checkpoint.place(expertName(0, 2, "gate"));
+    isBroken = true;
+    await expect(checkpoint.readRows(place, 0, 3)).rejects.toThrow(/Tensor model\.layers\.0\.mlp\.experts\.gate_up_proj \(layers\.0\.experts\.2\.gate\), rows 0 to 2: the line is down/);
+    isBroken = false;
+    expect(await checkpoint.readF32(place.name)).toEqual(model.weights.get(place.name)!.values);
   });
 
   it("accepts the unaltered folder, and the stored rotary frequencies of old ones", async () => {

@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 import { decodeRows } from "../../../formats/dequantize.ts";
 import { formatOfType } from "../../../formats/stored-types.ts";
 import { blankRowBlock, placeRows } from "../../../formats/tiles.ts";
-import { Arena } from "../../../model/kernel-self-test.ts";
+import { Arena } from "../../../model/kernel-case.ts";
 import { formatCode, matmulScratchBytes, qa8RowBytes } from "../../../model/kernels.ts";
 import { createScalarKernels } from "../../../model/scalar-kernels.ts";
 import { RESERVED_BYTES, instantiateKernels } from "../../../model/wasm-kernels.ts";

@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 import { decodeRows } from "../../../formats/dequantize.ts";
 import { encodeRows, noLoss } from "../../../formats/quantize.ts";
 import { BLOCK_ENCODERS, type QuantizedType } from "../../../formats/quantize-blocks.ts";
-import { STORED_TYPES, type StoredType, formatOfType, storedBlock, storedRowBytes } from "../../../formats/stored-types.ts";
+import { KERNEL_TYPES, type StoredType, formatOfType, storedBlock, storedRowBytes } from "../../../formats/stored-types.ts";
 import { blankRowBlock, placeRows, untileMatrix } from "../../../formats/tiles.ts";
 import { type MatrixFormat, matrixBytes } from "../../../model/kernels.ts";
 import { SeededRandom } from "../../support/seeded-random.ts";
@@ -248,7 +248,7 @@ describe("tiles", () => {
     return out;
   };
 
-  it.each(STORED_TYPES)("%s goes into tiles and back without loss", (type) => {
+  it.each(KERNEL_TYPES)("%s goes into tiles and back without loss", (type) => {
     for (const [nRows, nCols] of [[32, 32], [7, 96], [70, 64], [33, storedBlock(type).elements > 1 ? 64 : 5], [40, 300]] as const) {
       const rows = Uint8Array.from({ length: nRows * storedRowBytes(type, nCols) }, () => random.below(256));
       const tiles = tile(formatOfType(type), rows, nRows, nCols);

@@ -36,7 +36,7 @@ describe("the table", () => {
   it("holds cos, then sin, of position times frequency, rounded once", () => {
     const inverseFrequencies = plainInverseFrequencies(8, 10000);
     expect(inverseFrequencies).toEqual([1, 0.1, 0.01, 0.001].map((x) => expect.closeTo(x, 12)));
-    const table = ropeTable({ style: "half", dim: 8, theta: 10000, inverseFrequencies, magnitude: 1 }, 50);
+    const table = ropeTable({ style: "half", dim: 8, theta: 10000, inverseFrequencies, magnitude: 1, long: null }, 50);
     expect(table.length).toBe(50 * 8);
     expect([...table.subarray(0, 8)]).toEqual([1, 1, 1, 1, 0, 0, 0, 0]);
     for (let i = 0; i < 4; i++) {
@@ -46,8 +46,17 @@ describe("the table", () => {
   });
 
   it("multiplies cos and sin by the magnitude and divides positions by a linear factor", () => {
-    const plain = ropeTable({ style: "half", dim: 4, theta: 100, inverseFrequencies: plainInverseFrequencies(4, 100), magnitude: 1 }, 9);
-    const linear = ropeTable({ style: "half", dim: 4, theta: 100, inverseFrequencies: linearInverseFrequencies(4, 100, 4), magnitude: 0.5 }, 9);
+    const plain = ropeTable({ style: "half", dim: 4, theta: 100, inverseFrequencies: plainInverseFrequencies(4, 100), magnitude: 1, long: null }, 9);
+    const linear = ropeTable({ style: "half", dim: 4, theta: 100, inverseFrequencies: linearInverseFrequencies(4, 100, 4), magnitude: 0.5, long: null }, 9);
     for (let i = 0; i < 4; i++) expect(linear[8 * 4 + i]).toBe(plain[2 * 4 + i]! * 0.5);
+  });
+
+  it("has the long frequencies' rows behind the short ones'", () => {
+    const long = { fromPositions: 4, inverseFrequencies: [0.5, 0.05], magnitude: 2 };
+    const rope = { style: "half", dim: 4, theta: 100, inverseFrequencies: [1, 0.1], magnitude: 1, long } as const;
+    const table = ropeTable(rope, 6);
+    expect(table.length).toBe(2 * 6 * 4);
+    expect(table.subarray(0, 24)).toEqual(ropeTable({ ...rope, long: null }, 6));
+    expect(table.subarray(24)).toEqual(ropeTable({ ...rope, ...long, long: null }, 6));
   });
 });

@@ -2,7 +2,7 @@
 // int8 activations. The reference is the scalar kernels, to which bit-equal.test.ts ties every variant.
 
 import { describe, expect, test } from "vitest";
-import { Arena, seededNumbers } from "../../../model/kernel-self-test.ts";
+import { Arena, seededNumbers } from "../../../model/kernel-case.ts";
 import { formatCode, matmulScratchBytes, matrixBytes, qa8RowBytes, tileBytes } from "../../../model/kernels.ts";
 import { createScalarKernels } from "../../../model/scalar-kernels.ts";
 import { RESERVED_BYTES, instantiateKernels } from "../../../model/wasm-kernels.ts";

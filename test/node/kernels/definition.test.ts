@@ -1,8 +1,8 @@
-// The scalar reference itself against docs/arithmetic.md, spelled out by hand or in f64: layouts byte by byte, attention, experts,
-// top-k, combine. It shares no helper with the reference, for the variants are only ever compared with the reference.
+// The scalar reference itself against docs/arithmetic.md, spelled out by hand or in f64: layouts byte by byte, experts, norms, top-k,
+// combine; attention in definition-attention.test.ts. It shares no helper with the reference, for the variants are only ever compared with the reference.
 
 import { describe, expect, test } from "vitest";
-import { KV_FORMATS, expertScratchBytes, formatCode, kvLayerBytes, matmulScratchBytes, matrixBytes, qa8RowBytes, segmentBytes } from "../../../model/kernels.ts";
+import { EXPERT_KINDS, expertScratchBytes, formatCode, matmulScratchBytes, matrixBytes, qa8RowBytes, segmentBytes } from "../../../model/kernels.ts";
 import { createScalarKernels } from "../../../model/scalar-kernels.ts";
 
 const memory = new WebAssembly.Memory({ initial: 16 });
@@ -200,135 +200,69 @@ test("quantizeRows: section 4 on a ragged row", () => {
   expect(qa8RowBytes(row.length)).toBe(80);
 });
 
-test("expertFfn: section 6 in f32 against f64", () => {
-  const hidden = 20;
+describe("expertFfn: section 6 in f32 against f64", () => {
+  const hidden = 22;
   const width = 19;
   const gate = (i: number, k: number) => Math.sin(i * 3 + k) / 3;
   const up = (i: number, k: number) => Math.cos(i + k * 2) / 2;
   const down = (r: number, i: number) => Math.sin(r - i * 5) / 4;
-  f32.fill(0, W / 4, W / 4 + segmentBytes("f32", "f32", hidden, width) / 4);
-  for (let i = 0; i < width; i++) {
-    for (let k = 0; k < hidden; k++) {
-      const at = W / 4 + Math.floor(i / 16) * 32 * hidden + k * 32 + (i % 16);
-      f32[at] = gate(i, k);
-      f32[at + 16] = up(i, k);
-    }
-  }
-  const downAt = W / 4 + 2 * 32 * hidden; // ceil(19 / 16) row blocks
-  for (let r = 0; r < hidden; r++) for (let i = 0; i < width; i++) f32[downAt + i * 32 + r] = down(r, i);
+  const gateBias = (i: number) => 5 * Math.sin(i * 2 + 1);
+  const upBias = (i: number) => 5 * Math.cos(i);
+  const downBias = (r: number) => Math.sin(r * 7);
   const x = Array.from({ length: hidden }, (_, k) => Math.cos(k));
-  f32.set(x, X / 4);
-  u32[AUX / 4] = X;
-  expect(expertScratchBytes(hidden, width)).toBeGreaterThan(matmulScratchBytes(hidden));
-  kernels.expertFfn(0, 0, W, hidden, width, AUX, 1, Y, 0, SCRATCH);
-  const h = Array.from({ length: width }, (_, i) => {
-    const g = x.reduce((sum, value, k) => sum + value * gate(i, k), 0);
-    const u = x.reduce((sum, value, k) => sum + value * up(i, k), 0);
-    return g / (1 + Math.exp(-g)) * u;
-  });
-  for (let r = 0; r < hidden; r++) expect(f32[Y / 4 + r]).toBeCloseTo(h.reduce((sum, value, i) => sum + value * down(r, i), 0), 5);
-});
+  const dot = (row: (k: number) => number) => x.reduce((sum, value, k) => sum + value * row(k), 0);
+  const h = {
+    "swiglu": (i: number) => {
+      const g = dot((k) => gate(i, k));
+      return g / (1 + Math.exp(-g)) * dot((k) => up(i, k));
+    },
+    "clamped-swiglu": (i: number) => {
+      const g = Math.min(dot((k) => gate(i, k)) + gateBias(i), 3);
+      const u = Math.max(-3, Math.min(dot((k) => up(i, k)) + upBias(i), 3));
+      return (u + 1) * g / (1 + Math.exp(-1.702 * g));
+    },
+  };
+  const downAt = W / 4 + 2 * 32 * hidden; // ceil(19 / 16) row blocks
+  const biasAt = downAt + 32 * width;
 
-describe.each([["f32", 5e-6], ["f16", 2e-3], ["q8", 0.02]] as const)("attention: section 8 against f64 softmax over a cache in %s, within %f of values up to 1", (format, tolerance) => {
-  test.each([
-    { window: 0, sinks: false, position: 70 }, { window: 0, sinks: true, position: 31 }, { window: 20, sinks: true, position: 40 },
-    { window: 33, sinks: false, position: 64 }, { window: 5, sinks: false, position: 2 },
-  ])("%o", ({ window, sinks, position }) => {
-    const [nHeads, nKvHeads, headDim] = [4, 2, 6];
-    const key = (j: number, h: number, d: number) => Math.sin(j * 2 + h * 3 + d);
-    const value = (j: number, h: number, d: number) => Math.cos(j + h * 5 + d * 2);
-    const query = (h: number, d: number) => 2 * Math.sin(h + d * 3);
-    const layerOffset = 64;
-    const layerBytes = kvLayerBytes(format, nKvHeads, headDim);
-    const pages = [W + 3 * 8192, W, W + 8192];
-    u32.set(pages, AUX / 4);
-    for (let j = 0; j <= position; j++) {
-      for (let h = 0; h < nKvHeads; h++) {
-        for (let d = 0; d < headDim; d++) {
-          f32[X / 4 + h * headDim + d] = key(j, h, d);
-          f32[X / 4 + 64 + h * headDim + d] = value(j, h, d);
-        }
-      }
-      u32[AUX / 4 + 16] = pages[j >> 5]!;
-      u32[AUX / 4 + 20] = j;
-      kernels.kvWrite(KV_FORMATS.indexOf(format), X, X + 256, 0, 1, nKvHeads, headDim, AUX + 64, layerOffset, AUX + 80);
-    }
-    // Spelled out once: K of head 1, dimension 2, position 33 lies in page 1 as [headDim][32 positions].
-    if (position >= 33 && format === "f32") expect(f32[(pages[1]! + layerOffset + layerBytes / 2) / 4 + 2 * 32 + 1]).toBe(Math.fround(key(33, 1, 2)));
-    for (let h = 0; h < nHeads; h++) for (let d = 0; d < headDim; d++) f32[X / 4 + h * headDim + d] = query(h, d);
-    u32[AUX / 4 + 24] = AUX;
-    const sinkValues = [0.5, -1, 2, 0];
-    f32.set(sinkValues, AUX / 4 + 32);
-    kernels.attention(KV_FORMATS.indexOf(format), X, Y, 0, 1, nHeads, nKvHeads, headDim, AUX + 96, layerOffset, AUX + 80, 0.4, window, sinks ? AUX + 128 : 0, SCRATCH);
-    const first = window > 0 ? Math.max(0, position - window + 1) : 0;
-    for (let h = 0; h < nHeads; h++) {
-      const kv = h >> 1;
-      const weights = Array.from({ length: position + 1 }, (_, j) => {
-        if (j < first) return 0;
-        let s = 0;
-        for (let d = 0; d < headDim; d++) s += query(h, d) * key(j, kv, d);
-        return Math.exp(s * 0.4);
-      });
-      const total = weights.reduce((a, b) => a + b, sinks ? Math.exp(sinkValues[h]!) : 0);
-      for (let d = 0; d < headDim; d++) {
-        const expected = weights.reduce((sum, w, j) => sum + w * value(j, kv, d), 0) / total;
-        expect(Math.abs(f32[Y / 4 + h * headDim + d]! - expected)).toBeLessThan(tolerance);
+  /** A segment in the kind's layout, its activation row, and its one output row. */
+  const run = (kind: (typeof EXPERT_KINDS)[number]): Float32Array => {
+    f32.fill(0, W / 4, W / 4 + segmentBytes(kind, "f32", "f32", hidden, width) / 4);
+    for (let i = 0; i < width; i++) {
+      for (let k = 0; k < hidden; k++) {
+        const at = W / 4 + Math.floor(i / 16) * 32 * hidden + k * 32 + (i % 16);
+        f32[at] = gate(i, k);
+        f32[at + 16] = up(i, k);
       }
     }
-  });
-});
-
-describe("the q8 cache of section 8", () => {
-  /** Writes one kv head of keys and values at positions 0, 1, ... of one page at W. */
-  const write = (headDim: number, keys: readonly (readonly number[])[], values: readonly (readonly number[])[]): void => {
-    u32[AUX / 4] = W;
-    keys.forEach((key, j) => {
-      f32.set(key, X / 4);
-      f32.set(values[j]!, X / 4 + 256);
-      u32[AUX / 4 + 1] = j;
-      kernels.kvWrite(KV_FORMATS.indexOf("q8"), X, X + 1024, 0, 1, 1, headDim, AUX, 0, AUX + 4);
-    });
-    u32[AUX / 4 + 2] = AUX;
-  };
-  const attend = (query: readonly number[], position: number, scale: number): number[] => {
-    f32.set(query, X / 4);
-    u32[AUX / 4 + 1] = position;
-    kernels.attention(KV_FORMATS.indexOf("q8"), X, Y, 0, 1, 1, 1, query.length, AUX + 8, 0, AUX + 4, scale, 0, 0, SCRATCH);
-    return [...f32.subarray(Y / 4, Y / 4 + query.length)];
-  };
-
-  test("tiles, byte by byte: 40 dims, position 5", () => {
-    const key = Array.from({ length: 40 }, (_, d) => (d === 3 ? 254 : d === 33 ? -1.016 : d / 2));
-    const value = key.map((x) => -x);
-    expect(kvLayerBytes("q8", 1, 40)).toBe(4352);
-    u8.fill(0xee, W, W + 4352 + 64);
-    write(40, new Array<number[]>(6).fill(key), new Array<number[]>(6).fill(value));
-    // Group 0: 254 / 127 = 2 is a bf16. Group 1: 19.5 / 127 = 0.15354... rounds up to 0.154296875 (0x3e1e).
-    expect([0, 1, 2, 3].map((group) => u16[(W + 64 * group) / 2 + 5])).toEqual([0x4000, 0x3e1e, 0x4000, 0x3e1e]);
-    expect([3, 8, 31].map((d) => i8[W + 256 + (d >> 2) * 128 + 5 * 4 + (d & 3)])).toEqual([127, 2, 8]);
-    expect([3, 8, 31].map((d) => i8[W + 256 + 2048 + 1 * 128 + d * 4 + 1])).toEqual([-127, -2, -8]);
-    expect([33, 39].map((d) => i8[W + 256 + 1024 + ((d - 32) >> 2) * 128 + 5 * 4 + (d & 3)])).toEqual([-7, Math.round(19.5 / 0.154296875)]);
-    expect([...u8.subarray(W + 4352, W + 4352 + 64)]).toEqual(new Array(64).fill(0xee));
-  });
-
-  test("a key that holds most of a block's weight does not erase the others", () => {
-    const query = Array.from({ length: 32 }, (_, d) => (d === 0 ? 1 : 0));
-    write(32, Array.from({ length: 32 }, (_, j) => query.map((x) => (j === 9 ? 6 * x : 0))), Array.from({ length: 32 }, (_, j) => query.map(() => (j === 9 ? 0.5 : 1))));
-    const small = Math.exp(-6);
-    // Seven bits of weight would round the 31 small ones away and give 0.465 instead of 0.536.
-    expect(Math.abs(attend(query, 31, 1)[0]! - (0.5 + 31 * small) / (1 + 31 * small))).toBeLessThan(0.005);
-  });
-
-  test("NaN and values out of range become NaN for those who see them, and only for them", () => {
-    const row = (x: number) => Array.from({ length: 32 }, (_, d) => (d === 4 ? x : 0.1));
-    for (const bad of [NaN, Infinity, 8323072]) {
-      write(32, [row(1), row(2), row(3)], [row(1), row(bad), row(1)]);
-      expect(attend(row(1), 0, 1).every(Number.isFinite)).toBe(true);
-      expect(attend(row(1), 2, 1).every(Number.isNaN)).toBe(true);
-      write(32, [row(1), row(bad), row(3)], [row(1), row(2), row(1)]);
-      expect(attend(row(1), 0, 1).every(Number.isFinite)).toBe(true);
-      expect(attend(row(1), 1, 1).every(Number.isNaN)).toBe(true);
+    for (let r = 0; r < hidden; r++) for (let i = 0; i < width; i++) f32[downAt + i * 32 + r] = down(r, i);
+    if (kind === "clamped-swiglu") {
+      for (let i = 0; i < width; i++) {
+        f32[biasAt + Math.floor(i / 16) * 32 + (i % 16)] = gateBias(i);
+        f32[biasAt + Math.floor(i / 16) * 32 + 16 + (i % 16)] = upBias(i);
+      }
+      for (let r = 0; r < hidden; r++) f32[biasAt + 64 + r] = downBias(r);
     }
+    f32.set(x, X / 4);
+    u32[AUX / 4] = X;
+    kernels.expertFfn(EXPERT_KINDS.indexOf(kind), 3, 0, 0, W, hidden, width, AUX, 1, Y, 0, SCRATCH);
+    return f32.subarray(Y / 4, Y / 4 + hidden);
+  };
+
+  test.each(EXPERT_KINDS)("%s", (kind) => {
+    expect(expertScratchBytes(hidden, width)).toBeGreaterThan(matmulScratchBytes(hidden));
+    expect(segmentBytes(kind, "f32", "f32", hidden, width)).toBe((biasAt - W / 4) * 4 + (kind === "swiglu" ? 0 : 256 + 96));
+    const out = run(kind);
+    const inner = Array.from({ length: width }, (_, i) => h[kind](i));
+    for (let r = 0; r < hidden; r++) {
+      const expected = inner.reduce((sum, value, i) => sum + value * down(r, i), kind === "swiglu" ? 0 : downBias(r));
+      expect(Math.abs(out[r]! - expected)).toBeLessThan(1e-5);
+    }
+  });
+
+  test("clamped-swiglu: the biases above reach both ends of both clamps, and the middle", () => {
+    const all = Array.from({ length: width }, (_, i) => [dot((k) => gate(i, k)) + gateBias(i), dot((k) => up(i, k)) + upBias(i)] as const);
+    for (const place of [0, 1]) for (const is of [(v: number) => v > 3, (v: number) => v < -3, (v: number) => Math.abs(v) < 3]) expect(all.some((pair) => is(pair[place]!))).toBe(true);
   });
 });
 
@@ -340,6 +274,28 @@ describe("rows", () => {
     kernels.rmsNormRows(X, 0, W, 1e-5, Y, 0, 1, 43);
     const inverse = 1 / Math.sqrt(x.reduce((sum, v) => sum + v * v, 0) / 43 + 1e-5);
     x.forEach((v, i) => expect(f32[Y / 4 + i]).toBeCloseTo(v * inverse * (1 + i / 10), 4));
+  });
+
+  test("layerNormRows against f64", () => {
+    const x = Array.from({ length: 43 }, (_, i) => Math.sin(i) * 3 + 2);
+    f32.set(x, X / 4);
+    f32.set(x.map((_, i) => 1 + i / 10), W / 4);
+    f32.set(x.map((_, i) => i - 20), W / 4 + 64);
+    kernels.layerNormRows(X, 0, W, W + 256, 1e-5, Y, 0, 1, 43);
+    const mean = x.reduce((sum, v) => sum + v, 0) / 43;
+    const inverse = 1 / Math.sqrt(x.reduce((sum, v) => sum + (v - mean) ** 2, 0) / 43 + 1e-5);
+    x.forEach((v, i) => expect(f32[Y / 4 + i]).toBeCloseTo((v - mean) * inverse * (1 + i / 10) + i - 20, 4));
+    // Rows of one value have a variance of zero: eps keeps them finite, and the bias remains.
+    f32.fill(5, X / 4, X / 4 + 43);
+    kernels.layerNormRows(X, 0, W, W + 256, 1e-5, Y, 0, 1, 43);
+    x.forEach((_, i) => expect(f32[Y / 4 + i]).toBe(i - 20));
+  });
+
+  test("copyRows copies rows of n from one stride to another, and nothing behind them", () => {
+    f32.set([1, 2, 3, 4, 5, 6, 7, 8], X / 4);
+    f32.fill(-1, Y / 4, Y / 4 + 16);
+    kernels.copyRows(X, 16, Y, 20, 2, 3);
+    expect([...f32.subarray(Y / 4, Y / 4 + 10)]).toEqual([1, 2, 3, -1, -1, 5, 6, 7, -1, -1]);
   });
 
   test("ropeRows rotates pairs by the table's angle at the token's position", () => {

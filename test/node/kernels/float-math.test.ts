@@ -1,8 +1,8 @@
 // exp, log and the f16 conversions against the platform's own, which may differ in last bits and so only bound the error.
 
 import { describe, expect, test } from "vitest";
-import { bf16ToF32, exp, expF64, f16ToF32, f32ToF16, logF64, nearestEven, sigmoid, silu } from "../../../model/float-math.ts";
-import { seededNumbers } from "../../../model/kernel-self-test.ts";
+import { bf16ToF32, clampedSwiglu, exp, expF64, f16ToF32, f32ToF16, logF64, nearestEven, sigmoid, silu } from "../../../model/float-math.ts";
+import { seededNumbers } from "../../../model/kernel-case.ts";
 
 const relativeError = (found: number, expected: number) => Math.abs(found - expected) / Math.abs(expected);
 
@@ -32,6 +32,17 @@ describe("f32", () => {
       expect(relativeError(sigmoid(f), 1 / (1 + Math.exp(-f)))).toBeLessThan(4e-7);
       expect(relativeError(silu(f), f / (1 + Math.exp(-f)))).toBeLessThan(4e-7);
     }
+  });
+
+  test("clampedSwiglu: hand-computed values of gpt-oss's form", () => {
+    for (const [g, u, expected] of [[1, 1, 1.6915915], [-1, 0.5, -0.2313064], [9, 9, 55.999625], [-9, -9, 0.000012], [0.5, -1, 0]] as const) {
+      expect(clampedSwiglu(g, u, 7)).toBeCloseTo(expected, 5);
+    }
+    // Clamped: gate from above alone, up from both sides.
+    expect(clampedSwiglu(100, 0, 7)).toBe(clampedSwiglu(7, 0, 7));
+    expect(clampedSwiglu(-8, 0, 7)).not.toBe(clampedSwiglu(-7, 0, 7));
+    expect([clampedSwiglu(1, 100, 7), clampedSwiglu(1, -100, 7)]).toEqual([clampedSwiglu(1, 7, 7), clampedSwiglu(1, -7, 7)]);
+    expect([clampedSwiglu(NaN, 1, 7), clampedSwiglu(1, NaN, 7)]).toEqual([NaN, NaN]);
   });
 
   test("nearestEven", () => {

@@ -2,9 +2,12 @@
 
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { Arena, attentionCase, compareCase, expertCase, matmulCase, quantizeCase, rowCases, seededNumbers } from "../../../model/kernel-self-test.ts";
-import type { KernelCase } from "../../../model/kernel-self-test.ts";
-import { KV_FORMATS, MATRIX_FORMATS, activationFormatOf, activationRowBytes, formatCode, matmulScratchBytes, matrixBytes } from "../../../model/kernels.ts";
+import { Arena, compareCase, seededNumbers } from "../../../model/kernel-case.ts";
+import type { KernelCase } from "../../../model/kernel-case.ts";
+import { attentionCase } from "../../../model/kernel-cases-attention.ts";
+import { expertCase, matmulCase } from "../../../model/kernel-cases-products.ts";
+import { quantizeCase, rowCases } from "../../../model/kernel-cases-rows.ts";
+import { EXPERT_KINDS, KV_FORMATS, MATRIX_FORMATS, activationFormatOf, activationRowBytes, formatCode, matmulScratchBytes, matrixBytes } from "../../../model/kernels.ts";
 import { createScalarKernels } from "../../../model/scalar-kernels.ts";
 import { RESERVED_BYTES, instantiateKernels } from "../../../model/wasm-kernels.ts";
 import { KERNEL_VARIANTS } from "../../kernel-cases.ts";
@@ -17,13 +20,20 @@ const upTo = (max: number) => fc.integer({ min: 1, max });
 
 const drawnCases: readonly fc.Arbitrary<KernelCase>[] = [
   fc.tuple(format, upTo(80), upTo(300), upTo(17), seed, style).map((a) => matmulCase(...a)),
-  fc.tuple(format, format, upTo(70), upTo(100), upTo(9), seed, style)
-    .filter(([gateUp, down]) => activationFormatOf(gateUp) === activationFormatOf(down)).map((a) => expertCase(...a)),
+  fc.tuple(fc.constantFrom(...EXPERT_KINDS), format, format, upTo(70), upTo(100), upTo(9), seed, style, fc.constantFrom(0, 0.3, 7), fc.constantFrom(1, 20))
+    .filter(([, gateUp, down]) => activationFormatOf(gateUp) === activationFormatOf(down))
+    .map(([kind, gateUp, down, hidden, width, nTokens, s, drawStyle, limit, biasReach]) =>
+      expertCase({ kind, gateUp, down, hidden, width, style: drawStyle, limit, biasReach }, nTokens, s)),
   fc.tuple(upTo(4), upTo(200), seed).map((a) => quantizeCase(...a)),
-  fc.tuple(upTo(100), upTo(4), seed, fc.nat(5)).map(([n, nTokens, s, which]) => rowCases(n, nTokens, s)[which]!),
+  fc.tuple(upTo(100), upTo(4), seed, fc.nat(7)).map(([n, nTokens, s, which]) => rowCases(n, nTokens, s)[which]!),
   fc.tuple(fc.constantFrom(...KV_FORMATS), upTo(3), upTo(3), upTo(40), fc.array(fc.nat(130), { minLength: 1, maxLength: 4 }), fc.nat(80), fc.boolean(), seed)
     .map(([kvFormat, nKvHeads, perKv, headDim, positions, window, sinks, s]) =>
       attentionCase({ kvFormat, nHeads: nKvHeads * perKv, nKvHeads, headDim, positions, window, sinks }, s)),
+  fc.tuple(fc.constantFrom(...KV_FORMATS), upTo(20), upTo(25), fc.nat(20), fc.array(fc.nat(130), { minLength: 1, maxLength: 4 }), fc.nat(80), fc.boolean(), seed)
+    .map(([kvFormat, nHeads, fours, behind, positions, window, sinks, s]) => {
+      const latentDim = kvFormat === "q8" ? 32 * (1 + fours % 3) : 4 * fours;
+      return attentionCase({ kvFormat, nHeads, nKvHeads: 1, headDim: latentDim + behind, latentDim, positions, window, sinks }, s);
+    }),
 ];
 
 describe.each(KERNEL_VARIANTS)("%s", (variant) => {

@@ -8,7 +8,7 @@ import { yarnMscale } from "../../../model/rope.ts";
 
 const L = [1, -0.5, 2, 0.25, 1.5, -2, 0, 0.75];
 const plain: RouterConfig = {
-  score: "softmax", weigh: "score", scale: 1, topK: 3, logitBias: false, selectionBias: false, nGroups: 1, topKGroups: 1, groupScore: "max",
+  score: "softmax", select: "top-k", sparsemixerEpsilon: 0, weigh: "score", scale: 1, topK: 3, logitBias: false, selectionBias: false, nGroups: 1, topKGroups: 1, groupScore: "max",
 };
 const deepseekV3: RouterConfig = { ...plain, score: "sigmoid", weigh: "renormalize", scale: 2.5, topK: 2, nGroups: 4, topKGroups: 2, groupScore: "top2-sum", selectionBias: true };
 const V3_BIAS = [0.1, -0.3, -0.6, 0.2, -0.2, 0.9, 0, 0.05];

@@ -86,7 +86,7 @@ describe("the q8 cache", () => {
   });
 
   test("a page holds 34 bytes for 32 values, and the ledger counts it", () => {
-    for (const [headDim, tiles] of [[32, 1], [64, 2], [80, 3], [16, 1]] as const) expect(kvLayerBytes("q8", 3, headDim)).toBe(3 * 2 * tiles * 34 * 32);
+    for (const [headDim, tiles] of [[32, 1], [64, 2], [80, 3], [16, 1]] as const) expect(kvLayerBytes("q8", 3, headDim, 0)).toBe(3 * 2 * tiles * 34 * 32);
     const config = { ...base, headDim: 64, nHeads: 2, nKvHeads: 1, attentionScale: 0.125 };
     const inUse = (kvFormat: KvFormat) => {
       const { engine, heap } = directEngine(config, seededWeights(config, 2), 65536, { kernels: kernels(), contextLength: 64, kvFormat });

@@ -46,8 +46,8 @@ describe.each(TINY_ARCHITECTURES)("%s", (architecture: TinyArchitecture) => {
     const model = tinyModel(architecture, 3, { exactIn: "Q8_0" });
     const folder = await logitsOfPack(await packToMemory(await openTinyHuggingFace(model, { dtype: "F32" }), { quant: "f32" }));
     const gguf = await logitsOfPack(await packToMemory(await openTinyGguf(model, { type: "Q8_0" }), { quant: "f32" }));
-    // arch `llama` permutes q and k rows, so sums over a head run in another order there.
-    if (architecture === "mixtral") folder.logits.forEach((value, i) => expect(gguf.logits[i]).toBeCloseTo(value, 4));
+    // Where GGUF permutes the rows of q and k, sums over a head run in another order.
+    if (folder.manifest.config.rope.style !== gguf.manifest.config.rope.style) folder.logits.forEach((value, i) => expect(gguf.logits[i]).toBeCloseTo(value, 4));
     else expect(bits(gguf.logits)).toEqual(bits(folder.logits));
   });
 
@@ -55,11 +55,15 @@ describe.each(TINY_ARCHITECTURES)("%s", (architecture: TinyArchitecture) => {
     const model = tinyModel(architecture, 5, { exactIn: "Q8_0" });
     const exact = await logitsOfPack(await packToMemory(await openTinyGguf(model, { type: "Q8_0" }), { quant: "f32" }));
     const source = await logitsOfPack(await packToMemory(await openTinyGguf(model, { type: "Q8_0" }), { quant: "source" }));
-    expect(source.manifest.activations).toBe("qa8");
-    expect(source.manifest.experts[0]!.gateUp).toBe("q8");
-    const [error, size] = [0, 1].map((which) => Math.sqrt(exact.logits.reduce((sum, value, i) => sum + (which ? value : value - source.logits[i]!) ** 2, 0)));
-    expect(error! / size!).toBeLessThan(0.05); // int8 activations; a near-tie of these small routers may also flip
-    expect(error).toBeGreaterThan(0);
+    const { experts, shared } = source.manifest;
+    expect(new Set([...experts, ...shared].flatMap(({ gateUp, down }) => [gateUp, down]))).toEqual(new Set(["q8"]));
+    const errors = ids.map((_, t) => {
+      const [a, b] = [exact, source].map(({ logits }) => logits.subarray(t * 97, (t + 1) * 97)) as [Float32Array, Float32Array];
+      return Math.sqrt(a.reduce((sum, value, v) => sum + (value - b[v]!) ** 2, 0) / a.reduce((sum, value) => sum + value ** 2, 0));
+    }).sort((a, b) => a - b);
+    // int8 activations. Of the median token: at some, near-ties of these small routers flip, and later ones attend to those.
+    expect(errors[ids.length >> 1]).toBeLessThan(0.05);
+    expect(errors[0]).toBeGreaterThan(0);
   });
 });
 

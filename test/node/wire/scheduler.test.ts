@@ -53,7 +53,7 @@ class ArithmeticEngine implements StepEngine {
     open: (maxTokens: number): Timeline => {
       if (this.openPositions + maxTokens > this.#capacity) throw new CapacityError(`${maxTokens} positions do not fit.`);
       this.openPositions += maxTokens;
-      return { id: this.#nextId++, maxTokens, pageTable: 0, pages: [], length: 0 };
+      return { id: this.#nextId++, maxTokens, pageTable: 0, pages: [], ropeOffset: 0, length: 0 };
     },
     close: (timeline: Timeline): void => {
       if (!this.#history.delete(timeline.id) && timeline.length > 0) throw new Error("A timeline was closed twice.");
