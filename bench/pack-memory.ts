@@ -40,7 +40,9 @@ const random = (bytes: number): Shape => {
 function metadataOf(s: Shape): Record<string, Field> {
   const u32 = (value: number): Field => ({ type: "u32", value });
   const string = (value: string): Field => ({ type: "string", value });
-  const { tokens, types, merges } = asciiVocabulary(s.vocabulary);
+  const known = asciiVocabulary(Math.min(s.vocabulary, 32_000));
+  const rest = Array.from({ length: s.vocabulary - known.tokens.length }, (_, i) => `<|unused ${i}|>`);
+  const [tokens, types] = [[...known.tokens, ...rest], [...known.types, ...rest.map(() => 5)]];
   return {
     "general.architecture": string("qwen3moe"), "qwen3moe.block_count": u32(s.nLayers), "qwen3moe.context_length": u32(32_768), "qwen3moe.embedding_length": u32(s.hidden),
     "qwen3moe.feed_forward_length": u32(s.expertWidth), "qwen3moe.expert_feed_forward_length": u32(s.expertWidth), "qwen3moe.attention.head_count": u32(s.nHeads),
@@ -48,7 +50,7 @@ function metadataOf(s: Shape): Record<string, Field> {
     "qwen3moe.attention.layer_norm_rms_epsilon": { type: "f32", value: 1e-6 }, "qwen3moe.rope.freq_base": { type: "f32", value: 1e6 },
     "qwen3moe.expert_count": u32(s.nExperts), "qwen3moe.expert_used_count": u32(s.topK),
     "tokenizer.ggml.model": string("gpt2"), "tokenizer.ggml.pre": string("qwen2"), "tokenizer.ggml.tokens": { type: "strings", value: tokens },
-    "tokenizer.ggml.token_type": { type: "i32s", value: types }, "tokenizer.ggml.merges": { type: "strings", value: merges }, "tokenizer.ggml.eos_token_id": u32(0),
+    "tokenizer.ggml.token_type": { type: "i32s", value: types }, "tokenizer.ggml.merges": { type: "strings", value: known.merges }, "tokenizer.ggml.eos_token_id": u32(0),
     "tokenizer.ggml.bos_token_id": u32(0), "tokenizer.ggml.add_bos_token": { type: "bool", value: false },
   };
 }
