@@ -11,8 +11,8 @@ beforeAll(() => buildKernels({ log: () => {} }));
 
 const PROMPT = "The quick brown fox, 12 + 34";
 const TOKENS = 12;
-const compare = (architecture: TinyArchitecture, config: Readonly<Record<string, unknown>>, type: "F32" | "Q8_0" = "F32"): Promise<WllamaComparison> =>
-  compareWithWllama(tinyModel(architecture, 3, { config }).ggufBytes({ type }), PROMPT, TOKENS);
+const compare = (architecture: TinyArchitecture, config: Readonly<Record<string, unknown>>, type: "F32" | "Q8_0" = "F32", seed = 3): Promise<WllamaComparison> =>
+  compareWithWllama(tinyModel(architecture, seed, { config }).ggufBytes({ type }), PROMPT, TOKENS);
 
 /** [architecture, config as llama.cpp can take it] */
 const AGREEING: readonly (readonly [TinyArchitecture, Readonly<Record<string, unknown>>])[] = [
@@ -47,8 +47,9 @@ describe("where llama.cpp deviates from the original implementation", () => {
     ["gpt_oss", {}, "it rounds the ends of YaRN's ramp, which gpt-oss does not (truncate: false)"],
     ["deepseek_v2", { q_lora_rank: 24 }, "it scores groups by their two best experts, DeepSeek-V2 by the best"],
   ] satisfies (readonly [TinyArchitecture, Readonly<Record<string, unknown>>, string])[])("%s %o: %s", async (architecture, config, _) => {
-    const { refusal, meanLogprob } = await compare(architecture, config);
+    // A seed at which the difference is plain: ten times what the agreeing ones differ by.
+    const { refusal, meanLogprob } = await compare(architecture, config, "F32", 4);
     expect(refusal).toBeNull();
-    expect(meanLogprob).toBeGreaterThan(0.015);
+    expect(meanLogprob).toBeGreaterThan(0.1);
   });
 });
