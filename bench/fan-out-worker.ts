@@ -11,7 +11,7 @@ import { maxChunkTokens } from "../durable/protocol.ts";
 import { blobsOfSlots, maxSegmentsOf, maxSlotWidth, trunkBlobs } from "../durable/memory-plan.ts";
 import { bindSlots } from "../durable/served-experts.ts";
 import { bringUp } from "../durable/served-model.ts";
-import { bindShared, segmentCounts } from "../formats/load-model.ts";
+import { bindPackTrunk, bindShared, segmentCounts } from "../formats/load-model.ts";
 import type { PackManifest } from "../formats/manifest.ts";
 import { makePlan } from "../fleet/plan.ts";
 import { Engine } from "../model/engine.ts";
@@ -20,7 +20,6 @@ import type { Experts } from "../model/experts.ts";
 import { activationRowBytes } from "../model/kernels.ts";
 import type { Timeline } from "../model/kv-cache.ts";
 import { ExpertRunner, LocalExperts } from "../model/local-experts.ts";
-import { bindTrunk } from "../model/trunk.ts";
 import { lifted, type LocalEnv } from "./serving-worker.ts";
 
 export { ExpertShard, Orchestrator } from "./serving-worker.ts";
@@ -107,10 +106,7 @@ export class FanOutBench extends DurableObject<BenchEnv> {
       config, kernels: tenant.isolate.kernels, heap: tenant.heap, kvFormat, activations, maxChunkTokens: roundTokens, segmentCounts: segmentCounts(manifest),
       shared: bindShared(manifest, (hash) => tenant.ptrOf(hash)),
       experts: experts(roundTokens),
-      trunk: bindTrunk(config, (name) => {
-        const blob = manifest.blobs[name];
-        return blob === undefined ? undefined : { ptr: tenant.ptrOf(blob.hash), format: blob.format, nRows: blob.rows, nCols: blob.cols };
-      }),
+      trunk: bindPackTrunk(manifest, (hash) => tenant.ptrOf(hash)),
     });
   }
 

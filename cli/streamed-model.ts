@@ -2,7 +2,7 @@
 // checkpoint at full precision: every matrix in f32, f16 or bf16, activations and KV cache in f32, which is what `verify` measures a pack against.
 // Owns the two ways to the same parts. Refuses to serve: it is slow wherever experts do not fit.
 
-import { bindShared, segmentCounts } from "../formats/load-model.ts";
+import { bindPackTrunk, bindShared, segmentCounts } from "../formats/load-model.ts";
 import type { ByteSource } from "../formats/byte-source.ts";
 import type { Checkpoint, MatrixPlace } from "../formats/checkpoint.ts";
 import { trunkBlobsOf, segmentName, type PackManifest } from "../formats/manifest.ts";
@@ -55,10 +55,7 @@ export async function streamPack(source: ByteSource, manifest: PackManifest): Pr
   return new Engine({
     config, kernels, heap, kvFormat, activations, maxChunkTokens: CHUNK_TOKENS, segmentCounts: segmentCounts(manifest), shared: bindShared(manifest, (hash) => at.get(hash)!),
     experts: new StreamedExperts(new ExpertRunner(kernels, heap, config, widest, CHUNK_TOKENS), heap, config.hiddenSize, EXPERT_BYTES, fetch),
-    trunk: bindTrunk(config, (name) => {
-      const blob = manifest.blobs[name];
-      return blob === undefined ? undefined : { ptr: at.get(blob.hash)!, format: blob.format, nRows: blob.rows, nCols: blob.cols };
-    }),
+    trunk: bindPackTrunk(manifest, (hash) => at.get(hash)!),
   });
 }
 

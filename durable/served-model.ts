@@ -1,13 +1,12 @@
 // Brings a model up in an orchestrator: manifest, plan, shards, trunk, engine, in an order that lets the shards load at the same time.
 // Owns the assembly and its progress. Refuses requests (orchestrator.ts) and sampling (scheduler.ts).
 
-import { bindShared, segmentCounts } from "../formats/load-model.ts";
+import { bindPackTrunk, bindShared, segmentCounts } from "../formats/load-model.ts";
 import type { PackManifest } from "../formats/manifest.ts";
 import type { Plan } from "../fleet/plan.ts";
 import { Engine } from "../model/engine.ts";
 import { MAX_ROUNDS } from "../model/experts.ts";
 import { ExpertRunner, LocalExperts } from "../model/local-experts.ts";
-import { bindTrunk } from "../model/trunk.ts";
 import { packSource } from "./byte-sources.ts";
 import type { ShardClient } from "./client.ts";
 import type { DurableEnv } from "./env.ts";
@@ -66,10 +65,7 @@ export async function bringUp(env: DurableEnv, tenant: Tenant, progress: Progres
     const engine = new Engine({
       config, kernels: isolate.kernels, heap: tenant.heap, kvFormat: manifest.kvFormat, activations: manifest.activations, maxChunkTokens: stepTokens,
       maxRoundTokens: roundTokens, segmentCounts: segmentCounts(manifest), shared: bindShared(manifest, (hash) => tenant.ptrOf(hash)), experts,
-      trunk: bindTrunk(config, (name) => {
-        const blob = manifest.blobs[name];
-        return blob === undefined ? undefined : { ptr: tenant.ptrOf(blob.hash), format: blob.format, nRows: blob.rows, nCols: blob.cols };
-      }),
+      trunk: bindPackTrunk(manifest, (hash) => tenant.ptrOf(hash)),
     });
     return { manifest, packHash, plan: fanOut.plan, engine, clients: fanOut.clients };
   } catch (error) {

@@ -5,7 +5,7 @@
 import type { Heap } from "../model/heap.ts";
 import { formatCode } from "../model/kernels.ts";
 import type { SegmentLookup, SegmentWeights } from "../model/local-experts.ts";
-import { bindTrunk, type LoadedTensor, type TrunkWeights } from "../model/trunk.ts";
+import { bindTrunk, type TrunkWeights } from "../model/trunk.ts";
 import type { ByteSource } from "./byte-source.ts";
 import { type PackManifest, segmentName, trunkBlobsOf } from "./manifest.ts";
 import { type BlobTarget, loadBlobs } from "./pack-reader.ts";
@@ -37,6 +37,13 @@ export function bindShared(manifest: Pick<PackManifest, "config" | "shared">, pt
   return layers;
 }
 
+/** The trunk's fields, where `ptrOf` says that blobs lie. Throws ModelError naming the first tensor that is missing or has another shape. */
+export const bindPackTrunk = (manifest: Pick<PackManifest, "config" | "blobs">, ptrOf: (hash: string) => number): TrunkWeights =>
+  bindTrunk(manifest.config, (name) => {
+    const blob = manifest.blobs[name];
+    return blob === undefined ? undefined : { ptr: ptrOf(blob.hash), format: blob.format, nRows: blob.rows, nCols: blob.cols };
+  });
+
 /** Loads all blobs into `heap`; equal blobs share one copy. Throws SourceError or CapacityError. */
 export async function loadModel(source: ByteSource, manifest: PackManifest, heap: Heap, onProgress?: (loadedBytes: number, totalBytes: number) => void): Promise<LoadedModel> {
   const byHash = new Map<string, number>();
@@ -51,9 +58,7 @@ export async function loadModel(source: ByteSource, manifest: PackManifest, heap
     targets.push({ name, blob, write: (bytes, offset) => heap.u8.set(bytes, ptr + offset) });
     return ptr;
   };
-  const tensors = new Map<string, LoadedTensor>();
   for (const { name, blob } of trunkBlobsOf(manifest)) place(name, blob);
-  for (const [name, blob] of Object.entries(manifest.blobs)) tensors.set(name, { ptr: place(name, blob), format: blob.format, nRows: blob.rows, nCols: blob.cols });
   const { nLayers, nExperts } = manifest.config;
   // By number: the engine asks for every group of every layer of every step.
   const segments: (readonly SegmentWeights[])[] = Array.from({ length: nLayers * nExperts }, () => []);
@@ -66,9 +71,10 @@ export async function loadModel(source: ByteSource, manifest: PackManifest, heap
     });
   }
   await loadBlobs(source, manifest, targets, { onProgress: (loadedBytes) => onProgress?.(loadedBytes, totalBytes) });
+  const ptrOf = (hash: string): number => byHash.get(hash)!;
   return {
-    trunk: bindTrunk(manifest.config, (name) => tensors.get(name)),
+    trunk: bindPackTrunk(manifest, ptrOf),
     lookup: (layer, expert, segment) => segments[layer * nExperts + expert]?.[segment],
-    segmentCounts: segmentCounts(manifest), shared: bindShared(manifest, (hash) => byHash.get(hash)!), maxSegmentWidth,
+    segmentCounts: segmentCounts(manifest), shared: bindShared(manifest, ptrOf), maxSegmentWidth,
   };
 }

@@ -11,6 +11,7 @@ import { relativeError } from "../../formats/quantize.ts";
 import { KV_FORMATS, type KvFormat } from "../../model/kernels.ts";
 import { FolderSink } from "../file-source.ts";
 import { openCheckpoint } from "../open-model.ts";
+import { positiveInteger } from "../positive-integer.ts";
 import { startProgress } from "../progress.ts";
 import { showBytes, showTable } from "../sizes.ts";
 
@@ -120,11 +121,6 @@ function idFrom(name: string): string {
 function packId(text: string): string {
   if (!PACK_ID.test(text)) throw new InvalidArgumentError("Expected lower-case letters, digits, '-', '.', '_'.");
   return text;
-}
-
-function positiveInteger(text: string): number {
-  if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError("Expected a whole number above 0.");
-  return Number(text);
 }
 
 function segmentWidth(text: string): number {

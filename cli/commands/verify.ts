@@ -2,7 +2,7 @@
 // overlaps) run as it is opened. With the model it was made from, both read the same text and are compared: compare-models.ts.
 // Refuses to repair, and a source that is another model.
 
-import { type Command, InvalidArgumentError } from "commander";
+import type { Command } from "commander";
 import { readFileSync } from "node:fs";
 import { type ByteSource, SourceError } from "../../formats/byte-source.ts";
 import { blobHash } from "../../formats/blob-writer.ts";
@@ -13,6 +13,7 @@ import { createTokenizer } from "../../model/tokenizer.ts";
 import { type ModelAgreement, compareModels } from "../compare-models.ts";
 import { FolderSource } from "../file-source.ts";
 import { openCheckpoint } from "../open-model.ts";
+import { positiveInteger } from "../positive-integer.ts";
 import { startProgress } from "../progress.ts";
 import { showBytes, showTable } from "../sizes.ts";
 import { streamCheckpoint, streamPack } from "../streamed-model.ts";
@@ -42,7 +43,7 @@ export function register(program: Command): void {
     .argument("<pack>", "folder of a pack")
     .option("--source <model>", "the model it was made from: Hugging Face folder or .gguf file; both are run and compared")
     .option("--text <file>", "UTF-8 text that both read (default: a few sentences)")
-    .option("--tokens <n>", "most tokens of it", (text) => positiveInteger(text), 128)
+    .option("--tokens <n>", "most tokens of it", positiveInteger, 128)
     .option("--json", "print one JSON document")
     .action(async (path: string, options: VerifyOptions) => {
       const source = new FolderSource(path);
@@ -102,11 +103,6 @@ function agreementText(a: ModelAgreement, model: string): string {
     ["next token", `KL ${a.klMean.toExponential(2)} nats on average, ${a.klMost.toExponential(2)} at most; the same most likely token at ${(100 * a.sameTop).toFixed(1)} %`],
     ["perplexity", `${a.perplexity[0].toFixed(3)} of the source, ${a.perplexity[1].toFixed(3)} of the pack`],
   ]);
-}
-
-function positiveInteger(text: string): number {
-  if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError("Expected a whole number above 0.");
-  return Number(text);
 }
 
 /** Throws SourceError at the first thing that is not as the manifest says. */
