@@ -3,8 +3,8 @@
 import { ApiProblem, health, models, stream } from "./api.ts";
 import { CHAT_EXAMPLES, EXAMPLES } from "./examples.ts";
 import { createExpertPanel, showToken } from "./panels.ts";
-import { TokenView, traceOf } from "./token-view.ts";
-import type { StreamChunk } from "../worker/wire-types.ts";
+import { ReplyBlock } from "./reply-block.ts";
+import { TokenView } from "./token-view.ts";
 
 const find = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
 const output = find("output");
@@ -61,11 +61,14 @@ async function waitUntilReady(): Promise<void> {
   const model = (await models(keyBox.value)).data[0]!;
   modelId = model.id;
   layerNames = model.moe.moe_layers;
+  const isDense = layerNames.length === 0;
+  find("experts-side").hidden = isDense;
   layerSlider.max = String(Math.max(0, layerNames.length - 1));
-  view.layer = Math.min(Number(layerSlider.value), layerNames.length - 1);
+  view.layer = Math.max(0, Math.min(Number(layerSlider.value), layerNames.length - 1));
   updateExperts = createExpertPanel(find("experts"), view, model.moe.experts);
   find<HTMLInputElement>("max-tokens").max = String(model.moe.context_length);
-  status("ready", `${model.id}: ${model.moe.experts} experts in each of ${layerNames.length} layers, ${model.moe.experts_per_token} per token. Ready.`);
+  status("ready", isDense ? `${model.id}: a dense model, without experts. Ready.`
+    : `${model.id}: ${model.moe.experts} experts in each of ${layerNames.length} layers, ${model.moe.experts_per_token} per token. Ready.`);
 }
 
 function block(className: string): HTMLElement {
@@ -104,8 +107,6 @@ function showProgress(speed: string): void {
   });
 }
 
-const textOf = (chunk: StreamChunk): string => chunk.choices[0]?.text ?? chunk.choices[0]?.delta?.content ?? "";
-
 async function generate(text: string): Promise<void> {
   running?.abort();
   const controller = new AbortController();
@@ -118,20 +119,16 @@ async function generate(text: string): Promise<void> {
   const said = block(chat ? "turn user" : "turn given");
   said.textContent = text;
   const target = chat ? block("turn assistant") : said;
+  const reply = new ReplyBlock(target, view);
   if (!chat) said.classList.add("continued");
   find("send").hidden = true;
   find("stop").hidden = false;
   output.setAttribute("aria-busy", "true");
-  let answer = "";
   let nTokens = 0;
   let started = 0;
   try {
     for await (const chunk of stream(path, body, keyBox.value, controller.signal)) {
-      const piece = textOf(chunk);
-      answer += piece;
-      const trace = chunk.moe?.token;
-      if (trace !== undefined || piece !== "") {
-        view.add(target, trace?.id ?? -1, piece, trace === undefined ? null : traceOf(trace));
+      if (reply.add(chunk)) {
         if (started === 0) started = performance.now();
         else nTokens++;
         const rate = nTokens / ((performance.now() - started) / 1000);
@@ -140,12 +137,13 @@ async function generate(text: string): Promise<void> {
       const reason = chunk.choices[0]?.finish_reason;
       if (reason != null) target.dataset["end"] = reason === "length" ? " …" : " ∎"; // cut off, or ended by the model itself
     }
-    if (chat) conversation.push({ role: "user", content: text }, { role: "assistant", content: answer });
+    if (chat) conversation.push({ role: "user", content: text }, { role: "assistant", content: reply.answer });
   } catch (cause) {
     if (controller.signal.aborted) {
-      if (chat && answer !== "") conversation.push({ role: "user", content: text }, { role: "assistant", content: answer });
+      if (chat && reply.answer !== "") conversation.push({ role: "user", content: text }, { role: "assistant", content: reply.answer });
     } else problem(cause instanceof ApiProblem ? cause.message : "The connection broke. Try again.");
   } finally {
+    reply.end();
     if (running === controller) {
       running = null;
       find("send").hidden = false;

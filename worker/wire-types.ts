@@ -13,6 +13,12 @@ export interface Usage {
   readonly total_tokens: number;
 }
 
+/** A piece of a call of a tool: the first of each index has its name, all have text to append to its arguments. */
+export interface ToolCallDelta {
+  readonly index: number;
+  readonly function: { readonly name?: string; readonly arguments: string };
+}
+
 export interface StreamChunk {
   readonly id: string;
   readonly object: string;
@@ -21,7 +27,7 @@ export interface StreamChunk {
   readonly choices: readonly {
     readonly index: number;
     readonly text?: string;
-    readonly delta?: { readonly role?: string; readonly content?: string; readonly reasoning_content?: string };
+    readonly delta?: { readonly role?: string; readonly content?: string; readonly reasoning_content?: string; readonly tool_calls?: readonly ToolCallDelta[] };
     readonly logprobs: object | null;
     readonly finish_reason: string | null;
   }[];

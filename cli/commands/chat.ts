@@ -4,9 +4,11 @@
 import { InvalidArgumentError, type Command } from "commander";
 import { createInterface } from "node:readline";
 import { encodeChat, type ChatMessage } from "../../model/chat-template.ts";
+import { createReplyParser, replyFormat } from "../../model/reply-parser.ts";
 import { LocalGeneration } from "../local-generation.ts";
 import { openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
+import { ReplyDisplay } from "../reply-display.ts";
 
 interface ChatOptions {
   readonly system?: string;
@@ -49,6 +51,8 @@ async function chat(pack: string, options: ChatOptions): Promise<void> {
     throw new Error(`The pack "${manifest.id}" has no chat template; \`serve\` it and use /v1/completions.`);
   }
   const template = settings.chatTemplate;
+  const format = replyFormat(tokenizer, template);
+  const streams = { isTerminal: process.stdout.isTTY === true, out: (text: string) => void process.stdout.write(text), aside: (text: string) => void process.stderr.write(text) };
   const messages: ChatMessage[] = options.system === undefined ? [] : [{ role: "system", content: options.system }];
   const generation = new LocalGeneration(model);
   const lines = createInterface({ input: process.stdin, output: process.stdin.isTTY ? process.stdout : undefined, prompt: "\n> " });
@@ -67,25 +71,21 @@ async function chat(pack: string, options: ChatOptions): Promise<void> {
       continue;
     }
     messages.push({ role: "user", content: line });
-    const { ids } = encodeChat(tokenizer, template, messages, { addGenerationPrompt: true, date: new Date(), bosToken: settings.bosToken, eosToken: settings.eosToken });
+    const { ids, text } = encodeChat(tokenizer, template, messages, { addGenerationPrompt: true, date: new Date(), bosToken: settings.bosToken, eosToken: settings.eosToken });
     const { bosTokenId } = manifest.config;
     const prompt = settings.addBos && bosTokenId !== null && ids[0] !== bosTokenId ? [bosTokenId, ...ids] : ids;
     answering = new AbortController();
-    const stream = tokenizer.stream();
-    let answer = "";
-    const show = (text: string): void => {
-      answer += text;
-      process.stdout.write(text);
-    };
+    const parser = createReplyParser(tokenizer, format, text, false);
+    const reply = new ReplyDisplay(streams);
     const sampling = { temperature: options.temperature, topP: options.topP, topK: options.topK, minP: 0, seed: options.seed ?? Math.floor(Math.random() * 2 ** 32) };
     for await (const id of generation.run(prompt, options.maxTokens, sampling, answering.signal)) {
-      show(stream.push(id));
+      reply.show(parser.push(id));
       await new Promise(setImmediate); // lets Ctrl-C through between tokens
     }
-    show(stream.flush());
-    process.stdout.write("\n");
+    reply.show(parser.flush());
+    reply.end();
     answering = null;
-    messages.push({ role: "assistant", content: answer });
+    messages.push({ role: "assistant", content: reply.answer, ...(reply.reasoning === "" ? {} : { reasoning: reply.reasoning }) });
     ask();
   }
   generation.close();

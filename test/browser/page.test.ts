@@ -123,6 +123,36 @@ describe.skipIf(!hasBrowser)("the page", () => {
     expect(await page.locator(".turn.user").count()).toBe(2);
   });
 
+  it("folds reasoning away when the answer begins, and shows calls of tools", async () => {
+    const delta = (of: object, id: number): string => `data: ${JSON.stringify({ choices: [{ index: 0, delta: of, logprobs: null, finish_reason: null }], moe: { token: { id, experts: [[id], [1]] } } })}\n\n`;
+    const body = [
+      delta({ reasoning_content: "Two and" }, 2), delta({ reasoning_content: " two." }, 3), delta({ content: "Four" }, 4), delta({ content: "." }, 5),
+      delta({ tool_calls: [{ index: 0, id: "call_1", type: "function", function: { name: "add", arguments: "{\"a\":" } }] }, 6), delta({ tool_calls: [{ index: 0, function: { arguments: "2}" } }] }, 7),
+      `data: ${JSON.stringify({ choices: [{ index: 0, delta: {}, logprobs: null, finish_reason: "tool_calls" }] })}\n\ndata: [DONE]\n\n`,
+    ].join("");
+    const asked: { messages: { content: string }[] }[] = [];
+    await page.route("**/v1/chat/completions", (route) => {
+      asked.push(JSON.parse(route.request().postData()!) as (typeof asked)[number]);
+      return route.fulfill({ contentType: "text/event-stream", body });
+    });
+    await page.click("#clear");
+    for (const turn of [0, 1]) {
+      await page.fill("#prompt", "2 + 2");
+      await page.keyboard.press("Enter");
+      await page.waitForFunction((n) => document.querySelectorAll(".turn.assistant[data-end]").length === n + 1, turn);
+      await idle();
+      const reply = page.locator(".turn.assistant").nth(turn);
+      expect(await reply.locator(".reasoning summary").textContent()).toBe("Reasoning");
+      expect(await reply.locator(".reasoning").getAttribute("open")).toBeNull();
+      expect(await reply.locator(".reasoning div").textContent()).toBe("Two and two.");
+      expect(await reply.locator(":scope > .token").allTextContents()).toEqual(["Four", "."]);
+      expect(await reply.locator(".call").allTextContents()).toEqual(['add {"a":2}']);
+      expect(await reply.locator(".token:not(.plain)").count()).toBe(6);
+    }
+    expect(asked[1]!.messages.map(({ content }) => content)).toEqual(["2 + 2", "Four.", "2 + 2"]);
+    await page.unroute("**/v1/chat/completions");
+  });
+
   it("shows the server's own sentence when something is wrong", async () => {
     await setting("max-tokens", "100000");
     await page.fill("#prompt", "hello");
