@@ -56,9 +56,13 @@ export const ascendingIds = (...lists: (readonly number[])[]): number[] => [...n
 export function freezeConfig(file: string, c: ModelConfig): ModelConfig {
   const wrong = (what: string): never => { throw new ModelError(`${file}: ${what}.`); };
   if (c.nHeads % c.nKvHeads !== 0) wrong(`${c.nHeads} attention heads are no multiple of ${c.nKvHeads} key-value heads`);
-  if (c.headDim % 2 !== 0) wrong(`the head dimension ${c.headDim} is odd, expected an even number`);
+  // Rows of activations and of the cache are whole vectors of four f32.
+  const fourfold: readonly (readonly [string, number])[] = c.mla === null
+    ? [["the hidden size", c.hiddenSize], ["the head dimension", c.headDim]]
+    : [["the hidden size", c.hiddenSize], ["the rank of keys and values (kv_lora_rank)", c.mla.kvLoraRank], ["the unrotated part of a head (qk_nope_head_dim)", c.mla.nopeHeadDim],
+      ["the rotated part of a head (qk_rope_head_dim)", c.mla.ropeHeadDim], ["a head of values (v_head_dim)", c.mla.valueHeadDim]];
+  for (const [what, size] of fourfold) if (size % 4 !== 0) wrong(`${what} is ${size}, expected a multiple of 4`);
   if (c.rope.dim % 2 !== 0 || c.rope.dim > c.headDim) wrong(`${c.rope.dim} rotated dimensions do not fit heads of ${c.headDim}`);
-  if (c.mla !== null && c.mla.kvLoraRank % 4 !== 0) wrong(`the rank of keys and values (kv_lora_rank) is ${c.mla.kvLoraRank}, expected a multiple of 4`);
   const { topK, nGroups, topKGroups, select } = c.router;
   if (topK > c.nExperts) wrong(`${topK} experts per token of ${c.nExperts} experts`);
   if (select === "sparsemixer" && topK !== 2) wrong(`${topK} experts per token, but sparsemixer selects 2`);

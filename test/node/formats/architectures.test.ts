@@ -318,6 +318,9 @@ describe("what is refused, by name", () => {
     [{ ...V3, n_group: 256, topk_group: 8 }, /fewer than the two experts/],
     [{ ...V3, n_group: 64, topk_group: 1 }, /8 experts per token, but 1 groups hold only 4/],
     [{ ...V3, kv_lora_rank: 510 }, /kv_lora_rank\) is 510, expected a multiple of 4/],
+    [{ ...V3, qk_nope_head_dim: 126 }, /qk_nope_head_dim\) is 126, expected a multiple of 4/],
+    [{ ...QWEN3, hidden_size: 2050 }, /the hidden size is 2050, expected a multiple of 4/],
+    [{ ...QWEN3, head_dim: 126 }, /the head dimension is 126, expected a multiple of 4/],
     [{ ...GPT_OSS, experts_per_token: 8 }, /experts_per_token = 8.*num_experts_per_tok is 4/],
   ])("%#", (json, message) => {
     expect(() => read(json)).toThrow(message);
