@@ -2,6 +2,7 @@
 // kept when the next prompt begins with it. Refuses batches and sockets: serving is the orchestrator's.
 
 import type { Timeline } from "../model/kv-cache.ts";
+import { adjustmentStage } from "../model/logit-adjustments.ts";
 import { logitsRequest } from "../model/logits.ts";
 import { decidingForm, sampleForm, type LogitsForm, type SamplingParams, type TopLogits } from "../model/sampling.ts";
 import type { LocalModel } from "./open-pack.ts";
@@ -25,11 +26,13 @@ export class LocalGeneration {
     const timeline = this.#continueOrOpen(promptIds);
     const end = Math.min(engine.contextLength, promptIds.length + maxTokens);
     let next = promptIds.slice(this.#evaluated.length);
-    const form = decidingForm(sampling, null, engine.config.vocabSize);
+    const stage = sampling.adjustments === null ? null : adjustmentStage(sampling.adjustments, promptIds);
+    const form = decidingForm(sampling, null, engine.config.vocabSize, stage);
     for (let position = promptIds.length; position < end && !signal.aborted; position++) {
       const found = await this.#advance(timeline, next, form, signal);
       if (found === null) return;
-      const { id } = sampleForm(form, found.row, found.top, 0, sampling, 0, position, null);
+      const { id } = sampleForm(form, found.row, found.top, 0, sampling, 0, position, null, stage);
+      stage?.push(id);
       if (engine.config.eosTokenIds.includes(id)) return;
       yield id;
       next = [id];

@@ -11,7 +11,10 @@ const schema = z.strictObject({
   emittedIds: z.array(id).optional(),
   maxTokens: z.int().min(0),
   sampling: z.strictObject({
-    temperature: z.number().min(0), topK: z.int().min(0), topP: z.number().min(0).max(1), minP: z.number().min(0).max(1), seed: z.int(),
+    temperature: z.number().min(0), topK: z.int().min(0), typicalP: z.number().gt(0).max(1), topP: z.number().min(0).max(1), minP: z.number().min(0).max(1), seed: z.int(),
+    adjustments: z.strictObject({
+      bias: z.array(z.tuple([id, z.number()])).max(LIMITS.logitBiases), repetitionPenalty: z.number().gt(0), frequencyPenalty: z.number(), presencePenalty: z.number(),
+    }).nullable(),
   }),
   choice: z.int().min(0).optional(),
   stopIds: z.array(id).max(LIMITS.stopIds),

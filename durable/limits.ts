@@ -29,6 +29,7 @@ export interface Limits {
   readonly requestWaitMs: number;
   readonly generateBodyBytes: number;
   readonly stopIds: number;
+  readonly logitBiases: number;
   readonly topLogprobs: number;
   readonly resumeAttempts: number;
   readonly logitBytes: number;
@@ -82,6 +83,8 @@ export const LIMITS: Limits = Object.freeze({
   generateBodyBytes: 4 * MIB,
   /** Stop ids compared with every token. */
   stopIds: 64,
+  /** Biased tokens of a request; more would be a mask, which a grammar is for. OpenAI names no number, its cookbook shows a handful. */
+  logitBiases: 1024,
   /** Alternatives reported per token, as the OpenAI API has it. */
   topLogprobs: 20,
   /** How often a broken stream is continued before the caller gets an error. */

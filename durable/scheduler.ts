@@ -7,6 +7,7 @@
 import type { Engine, StepEntry } from "../model/engine.ts";
 import { CapacityError } from "../model/heap.ts";
 import type { KvCache, Timeline } from "../model/kv-cache.ts";
+import { adjustmentStage, stagesInOrder, type LogitStage } from "../model/logit-adjustments.ts";
 import { logitsRequest } from "../model/logits.ts";
 import { PromptLookup } from "../model/prompt-lookup.ts";
 import { decidingForm, logprobs, sampleForm, type LogitsForm, type TopLogits } from "../model/sampling.ts";
@@ -51,6 +52,8 @@ class Run implements Generation {
   taken = 0;
   /** What of this step's logits decides its tokens. */
   form: LogitsForm = "row";
+  /** What is done to its logits before they are sampled. */
+  readonly stage: LogitStage | null;
   /** Guesses evaluated after them. */
   draft: readonly number[] = [];
   /** Experts and weights of a traced step, by position. */
@@ -62,6 +65,9 @@ class Run implements Generation {
     this.emit = emit;
     this.onCancel = onCancel;
     this.ids = [...request.promptIds, ...(request.emittedIds ?? [])];
+    const { adjustments } = request.sampling;
+    this.stage = stagesInOrder(adjustments === null ? [] : [adjustmentStage(adjustments, request.promptIds)]);
+    for (const id of request.emittedIds ?? []) this.stage?.push(id);
     this.draftLength = new DraftLength(Math.min(draftTokens, request.draftTokens ?? draftTokens));
     let settle!: (failure: GenerateFailure | null) => void;
     this.accepted = new Promise((resolve) => { settle = resolve; });
@@ -197,7 +203,7 @@ export class Scheduler {
     const runs = this.#share();
     const entries = runs.map((run): StepEntry => {
       const of = run.scores || run.draft.length > 0 ? "all" : run.taken === run.left && run.request.maxTokens > 0 ? "last" : "none";
-      run.form = run.scores ? "row" : decidingForm(run.request.sampling, run.request.logprobs ?? null, this.#engine.config.vocabSize);
+      run.form = run.scores ? "row" : decidingForm(run.request.sampling, run.request.logprobs ?? null, this.#engine.config.vocabSize, run.stage);
       return {
         timeline: run.timeline!, ids: [...run.ids.slice(run.evaluated, run.evaluated + run.taken), ...run.draft],
         logits: of === "none" ? of : logitsRequest(run.form, of),
@@ -278,7 +284,7 @@ export class Scheduler {
       for (let held = 0; ; held++) {
         const position = run.ids.length;
         const from = (typeof entry.logits === "object" ? entry.logits.of : entry.logits) === "all" ? n - 1 - draft.length + held : 0;
-        const drawn = sampleForm(run.form, row(from), top, from, request.sampling, request.choice ?? 0, position, request.logprobs ?? null);
+        const drawn = sampleForm(run.form, row(from), top, from, request.sampling, request.choice ?? 0, position, request.logprobs ?? null, run.stage);
         const isGuessed = held < draft.length && drawn.id === draft[held];
         if (!isGuessed && draft.length > 0) this.#judge(run, held);
         if (request.stopIds.includes(drawn.id)) return this.#finish(run, "stop", drawn.id);
@@ -288,6 +294,7 @@ export class Scheduler {
           ...(run.traces ? { experts: run.experts.get(position - 1) ?? [], weights: run.weights.get(position - 1) ?? [] } : {}),
         });
         run.ids.push(drawn.id);
+        run.stage?.push(drawn.id);
         if (run.generated >= request.maxTokens) return this.#finish(run, "length", null);
         if (!isGuessed || run.ended) return;
       }

@@ -1,11 +1,13 @@
 // From logits to the next token. Owns the order of sampling steps and the log-probabilities that the API reports.
-// Order: greedy if temperature is 0; else temperature -> top_k -> top_p -> min_p -> draw. Ties go to the lowest id.
+// Order: logit_bias -> repetition, frequency and presence penalties (logit-adjustments.ts) -> what a constraint allows; then the largest if temperature
+// is 0, else temperature -> top_k -> typical_p -> top_p -> min_p -> draw. Ties go to the lowest id.
 // Everything is f64 + - * / with own exp and log, so the choice is the same in every engine. Refuses logits that are not finite.
 
 import { MAX_TOP_LOGITS } from "./engine-regions.ts";
 import { expF64, logF64 } from "./float-math.ts";
 import { ModelError } from "./config.ts";
 import { drawFrom, probabilitiesOf } from "./draw.ts";
+import type { LogitAdjustments, LogitStage } from "./logit-adjustments.ts";
 import { uniform } from "./random.ts";
 
 export interface SamplingParams {
@@ -13,13 +15,20 @@ export interface SamplingParams {
   readonly temperature: number;
   /** Keep the k most likely; 0 = all. */
   readonly topK: number;
+  /** Keep the tokens whose information is nearest to the expected one, until their probability reaches typicalP; 1 = all. */
+  readonly typicalP: number;
   /** Keep the smallest set of most likely tokens whose probability reaches topP; 1 = all. */
   readonly topP: number;
   /** Keep tokens of at least minP times the largest probability; 0 = all. */
   readonly minP: number;
   /** A safe integer. */
   readonly seed: number;
+  /** What is done to the logits first; null = nothing. */
+  readonly adjustments: LogitAdjustments | null;
 }
+
+/** Sampling as it is where nobody asks for anything: the model's own distribution. */
+export const PLAIN_SAMPLING: Omit<SamplingParams, "seed"> = Object.freeze({ temperature: 1, topK: 0, typicalP: 1, topP: 1, minP: 0, adjustments: null });
 
 export interface TokenLogprob {
   readonly id: number;
@@ -45,9 +54,9 @@ export interface TopLogits {
 /** What of a row of logits decides a token: the row itself, its `top` largest, or the probabilities at a `temperature`. */
 export type LogitsForm = "row" | { readonly top: number } | { readonly temperature: number };
 
-/** The cheapest form that decides the token; `nTop` null where no log-probabilities are asked for. */
-export function decidingForm(params: SamplingParams, nTop: number | null, vocabSize: number): LogitsForm {
-  if (nTop !== null) return "row";
+/** The cheapest form that decides the token; `nTop` null where no log-probabilities are asked for, `stage` null where nothing is done to the logits. */
+export function decidingForm(params: SamplingParams, nTop: number | null, vocabSize: number, stage: LogitStage | null): LogitsForm {
+  if (nTop !== null || stage !== null || (params.temperature > 0 && params.typicalP < 1)) return "row";
   if (params.temperature === 0) return { top: 1 };
   if (params.topK === 0 || params.topK >= vocabSize) return { temperature: params.temperature };
   return params.topK <= MAX_TOP_LOGITS ? { top: params.topK } : "row";
@@ -55,9 +64,9 @@ export function decidingForm(params: SamplingParams, nTop: number | null, vocabS
 
 /** The token that `sample` would choose, from its deciding form: a whole row of logits or probabilities, or row `topRow` of `top`. */
 export function sampleForm(
-  form: LogitsForm, row: Float32Array, top: TopLogits | null, topRow: number, params: SamplingParams, choice: number, position: number, nTop: number | null,
+  form: LogitsForm, row: Float32Array, top: TopLogits | null, topRow: number, params: SamplingParams, choice: number, position: number, nTop: number | null, stage: LogitStage | null,
 ): SampleResult {
-  if (form === "row") return sample(row, params, choice, position, nTop);
+  if (form === "row") return sample(row, params, choice, position, nTop, stage);
   return "top" in form ? sampleTop(top!, topRow, params, choice, position) : sampleProbabilities(row, params, choice, position);
 }
 
@@ -106,12 +115,13 @@ function mostLikely(logits: Float32Array, n: number): number[] {
 }
 
 /**
- * The token at `position` of choice `choice`. `nTop` null leaves log-probabilities out.
+ * The token at `position` of choice `choice`. `nTop` null leaves log-probabilities out; they are the model's, whatever `stage` does.
  * Throws ModelError when a logit is not finite.
  */
-export function sample(logits: Float32Array, params: SamplingParams, choice: number, position: number, nTop: number | null): SampleResult {
+export function sample(logits: Float32Array, params: SamplingParams, choice: number, position: number, nTop: number | null, stage: LogitStage | null): SampleResult {
   requireFinite(logits);
-  const id = params.temperature === 0 ? argmax(logits) : draw(logits, params, choice, position);
+  const from = stage === null ? logits : stage.apply(logits);
+  const id = params.temperature === 0 ? argmax(from) : draw(from, params, choice, position);
   return nTop === null ? { id } : { id, ...finiteLogprobs(logits, id, nTop) };
 }
 
@@ -132,21 +142,40 @@ function sampleProbabilities(probabilities: Float32Array, params: SamplingParams
 }
 
 function draw(logits: Float32Array, params: SamplingParams, choice: number, position: number): number {
-  if (params.topK === 0 || params.topK >= logits.length) return sampleProbabilities(probabilitiesOf(logits, params.temperature), params, choice, position).id;
-  const kept = mostLikely(logits, params.topK);
+  const keepsAll = params.topK === 0 || params.topK >= logits.length;
+  if (keepsAll && params.typicalP === 1) return sampleProbabilities(probabilitiesOf(logits, params.temperature), params, choice, position).id;
+  const kept = keepsAll ? Array.from(logits.keys()).filter((id) => logits[id]! > -Infinity).sort((a, b) => logits[b]! - logits[a]! || a - b) : mostLikely(logits, params.topK);
   return drawAmong(kept, kept.map((id) => logits[id]!), logits[kept[0]!]!, params, choice, position);
+}
+
+/**
+ * Leaves the tokens whose information -log p is nearest to the distribution's entropy, the nearest first until they hold `typicalP` of the mass
+ * (Meister et al., "Locally Typical Sampling", arXiv 2202.00666); ties to the more likely, then to the lower id. Order of the rest is kept.
+ */
+function keepTypical(kept: number[], mass: number[], typicalP: number): void {
+  const total = mass.reduce((sum, value) => sum + value, 0);
+  const information = mass.map((value) => (value > 0 ? logF64(total) - logF64(value) : Infinity));
+  const entropy = mass.reduce((sum, value, i) => (value > 0 ? sum + (value / total) * information[i]! : sum), 0);
+  const order = mass.map((_, i) => i).filter((i) => mass[i]! > 0)
+    .sort((a, b) => Math.abs(information[a]! - entropy) - Math.abs(information[b]! - entropy) || mass[b]! - mass[a]! || kept[a]! - kept[b]!);
+  let [n, reached] = [0, 0];
+  while (n < order.length && (n === 0 || reached < typicalP * total)) reached += mass[order[n++]!]!;
+  const left = order.slice(0, n).sort((a, b) => a - b);
+  kept.splice(0, kept.length, ...left.map((i) => kept[i]!));
+  mass.splice(0, mass.length, ...left.map((i) => mass[i]!));
 }
 
 /** One of `kept`, whose logits are `values` and whose largest is `max`. */
 function drawAmong(kept: number[], values: readonly number[], max: number, params: SamplingParams, choice: number, position: number): number {
   let mass = values.map((value) => expF64((value - max) / params.temperature));
+  if (params.typicalP < 1) keepTypical(kept, mass, params.typicalP);
   if (params.topP < 1 || params.minP > 0) {
     const order = mass.map((_, i) => i).sort((a, b) => mass[b]! - mass[a]! || kept[a]! - kept[b]!);
     const total = order.reduce((sum, i) => sum + mass[i]!, 0);
     let reached = 0;
     let n = 0;
-    // The largest mass is 1 (exp of 0), so min_p compares with the masses as they are.
-    for (; n < order.length && (n === 0 || (reached < params.topP * total && mass[order[n]!]! >= params.minP)); n++) reached += mass[order[n]!]!;
+    const least = params.minP * mass[order[0]!]!;
+    for (; n < order.length && (n === 0 || (reached < params.topP * total && mass[order[n]!]! >= least)); n++) reached += mass[order[n]!]!;
     const survivors = order.slice(0, n);
     mass = survivors.map((i) => mass[i]!);
     kept.splice(0, kept.length, ...survivors.map((i) => kept[i]!));

@@ -48,7 +48,7 @@ function choicesOf(
   pack: EdgePack, request: ChatRequest | CompletionRequest, prompts: readonly Prompt[], maxTokensOf: (prompt: Prompt) => number,
   nTop: number | null, scorePrompt: boolean, shapeOf: (prompt: Prompt, options: ShapeOptions) => Choice["shape"],
 ): Choice[] {
-  const sampling = samplingOf(request);
+  const sampling = samplingOf(pack, request);
   const trace = request.moe?.trace === true;
   const draftTokens = request.moe?.draft_tokens;
   const n = request.n ?? 1;

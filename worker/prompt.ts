@@ -3,6 +3,7 @@
 
 import { type ChatMessage, type ChatTemplateOptions, encodeChat, renderChat, takesTools } from "../model/chat-template.ts";
 import { ModelError } from "../model/config.ts";
+import type { LogitAdjustments } from "../model/logit-adjustments.ts";
 import type { SamplingParams } from "../model/sampling.ts";
 import { invalid, RequestError } from "./errors.ts";
 import type { EdgePack } from "./pack.ts";
@@ -124,14 +125,28 @@ export function tokensToGenerate(pack: EdgePack, nPromptTokens: number, maxToken
 }
 
 /** Sampling as the engine takes it. OpenAI's default temperature is 1. A seed left out is drawn, and reported in the reply's `moe.seed`. */
-export function samplingOf(request: ChatRequest | CompletionRequest): SamplingParams {
+export function samplingOf(pack: EdgePack, request: ChatRequest | CompletionRequest): SamplingParams {
   return {
     temperature: request.temperature ?? 1,
-    topP: request.top_p ?? 1,
     topK: request.top_k ?? 0,
+    typicalP: request.typical_p ?? 1,
+    topP: request.top_p ?? 1,
     minP: request.min_p ?? 0,
+    adjustments: adjustmentsOf(pack, request),
     seed: request.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!,
   };
+}
+
+/** What the request does to logits; null where it asks for nothing. */
+function adjustmentsOf(pack: EdgePack, { logit_bias, repetition_penalty, frequency_penalty, presence_penalty }: ChatRequest | CompletionRequest): LogitAdjustments | null {
+  const { vocabSize } = pack.config;
+  const bias = Object.entries(logit_bias ?? {}).map(([key, value]): [number, number] => {
+    const id = Number(key);
+    if (id >= vocabSize) throw invalid(`logit_bias.${key}`, `\`logit_bias\` has the token id ${key}; this model's ids are 0 to ${vocabSize - 1}.`, "token_out_of_range");
+    return [id, value];
+  });
+  const found = { bias, repetitionPenalty: repetition_penalty ?? 1, frequencyPenalty: frequency_penalty ?? 0, presencePenalty: presence_penalty ?? 0 };
+  return bias.length === 0 && found.repetitionPenalty === 1 && found.frequencyPenalty === 0 && found.presencePenalty === 0 ? null : found;
 }
 
 export const stopsOf = (request: ChatRequest | CompletionRequest): readonly string[] =>

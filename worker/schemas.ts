@@ -23,6 +23,9 @@ const stop = z.union([stopString, z.array(stopString, stopExpected).max(EDGE_LIM
 
 const date = z.string("a date as YYYY-MM-DD").regex(/^\d{4}-\d\d-\d\d$/, "a date as YYYY-MM-DD")
   .refine((text) => !Number.isNaN(Date.parse(`${text}T00:00:00Z`)), "a date that exists, as YYYY-MM-DD");
+const repetitionExpected = "a number above 0 and at most 10";
+const biasExpected = "an object from token ids to numbers from -100 to 100, such as {\"42\": -100}";
+
 /** Our extensions, under one key. */
 const moe = z.object({
   /** Streams the experts chosen per token and layer. */
@@ -40,6 +43,12 @@ const common = {
   top_p: z.number("a number above 0 and at most 1").gt(0, "a number above 0 and at most 1").max(1, "a number above 0 and at most 1").nullish(),
   top_k: integer(0, Number.MAX_SAFE_INTEGER).nullish(),
   min_p: number(0, 1).nullish(),
+  typical_p: z.number("a number above 0 and at most 1").gt(0, "a number above 0 and at most 1").max(1, "a number above 0 and at most 1").nullish(),
+  repetition_penalty: z.number(repetitionExpected).gt(0, repetitionExpected).max(10, repetitionExpected).nullish(),
+  presence_penalty: number(-2, 2).nullish(),
+  frequency_penalty: number(-2, 2).nullish(),
+  logit_bias: z.record(z.string(biasExpected).regex(/^\d{1,9}$/, biasExpected), number(-100, 100), biasExpected)
+    .refine((bias) => Object.keys(bias).length <= LIMITS.logitBiases, `at most ${LIMITS.logitBiases} tokens`).nullish(),
   seed: z.number("an integer").int("an integer within ±2^53").nullish(),
   stop: stop.nullish(),
   n: integer(1, EDGE_LIMITS.choicesPerPrompt).nullish(),
@@ -121,11 +130,6 @@ const NOT_SUPPORTED: Readonly<Record<string, (value: unknown) => boolean>> = {
   function_call: (value) => value === "none" || value === "auto",
   parallel_tool_calls: (value) => value === true,
   response_format: (value) => (value as { type?: unknown }).type === "text",
-  logit_bias: (value) => typeof value === "object" && Object.keys(value as object).length === 0,
-  presence_penalty: (value) => value === 0,
-  frequency_penalty: (value) => value === 0,
-  repetition_penalty: (value) => value === 1,
-  typical_p: (value) => value === 1,
   best_of: (value) => value === 1,
   suffix: (value) => value === "",
   audio: () => false,

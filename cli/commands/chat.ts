@@ -9,6 +9,7 @@ import { LocalGeneration } from "../local-generation.ts";
 import { openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
 import { ReplyDisplay } from "../reply-display.ts";
+import { PLAIN_SAMPLING } from "../../model/sampling.ts";
 
 interface ChatOptions {
   readonly system?: string;
@@ -77,7 +78,7 @@ async function chat(pack: string, options: ChatOptions): Promise<void> {
     answering = new AbortController();
     const parser = createReplyParser(tokenizer, format, text, false);
     const reply = new ReplyDisplay(streams);
-    const sampling = { temperature: options.temperature, topP: options.topP, topK: options.topK, minP: 0, seed: options.seed ?? Math.floor(Math.random() * 2 ** 32) };
+    const sampling = { ...PLAIN_SAMPLING, temperature: options.temperature, topP: options.topP, topK: options.topK, seed: options.seed ?? Math.floor(Math.random() * 2 ** 32) };
     for await (const id of generation.run(prompt, options.maxTokens, sampling, answering.signal)) {
       reply.show(parser.push(id));
       await new Promise(setImmediate); // lets Ctrl-C through between tokens

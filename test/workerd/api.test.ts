@@ -74,6 +74,14 @@ const refused: readonly ApiRow[] = [
   { requirement: "top_k below 0", call: COMPLETIONS, body: { ...ask, top_k: -3 }, status: 400, error: { param: "top_k" } },
   { requirement: "min_p above 1", call: COMPLETIONS, body: { ...ask, min_p: 2 }, status: 400, error: { param: "min_p" } },
   { requirement: "a fractional seed", call: COMPLETIONS, body: { ...ask, seed: 0.5 }, status: 400, error: { param: "seed" } },
+  { requirement: "a presence penalty beyond 2", call: COMPLETIONS, body: { ...ask, presence_penalty: 2.5 }, status: 400, error: { param: "presence_penalty", message: /expected a number from -2 to 2/ } },
+  { requirement: "a frequency penalty that is text", call: CHAT, body: { ...say, frequency_penalty: "much" }, status: 400, error: { param: "frequency_penalty" } },
+  { requirement: "a repetition penalty of 0", call: COMPLETIONS, body: { ...ask, repetition_penalty: 0 }, status: 400, error: { param: "repetition_penalty", message: /above 0/ } },
+  { requirement: "typical_p of 0", call: COMPLETIONS, body: { ...ask, typical_p: 0 }, status: 400, error: { param: "typical_p" } },
+  { requirement: "a bias beyond 100", call: CHAT, body: { ...say, logit_bias: { 5: 101 } }, status: 400, error: { param: "logit_bias.5" } },
+  { requirement: "a bias for a word", call: COMPLETIONS, body: { ...ask, logit_bias: { the: 1 } }, status: 400, error: { message: /expected an object from token ids to numbers/ } },
+  { requirement: "a bias for no token of the model", call: COMPLETIONS, body: { ...ask, logit_bias: { [VOCABULARY]: 1 } }, status: 400, error: { param: "logit_bias.97", code: "token_out_of_range", message: /ids are 0 to 96/ } },
+  { requirement: "a bias that is a list", call: COMPLETIONS, body: { ...ask, logit_bias: [1] }, status: 400, error: { param: "logit_bias" } },
   { requirement: "n of 0", call: CHAT, body: { ...say, n: 0 }, status: 400, error: { param: "n" } },
   { requirement: "n over the limit", call: COMPLETIONS, body: { ...ask, n: EDGE_LIMITS.choicesPerPrompt + 1 }, status: 400, error: { param: "n" } },
   // Stops
@@ -93,8 +101,6 @@ const refused: readonly ApiRow[] = [
   // Fields of OpenAI's that are not served
   { requirement: "tools", call: CHAT, body: { ...say, tools: [{ type: "function", function: { name: "f" } }] }, status: 400, error: { param: "tools", code: "unsupported_parameter" } },
   { requirement: "a JSON answer format", call: CHAT, body: { ...say, response_format: { type: "json_object" } }, status: 400, error: { param: "response_format", code: "unsupported_parameter" } },
-  { requirement: "a penalty", call: COMPLETIONS, body: { ...ask, presence_penalty: 0.5 }, status: 400, error: { param: "presence_penalty", code: "unsupported_parameter" } },
-  { requirement: "a logit bias", call: COMPLETIONS, body: { ...ask, logit_bias: { 5: 10 } }, status: 400, error: { param: "logit_bias" } },
   { requirement: "a suffix", call: COMPLETIONS, body: { ...ask, suffix: "end" }, status: 400, error: { param: "suffix" } },
   // Other routes
   { requirement: "an unknown path", call: "GET /v1/unknown", status: 404, error: { code: "unknown_url" } },
@@ -282,6 +288,32 @@ describe("completions", () => {
   it("top_k of 1 is greedy at any temperature", async () => {
     const text = (await answer<Completion>(COMPLETIONS, greedy)).choices[0]!.text;
     expect((await answer<Completion>(COMPLETIONS, { ...greedy, temperature: 2, top_k: 1 })).choices[0]!.text).toBe(text);
+  });
+
+  it("follow a bias: a token is forced, or never said", async () => {
+    const [forced] = (await answer<{ tokens: number[] }>("POST /tokenize", { content: "q" })).tokens;
+    expect((await answer<Completion>(COMPLETIONS, { ...greedy, max_tokens: 6, logit_bias: { [forced!]: 100 } })).choices[0]!.text).toBe("qqqqqq");
+    const text = (await answer<Completion>(COMPLETIONS, greedy)).choices[0]!.text;
+    const [first] = (await answer<{ tokens: number[] }>("POST /tokenize", { content: text[0]! })).tokens;
+    const without = (await answer<Completion>(COMPLETIONS, { ...greedy, logit_bias: { [first!]: -100 } })).choices[0]!.text;
+    expect(without).not.toContain(text[0]!);
+    expect(without.length).toBeGreaterThan(0);
+  });
+
+  it("follow penalties, alone, beside others and when guesses hold", async () => {
+    const [q] = (await answer<{ tokens: number[] }>("POST /tokenize", { content: "q" })).tokens;
+    const biased = { ...greedy, max_tokens: 12, logit_bias: { [q!]: 9 } };
+    const counted = async (more: object): Promise<number> => (await answer<Completion>(COMPLETIONS, { ...biased, ...more })).choices[0]!.text.split("q").length - 1;
+    const plain = await counted({});
+    expect(plain).toBeGreaterThan(6);
+    expect(await counted({ frequency_penalty: 2 })).toBeLessThan(plain);
+    expect(await counted({ presence_penalty: 2, frequency_penalty: 2 })).toBeLessThan(plain);
+    expect(await counted({ repetition_penalty: 9 })).toBeLessThan(plain);
+    const asked = { ...biased, prompt: "abcabcabc", temperature: 0.9, seed: 5, frequency_penalty: 0.7, repetition_penalty: 1.2, typical_p: 0.9 };
+    const alone = (await answer<Completion>(COMPLETIONS, { ...asked, moe: { draft_tokens: 0 } })).choices[0]!.text;
+    const company = await Promise.all([asked, { ...asked, seed: 6 }, { ...asked, prompt: "xyz" }].map((body) => answer<Completion>(COMPLETIONS, body)));
+    expect(company[0]!.choices[0]!.text).toBe(alone);
+    expect(company[1]!.choices[0]!.text).not.toBe(alone);
   });
 
   it("give log-probabilities that are consistent", async () => {

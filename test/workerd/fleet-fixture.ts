@@ -20,7 +20,7 @@ import type { Experts } from "../../model/experts.ts";
 import { Heap } from "../../model/heap.ts";
 import type { Kernels } from "../../model/kernels.ts";
 import { ExpertRunner, LocalExperts, type SegmentLookup } from "../../model/local-experts.ts";
-import { argmax } from "../../model/sampling.ts";
+import { argmax, PLAIN_SAMPLING } from "../../model/sampling.ts";
 import { chooseKernels, RESERVED_BYTES } from "../../model/wasm-kernels.ts";
 import { openTinyHuggingFace, packToMemory, type MemoryPack } from "../support/pack-to-memory.ts";
 import { tinyModel, type TinyArchitecture } from "../support/tiny-models.ts";
@@ -78,7 +78,7 @@ export async function until(ready: () => boolean | Promise<boolean>): Promise<vo
 export const PROMPT = [5, 17, 40, 3, 88, 61, 9, 30, 72, 14];
 
 export const greedy = (maxTokens: number, more: Partial<GenerateRequest> = {}): GenerateRequest => ({
-  promptIds: PROMPT, maxTokens, sampling: { temperature: 0, topK: 0, topP: 1, minP: 0, seed: 1 }, stopIds: [], logprobs: 5, ...more,
+  promptIds: PROMPT, maxTokens, sampling: { ...PLAIN_SAMPLING, temperature: 0, seed: 1 }, stopIds: [], logprobs: 5, ...more,
 });
 
 /** All events of one generation. */

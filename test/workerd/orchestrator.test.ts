@@ -10,6 +10,7 @@ import { Tenant } from "../../durable/isolate.ts";
 import { LIMITS, type Limits } from "../../durable/limits.ts";
 import { WebSocketExperts } from "../../durable/websocket-experts.ts";
 import { deploy, eventsOf, fleetEnv, greedy, orchestrator, outputOf, packInBucket, PROMPT, statusOf, until } from "./fleet-fixture.ts";
+import { PLAIN_SAMPLING } from "../../model/sampling.ts";
 
 const realRun = WebSocketExperts.prototype.run;
 const realLoad = Tenant.prototype.load;
@@ -104,7 +105,7 @@ describe("readers", () => {
     await packInBucket("batch");
     deploy({ packId: "batch", shards: 2 });
     const requests = [3, 5, 8].map((seed, i) => greedy(10 + i, {
-      promptIds: PROMPT.slice(i), sampling: { temperature: 0.9, topK: 0, topP: 0.95, minP: 0, seed }, choice: i, trace: true, echo: i === 1, stopIds: [4],
+      promptIds: PROMPT.slice(i), sampling: { ...PLAIN_SAMPLING, temperature: 0.9, topP: 0.95, seed }, choice: i, trace: true, echo: i === 1, stopIds: [4],
     }));
     const alone: unknown[] = [];
     for (const request of requests) alone.push(outputOf(await eventsOf("batch", request)));
@@ -151,7 +152,7 @@ describe("readers", () => {
   it("whose orchestrator is reset in mid-stream get the rest of the same tokens, none lost, none twice", async () => {
     await packInBucket("reset");
     deploy({ packId: "reset", shards: 2 });
-    const request = greedy(12, { echo: true, trace: true, sampling: { temperature: 1, topK: 40, topP: 1, minP: 0, seed: 99 } });
+    const request = greedy(12, { echo: true, trace: true, sampling: { ...PLAIN_SAMPLING, topK: 40, seed: 99 } });
     const expected = outputOf(await eventsOf("reset", request));
     for (const step of [0, 1, 5, 9]) {
       const gate = gateAt(step * 3 + 1);

@@ -12,6 +12,7 @@ import { createReplyParser, replyFormat, type ReplyPart } from "../../../model/r
 import { createTokenizer, type Tokenizer } from "../../../model/tokenizer.ts";
 import { runChoice } from "../../../worker/generation.ts";
 import { chatShape } from "../../../worker/shapes.ts";
+import { PLAIN_SAMPLING } from "../../../model/sampling.ts";
 
 const CONTROL = ["<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|return|>", "<|call|>"];
 
@@ -179,7 +180,7 @@ describe("in a generation", () => {
       { type: "end", reason, stopId: null, promptTokens: 1, completionTokens: texts.length, moe: { steps: 1, frames: 0, bytes: 0, retries: 0 } },
     ].map((event) => `${JSON.stringify(event)}\n`).join("")),
   }) as unknown as GenerateTarget;
-  const request: GenerateRequest = { promptIds: [0], maxTokens: 50, sampling: { temperature: 0, topP: 1, topK: 0, minP: 0, seed: 0 }, choice: 0, stopIds: [], trace: false };
+  const request: GenerateRequest = { promptIds: [0], maxTokens: 50, sampling: { ...PLAIN_SAMPLING, temperature: 0, seed: 0 }, choice: 0, stopIds: [], trace: false };
   async function run(texts: readonly string[], stops: readonly string[], reason: "stop" | "length" = "stop"): Promise<{ whole: { finish_reason: string; message: Record<string, unknown> }; deltas: { delta: Record<string, unknown>; finish_reason: string | null }[] }> {
     const shape = chatShape({ tokenizer, index: 0, withLogprobs: false, everyToken: false, echoText: null });
     const deltas: object[] = [];

@@ -6,8 +6,9 @@ import { generate, type GenerateTarget } from "../../../durable/generate-client.
 import type { GenerateEvent, GenerateFailure, GenerateRequest } from "../../../durable/generate.ts";
 import { LIMITS } from "../../../durable/limits.ts";
 import { FakeClock } from "./fake-clock.ts";
+import { PLAIN_SAMPLING } from "../../../model/sampling.ts";
 
-const REQUEST: GenerateRequest = { promptIds: [1, 2, 3], maxTokens: 6, stopIds: [], echo: true, sampling: { temperature: 0, topK: 0, topP: 1, minP: 0, seed: 0 } };
+const REQUEST: GenerateRequest = { promptIds: [1, 2, 3], maxTokens: 6, stopIds: [], echo: true, sampling: { ...PLAIN_SAMPLING, temperature: 0, seed: 0 } };
 const WARMING: GenerateFailure = { type: "error", code: "warming", message: "The model is loading.", retryable: true, retryAfterMs: 1000 };
 
 type Call = { readonly breakAfter?: number; readonly cut?: boolean; readonly fromStart?: boolean } | { readonly fail: GenerateFailure } | { readonly throws: string } | { readonly page: number };

@@ -13,6 +13,7 @@ import type { Timeline } from "../../../model/kv-cache.ts";
 import type { TopLogits } from "../../../model/sampling.ts";
 import type { Tap } from "../../../model/taps.ts";
 import { FakeClock } from "./fake-clock.ts";
+import { PLAIN_SAMPLING } from "../../../model/sampling.ts";
 
 const VOCAB = 50;
 
@@ -102,7 +103,7 @@ class ArithmeticEngine implements StepEngine {
 
 const request = (seed: number, more: Partial<GenerateRequest> = {}): GenerateRequest => ({
   promptIds: Array.from({ length: 5 + (seed % 7) }, (_, i) => (seed * 13 + i * 7) % VOCAB), maxTokens: 8, stopIds: [], logprobs: 2,
-  sampling: { temperature: 0.8, topK: 0, topP: 1, minP: 0, seed }, ...more,
+  sampling: { ...PLAIN_SAMPLING, temperature: 0.8, seed }, ...more,
 });
 
 interface Reader {
@@ -339,7 +340,7 @@ describe("guesses", () => {
     await all.finish();
     return { ...all, said: readers.map(({ events }) => said(events)) };
   }
-  const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, seed: 1 };
+  const sampling = { ...PLAIN_SAMPLING, temperature: 0, seed: 1 };
 
   it("save steps where a text repeats itself, and change nothing of it", async () => {
     const requests = [request(3, { sampling, maxTokens: 60 })];
