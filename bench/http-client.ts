@@ -19,7 +19,7 @@ export async function streamCompletion(url: string, { model, prompt, maxTokens }
   const start = performance.now();
   const response = await fetch(`${url}/v1/completions`, {
     method: "POST", headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ model, prompt, max_tokens: maxTokens, temperature: 0, stream: true, stream_options: { include_usage: true } }),
+    body: JSON.stringify({ model, prompt, max_tokens: maxTokens, temperature: 0, stream: true, stream_options: { include_usage: true }, moe: { cache: false } }),
   });
   if (!response.ok || response.body === null) throw new Error(`POST /v1/completions was answered ${response.status}: ${await response.text()}`);
   const tokenMs: number[] = [];

@@ -21,6 +21,7 @@ const schema = z.strictObject({
   logprobs: z.int().min(0).max(LIMITS.topLogprobs).optional(),
   echo: z.boolean().optional(),
   draftTokens: z.int().min(0).max(LIMITS.draftTokens).optional(),
+  cacheScope: z.string().min(1).max(LIMITS.cacheScopeChars).optional(),
   trace: z.union([z.boolean(), z.strictObject({ layer: z.int().min(0) })]).optional(),
 });
 

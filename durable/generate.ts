@@ -24,6 +24,8 @@ export interface GenerateRequest {
   readonly draftTokens?: number;
   /** Report the experts chosen for each generated token, in every layer or in one. */
   readonly trace?: boolean | { readonly layer: number };
+  /** Whose evaluated tokens this generation may take over, and leave its own to; absent = nobody's. Never changes the answer. */
+  readonly cacheScope?: string;
 }
 
 /** Experts of one token, [MoE layer, ascending][rank]; with a trace of one layer, that layer alone. */
@@ -61,9 +63,9 @@ export interface GenerateFailure {
 export type GenerateEvent =
   /** Prompt tokens from number `start` on, in order; only with echo. */
   | { readonly type: "prompt"; readonly start: number; readonly tokens: readonly ScoredToken[] }
-  /** Token number `index` (0 = first generated). `experts` and their `weights` are those of its predecessor's evaluation, which chose it. */
-  | { readonly type: "token"; readonly index: number; readonly id: number; readonly logprob?: number; readonly top?: readonly TokenLogprob[]; readonly experts?: PerLayer; readonly weights?: PerLayer }
-  | { readonly type: "end"; readonly reason: "stop" | "length"; readonly stopId: number | null; readonly promptTokens: number; readonly completionTokens: number; readonly moe: MoeUsage }
+  /** Token number `index` (0 = first generated). `cachedTokens` comes with the first: prompt tokens that needed no evaluation, absent for none. `experts` and their `weights` are those of its predecessor's evaluation, which chose it. */
+  | { readonly type: "token"; readonly index: number; readonly id: number; readonly logprob?: number; readonly top?: readonly TokenLogprob[]; readonly experts?: PerLayer; readonly weights?: PerLayer; readonly cachedTokens?: number }
+  | { readonly type: "end"; readonly reason: "stop" | "length"; readonly stopId: number | null; readonly promptTokens: number; readonly cachedTokens: number; readonly completionTokens: number; readonly moe: MoeUsage }
   | GenerateFailure;
 
 /** HTTP status of a /generate that failed before its first event. */

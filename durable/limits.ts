@@ -30,6 +30,7 @@ export interface Limits {
   readonly generateBodyBytes: number;
   readonly stopIds: number;
   readonly logitBiases: number;
+  readonly cacheScopeChars: number;
   readonly topLogprobs: number;
   readonly resumeAttempts: number;
   readonly logitBytes: number;
@@ -85,6 +86,8 @@ export const LIMITS: Limits = Object.freeze({
   stopIds: 64,
   /** Biased tokens of a request; more would be a mask, which a grammar is for. OpenAI names no number, its cookbook shows a handful. */
   logitBiases: 1024,
+  /** A digest of a key, and what else must be alike. */
+  cacheScopeChars: 256,
   /** Alternatives reported per token, as the OpenAI API has it. */
   topLogprobs: 20,
   /** How often a broken stream is continued before the caller gets an error. */

@@ -6,7 +6,7 @@
 
 import type { Engine, StepEntry } from "../model/engine.ts";
 import { CapacityError } from "../model/heap.ts";
-import type { KvCache, Timeline } from "../model/kv-cache.ts";
+import type { KvCache, SharedTokens, Timeline } from "../model/kv-cache.ts";
 import { adjustmentStage, stagesInOrder, type LogitStage } from "../model/logit-adjustments.ts";
 import { logitsRequest } from "../model/logits.ts";
 import { PromptLookup } from "../model/prompt-lookup.ts";
@@ -21,7 +21,7 @@ import type { Limits } from "./limits.ts";
 /** What the scheduler needs of model/engine.ts. */
 export interface StepEngine extends Pick<Engine, "step" | "maxChunkTokens" | "contextLength"> {
   readonly config: { readonly vocabSize: number; readonly router: { readonly topK: number } };
-  readonly kv: Pick<KvCache, "open" | "close">;
+  readonly kv: Pick<KvCache, "open" | "keep" | "close">;
 }
 
 export type EventSink = (event: GenerateEvent) => void;
@@ -45,6 +45,10 @@ class Run implements Generation {
   readonly moe = { steps: 0, frames: 0, bytes: 0, retries: 0 };
   readonly onCancel: () => void;
   timeline: Timeline | null = null;
+  /** Prompt tokens that an earlier generation had evaluated already. */
+  cachedTokens = 0;
+  /** The prompt's pages are kept as soon as they are whole, the rest when the generation ends. */
+  promptKept = false;
   ended = false;
   readonly lookup = new PromptLookup();
   readonly draftLength: DraftLength;
@@ -85,6 +89,11 @@ class Run implements Generation {
   get evaluated(): number { return this.timeline!.length; }
   get left(): number { return this.ids.length - this.evaluated; }
   get generated(): number { return this.ids.length - this.request.promptIds.length; }
+  /** What others of its scope may take over from it; null where nothing is. */
+  get shared(): SharedTokens | null {
+    const { cacheScope } = this.request;
+    return cacheScope === undefined ? null : { scope: cacheScope, ids: this.ids };
+  }
   get traces(): boolean { return this.request.trace !== undefined && this.request.trace !== false; }
   /** True while logits of prompt positions are wanted. */
   get scores(): boolean { return this.request.echo === true && this.evaluated < this.request.promptIds.length; }
@@ -154,7 +163,9 @@ export class Scheduler {
     while (this.#queue.length > 0 && this.#active.length < this.#limits.activeGenerations) {
       const run = this.#queue[0]!;
       try {
-        run.timeline = this.#engine.kv.open(run.positions);
+        // A prompt that is scored is evaluated as a whole: its logits are kept nowhere.
+        run.timeline = this.#engine.kv.open(run.positions, run.request.echo === true ? null : run.shared);
+        run.cachedTokens = Math.min(run.timeline.length, run.request.promptIds.length);
       } catch (error) {
         if (!(error instanceof CapacityError)) throw error;
         if (this.#active.length > 0) return; // those under way will give memory back
@@ -193,10 +204,15 @@ export class Scheduler {
   /** Frees what ended generations held. */
   #sweep(): void {
     for (const run of this.#active) if (run.ended && run.timeline !== null) {
+      this.#keep(run);
       this.#engine.kv.close(run.timeline);
       run.timeline = null;
     }
     this.#active = this.#active.filter((run) => !run.ended);
+  }
+
+  #keep(run: Run): void {
+    if (run.shared !== null && run.timeline !== null) this.#engine.kv.keep(run.timeline, run.shared);
   }
 
   async #step(): Promise<void> {
@@ -221,6 +237,10 @@ export class Scheduler {
         run.moe.frames += result.frames;
         run.moe.bytes += result.bytes;
         run.moe.retries += result.retries;
+        if (!run.promptKept && run.evaluated >= run.request.promptIds.length) {
+          run.promptKept = true;
+          this.#keep(run);
+        }
         const before = run.generated;
         if (!run.ended) this.#deliver(run, starts[i]!, entries[i]!, result.logits[i]!, result.tops[i]!);
         said += Math.max(1, run.generated - before);
@@ -291,6 +311,7 @@ export class Scheduler {
         run.emit({
           type: "token", index: run.generated, id: drawn.id,
           ...(drawn.logprob === undefined ? {} : { logprob: drawn.logprob, top: drawn.top ?? [] }),
+          ...(run.generated === 0 && run.cachedTokens > 0 ? { cachedTokens: run.cachedTokens } : {}),
           ...(run.traces ? { experts: run.experts.get(position - 1) ?? [], weights: run.weights.get(position - 1) ?? [] } : {}),
         });
         run.ids.push(drawn.id);
@@ -323,7 +344,7 @@ export class Scheduler {
   }
 
   #finish(run: Run, reason: "stop" | "length", stopId: number | null): void {
-    this.#end(run, { type: "end", reason, stopId, promptTokens: run.request.promptIds.length, completionTokens: run.generated, moe: { ...run.moe } });
+    this.#end(run, { type: "end", reason, stopId, promptTokens: run.request.promptIds.length, cachedTokens: run.cachedTokens, completionTokens: run.generated, moe: { ...run.moe } });
   }
 
   #end(run: Run, event: GenerateEvent): void {

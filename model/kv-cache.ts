@@ -1,10 +1,12 @@
-// The KV cache: pages of 32 positions across all layers, and timelines that hold them.
-// Owns reservation: a timeline gets all its pages when it opens, so a running request never meets a full cache.
+// The KV cache: pages of 32 positions across all layers, timelines that hold them, and pages that ended timelines left for others.
+// Owns reservation: a timeline gets all its pages when it opens, so a running request never meets a full cache; kept pages give way to it, those
+// used longest ago first. A page that several hold is never written: keys and values of a position depend on the tokens up to it alone.
 // Refuses growth beyond the reservation. Layout and arithmetic: docs/arithmetic.md section 8.
 
 import { latentDim, type ModelConfig } from "./config.ts";
 import { CapacityError, type Heap } from "./heap.ts";
 import { KV_BLOCK, kvLayerBytes, kvPageBytes, type KvFormat } from "./kernels.ts";
+import { PrefixTree } from "./prefix-tree.ts";
 
 /** One mutable inference timeline: the evaluated tokens of one request. */
 export interface Timeline {
@@ -16,8 +18,14 @@ export interface Timeline {
   readonly pages: readonly number[];
   /** Added to a position to find its row of the rope table: the long frequencies' table where LongRoPE takes it (docs/arithmetic.md section 7). */
   readonly ropeOffset: number;
-  /** Tokens evaluated so far; advanced by the engine when a step succeeds. */
+  /** Tokens evaluated so far, those taken over included; advanced by the engine when a step succeeds. */
   length: number;
+}
+
+/** Tokens of a sequence, and who may share what is computed from them: pages never pass from one scope to another. */
+export interface SharedTokens {
+  readonly scope: string;
+  readonly ids: readonly number[];
 }
 
 export class KvCache {
@@ -28,6 +36,9 @@ export class KvCache {
   /** Sequences reserved for more positions take the long frequencies. */
   readonly #shortPositions: number;
   readonly #open = new Set<Timeline>();
+  readonly #kept = new PrefixTree();
+  /** Holders of each page: timelines, and the tree of kept ones. */
+  readonly #holders = new Map<number, number>();
   #nextId = 0;
 
   constructor(heap: Heap, config: ModelConfig, format: KvFormat, contextLength: number) {
@@ -42,31 +53,85 @@ export class KvCache {
     return this.#open.size;
   }
 
-  /** Reserves pages for `maxTokens` positions or throws CapacityError and reserves nothing. */
-  open(maxTokens: number): Timeline {
+  /** Pages kept for later sequences, those in use by open ones included. */
+  get keptPages(): number {
+    return this.#kept.size;
+  }
+
+  /**
+   * Reserves pages for `maxTokens` positions or throws CapacityError and reserves nothing. With `shared`, positions that an earlier timeline of the scope
+   * evaluated for the same first tokens are taken over (all but the last token's, whose logits are wanted): the timeline begins with that length.
+   */
+  open(maxTokens: number, shared: SharedTokens | null = null): Timeline {
     if (!Number.isInteger(maxTokens) || maxTokens < 1 || maxTokens > this.#contextLength)
       throw new CapacityError(`A timeline of ${maxTokens} tokens was asked for; this pack serves 1 to ${this.#contextLength}.`);
-    const taken: number[] = [];
+    const ropeOffset = maxTokens > this.#shortPositions ? this.#contextLength : 0;
+    const found = shared === null ? { pages: [], partial: null } : this.#kept.match(scopeOf(shared, ropeOffset), shared.ids, Math.min(shared.ids.length - 1, maxTokens));
+    // Held before anything is evicted to make room.
+    const taken = found.partial === null ? [...found.pages] : [...found.pages, found.partial.page];
+    for (const page of taken) this.#hold(page);
+    const fresh: number[] = [];
+    let pageTable: number | null = null;
     try {
       const nPages = Math.ceil(maxTokens / KV_BLOCK);
-      const pageTable = this.#heap.alloc(nPages * 4, "kv page table");
-      taken.push(pageTable);
-      for (let page = 0; page < nPages; page++) taken.push(this.#heap.alloc(this.pageBytes, "kv cache"));
-      const pages = taken.slice(1);
-      this.#heap.u32.set(pages, pageTable / 4);
-      const timeline: Timeline = { id: this.#nextId++, maxTokens, pageTable, pages, ropeOffset: maxTokens > this.#shortPositions ? this.#contextLength : 0, length: 0 };
-      this.#open.add(timeline);
-      return timeline;
+      pageTable = this.#alloc(nPages * 4, "kv page table");
+      while (found.pages.length + fresh.length < nPages) fresh.push(this.#hold(this.#alloc(this.pageBytes, "kv cache")));
+      if (found.partial !== null) {
+        this.#heap.u8.copyWithin(fresh[0]!, found.partial.page, found.partial.page + this.pageBytes);
+        this.#release(taken.pop()!);
+      }
     } catch (error) {
-      for (const ptr of taken) this.#heap.free(ptr);
+      for (const page of [...taken, ...fresh]) this.#release(page);
+      if (pageTable !== null) this.#heap.free(pageTable);
       throw error;
     }
+    const pages = [...found.pages, ...fresh];
+    this.#heap.u32.set(pages, pageTable / 4);
+    const length = found.pages.length * KV_BLOCK + (found.partial?.nPositions ?? 0);
+    const timeline: Timeline = { id: this.#nextId++, maxTokens, pageTable, pages, ropeOffset, length };
+    this.#open.add(timeline);
+    return timeline;
+  }
+
+  /** Keeps what an open timeline has evaluated for later ones of the scope. `ids` are its tokens; positions beyond them are guesses, and are not kept. */
+  keep(timeline: Timeline, { scope, ids }: SharedTokens): void {
+    if (!this.#open.has(timeline)) return;
+    this.#kept.insert(scopeOf({ scope, ids }, timeline.ropeOffset), ids.slice(0, timeline.length), timeline.pages, (page) => this.#hold(page), (page) => this.#release(page));
   }
 
   /** Gives the pages back; closing twice is harmless. */
   close(timeline: Timeline): void {
     if (!this.#open.delete(timeline)) return;
-    for (const page of timeline.pages) this.#heap.free(page);
+    for (const page of timeline.pages) this.#release(page);
     this.#heap.free(timeline.pageTable);
   }
+
+  #hold(page: number): number {
+    this.#holders.set(page, (this.#holders.get(page) ?? 0) + 1);
+    return page;
+  }
+
+  #release(page: number): void {
+    const left = this.#holders.get(page)! - 1;
+    if (left > 0) return void this.#holders.set(page, left);
+    this.#holders.delete(page);
+    this.#heap.free(page);
+  }
+
+  /** Memory for a timeline; kept pages make room one by one. */
+  #alloc(bytes: number, purpose: string): number {
+    for (;;) {
+      try {
+        return this.#heap.alloc(bytes, purpose);
+      } catch (error) {
+        if (!(error instanceof CapacityError)) throw error;
+        const page = this.#kept.evict();
+        if (page === null) throw error;
+        this.#release(page);
+      }
+    }
+  }
 }
+
+/** Frequencies are part of what keys are (docs/arithmetic.md section 7). */
+const scopeOf = ({ scope }: SharedTokens, ropeOffset: number): string => `${ropeOffset} ${scope}`;

@@ -18,9 +18,17 @@ const configuredKeys = (settings: AuthSettings): string[] =>
 /** Whether requests without a key are served. */
 export const isOpen = (settings: AuthSettings): boolean => configuredKeys(settings).length === 0 && settings.OPEN_ACCESS === "true";
 
-/** Passes or throws a RequestError 401. */
-export async function requireKey(authorization: string | null, settings: AuthSettings): Promise<void> {
-  if (isOpen(settings)) return;
+/** Who asks, as far as anything behind this file needs to know. */
+export interface Caller {
+  /** Tells keys apart without being one: the beginning of the key's digest in hex; "open" where no key is needed. */
+  readonly id: string;
+}
+const CALLER_ID_BYTES = 16;
+const hex = (bytes: Uint8Array): string => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+
+/** The caller, or throws a RequestError 401. */
+export async function requireKey(authorization: string | null, settings: AuthSettings): Promise<Caller> {
+  if (isOpen(settings)) return { id: "open" };
   const keys = configuredKeys(settings);
   if (keys.length === 0) {
     throw new RequestError({
@@ -39,4 +47,5 @@ export async function requireKey(authorization: string | null, settings: AuthSet
   let matches = 0;
   for (const key of keys) matches += crypto.subtle.timingSafeEqual(givenDigest, await digest(key)) ? 1 : 0;
   if (matches === 0) throw new RequestError({ status: 401, code: "invalid_api_key", message: "The API key given is not one of this deployment's." });
+  return { id: hex(new Uint8Array(givenDigest, 0, CALLER_ID_BYTES)) };
 }

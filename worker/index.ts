@@ -8,7 +8,7 @@ import type { z } from "zod";
 import type { DurableEnv } from "../durable/env.ts";
 import type { GenerateTarget } from "../durable/generate-client.ts";
 import type { OrchestratorStatus } from "../durable/generate.ts";
-import { requireKey, type AuthSettings } from "./auth.ts";
+import { requireKey, type AuthSettings, type Caller } from "./auth.ts";
 import { chatReply, completionReply } from "./completions.ts";
 import { errorResponse, RequestError } from "./errors.ts";
 import { healthResponse } from "./health.ts";
@@ -27,7 +27,7 @@ export type EdgeEnv = DurableEnv & AuthSettings;
 /** The page's files; everything else in the assets folder (the packs) is for the shards only. */
 const PUBLIC_FILES = new Set(["/", "/index.html", "/app.js", "/style.css"]);
 
-const app = new Hono<{ Bindings: EdgeEnv }>();
+const app = new Hono<{ Bindings: EdgeEnv; Variables: { caller: Caller } }>();
 app.onError((cause) => errorResponse(cause));
 app.notFound((c) => errorResponse(new RequestError({ status: 404, code: "unknown_url", message: `There is nothing at ${c.req.method} ${c.req.path}. See /v1/models, /v1/chat/completions, /v1/completions, /health.` })));
 app.use(methodNotAllowed({
@@ -47,7 +47,7 @@ for (const file of PUBLIC_FILES) {
 }
 
 app.use("*", async (c, next) => {
-  await requireKey(c.req.header("Authorization") ?? null, c.env);
+  c.set("caller", await requireKey(c.req.header("Authorization") ?? null, c.env));
   await next();
 });
 app.use("*", bodyLimit({
@@ -80,16 +80,16 @@ app.get("/v1/models/:id", async (c) => {
 });
 
 /** A POST whose body becomes a reply of generations. */
-const generating = <Schema extends z.ZodType>(schema: Schema, replyOf: (pack: EdgePack, request: z.infer<Schema>) => Reply) =>
-  async (request: Request, env: EdgeEnv): Promise<Response> => {
+const generating = <Schema extends z.ZodType>(schema: Schema, replyOf: (pack: EdgePack, request: z.infer<Schema>, caller: Caller) => Reply) =>
+  async (request: Request, env: EdgeEnv, caller: Caller): Promise<Response> => {
     const body = await parseBody(request, schema);
     const pack = await edgePack(env);
-    return respond(() => orchestrator(env), pack.tokenizer, replyOf(pack, body), request.signal);
+    return respond(() => orchestrator(env), pack.tokenizer, replyOf(pack, body, caller), request.signal);
   };
 const completions = generating(completionSchema, completionReply);
 const chatCompletions = generating(chatSchema, chatReply);
-app.post("/v1/completions", (c) => completions(c.req.raw, c.env));
-app.post("/v1/chat/completions", (c) => chatCompletions(c.req.raw, c.env));
+app.post("/v1/completions", (c) => completions(c.req.raw, c.env, c.var.caller));
+app.post("/v1/chat/completions", (c) => chatCompletions(c.req.raw, c.env, c.var.caller));
 
 app.post("/tokenize", async (c) => {
   const { content, add_special } = await parseBody(c.req.raw, tokenizeSchema);

@@ -170,13 +170,17 @@ async function streamed(reply: Reply, head: object, pieces: Pieces, cancel: () =
 
 function usageOf(reply: Reply, ends: readonly End[]): Usage {
   const promptTokens = new Map<number, number>();
+  // Choices of one prompt take over from each other: what the request found is what its first one did.
+  const cachedTokens = new Map<number, number>();
   let completionTokens = 0;
   reply.choices.forEach((choice, index) => {
     promptTokens.set(choice.promptIndex, ends[index]?.promptTokens ?? choice.input.request.promptIds.length);
+    cachedTokens.set(choice.promptIndex, Math.min(cachedTokens.get(choice.promptIndex) ?? Infinity, ends[index]?.cachedTokens ?? 0));
     completionTokens += ends[index]?.completionTokens ?? 0;
   });
-  const prompt = [...promptTokens.values()].reduce((sum, n) => sum + n, 0);
-  return { prompt_tokens: prompt, completion_tokens: completionTokens, total_tokens: prompt + completionTokens };
+  const sum = (counts: ReadonlyMap<number, number>): number => [...counts.values()].reduce((total, n) => total + n, 0);
+  const prompt = sum(promptTokens);
+  return { prompt_tokens: prompt, prompt_tokens_details: { cached_tokens: sum(cachedTokens) }, completion_tokens: completionTokens, total_tokens: prompt + completionTokens };
 }
 
 /** What the answer cost the fleet, summed over the choices that ran to their end. */

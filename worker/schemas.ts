@@ -34,7 +34,9 @@ const moe = z.object({
   date: date.nullish(),
   /** Most guesses at the next tokens that one step may verify: 0 for none. The answer is the same either way. */
   draft_tokens: integer(0, LIMITS.draftTokens).nullish(),
-}, "an object with `trace`, `date` and/or `draft_tokens`");
+  /** false: nothing an earlier request of the key evaluated is taken over, and nothing left for later ones. The answer is the same either way. */
+  cache: boolean.nullish(),
+}, "an object with `trace`, `date`, `draft_tokens` and/or `cache`");
 
 const common = {
   model: z.string("the id of a model as a string").min(1, "the id of a model, not an empty string"),

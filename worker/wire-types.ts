@@ -9,6 +9,8 @@ export interface TokenTrace {
 
 export interface Usage {
   readonly prompt_tokens: number;
+  /** Of these, the tokens an earlier request of the same key had evaluated. */
+  readonly prompt_tokens_details: { readonly cached_tokens: number };
   readonly completion_tokens: number;
   readonly total_tokens: number;
 }

@@ -254,6 +254,21 @@ describe("completions", () => {
     expect((await answer<Completion>(COMPLETIONS, { ...greedy, prompt: [tokens, tokens] })).choices.map((choice) => choice.text)).toEqual([text, text]);
   });
 
+  it("take over a prompt the same key sent before, say how much, and answer the same", async () => {
+    type Cached = Completion & { usage: { prompt_tokens_details: { cached_tokens: number } } };
+    const asked = { ...greedy, prompt: "one two three four five six seven eight nine", max_tokens: 5 };
+    const cold = await answer<Cached>(COMPLETIONS, { ...asked, moe: { cache: false } });
+    const first = await answer<Cached>(COMPLETIONS, asked);
+    const second = await answer<Cached>(COMPLETIONS, asked);
+    const stopped = await answer<Cached>(COMPLETIONS, { ...asked, stop: cold.choices[0]!.text.slice(1, 3) });
+    const found = [cold, first, second, stopped].map(({ usage }) => usage.prompt_tokens_details.cached_tokens);
+    expect(found).toEqual([0, 0, 43, 43]);
+    expect([first, second].map(({ choices }) => choices[0]!.text)).toEqual([cold.choices[0]!.text, cold.choices[0]!.text]);
+    const chunks = await chunksOf(await post(COMPLETIONS, { ...asked, stream: true, stream_options: { include_usage: true } }));
+    expect(chunks.at(-1)).toMatchObject({ usage: { prompt_tokens: 44, prompt_tokens_details: { cached_tokens: 43 } } });
+    expect((await answer<Cached>(COMPLETIONS, { ...asked, echo: true, logprobs: 1 })).usage.prompt_tokens_details.cached_tokens).toBe(0);
+  });
+
   it("stop at max_tokens and say so", async () => {
     const body = await answer<Completion>(COMPLETIONS, { ...greedy, max_tokens: 2 });
     expect(body.usage.completion_tokens).toBe(2);

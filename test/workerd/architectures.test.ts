@@ -67,5 +67,13 @@ describe.each(TINY_ARCHITECTURES)("%s", (architecture) => {
       scored.forEach((token, i) => expect({ logprob: token.logprob, top: token.top }).toEqual(logprobs(local.logits[i]!, token.id, 20)));
     }
     for (const output of outputs.slice(1)) expect(output).toEqual(outputs[0]);
+
+    // A prompt that an earlier generation left in the cache, whole pages of it and a piece of one.
+    const long = [...PROMPT, ...local.ids, ...PROMPT, ...local.ids];
+    const again = { ...greedy(6, { trace: true, logprobs: 3, cacheScope: "k" }), promptIds: long };
+    const cold = await eventsOf(`${packId}-3`, again);
+    const warm = await eventsOf(`${packId}-3`, again);
+    expect(outputOf(warm)).toEqual(outputOf(cold));
+    expect([cold, warm].map((events) => events.at(-1))).toMatchObject([{ cachedTokens: 0 }, { cachedTokens: long.length - 1 }]);
   });
 });

@@ -9,7 +9,7 @@ import { Scheduler, type StepEngine } from "../../../durable/scheduler.ts";
 import { probabilitiesOf } from "../../../model/draw.ts";
 import type { StepEntry, StepResult } from "../../../model/engine.ts";
 import { CapacityError } from "../../../model/heap.ts";
-import type { Timeline } from "../../../model/kv-cache.ts";
+import type { SharedTokens, Timeline } from "../../../model/kv-cache.ts";
 import type { TopLogits } from "../../../model/sampling.ts";
 import type { Tap } from "../../../model/taps.ts";
 import { FakeClock } from "./fake-clock.ts";
@@ -41,6 +41,7 @@ class ArithmeticEngine implements StepEngine {
   memory = Infinity;
   /** Takes this long per step. */
   elapse: ((nTokens: number) => Promise<void>) | null = null;
+  readonly kept: { scope: string; ids: number[] }[] = [];
   readonly #capacity: number;
   readonly #history = new Map<number, number[]>();
   #nextId = 0;
@@ -51,10 +52,21 @@ class ArithmeticEngine implements StepEngine {
   }
 
   readonly kv = {
-    open: (maxTokens: number): Timeline => {
+    open: (maxTokens: number, shared: SharedTokens | null = null): Timeline => {
       if (this.openPositions + maxTokens > this.#capacity) throw new CapacityError(`${maxTokens} positions do not fit.`);
       this.openPositions += maxTokens;
-      return { id: this.#nextId++, maxTokens, pageTable: 0, pages: [], ropeOffset: 0, length: 0 };
+      const timeline: Timeline = { id: this.#nextId++, maxTokens, pageTable: 0, pages: [], ropeOffset: 0, length: 0 };
+      if (shared === null) return timeline;
+      // The longest beginning of what was kept: the same promise as kv-cache.ts, by a plain list.
+      const common = (kept: readonly number[]): number => { const at = kept.findIndex((id, i) => id !== shared.ids[i]); return at < 0 ? kept.length : at; };
+      timeline.length = Math.min(shared.ids.length - 1, maxTokens, this.kept.reduce((most, { scope, ids }) => Math.max(most, scope === shared.scope ? common(ids) : 0), 0));
+      this.#history.set(timeline.id, shared.ids.slice(0, timeline.length));
+      return timeline;
+    },
+    keep: (timeline: Timeline, { scope, ids }: SharedTokens): void => {
+      const own = ids.slice(0, timeline.length);
+      if (own.join() !== (this.#history.get(timeline.id) ?? []).slice(0, own.length).join()) throw new Error("Tokens were kept that were not evaluated.");
+      this.kept.push({ scope, ids: own });
     },
     close: (timeline: Timeline): void => {
       if (!this.#history.delete(timeline.id) && timeline.length > 0) throw new Error("A timeline was closed twice.");
@@ -327,6 +339,69 @@ describe("a long prompt", () => {
     solitary.read(request(3, { promptIds: prompt, maxTokens: 2 }));
     await solitary.finish();
     expect(solitary.engine.steps.map(([e]) => e!.ids.length)).toEqual([64, 36, 1]);
+  });
+});
+
+describe("a prompt seen before", () => {
+  const evaluated = (engine: { steps: { ids: number[] }[][] }): number => engine.steps.flat().reduce((n, { ids }) => n + ids.length, 0);
+  const longer = (seed: number, more: Partial<GenerateRequest> = {}): GenerateRequest => request(seed, { promptIds: Array.from({ length: 40 }, (_, i) => (i * 7 + seed) % VOCAB), cacheScope: "k", ...more });
+
+  it("is evaluated from where it differs, says what it said, and how much it took over", async () => {
+    const { engine, read, finish } = setUp(64);
+    const first = read(longer(3));
+    await finish();
+    expect(said(first.events)).toEqual(await alone(longer(3)));
+    const reply = first.events.flatMap((event) => (event.type === "token" ? [event.id] : []));
+    const before = evaluated(engine);
+    const again = read(longer(3));
+    await finish();
+    expect(said(again.events).slice(1)).toEqual(said(first.events).slice(1));
+    expect(again.events[0]).toEqual({ ...first.events[0], cachedTokens: 39 });
+    expect(again.events.at(-1)).toMatchObject({ type: "end", promptTokens: 40, cachedTokens: 39 });
+    expect(evaluated(engine) - before).toBe(8); // the prompt's last token and seven of the reply
+    // The next turn of the conversation takes over prompt and reply.
+    const turn = longer(3, { promptIds: [...longer(3).promptIds, ...reply, 5, 6] });
+    const next = read(turn);
+    await finish();
+    expect(next.events.at(-1)).toMatchObject({ cachedTokens: 47 }); // the reply's last token was never evaluated
+    expect(said(next.events).slice(1)).toEqual((await alone(turn)).slice(1));
+  });
+
+  it("is another's where the scope differs, whole where it is scored, and nobody's without a scope", async () => {
+    const { read, finish } = setUp(64);
+    read(longer(3));
+    await finish();
+    const others = [longer(3, { cacheScope: "l" }), longer(3, { echo: true }), (({ cacheScope: _, ...rest }) => rest)(longer(3))].map(read);
+    await finish();
+    for (const { events } of others) expect(events.at(-1)).toMatchObject({ type: "end", cachedTokens: 0 });
+  });
+
+  it("is taken over while its first reader still goes on, and after a reader went away or a stream broke", async () => {
+    const { engine, read, finish, step, release } = setUp(64);
+    engine.held = [];
+    const first = read(longer(3, { maxTokens: 20 }));
+    await step();
+    const second = read(longer(3, { maxTokens: 20 }));
+    await step();
+    first.generation.cancel();
+    release();
+    await finish();
+    expect(second.events.at(-1)).toMatchObject({ cachedTokens: 39 });
+    const said20 = second.events.flatMap((event) => (event.type === "token" ? [event.id] : []));
+    const before = evaluated(engine);
+    const resumed = read(longer(3, { maxTokens: 20, emittedIds: said20.slice(0, 13) }));
+    await finish();
+    expect(resumed.events.flatMap((event) => (event.type === "token" ? [event.id] : []))).toEqual(said20.slice(13));
+    expect(evaluated(engine) - before).toBe(7);
+  });
+
+  it("never keeps guesses that did not hold", async () => {
+    const { engine, read, finish } = setUp(64);
+    engine.memory = 2; // a text that repeats itself
+    for (const stopIds of [[], [4], [7], [11]]) for (let seed = 0; seed < 6; seed++) read(longer(seed, { maxTokens: 40, stopIds, logprobs: 0, sampling: { ...PLAIN_SAMPLING, temperature: 0, seed: 1 } }));
+    await finish();
+    expect(engine.steps.flat().some(({ ids }) => ids.length > 1 && ids.length < 9)).toBe(true);
+    expect(engine.kept.length).toBeGreaterThan(24); // `keep` of this engine refuses tokens that were not evaluated
   });
 });
 
