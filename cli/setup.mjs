@@ -107,9 +107,11 @@ export function assembleAssets(directory, packs) {
   }
 }
 
-/** Kernels and page: what every use of the repository needs. */
+/** Kernels, the grammar library and the page: what every use of the repository needs. */
 export async function buildProgram() {
   await (await importOwn("cli/build-kernels.mjs")).buildKernels({ log: say }); // keeps its own stamp
+  await step("grammar", ["cli/build-grammar.mjs", "node_modules/@mlc-ai/web-xgrammar/package.json"], ["build/xgrammar.mjs", "build/xgrammar.wasm"],
+    async () => (await importOwn("cli/build-grammar.mjs")).buildGrammar());
   await step("page", ["web", "cli/build-web.mjs", "node_modules/esbuild/package.json"], ["build/web/index.html"],
     async () => (await importOwn("cli/build-web.mjs")).buildWeb());
 }

@@ -6,6 +6,7 @@ import type { GenerateFailure, GenerateRequest } from "./generate.ts";
 import { LIMITS } from "./limits.ts";
 
 const id = z.int().min(0).max(0xffffffff);
+const constraintText = z.string().min(1).max(LIMITS.constraintChars);
 const schema = z.strictObject({
   promptIds: z.array(id).min(1),
   emittedIds: z.array(id).optional(),
@@ -21,6 +22,10 @@ const schema = z.strictObject({
   logprobs: z.int().min(0).max(LIMITS.topLogprobs).optional(),
   echo: z.boolean().optional(),
   draftTokens: z.int().min(0).max(LIMITS.draftTokens).optional(),
+  constraint: z.discriminatedUnion("kind", [
+    z.strictObject({ kind: z.literal("json") }), z.strictObject({ kind: z.literal("json-schema"), schema: constraintText, strict: z.boolean() }),
+    z.strictObject({ kind: z.literal("grammar"), grammar: constraintText }), z.strictObject({ kind: z.literal("tags"), tag: constraintText }),
+  ]).optional(),
   cacheScope: z.string().min(1).max(LIMITS.cacheScopeChars).optional(),
   trace: z.union([z.boolean(), z.strictObject({ layer: z.int().min(0) })]).optional(),
 });

@@ -4,6 +4,17 @@
 
 import type { SamplingParams, TokenLogprob } from "../model/sampling.ts";
 
+/** What a reply must look like. */
+export type Constraint =
+  /** Any JSON object. */
+  | { readonly kind: "json" }
+  /** JSON that a schema (its text) describes. `strict`: no properties but those it names. */
+  | { readonly kind: "json-schema"; readonly schema: string; readonly strict: boolean }
+  /** GBNF, from the rule `root` on. */
+  | { readonly kind: "grammar"; readonly grammar: string }
+  /** A structural tag of XGrammar, as JSON: free text with calls of tools in it, or calls alone. */
+  | { readonly kind: "tags"; readonly tag: string };
+
 export interface GenerateRequest {
   /** 1 to contextLength ids. */
   readonly promptIds: readonly number[];
@@ -24,6 +35,8 @@ export interface GenerateRequest {
   readonly draftTokens?: number;
   /** Report the experts chosen for each generated token, in every layer or in one. */
   readonly trace?: boolean | { readonly layer: number };
+  /** Tokens that would break it are never sampled. */
+  readonly constraint?: Constraint;
   /** Whose evaluated tokens this generation may take over, and leave its own to; absent = nobody's. Never changes the answer. */
   readonly cacheScope?: string;
 }

@@ -31,6 +31,9 @@ export interface Limits {
   readonly stopIds: number;
   readonly logitBiases: number;
   readonly cacheScopeChars: number;
+  readonly constraintChars: number;
+  readonly compiledGrammars: number;
+  readonly grammarBytes: number;
   readonly topLogprobs: number;
   readonly resumeAttempts: number;
   readonly logitBytes: number;
@@ -88,6 +91,12 @@ export const LIMITS: Limits = Object.freeze({
   logitBiases: 1024,
   /** A digest of a key, and what else must be alike. */
   cacheScopeChars: 256,
+  /** A schema or grammar as text; compiling takes time on the thread of the token loop. OpenAI allows 15,000 characters of names. */
+  constraintChars: 64 * 1024,
+  /** Compiled grammars kept for the next request that asks for the same. */
+  compiledGrammars: 16,
+  /** Memory of the grammar library, from which no new grammar is compiled: it lies in the isolate's 128 MB beside weights and KV cache. */
+  grammarBytes: 24 * MIB,
   /** Alternatives reported per token, as the OpenAI API has it. */
   topLogprobs: 20,
   /** How often a broken stream is continued before the caller gets an error. */

@@ -3,7 +3,13 @@
 // and awaited durable writes: nothing on the token path is stored (an output gate costs about 10 ms, 2026-11).
 
 import { DurableObject } from "cloudflare:workers";
+import grammarModule from "../build/xgrammar.wasm";
+import { readTokenizerJson } from "../formats/pack-reader.ts";
+import { ModelError } from "../model/config.ts";
+import { createTokenizer } from "../model/tokenizer.ts";
+import { packSource } from "./byte-sources.ts";
 import { within, systemClock } from "./clock.ts";
+import { Constraints } from "./constraints.ts";
 import { hostIsolate, strictIsolates, type DurableEnv } from "./env.ts";
 import { FAILURE_STATUS, type GenerateEvent, type GenerateFailure, type OrchestratorStatus } from "./generate.ts";
 import { isFailure, parseGenerateRequest } from "./generate-request.ts";
@@ -26,6 +32,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
   #failure: string | null = null;
   #failedAtMs = 0;
   #cancelLinger: (() => void) | null = null;
+  #constraints: { readonly packHash: string; readonly loaded: Promise<Constraints> } | null = null;
 
   constructor(ctx: DurableObjectState, env: DurableEnv) {
     super(ctx, env);
@@ -99,7 +106,14 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     }
 
     const { readable, emit, onCancel } = eventStream();
-    const generation: Generation = serving.scheduler.submit(parsed, emit);
+    let generation: Generation;
+    try {
+      const constraint = parsed.constraint === undefined ? null : await (await this.#constraintsOf(serving)).stage(parsed.constraint, parsed.stopIds);
+      generation = serving.scheduler.submit(parsed, emit, constraint);
+    } catch (cause) {
+      if (cause instanceof ModelError) return fail({ type: "error", code: "invalid-request", retryable: false, message: cause.message });
+      throw cause;
+    }
     onCancel(() => generation.cancel());
     request.signal.addEventListener("abort", () => generation.cancel());
     // The reader may have left while the model was loading.
@@ -107,6 +121,20 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     const refusal = await generation.accepted;
     if (refusal !== null) return fail(refusal);
     return new Response(readable, { headers: { "Content-Type": "application/x-ndjson" } });
+  }
+
+  /** The grammar library with this model's vocabulary, loaded when a request first asks for it. */
+  #constraintsOf({ model: { manifest, packHash } }: Serving): Promise<Constraints> {
+    if (this.#constraints?.packHash === packHash) return this.#constraints.loaded;
+    const load = async (): Promise<Constraints> => {
+      const json = await readTokenizerJson(packSource(this.env), manifest);
+      if (json === null) throw new ModelError(`The pack ${manifest.id} has no tokenizer, so its replies cannot be held to a grammar.`);
+      return Constraints.create(grammarModule, createTokenizer(json), manifest.config.vocabSize, this.#tenant.isolate.limits);
+    };
+    const loaded = load();
+    this.#constraints = { packHash, loaded };
+    loaded.catch(() => { this.#constraints = null; });
+    return loaded;
   }
 
   #status(): OrchestratorStatus {

@@ -64,13 +64,13 @@ class Run implements Generation {
   readonly experts = new Map<number, number[][]>();
   readonly weights = new Map<number, number[][]>();
 
-  constructor(request: GenerateRequest, emit: EventSink, onCancel: () => void, draftTokens: number) {
+  constructor(request: GenerateRequest, emit: EventSink, onCancel: () => void, draftTokens: number, constraint: LogitStage | null) {
     this.request = request;
     this.emit = emit;
     this.onCancel = onCancel;
     this.ids = [...request.promptIds, ...(request.emittedIds ?? [])];
     const { adjustments } = request.sampling;
-    this.stage = stagesInOrder(adjustments === null ? [] : [adjustmentStage(adjustments, request.promptIds)]);
+    this.stage = stagesInOrder([...(adjustments === null ? [] : [adjustmentStage(adjustments, request.promptIds)]), ...(constraint === null ? [] : [constraint])]);
     for (const id of request.emittedIds ?? []) this.stage?.push(id);
     this.draftLength = new DraftLength(Math.min(draftTokens, request.draftTokens ?? draftTokens));
     let settle!: (failure: GenerateFailure | null) => void;
@@ -125,14 +125,18 @@ export class Scheduler {
   get activeCount(): number { return this.#active.length; }
   get queuedCount(): number { return this.#queue.length; }
 
-  /** Takes a checked request. `emit` gets its events in order, the last of type end or error, unless it is cancelled. */
-  submit(request: GenerateRequest, emit: EventSink): Generation {
-    const run = new Run(request, emit, () => this.#cancelled(run), this.#limits.draftTokens);
+  /**
+   * Takes a checked request. `emit` gets its events in order, the last of type end or error, unless it is cancelled. `constraint` is what the
+   * request's means for its logits, before any token; it is disposed when the generation has ended.
+   */
+  submit(request: GenerateRequest, emit: EventSink, constraint: LogitStage | null = null): Generation {
+    const run = new Run(request, emit, () => this.#cancelled(run), this.#limits.draftTokens, constraint);
     const refusal = refusalOf(request, { vocabSize: this.#engine.config.vocabSize, contextLength: this.#engine.contextLength })
       ?? (this.#queue.length >= this.#limits.queuedGenerations
         ? failure("overloaded", `${this.#active.length} generations run and ${this.#queue.length} wait, the most this server takes; try again later.`, true) : null);
     if (refusal !== null) {
       run.ended = true;
+      run.stage?.dispose();
       run.settleAcceptance(refusal);
       return run;
     }
@@ -145,14 +149,17 @@ export class Scheduler {
   /** Ends everything with an error event: the model goes away. */
   stop(reason: GenerateFailure): void {
     for (const run of [...this.#active, ...this.#queue]) this.#end(run, reason);
-    this.#queue.length = 0;
+    for (const run of this.#queue.splice(0)) run.stage?.dispose();
     this.#sweep();
   }
 
   #cancelled(run: Run): void {
     this.cancelled++;
     const at = this.#queue.indexOf(run);
-    if (at >= 0) this.#queue.splice(at, 1);
+    if (at >= 0) {
+      this.#queue.splice(at, 1);
+      run.stage?.dispose();
+    }
     run.settleAcceptance(failure("invalid-request", "The reader went away before the generation began.", false));
     // During a step its KV pages are in use; the loop frees them afterwards.
     if (!this.#looping) this.#sweep();
@@ -171,13 +178,16 @@ export class Scheduler {
         if (this.#active.length > 0) return; // those under way will give memory back
         this.#queue.shift();
         run.ended = true;
+        run.stage?.dispose();
         run.settleAcceptance(failure("capacity", `The KV cache of this generation does not fit: ${error.message}`, false));
         continue;
       }
       this.#queue.shift();
       this.#active.push(run);
       run.settleAcceptance(null);
-      if (run.request.maxTokens > 0 && run.generated >= run.request.maxTokens) this.#finish(run, "length", null);
+      // A stream that broke just before its end event.
+      if (run.stage?.isComplete === true) this.#finish(run, "stop", null);
+      else if (run.request.maxTokens > 0 && run.generated >= run.request.maxTokens) this.#finish(run, "length", null);
     }
   }
 
@@ -206,6 +216,7 @@ export class Scheduler {
     for (const run of this.#active) if (run.ended && run.timeline !== null) {
       this.#keep(run);
       this.#engine.kv.close(run.timeline);
+      run.stage?.dispose();
       run.timeline = null;
     }
     this.#active = this.#active.filter((run) => !run.ended);
@@ -316,6 +327,7 @@ export class Scheduler {
         });
         run.ids.push(drawn.id);
         run.stage?.push(drawn.id);
+        if (run.stage?.isComplete === true) return this.#finish(run, "stop", null);
         if (run.generated >= request.maxTokens) return this.#finish(run, "length", null);
         if (!isGuessed || run.ended) return;
       }

@@ -21,6 +21,10 @@ export interface LogitStage {
   /** A row [vocab] to sample from instead; the given one is left as it is. -Infinity forbids a token; at least one is left. */
   apply(row: Float32Array): Float32Array;
   push(id: number): void;
+  /** Nothing may follow: the reply is complete. */
+  readonly isComplete: boolean;
+  /** Lets go of what it holds. Nothing is called after it. */
+  dispose(): void;
 }
 
 /** Which tokens a generation has seen, kept up token by token. */
@@ -52,13 +56,18 @@ export class TokenHistory {
 /** The stage of adjustments for one generation. */
 export function adjustmentStage(adjustments: LogitAdjustments, promptIds: readonly number[]): LogitStage {
   const history = new TokenHistory(promptIds);
-  return { apply: (row) => adjustedLogits(row, adjustments, history), push: (id) => history.push(id) };
+  return { apply: (row) => adjustedLogits(row, adjustments, history), push: (id) => history.push(id), isComplete: false, dispose: () => {} };
 }
 
 /** Stages one after another; null where there are none. */
 export function stagesInOrder(stages: readonly LogitStage[]): LogitStage | null {
   if (stages.length === 0) return null;
-  return { apply: (row) => stages.reduce((last, stage) => stage.apply(last), row), push: (id) => { for (const stage of stages) stage.push(id); } };
+  return {
+    apply: (row) => stages.reduce((last, stage) => stage.apply(last), row),
+    push: (id) => { for (const stage of stages) stage.push(id); },
+    get isComplete() { return stages.some((stage) => stage.isComplete); },
+    dispose: () => { for (const stage of stages) stage.dispose(); },
+  };
 }
 
 /** A copy of the row [vocab] with everything applied. Ids beyond the row are refused at the API, and skipped here. */

@@ -8,8 +8,9 @@ import type { Tokenizer } from "./tokenizer.ts";
 export const THINK_START = "<think>";
 export const THINK_END = "</think>";
 export const TOOL_START = "<tool_call>";
-const TOOL_END = "</tool_call>";
-const MARKERS: ReadonlySet<string> = new Set([THINK_START, THINK_END, TOOL_START, TOOL_END]);
+export const TOOL_END = "</tool_call>";
+/** Some vocabularies have them as control tokens; they are text all the same. */
+export const MARKERS: ReadonlySet<string> = new Set([THINK_START, THINK_END, TOOL_START, TOOL_END]);
 
 export interface MarkerSettings {
   readonly thinking: boolean;

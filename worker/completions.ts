@@ -1,10 +1,12 @@
 // POST /v1/completions and /v1/chat/completions: a checked request becomes choices (one generation each) and a reply.
 
+import type { Constraint } from "../durable/generate.ts";
 import { createReplyParser } from "../model/reply-parser.ts";
 import type { Caller } from "./auth.ts";
 import { invalid } from "./errors.ts";
 import type { EdgePack } from "./pack.ts";
 import { chatPrompt, completionPrompts, hasTools, requireModel, samplingOf, stopsOf, tokensToGenerate, type Prompt } from "./prompt.ts";
+import { chatConstraint, completionConstraint } from "./reply-constraint.ts";
 import type { Choice, Reply } from "./respond.ts";
 import type { ChatRequest, CompletionRequest } from "./schemas.ts";
 import { chatShape, completionShape, type ShapeOptions } from "./shapes.ts";
@@ -20,7 +22,7 @@ export function completionReply(pack: EdgePack, request: CompletionRequest, call
   const prompts = completionPrompts(pack, request.prompt);
   const nTop = request.logprobs ?? null;
   const choices = choicesOf(pack, request, caller, prompts, (prompt) => tokensToGenerate(pack, prompt.ids.length, maxTokens, "prompt"), nTop, echo && nTop !== null,
-    (prompt, options) => completionShape({ ...options, echoText: echo ? prompt.text : null }))
+    (prompt, options) => completionShape({ ...options, echoText: echo ? prompt.text : null }), completionConstraint(request))
     // An echo without scores needs nothing from the orchestrator.
     .map((choice) => (echo && nTop === null ? { ...choice, opening: [{ kind: "prompt" as const, tokens: [] }] } : choice));
   return { ...replyOf(pack, request, choices), idPrefix: "cmpl", object: "text_completion", chunkObject: "text_completion", openingChoices: [] };
@@ -37,7 +39,7 @@ export function chatReply(pack: EdgePack, request: ChatRequest, caller: Caller):
   const prompt = chatPrompt(pack, request);
   const nTop = request.logprobs === true ? request.top_logprobs ?? 0 : null;
   const choices = choicesOf(pack, request, caller, [prompt], () => tokensToGenerate(pack, prompt.ids.length, maxTokens, "messages"), nTop, false,
-    (_, options) => chatShape(options))
+    (_, options) => chatShape(options), chatConstraint(pack, request, prompt))
     .map((choice) => ({ ...choice, input: { ...choice.input, reply: () => createReplyParser(pack.tokenizer, pack.replyFormat!, prompt.text, hasTools(request)) } }));
   return {
     ...replyOf(pack, request, choices), idPrefix: "chatcmpl", object: "chat.completion", chunkObject: "chat.completion.chunk",
@@ -47,7 +49,7 @@ export function chatReply(pack: EdgePack, request: ChatRequest, caller: Caller):
 
 function choicesOf(
   pack: EdgePack, request: ChatRequest | CompletionRequest, caller: Caller, prompts: readonly Prompt[], maxTokensOf: (prompt: Prompt) => number,
-  nTop: number | null, scorePrompt: boolean, shapeOf: (prompt: Prompt, options: ShapeOptions) => Choice["shape"],
+  nTop: number | null, scorePrompt: boolean, shapeOf: (prompt: Prompt, options: ShapeOptions) => Choice["shape"], constraint: Constraint | null,
 ): Choice[] {
   const sampling = samplingOf(pack, request);
   const trace = request.moe?.trace === true;
@@ -60,6 +62,7 @@ function choicesOf(
       request: {
         promptIds: prompt.ids, maxTokens: maxTokensOf(prompt), sampling, choice, stopIds: pack.config.eosTokenIds, trace,
         ...(nTop === null ? {} : { logprobs: nTop }), ...(scorePrompt ? { echo: true } : {}),
+        ...(constraint === null ? {} : { constraint }),
         ...(draftTokens == null ? {} : { draftTokens }), ...(request.moe?.cache === false ? {} : { cacheScope: caller.id }),
       },
     },

@@ -69,11 +69,29 @@ const prompt = z.union([
   z.array(tokenIds).min(1, promptExpected).max(EDGE_LIMITS.promptsPerRequest, promptExpected),
 ], promptExpected);
 
+const formatExpected = "{\"type\": \"text\"}, {\"type\": \"json_object\"} or {\"type\": \"json_schema\", \"json_schema\": {\"schema\": …}}";
+const schemaExpected = "a JSON schema as an object";
+const responseFormat = z.discriminatedUnion("type", [
+  z.object({ type: z.literal("text") }),
+  z.object({ type: z.literal("json_object") }),
+  z.object({ type: z.literal("json_schema"), json_schema: z.object({
+    name: z.string("a string").nullish(), strict: boolean.nullish(), schema: z.record(z.string(), z.unknown(), schemaExpected),
+  }, "an object with `schema`") }),
+], formatExpected);
+const textLimit = `at most ${LIMITS.constraintChars} characters`;
+/** What the text of a reply must look like. */
+const shaped = {
+  response_format: responseFormat.refine((format) => JSON.stringify(format).length <= LIMITS.constraintChars, textLimit).nullish(),
+  /** GBNF, as llama.cpp takes it. */
+  grammar: z.string("a grammar in GBNF as a string").min(1, "a grammar, not an empty string").max(LIMITS.constraintChars, textLimit).nullish(),
+};
+
 export const completionSchema = z.object({
   ...common,
   prompt,
   logprobs: integer(0, EDGE_LIMITS.completionLogprobs).nullish(),
   echo: boolean.nullish(),
+  ...shaped,
 }, "a JSON object");
 export type CompletionRequest = z.infer<typeof completionSchema>;
 
@@ -96,9 +114,13 @@ const message = z.object({
 const toolExpected = "an object {\"type\": \"function\", \"function\": {\"name\": …}}";
 const tool = z.looseObject({
   type: z.literal("function", "\"function\""),
-  function: z.looseObject({ name: z.string("a string").min(1, "a name") }, "an object with `name`"),
+  function: z.looseObject({ name: z.string("a string").min(1, "a name"), parameters: z.record(z.string(), z.unknown(), "a JSON schema as an object").nullish() }, "an object with `name`"),
 }, toolExpected);
-
+const choiceExpected = "\"none\", \"auto\", \"required\", or an object {\"type\": \"function\", \"function\": {\"name\": …}}";
+const toolChoice = z.union([
+  z.enum(["none", "auto", "required"]),
+  z.object({ type: z.literal("function"), function: z.object({ name: z.string() }) }),
+], choiceExpected);
 export const chatSchema = z.object({
   ...common,
   max_completion_tokens: integer(0, Number.MAX_SAFE_INTEGER).nullish(),
@@ -106,7 +128,9 @@ export const chatSchema = z.object({
   logprobs: boolean.nullish(),
   top_logprobs: integer(0, EDGE_LIMITS.chatTopLogprobs).nullish(),
   tools: z.array(tool, "an array of tools").max(EDGE_LIMITS.tools, `at most ${EDGE_LIMITS.tools} tools`).nullish(),
-  tool_choice: z.enum(["none", "auto"], "\"none\" or \"auto\" (a call cannot be forced here)").nullish(),
+  tool_choice: toolChoice.nullish(),
+  parallel_tool_calls: boolean.nullish(),
+  ...shaped,
   documents: z.array(z.looseObject({}, "an object"), "an array of objects").nullish(),
   reasoning_effort: z.string("a string such as \"low\"").nullish(),
   /** More variables for the model's template, such as enable_thinking. */
@@ -130,8 +154,6 @@ export const applyTemplateSchema = z.object({
 const NOT_SUPPORTED: Readonly<Record<string, (value: unknown) => boolean>> = {
   functions: (value) => Array.isArray(value) && value.length === 0,
   function_call: (value) => value === "none" || value === "auto",
-  parallel_tool_calls: (value) => value === true,
-  response_format: (value) => (value as { type?: unknown }).type === "text",
   best_of: (value) => value === 1,
   suffix: (value) => value === "",
   audio: () => false,

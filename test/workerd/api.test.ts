@@ -100,7 +100,6 @@ const refused: readonly ApiRow[] = [
   { requirement: "a date that does not exist", call: CHAT, body: { ...say, moe: { date: "2026-13-40" } }, status: 400, error: { param: "moe.date" } },
   // Fields of OpenAI's that are not served
   { requirement: "tools", call: CHAT, body: { ...say, tools: [{ type: "function", function: { name: "f" } }] }, status: 400, error: { param: "tools", code: "unsupported_parameter" } },
-  { requirement: "a JSON answer format", call: CHAT, body: { ...say, response_format: { type: "json_object" } }, status: 400, error: { param: "response_format", code: "unsupported_parameter" } },
   { requirement: "a suffix", call: COMPLETIONS, body: { ...ask, suffix: "end" }, status: 400, error: { param: "suffix" } },
   // Other routes
   { requirement: "an unknown path", call: "GET /v1/unknown", status: 404, error: { code: "unknown_url" } },

@@ -23,7 +23,7 @@ describe("wrangler deploy --dry-run", () => {
     expect(done.stdout).toMatch(/env\.ASSETS\s+Assets/);
     expect(done.stdout).not.toContain("OPEN_ACCESS"); // a deployment answers nobody without keys
     const files = readdirSync(out);
-    expect(files.filter((name) => name.endsWith(".wasm")).length).toBe(3);
+    expect(files.filter((name) => name.endsWith(".wasm")).length).toBe(4);
     const script = readFileSync(join(out, "index.js"), "utf8");
     expect(/export \{[^}]*\}/s.exec(script)?.[0]).toMatch(/ExpertShard[^}]*Orchestrator/s);
     const MIB = 1024 * 1024;

@@ -163,7 +163,7 @@ describe("adjustments", () => {
   });
 
   test("a stage may forbid all tokens but one", () => {
-    const only = { apply: (values: Float32Array) => values.map((_, id) => (id === 4 ? -50 : -Infinity)), push: () => {} };
+    const only = { apply: (values: Float32Array) => values.map((_, id) => (id === 4 ? -50 : -Infinity)), push: () => {}, isComplete: false, dispose: () => {} };
     for (const p of [{}, { temperature: 0 }, { topK: 2 }, { topK: 2, topP: 0.5 }, { minP: 0.3 }, { typicalP: 0.5 }, { topP: 0.9 }]) {
       for (let position = 0; position < 20; position++) expect(sample(row, { ...params, ...p }, 0, position, null, only).id).toBe(4);
     }

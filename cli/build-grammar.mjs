@@ -1,0 +1,60 @@
+// Makes XGrammar usable in a Worker: @mlc-ai/web-xgrammar -> build/xgrammar.wasm and build/xgrammar.mjs. The package carries its WebAssembly as text
+// and compiles it when it starts, which Workers forbid (2026-11); here the module becomes a file of its own, handed over by the bundler, and the script
+// an ES module that takes it. Owns the few places of the script that change. Refuses a script in which one of them is not found exactly once.
+
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const SOURCE = "node_modules/@mlc-ai/web-xgrammar/lib/index.js";
+
+/** [what is there, what stands there instead] */
+const CHANGES = [
+  // Neither a page, nor a web worker, nor Node: nothing is fetched or read.
+  ['var ENVIRONMENT_IS_WEB=typeof window=="object";var ENVIRONMENT_IS_WORKER=typeof importScripts=="function";var ENVIRONMENT_IS_NODE=typeof process=="object"&&typeof process.versions=="object"&&typeof process.versions.node=="string";',
+    "var ENVIRONMENT_IS_WEB=false;var ENVIRONMENT_IS_WORKER=false;var ENVIRONMENT_IS_NODE=false;"],
+  ["await import('module')", "null"],
+  ["binding = await Module();", "binding = await Module(moduleArguments);"],
+  // Sampling is synchronous, and the binding is there once a matcher is.
+  ["async getNextTokenBitmask() {\n          await asyncInitBinding();", "getNextTokenBitmask() {"],
+];
+
+export function buildGrammar() {
+  let script = readFileSync(join(root, SOURCE), "utf8");
+  const once = (found, wanted) => {
+    if (script.split(found).length !== 2) throw new Error(`${SOURCE} has "${found.slice(0, 60)}" ${script.split(found).length - 1} times; expected it once. Its version has changed: look at cli/build-grammar.mjs.`);
+    script = script.replace(found, () => wanted);
+  };
+  const wasm = /data:application\/octet-stream;base64,([A-Za-z0-9+/=]{1000,})/.exec(script)?.[1];
+  if (wasm === undefined) throw new Error(`${SOURCE} carries no WebAssembly module. Its version has changed: look at cli/build-grammar.mjs.`);
+  once(wasm, "");
+  for (const [found, wanted] of CHANGES) once(found, wanted);
+  const scriptDirectory = /var _scriptDir = \(typeof document[^\n]*\n/.exec(script)?.[0];
+  once(scriptDirectory ?? "var _scriptDir", 'var _scriptDir = "";\n');
+  const opening = /^\(function \(global, factory\) \{[\s\S]*?\}\)\(this, \(function \(exports\) \{/.exec(script)?.[0];
+  once(opening ?? "(function (global, factory)", "(function (exports) {");
+  const closing = /\}\)\);\s*(\/\/# sourceMappingURL=[^\n]*)?\s*$/.exec(script)?.[0];
+  once(closing ?? "sourceMappingURL", "})(library);\n");
+  mkdirSync(join(root, "build"), { recursive: true });
+  writeFileSync(join(root, "build", "xgrammar.wasm"), Buffer.from(wasm, "base64"));
+  writeFileSync(join(root, "build", "xgrammar.mjs"), `// Made by cli/build-grammar.mjs from @mlc-ai/web-xgrammar (Apache-2.0).
+const library = {};
+let moduleArguments;
+${script}
+export const { Grammar, GrammarCompiler, GrammarMatcher, TokenizerInfo } = library;
+/** Before anything else: the compiled module, who hears what the library says, and who gets its memory. */
+export function start(wasmModule, print, takeMemory) {
+  moduleArguments = {
+    print, printErr: print,
+    instantiateWasm: (imports, receive) => {
+      const instance = new WebAssembly.Instance(wasmModule, imports);
+      takeMemory(Object.values(instance.exports).find((entry) => entry instanceof WebAssembly.Memory));
+      return receive(instance);
+    },
+  };
+}
+`);
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) buildGrammar();
