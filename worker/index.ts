@@ -15,7 +15,8 @@ import { healthResponse } from "./health.ts";
 import { EDGE_LIMITS } from "./limits.ts";
 import { edgePack, modelObject, type EdgePack } from "./pack.ts";
 import { renderedMessages, requireModel, tokenizeText } from "./prompt.ts";
-import { respond, type Reply } from "./respond.ts";
+import type { Reply } from "./reply-form.ts";
+import { respond } from "./respond.ts";
 import { applyTemplateSchema, chatSchema, completionSchema, detokenizeSchema, parseBody, tokenizeSchema } from "./schemas.ts";
 import type { ModelList } from "./wire-types.ts";
 

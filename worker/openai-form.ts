@@ -1,0 +1,51 @@
+// Replies of /v1/completions and /v1/chat/completions: one document, or chunks whose choices are the shapes of shapes.ts. Owns what stands around the
+// choices: heads, usage only where it was asked for, our `moe`, and `[DONE]`.
+
+import { errorBody } from "./errors.ts";
+import { type Choice, type End, moeOf, type ReplyForm, type ReplyHead, type StreamEvent, usageOf } from "./reply-form.ts";
+import type { ChoiceShape } from "./shapes.ts";
+
+export interface OpenAiOptions {
+  readonly object: string;
+  readonly chunkObject: string;
+  readonly includeUsage: boolean;
+  readonly withTrace: boolean;
+  readonly choices: readonly Choice[];
+  /** Of the choices, in the same order. */
+  readonly shapes: readonly ChoiceShape[];
+  /** Choices of a first chunk (the roles of a chat). */
+  readonly openingChoices: readonly object[];
+}
+
+const DONE: StreamEvent = { data: "[DONE]" };
+
+export function openAiForm(head: ReplyHead, { object, chunkObject, includeUsage, withTrace, choices, shapes, openingChoices }: OpenAiOptions): ReplyForm {
+  const ends: (End | undefined)[] = [];
+  const traces: object[][] = choices.map(() => []);
+  let nEnded = 0;
+  // OpenAI puts `usage: null` into every chunk when a last one with usage was asked for.
+  const usageField = includeUsage ? { usage: null } : {};
+  const chunk = (of: readonly object[], more: object = {}): StreamEvent => ({ data: { ...head, object: chunkObject, choices: of, ...usageField, ...more } });
+  return {
+    opening: () => (openingChoices.length === 0 ? [] : [chunk(openingChoices)]),
+    add(index, piece) {
+      if (piece.kind === "end") {
+        ends[index] = piece;
+        nEnded++;
+      }
+      const trace = piece.kind === "token" ? piece.trace : null;
+      if (trace !== null) traces[index]!.push(trace);
+      const shown = shapes[index]!.add(piece);
+      if (shown === null) return [];
+      const isLast = piece.kind === "end" && nEnded === choices.length;
+      return [chunk([shown], trace !== null ? { moe: { token: trace } } : isLast ? { moe: moeOf(choices, ends) } : {})];
+    },
+    closing: () => [...(includeUsage ? [{ data: { ...head, object: chunkObject, choices: [], usage: usageOf(choices, ends) } }] : []), DONE],
+    failure: (error) => [{ data: errorBody(error) }, DONE],
+    document: () => ({
+      ...head, object,
+      choices: shapes.map((shape, index) => ({ ...shape.whole(), ...(withTrace ? { moe: { tokens: traces[index] } } : {}) })),
+      usage: usageOf(choices, ends), moe: moeOf(choices, ends),
+    }),
+  };
+}
