@@ -91,9 +91,23 @@ export class Constraints {
       case "json": return this.#compiler.compileJSONSchema('{"type":"object"}', false, -1, SEPARATORS, false);
       case "json-schema": return this.#compiler.compileJSONSchema(constraint.schema, false, -1, SEPARATORS, constraint.strict);
       case "grammar": return this.#compiler.compileGrammar(constraint.grammar);
-      case "tags": return this.#compiler.compileStructuralTag(constraint.tag);
+      case "tags": return (async () => this.#compiler.compileStructuralTag(JSON.stringify(await onOneLine(JSON.parse(constraint.tag)))))();
     }
   }
+}
+
+/** Schemas within tags as grammars of JSON on one line: the library would allow white space without end in them, and a model that likes it never gets anywhere. */
+async function onOneLine(format: unknown): Promise<unknown> {
+  if (Array.isArray(format)) return Promise.all(format.map(onOneLine));
+  if (typeof format !== "object" || format === null) return format;
+  const { type, json_schema: schema } = format as { type?: unknown; json_schema?: unknown };
+  if (type === "json_schema" && schema !== undefined) {
+    const grammar = await xgrammar.Grammar.fromJSONSchema(JSON.stringify(schema), false, -1, SEPARATORS, false);
+    const text = grammar.toString();
+    grammar.dispose();
+    return { type: "grammar", grammar: text };
+  }
+  return Object.fromEntries(await Promise.all(Object.entries(format).map(async ([key, value]) => [key, await onOneLine(value)])));
 }
 
 const NAMES: Readonly<Record<Constraint["kind"], string>> = { json: "JSON grammar", "json-schema": "JSON schema", grammar: "grammar", tags: "format of the tool calls" };

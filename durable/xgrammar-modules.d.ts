@@ -8,6 +8,11 @@ declare module "*/xgrammar.mjs" {
     /** `encodedVocab` as the tokenizer writes its tokens; "" for tokens that are no text. */
     createTokenizerInfo(encodedVocab: readonly string[], vocabType: "raw" | "byte_fallback" | "byte_level", prependSpace: boolean, vocabSize: number, stopTokenIds: readonly number[]): Promise<TokenizerInfo>;
   };
+  export interface Grammar extends Disposable {
+    /** In EBNF. */
+    toString(): string;
+  }
+  export const Grammar: { fromJSONSchema(schema: string, anyWhitespace: boolean, indent: number, separators: readonly [string, string], strict: boolean): Promise<Grammar> };
   export interface GrammarCompiler extends Disposable {
     /** `indent` -1: one line. `strict`: objects have no properties but those named. */
     compileJSONSchema(schema: string, anyWhitespace: boolean, indent: number, separators: readonly [string, string], strict: boolean): Promise<Compiled>;

@@ -129,9 +129,28 @@ export interface ModelConfig {
   readonly bosTokenId: number | null;
 }
 
+/**
+ * Largest numbers of things that are listed one by one: far beyond any release, and small enough that a damaged file is refused at once instead of
+ * filling the memory with lists. Expert numbers are u16 on the wire.
+ */
+export const CONFIG_MOST = { layers: 1024, headDim: 65_536, heads: 1 << 20, hidden: 1 << 20, experts: 65_535 } as const;
+
 /** An error of the model or its files: what was found, what was expected, where. Rendered once at the edge. */
 export class ModelError extends Error {
   override readonly name = "ModelError";
+
+  constructor(message: string, options?: ErrorOptions) {
+    super(oneLine(message), options);
+  }
+}
+
+/** Longest message of an error, in UTF-16 units. Lists of what is known take about 700. */
+const MESSAGE_LENGTH = 2000;
+
+/** A message that can be printed: it quotes names and values of files, which may hold line ends, escape codes or megabytes. */
+export function oneLine(message: string): string {
+  const cut = (text: string): string => (text.length <= MESSAGE_LENGTH ? text : `${text.slice(0, 1400)} ... ${text.slice(-500)}`);
+  return cut(cut(message).replace(/[\p{Cc}\u2028\u2029]/gu, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`));
 }
 
 /**

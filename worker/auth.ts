@@ -26,6 +26,9 @@ export interface Caller {
 const CALLER_ID_BYTES = 16;
 const hex = (bytes: Uint8Array): string => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 
+/** The key of a request: `Authorization: Bearer <key>`, or `x-api-key: <key>` as Anthropic's clients send it. */
+export const presentedKey = (headers: Headers): string | null => headers.get("Authorization") ?? (headers.has("x-api-key") ? `Bearer ${headers.get("x-api-key")}` : null);
+
 /** The caller, or throws a RequestError 401. */
 export async function requireKey(authorization: string | null, settings: AuthSettings): Promise<Caller> {
   if (isOpen(settings)) return { id: "open" };

@@ -1,6 +1,8 @@
 // Errors of the API in OpenAI's shape. Everything that goes wrong inside is thrown and rendered here, once, at the edge.
 // A message is a full sentence: what was found, what was expected. Refuses to leak stacks: an unknown error is named, not dumped.
 
+import { oneLine } from "../model/config.ts";
+
 export interface OpenAiError {
   readonly error: { readonly message: string; readonly type: string; readonly param: string | null; readonly code: string | null };
 }
@@ -24,7 +26,7 @@ export class RequestError extends Error {
   readonly retryAfterSeconds: number | null;
 
   constructor(init: RequestErrorInit) {
-    super(init.message);
+    super(oneLine(init.message));
     this.status = init.status;
     this.type = init.type ?? (init.status >= 500 ? "server_error" : "invalid_request_error");
     this.param = init.param ?? null;
@@ -49,11 +51,11 @@ export const errorBody = (error: RequestError): OpenAiError => ({
   error: { message: error.message, type: error.type, param: error.param, code: error.code },
 });
 
-/** The whole response of an error that happens before any byte was streamed. */
-export function errorResponse(thrown: unknown): Response {
+/** The whole response of an error that happens before any byte was streamed; `body` is its document in the API's own shape. */
+export function errorResponse(thrown: unknown, body: (error: RequestError) => object = errorBody): Response {
   const error = toRequestError(thrown);
   const headers = new Headers();
   if (error.retryAfterSeconds !== null) headers.set("Retry-After", String(error.retryAfterSeconds));
   if (error.status === 401) headers.set("WWW-Authenticate", "Bearer");
-  return Response.json(errorBody(error), { status: error.status, headers });
+  return Response.json(body(error), { status: error.status, headers });
 }

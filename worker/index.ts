@@ -8,11 +8,13 @@ import type { z } from "zod";
 import type { DurableEnv } from "../durable/env.ts";
 import type { GenerateTarget } from "../durable/generate-client.ts";
 import type { OrchestratorStatus } from "../durable/generate.ts";
-import { requireKey, type AuthSettings, type Caller } from "./auth.ts";
+import { presentedKey, requireKey, type AuthSettings, type Caller } from "./auth.ts";
 import { chatReply, completionReply } from "./completions.ts";
-import { errorResponse, RequestError } from "./errors.ts";
+import { errorBody, errorResponse, RequestError } from "./errors.ts";
 import { healthResponse } from "./health.ts";
 import { EDGE_LIMITS } from "./limits.ts";
+import { countTokens, countTokensSchema, messagesReply, messagesSchema } from "./messages.ts";
+import { messagesError } from "./messages-form.ts";
 import { edgePack, modelObject, type EdgePack } from "./pack.ts";
 import { renderedMessages, requireModel, tokenizeText } from "./prompt.ts";
 import type { Reply } from "./reply-form.ts";
@@ -29,12 +31,14 @@ export type EdgeEnv = DurableEnv & AuthSettings;
 const PUBLIC_FILES = new Set(["/", "/index.html", "/app.js", "/style.css"]);
 
 const app = new Hono<{ Bindings: EdgeEnv; Variables: { caller: Caller } }>();
-app.onError((cause) => errorResponse(cause));
-app.notFound((c) => errorResponse(new RequestError({ status: 404, code: "unknown_url", message: `There is nothing at ${c.req.method} ${c.req.path}. See /v1/models, /v1/chat/completions, /v1/completions, /health.` })));
+/** Errors have the shape of the API that was asked. */
+const shown = (cause: unknown, path: string): Response => errorResponse(cause, path.startsWith("/v1/messages") ? messagesError : errorBody);
+app.onError((cause, c) => shown(cause, c.req.path));
+app.notFound((c) => shown(new RequestError({ status: 404, code: "unknown_url", message: `There is nothing at ${c.req.method} ${c.req.path}. See /v1/models, /v1/chat/completions, /v1/completions, /v1/messages, /health.` }), c.req.path));
 app.use(methodNotAllowed({
   app,
   onMethodNotAllowed: (c, methods) => {
-    const response = errorResponse(new RequestError({ status: 405, code: "method_not_allowed", message: `${c.req.path} does not take ${c.req.method}; expected ${methods.join(" or ")}.` }));
+    const response = shown(new RequestError({ status: 405, code: "method_not_allowed", message: `${c.req.path} does not take ${c.req.method}; expected ${methods.join(" or ")}.` }), c.req.path);
     response.headers.set("Allow", methods.join(", "));
     return response;
   },
@@ -48,12 +52,12 @@ for (const file of PUBLIC_FILES) {
 }
 
 app.use("*", async (c, next) => {
-  c.set("caller", await requireKey(c.req.header("Authorization") ?? null, c.env));
+  c.set("caller", await requireKey(presentedKey(c.req.raw.headers), c.env));
   await next();
 });
 app.use("*", bodyLimit({
   maxSize: EDGE_LIMITS.bodyBytes,
-  onError: () => errorResponse(new RequestError({ status: 413, code: "request_too_large", message: `The body is larger than ${EDGE_LIMITS.bodyBytes} bytes, the most this server reads.` })),
+  onError: (c) => shown(new RequestError({ status: 413, code: "request_too_large", message: `The body is larger than ${EDGE_LIMITS.bodyBytes} bytes, the most this server reads.` }), c.req.path),
 }));
 
 /** The one orchestrator of this pack. Its name holds the pack's id, since objects never move and never change their pack. */
@@ -91,6 +95,13 @@ const completions = generating(completionSchema, completionReply);
 const chatCompletions = generating(chatSchema, chatReply);
 app.post("/v1/completions", (c) => completions(c.req.raw, c.env, c.var.caller));
 app.post("/v1/chat/completions", (c) => chatCompletions(c.req.raw, c.env, c.var.caller));
+
+const messages = generating(messagesSchema, messagesReply);
+app.post("/v1/messages", (c) => messages(c.req.raw, c.env, c.var.caller));
+app.post("/v1/messages/count_tokens", async (c) => {
+  const request = await parseBody(c.req.raw, countTokensSchema);
+  return c.json(countTokens(await edgePack(c.env), request));
+});
 
 app.post("/tokenize", async (c) => {
   const { content, add_special } = await parseBody(c.req.raw, tokenizeSchema);

@@ -4,7 +4,7 @@
 
 import type { GenerateTarget } from "../durable/generate-client.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
-import { errorBody, toRequestError } from "./errors.ts";
+import { toRequestError } from "./errors.ts";
 import { runChoice, type Piece } from "./generation.ts";
 import { EDGE_LIMITS } from "./limits.ts";
 import { mergeIndexed } from "./merge.ts";
@@ -57,7 +57,7 @@ async function whole(form: ReplyForm, pieces: Pieces, cancel: () => void): Promi
       } catch (cause) {
         // The status is out: the body breaks off, so that no client takes this for an answer; a person still sees why.
         cancel();
-        sink.enqueue(encoder.encode(JSON.stringify(errorBody(toRequestError(cause)))));
+        sink.enqueue(encoder.encode(JSON.stringify(form.failure(toRequestError(cause))[0]?.data)));
         sink.error(cause);
       }
     },

@@ -27,7 +27,7 @@ const repetitionExpected = "a number above 0 and at most 10";
 const biasExpected = "an object from token ids to numbers from -100 to 100, such as {\"42\": -100}";
 
 /** Our extensions, under one key. */
-const moe = z.object({
+export const moe = z.object({
   /** Streams the experts chosen per token and layer. */
   trace: boolean.nullish(),
   /** The date a chat template may write; today (UTC) when absent. */

@@ -10,6 +10,7 @@ import { pinnedNode, ROOT } from "../../cli/setup.mjs";
 import { openHuggingFace } from "../../formats/huggingface.ts";
 import { MemorySource } from "../../formats/memory-source.ts";
 import { packToMemory } from "./pack-to-memory.ts";
+import { tinyChatFiles } from "./tiny-chat.ts";
 import { tinyModel } from "./tiny-models.ts";
 
 export const LONG_CONTEXT = 4096;
@@ -21,7 +22,14 @@ export async function writeTinyPack(): Promise<{ folder: string; remove: () => v
   source.delete("generation_config.json");
   const settings = JSON.parse(new TextDecoder().decode(source.get("tokenizer_config.json"))) as object;
   source.set("tokenizer_config.json", new TextEncoder().encode(JSON.stringify({ ...settings, eos_token: null })));
-  const { files } = await packToMemory(await openHuggingFace(new MemorySource(source), "tiny"), { id: "tiny", contextLength: LONG_CONTEXT });
+  return writePack(source, "tiny");
+}
+
+/** Writes a tiny pack that takes tools and thinking, and never ends by itself. */
+export const writeChatPack = (): Promise<{ folder: string; remove: () => void }> => writePack(tinyChatFiles(LONG_CONTEXT), "chat");
+
+async function writePack(source: Map<string, Uint8Array>, id: string): Promise<{ folder: string; remove: () => void }> {
+  const { files } = await packToMemory(await openHuggingFace(new MemorySource(source), "tiny"), { id, contextLength: LONG_CONTEXT });
   const folder = mkdtempSync(join(tmpdir(), "workers-moe-pack-"));
   for (const [name, bytes] of files) {
     mkdirSync(dirname(join(folder, name)), { recursive: true });

@@ -6,20 +6,12 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { openHuggingFace } from "../../formats/huggingface.ts";
 import { MemorySource } from "../../formats/memory-source.ts";
 import { packToMemory } from "../support/pack-to-memory.ts";
-import { tinyModel } from "../support/tiny-models.ts";
+import { tinyChatFiles } from "../support/tiny-chat.ts";
 import { deploy, fleetEnv } from "./fleet-fixture.ts";
 
 const PACK = "structured";
-const TEMPLATE = "{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% endfor %}{% if tools %}{{ tools | tojson }} call with <tool_call>{% endif %}<assistant>{% if enable_thinking %}<think>{% endif %}{# </think> #}";
-
 beforeAll(async () => {
-  const files = tinyModel("qwen3_moe", 11, { config: { max_position_embeddings: 1024 } }).huggingFaceFiles();
-  const settings = JSON.parse(new TextDecoder().decode(files.get("tokenizer_config.json"))) as object;
-  files.set("tokenizer_config.json", new TextEncoder().encode(JSON.stringify({ ...settings, chat_template: TEMPLATE })));
-  // Calls have lines: a vocabulary with a line feed, where the tiny one has a tilde.
-  const tokenizer = JSON.parse(new TextDecoder().decode(files.get("tokenizer.json"))) as { model: { vocab: Record<string, number> } };
-  const { "~": tilde, ...vocab } = tokenizer.model.vocab;
-  files.set("tokenizer.json", new TextEncoder().encode(JSON.stringify({ ...tokenizer, model: { ...tokenizer.model, vocab: { ...vocab, "\u010a": tilde! } } })));
+  const files = tinyChatFiles(1024);
   const pack = await packToMemory(await openHuggingFace(new MemorySource(files), "tiny"), { id: PACK, contextLength: 1024 });
   for (const [name, bytes] of pack.files) await fleetEnv.PACKS!.put(`packs/${PACK}/${name}`, bytes);
   deploy({ packId: PACK, shards: 2 });
