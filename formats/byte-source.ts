@@ -1,6 +1,8 @@
 // The seam to stored bytes: a file, static assets, R2, HTTP, memory. Owns nothing but the contract.
 // Refuses: interpretation. Names are relative paths with forward slashes.
 
+import { oneLine } from "../model/config.ts";
+
 export interface ByteSource {
   /** Words for error messages, such as "folder ./my-pack" or "R2 bucket MODELS". */
   readonly description: string;
@@ -21,4 +23,8 @@ export interface ByteSource {
 /** Stored bytes are missing, short or unreadable: names the source, the file, what was found and expected. */
 export class SourceError extends Error {
   override readonly name = "SourceError";
+
+  constructor(message: string, options?: ErrorOptions) {
+    super(oneLine(message), options);
+  }
 }

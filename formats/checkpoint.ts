@@ -139,10 +139,14 @@ export class Checkpoint {
     }
   }
 
-  /** A vector, or a small matrix, in f32 [rows * cols]. */
+  /** A vector, or a small matrix, in f32 [rows * cols]. Throws ModelError where a value is NaN or infinite. */
   async readF32(name: string): Promise<Float32Array> {
     const place = this.place(name);
-    return decodeRows(place.type, await this.readRows(place, 0, place.nRows), place.nRows, place.nCols);
+    const values = decodeRows(place.type, await this.readRows(place, 0, place.nRows), place.nRows, place.nCols);
+    // A sink of minus infinity is none; nothing else may be infinite.
+    const broken = values.findIndex((x) => Number.isNaN(x) || x === Infinity);
+    if (broken >= 0) throw new ModelError(`Tensor ${place.tensor} of ${this.description} (${name}): value ${broken} is ${values[broken]}, expected a number.`);
+    return values;
   }
 }
 
@@ -151,14 +155,14 @@ export const rowsPerBatch = (rowBytes: number, multiple: number): number =>
   Math.max(1, Math.floor(FORMAT_LIMITS.rowBatchBytes / (rowBytes * multiple))) * multiple;
 
 /** What is wanted of one canonical tensor, and where it may be. */
-interface Request extends Wanted {
+export interface Request extends Wanted {
   readonly name: string;
   readonly locations: readonly Location[];
   readonly layer: number;
 }
 
 /** Every canonical tensor in the order of places(). Throws ModelError where an architecture has no name for one. */
-function* requests({ kind, config, architecture }: CheckpointParts): Iterable<Request> {
+export function* requests({ kind, config, architecture }: Pick<CheckpointParts, "kind" | "config" | "architecture">): Iterable<Request> {
   const names = kind === "gguf" ? architecture.gguf : architecture.huggingFace;
   const want = (
     name: string, locations: readonly Location[] | undefined, layer: number, { nRows, nCols }: Pick<Wanted, "nRows" | "nCols">, more: Partial<Wanted> = {},
@@ -256,9 +260,11 @@ function bind(parts: CheckpointParts): { places: Map<string, MatrixPlace>; warni
   const warnings: string[] = [];
   const tiedHeads = config.tieWordEmbeddings ? names.trunk["head"]!.map((l) => l.tensor) : [];
   const extra = new Set<string>();
+  // What joins a hidden state with the next token's embedding, or heads of its own, tell such a layer from one that the config does not count.
+  const predicting = new Set([...tensors.keys()].filter((n) => /[.](eh_proj|enorm|hnorm|embed_tokens|shared_head[._]\w+)[.]weight$/.test(n)).map((n) => names.extraLayers?.exec(n)?.[1]));
   const isExtra = (tensor: string): boolean => {
     const layer = names.extraLayers?.exec(tensor)?.[1];
-    if (layer === undefined || Number(layer) < config.nLayers) return false;
+    if (layer === undefined || Number(layer) < config.nLayers || !predicting.has(layer)) return false;
     extra.add(layer);
     return true;
   };
@@ -271,5 +277,6 @@ function bind(parts: CheckpointParts): { places: Map<string, MatrixPlace>; warni
   return { places, warnings };
 }
 
-const fill = (template: string, { layer, expert }: Pick<Request, "layer" | "expert">): string =>
+/** A stored tensor's name: {layer} and {expert} filled in. */
+export const fill = (template: string, { layer, expert }: Pick<Request, "layer" | "expert">): string =>
   template.replace("{layer}", String(layer)).replace("{expert}", String(expert));

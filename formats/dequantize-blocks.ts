@@ -43,16 +43,20 @@ export function q3kValue(bytes: Uint8Array, at: number, k: number): number {
   return low - (((bytes[at + (k & 31)]! >> (k >> 5)) & 1) === 0 ? 4 : 0);
 }
 
-/** Q4_K and Q5_K: eight groups of 32 with a scale and a minimum each; nibbles from `nibblesAt` on, `upper` gives the bits above them of value i of group g. */
-function scaledGroups(bytes: Uint8Array, view: DataView, at: number, out: Float32Array, to: number, nibblesAt: number, upper: (g: number, i: number) => number): void {
+/** Q4_K and Q5_K: eight groups of 32 with a scale and a minimum each; nibbles from `nibblesAt` on, the bit above that of value i of group g in bit g of byte `upperAt` + i; 0 = none. */
+function scaledGroups(bytes: Uint8Array, view: DataView, at: number, out: Float32Array, to: number, nibblesAt: number, upperAt: number): void {
   const d = view.getFloat16(at, true);
   const dmin = view.getFloat16(at + 2, true);
   for (let g = 0; g < 8; g++) {
     const { sc, m } = q4kScale(bytes, at, g);
-    const [scale, min] = [d * sc, dmin * m];
+    const scale = d * sc;
+    const min = dmin * m;
     const from = at + nibblesAt + (g >> 1) * 32;
     const shift = 4 * (g & 1);
-    for (let i = 0; i < 32; i++) out[to + 32 * g + i] = scale * (((bytes[from + i]! >> shift) & 15) | upper(g, i)) - min;
+    for (let i = 0; i < 32; i++) {
+      const upper = upperAt === 0 ? 0 : ((bytes[at + upperAt + i]! >> g) & 1) << 4;
+      out[to + 32 * g + i] = scale * (((bytes[from + i]! >> shift) & 15) | upper) - min;
+    }
   }
 }
 
@@ -108,9 +112,9 @@ export const BLOCK_DECODERS: Readonly<Record<BlockType, BlockDecoder>> = {
     }
   },
   // f16 d, f16 dmin, 12 bytes of scales and minima, 128 bytes of nibbles
-  Q4_K: (bytes, view, at, out, to) => scaledGroups(bytes, view, at, out, to, 16, () => 0),
+  Q4_K: (bytes, view, at, out, to) => scaledGroups(bytes, view, at, out, to, 16, 0),
   // as Q4_K, with 32 bytes of fifth bits before the nibbles: bit g of byte i is that of value i of group g
-  Q5_K: (bytes, view, at, out, to) => scaledGroups(bytes, view, at, out, to, 48, (g, i) => ((bytes[at + 16 + i]! >> g) & 1) << 4),
+  Q5_K: (bytes, view, at, out, to) => scaledGroups(bytes, view, at, out, to, 48, 16),
   // 128 bytes of low nibbles, 64 bytes of upper pairs, 16 x i8 scales, f16 d
   Q6_K: (bytes, view, at, out, to) => {
     const d = view.getFloat16(at + Q6K_D_AT, true);

@@ -10,7 +10,7 @@ import type { ModelConfig } from "../model/config.ts";
 import { type ByteSource, SourceError } from "./byte-source.ts";
 import { Checkpoint, type TokenizerFiles } from "./checkpoint.ts";
 import { FORMAT_LIMITS } from "./limits.ts";
-import { parseJson, readFileOrNull, sha256Hex } from "./read-bytes.ts";
+import { parseJson, parseJsonObject, readFileOrNull, sha256Hex } from "./read-bytes.ts";
 import { readSafetensorsFolder } from "./safetensors.ts";
 import { tokenizerBytes } from "./tokenizer-document.ts";
 import { buildTokenizer } from "./tokenizer-files.ts";
@@ -38,9 +38,10 @@ export async function openHuggingFace(source: ByteSource, name: string): Promise
   });
 }
 
-async function readTokenizer(source: ByteSource, config: ModelConfig, warnings: string[]): Promise<{ tokenizer: TokenizerFiles | null; config: ModelConfig }> {
+/** Tokenizer and end-of-text tokens of the folder: tokenizer.json, or what is built in its place, with tokenizer_config.json and the template. */
+export async function readTokenizer(source: ByteSource, config: ModelConfig, warnings: string[]): Promise<{ tokenizer: TokenizerFiles | null; config: ModelConfig }> {
   const settingsBytes = await readFileOrNull(source, "tokenizer_config.json", FORMAT_LIMITS.jsonBytes);
-  const settings = settingsBytes === null ? {} : (parseJson(source, "tokenizer_config.json", settingsBytes) as Record<string, unknown>);
+  const settings = settingsBytes === null ? {} : parseJsonObject(source, "tokenizer_config.json", settingsBytes);
   const published = await readFileOrNull(source, "tokenizer.json", FORMAT_LIMITS.tokenizerBytes);
   const built = published === null ? await buildTokenizer(source, settings) : null;
   const found = published ?? built?.json ?? null;
@@ -84,7 +85,7 @@ function tokenText(setting: unknown): string | null {
 function chatTemplate(setting: unknown): string | null {
   if (typeof setting === "string") return setting;
   if (!Array.isArray(setting)) return null;
-  const named = setting as { name?: unknown; template?: unknown }[];
-  const template = (named.find((t) => t.name === "default") ?? named[0])?.template;
+  const named = setting as ({ name?: unknown; template?: unknown } | null)[];
+  const template = (named.find((t) => t?.name === "default") ?? named[0])?.template;
   return typeof template === "string" ? template : null;
 }

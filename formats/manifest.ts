@@ -3,7 +3,8 @@
 // pack-reader.ts.
 
 import { z } from "zod";
-import { type ExpertKind, type ModelConfig, ModelError, sharedWidth, trunkTensors } from "../model/config.ts";
+import { checkConfig } from "../model/architectures/common.ts";
+import { CONFIG_MOST, type ExpertKind, type ModelConfig, ModelError, sharedWidth, trunkTensors } from "../model/config.ts";
 import { EXPERT_KINDS, KV_FORMATS, MATRIX_FORMATS, type MatrixFormat, ROPE_STYLES, activationFormatOf, matrixBytes, segmentBytes } from "../model/kernels.ts";
 import { ropeTables } from "../model/trunk.ts";
 import { FORMAT_LIMITS } from "./limits.ts";
@@ -14,7 +15,8 @@ const sha256 = z.string().regex(/^[0-9a-f]{64}$/, "expected 64 lower-case hexade
 
 const configSchema: z.ZodType<ModelConfig> = z.strictObject({
   architecture: z.string().min(1),
-  vocabSize: size, hiddenSize: size, nLayers: size, nHeads: size, nKvHeads: size, headDim: size, maxPositions: size,
+  vocabSize: size, hiddenSize: size.max(CONFIG_MOST.hidden), nLayers: size.max(CONFIG_MOST.layers), nHeads: size.max(CONFIG_MOST.heads), nKvHeads: size.max(CONFIG_MOST.heads),
+  headDim: size.max(CONFIG_MOST.headDim), maxPositions: size,
   normEps: z.number().positive(),
   rope: z.strictObject({
     style: z.enum(ROPE_STYLES), dim: size, theta: z.number().positive(),
@@ -31,7 +33,7 @@ const configSchema: z.ZodType<ModelConfig> = z.strictObject({
   attentionScale: z.number(),
   slidingWindows: z.array(count).readonly(),
   layerFfns: z.array(z.enum(["moe", "dense"])).readonly(),
-  denseIntermediateSize: count, nExperts: count, expertKind: z.enum(EXPERT_KINDS), swigluLimit: z.number().min(0), expertIntermediateSize: count,
+  denseIntermediateSize: count, nExperts: count.max(CONFIG_MOST.experts), expertKind: z.enum(EXPERT_KINDS), swigluLimit: z.number().min(0), expertIntermediateSize: count,
   sharedIntermediateSize: count,
   sharedGate: z.boolean(),
   router: z.strictObject({
@@ -98,10 +100,14 @@ export function validateManifest(where: string, json: unknown): PackManifest {
   const parsed = manifestSchema.safeParse(json);
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!;
-    throw new ModelError(`${where}, manifest.json: ${issue.path.join(".") || "the document"}: ${issue.message}.`);
+    const found = issue.path.reduce<unknown>((value, key) => (value as Record<PropertyKey, unknown> | undefined)?.[key], json);
+    const shown = found === undefined ? "nothing" : JSON.stringify(found);
+    const isShown = issue.code !== "unrecognized_keys";
+    throw new ModelError(`${where}, manifest.json: ${issue.path.join(".") || "the document"}: ${issue.message.replace(/, received .*$/s, "")}${isShown ? `, found ${shown.length > 80 ? `${shown.slice(0, 77)}...` : shown}` : ""}.`);
   }
   const m = parsed.data;
   const fail = (message: string): never => { throw new ModelError(`${where}, manifest.json: ${message}.`); };
+  checkConfig(`${where}, manifest.json`, m.config);
   checkTrunk(m, fail);
   checkExperts(m, fail);
   checkExtents(m, fail);
@@ -148,11 +154,11 @@ function checkExperts(m: PackManifest, fail: Fail): void {
     if (activationFormatOf(e.gateUp) !== activationFormatOf(e.down)) fail(`layer ${layer}, shared: formats ${e.gateUp} and ${e.down} take different activations`);
     checkSegments(`layer ${layer}, shared`, e, "swiglu", c.hiddenSize, sharedWidth(c, layer), fail);
   });
-  const wanted = c.layerFfns.flatMap((kind, layer) =>
-    kind === "moe" ? Array.from({ length: c.nExperts }, (_, expert) => ({ layer, expert })) : []);
-  if (m.experts.length !== wanted.length) fail(`the expert table has ${m.experts.length} entries, expected ${wanted.length}`);
+  const moeLayers = c.layerFfns.flatMap((kind, layer) => (kind === "moe" ? [layer] : []));
+  const nWanted = moeLayers.length * c.nExperts;
+  if (m.experts.length !== nWanted) fail(`the expert table has ${m.experts.length} entries, expected ${nWanted}`);
   m.experts.forEach((e, i) => {
-    const { layer, expert } = wanted[i]!;
+    const [layer, expert] = [moeLayers[Math.floor(i / c.nExperts)]!, i % c.nExperts];
     if (e.layer !== layer || e.expert !== expert) fail(`entry ${i} of the expert table is (layer ${e.layer}, expert ${e.expert}), expected (${layer}, ${expert})`);
     const name = `layer ${layer}, expert ${expert}`;
     for (const format of [e.gateUp, e.down]) {

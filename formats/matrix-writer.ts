@@ -7,7 +7,7 @@ import { type MatrixFormat, gateUpRows, segmentBiasBytes } from "../model/kernel
 import { type Checkpoint, type MatrixPlace, rowsPerBatch } from "./checkpoint.ts";
 import { decodeRows } from "./dequantize.ts";
 import { LossLedger } from "./loss-ledger.ts";
-import { encodeRows, noLoss, refuseBrokenScales } from "./quantize.ts";
+import { encodeRows, noLoss, refuseBrokenValues } from "./quantize.ts";
 import { repackRows } from "./requantize.ts";
 import { formatOfType, storedColumnOffset, storedRowBytes, typeOfFormat } from "./stored-types.ts";
 import { BLOCK_ROWS, type RowRun, blankRowBlock, placeRows } from "./tiles.ts";
@@ -82,9 +82,9 @@ export class MatrixWriter {
     const nCols = to - from;
     const type = typeOfFormat(format);
     const name = `Tensor ${place.tensor} of ${this.#checkpoint.description}`;
+    refuseBrokenValues(place.type, name, stored, firstRow, nRows, place.nCols);
     const bytes = formatOfType(place.type) === format ? stored : repackRows(place.type, format, stored, nRows, place.nCols);
     if (bytes !== null) {
-      refuseBrokenScales(place.type, name, stored, firstRow, nRows, place.nCols);
       if (nCols === place.nCols) return bytes;
       const rowBytes = storedRowBytes(type, place.nCols);
       const sliceBytes = storedRowBytes(type, nCols);
@@ -101,7 +101,7 @@ export class MatrixWriter {
     }
     if (type === "F16" || type === "BF16") throw new ModelError(`Tensor ${place.tensor} has type ${place.type}; no pack re-codes to ${type}.`);
     const loss = noLoss();
-    const out = encodeRows(type, name, values, nRows, nCols, loss);
+    const out = encodeRows(type, name, values, nRows, nCols, loss, firstRow);
     if (loss.nValues > 0) this.losses.record(place, format, loss);
     return out;
   }

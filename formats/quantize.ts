@@ -1,6 +1,6 @@
 // Float32 rows to stored rows (docs/formats.md, "Quantisation at pack time"). Owns the walk over blocks and the measure of what
 // it cost; one block's rounding is quantize-blocks.ts. Refuses values that no scale can hold (NaN, infinities, |x| beyond f16's
-// scale), and stored blocks whose scales are broken.
+// scale), and stored values and scales that are none.
 
 import { ModelError } from "../model/config.ts";
 import { BLOCK_ENCODERS, type QuantizedType } from "./quantize-blocks.ts";
@@ -38,9 +38,9 @@ export const relativeError = ({ errorSquares, squares }: QuantizationLoss): numb
 
 const SMALLEST_NORMAL_F16 = 2 ** -14;
 
-/** Row-major stored bytes of f32 [nRows, nCols]; the cost is added to `loss`. `name` is for errors. */
+/** Row-major stored bytes of f32 [nRows, nCols]; the cost is added to `loss`. `name` and `firstRow`, the number of the first of these rows, are for errors. */
 export function encodeRows(
-  type: "F32" | QuantizedType, name: string, values: Float32Array, nRows: number, nCols: number, loss: QuantizationLoss,
+  type: "F32" | QuantizedType, name: string, values: Float32Array, nRows: number, nCols: number, loss: QuantizationLoss, firstRow = 0,
 ): Uint8Array {
   if (type === "F32") return new Uint8Array(values.buffer, values.byteOffset, nRows * nCols * 4).slice();
   const rowBytes = storedRowBytes(type, nCols);
@@ -54,11 +54,11 @@ export function encodeRows(
       const n = Math.min(elements, nCols - first);
       const x = values.subarray(r * nCols + first, r * nCols + first + n);
       for (let i = 0; i < n; i++) {
-        if (!Number.isFinite(x[i])) throw new ModelError(`${name}, row ${r}, column ${first + i} is ${x[i]}, expected a finite value to quantise.`);
+        if (!Number.isFinite(x[i])) throw new ModelError(`${name}, row ${firstRow + r}, column ${first + i} is ${x[i]}, expected a finite value to quantise.`);
       }
       const { scale, isLost } = encodeBlock(x, out, r * rowBytes + (first / elements) * blockBytes, decoded);
       if (!Number.isFinite(scale)) {
-        throw new ModelError(`${name}, row ${r}, columns ${first} to ${first + n - 1}: the largest value needs a scale beyond 65,504, `
+        throw new ModelError(`${name}, row ${firstRow + r}, columns ${first} to ${first + n - 1}: the largest value needs a scale beyond 65,504, `
           + "the largest f16; pack this model with --quant f32.");
       }
       if (isLost) loss.zeroScales++;
@@ -76,11 +76,27 @@ export function encodeRows(
   return out;
 }
 
+/** Exponents of the plain types, all ones in infinities and NaN. */
+const PLAIN_EXPONENTS: Readonly<Partial<Record<StoredType, number>>> = { F32: 0x7f800000, F16: 0x7c00, BF16: 0x7f80 };
+
 /**
- * Throws ModelError when a stored block's scale or minimum is infinite or NaN: the kernels read f16 scales as if every exponent were
- * finite, and E8M0's 255 as if it were a number.
+ * Throws ModelError when a stored value of a plain type, or a stored block's scale or minimum, is infinite or NaN: the kernels read f16 scales as if
+ * every exponent were finite, and E8M0's 255 as if it were a number; and one such weight makes every token's activations NaN.
  */
-export function refuseBrokenScales(type: StoredType, name: string, bytes: Uint8Array, firstRow: number, nRows: number, nCols: number): void {
+export function refuseBrokenValues(type: StoredType, name: string, bytes: Uint8Array, firstRow: number, nRows: number, nCols: number): void {
+  const mask = PLAIN_EXPONENTS[type];
+  if (mask !== undefined) {
+    const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+    const words = type === "F32" ? new Uint32Array(aligned.buffer, aligned.byteOffset, nRows * nCols) : new Uint16Array(aligned.buffer, aligned.byteOffset, nRows * nCols);
+    for (let i = 0; i < words.length; i++) {
+      const word = words[i]!;
+      if ((word & mask) !== mask) continue;
+      const fraction = word & ((mask & -mask) - 1);
+      const found = fraction !== 0 ? "NaN" : (type === "F32" ? word >>> 31 : word >>> 15) === 1 ? "-Infinity" : "Infinity";
+      throw new ModelError(`${name}, row ${firstRow + Math.floor(i / nCols)}, column ${i % nCols} is ${found}, expected a finite value.`);
+    }
+    return;
+  }
   const { bytes: blockBytes, halves, exponent } = storedBlock(type);
   if (halves.length === 0 && exponent === null) return;
   const rowBytes = storedRowBytes(type, nCols);

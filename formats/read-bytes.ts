@@ -2,6 +2,7 @@
 // Refuses whole files of unknown size: callers name a length and a limit.
 
 import { type ByteSource, SourceError } from "./byte-source.ts";
+import { FORMAT_LIMITS } from "./limits.ts";
 
 /** Bytes [offset, offset + length) in one array. Throws SourceError when the source ends early. */
 export async function readBytes(source: ByteSource, name: string, offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
@@ -31,11 +32,33 @@ export async function sha256Hex(bytes: Uint8Array<ArrayBuffer>): Promise<string>
 
 export const toHex = (bytes: Uint8Array): string => Array.from(bytes, (b) => b.toString(16).padStart(2, "0")).join("");
 
-/** Parsed UTF-8 JSON. Throws SourceError naming the file. */
+/** Parsed UTF-8 JSON, nested at most FORMAT_LIMITS.jsonDepth deep. Throws SourceError naming the file. */
 export function parseJson(source: ByteSource, name: string, bytes: Uint8Array): unknown {
+  if (depthOf(bytes) > FORMAT_LIMITS.jsonDepth) throw new SourceError(`${source.description}, ${name} is no valid JSON here: it nests objects and lists more than ${FORMAT_LIMITS.jsonDepth} deep.`);
   try {
     return JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: false }).decode(bytes)) as unknown;
   } catch (error) {
     throw new SourceError(`${source.description}, ${name} is no valid JSON: ${(error as Error).message}.`);
   }
+}
+
+/** How deep brackets nest, those in texts apart. In UTF-8 these bytes are never part of another character. */
+function depthOf(bytes: Uint8Array): number {
+  let depth = 0;
+  let deepest = 0;
+  for (let i = 0; i < bytes.length; i++) {
+    const byte = bytes[i]!;
+    if (byte === 0x22) {
+      for (i++; i < bytes.length && bytes[i] !== 0x22; i++) if (bytes[i] === 0x5c) i++;
+    } else if (byte === 0x7b || byte === 0x5b) deepest = Math.max(deepest, ++depth);
+    else if (byte === 0x7d || byte === 0x5d) depth--;
+  }
+  return deepest;
+}
+
+/** As parseJson, and an object. */
+export function parseJsonObject(source: ByteSource, name: string, bytes: Uint8Array): Record<string, unknown> {
+  const document = parseJson(source, name, bytes);
+  if (typeof document === "object" && document !== null && !Array.isArray(document)) return document as Record<string, unknown>;
+  throw new SourceError(`${source.description}, ${name} holds ${document === null ? "null" : Array.isArray(document) ? "a list" : `a ${typeof document}`}, expected a JSON object.`);
 }

@@ -25,8 +25,9 @@ export async function readSafetensorsFolder(source: ByteSource): Promise<Map<str
   }
   const document = parseJson(source, indexName, index) as { weight_map?: unknown } | null;
   const map = document?.weight_map;
-  if (typeof map !== "object" || map === null) throw new SourceError(`${source.description}, ${indexName} has no weight_map object.`);
+  if (typeof map !== "object" || map === null || Array.isArray(map)) throw new SourceError(`${source.description}, ${indexName} has no weight_map object.`);
   const entries = Object.entries(map as Record<string, unknown>);
+  if (entries.length === 0) throw new SourceError(`${source.description}, ${indexName} has a weight_map without tensors.`);
   const shards = new Map<string, Map<string, StoredTensor>>();
   const out = new Map<string, StoredTensor>();
   for (const [tensor, shard] of entries) {
@@ -80,13 +81,13 @@ export async function readSafetensorsHeader(source: ByteSource, file: string): P
     if (name === "__metadata__") continue;
     const e = entry as { dtype?: unknown; shape?: unknown; data_offsets?: unknown } | null;
     const { dtype, shape, data_offsets: offsets } = e ?? {};
-    if (typeof dtype !== "string" || DTYPE_BITS[dtype] === undefined) {
+    if (typeof dtype !== "string" || !Object.hasOwn(DTYPE_BITS, dtype)) {
       return fail(`tensor ${name} has ${found("dtype", dtype)}, expected one of ${Object.keys(DTYPE_BITS).join(", ")}`);
     }
     if (!isIntegers(shape)) return fail(`tensor ${name} has ${found("shape", shape)}, expected a list of whole numbers`);
     if (!isIntegers(offsets) || offsets.length !== 2) return fail(`tensor ${name} has ${found("data_offsets", offsets)}, expected [begin, end]`);
     const [begin, end] = offsets as [number, number];
-    const expected = (shape.reduce((n, d) => n * d, 1) * DTYPE_BITS[dtype]) / 8;
+    const expected = (shape.reduce((n, d) => n * d, 1) * DTYPE_BITS[dtype]!) / 8;
     if (begin > end || end - begin !== expected) {
       fail(`tensor ${name} has data_offsets [${begin}, ${end}], but ${dtype} ${JSON.stringify(shape)} takes ${expected} bytes`);
     }

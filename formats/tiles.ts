@@ -2,7 +2,7 @@
 // block of 32 rows; quantised blocks are only re-ordered, so both ways are lossless. Refuses arithmetic of any kind.
 // The bits of q4k and q6k change places too: q4k-blocks.ts, q6k-blocks.ts.
 
-import { type MatrixFormat, matrixBytes, tileBytes } from "../model/kernels.ts";
+import { type MatrixFormat, matrixBytes, tileBytes, tileColumns } from "../model/kernels.ts";
 import { Q4K_BLOCK_BYTES, placeQ4kBlock, takeQ4kBlock } from "./q4k-blocks.ts";
 import { Q6K_BLOCK_BYTES, placeQ6kBlock, takeQ6kBlock } from "./q6k-blocks.ts";
 import { storedBlock, storedRowBytes, typeOfFormat } from "./stored-types.ts";
@@ -40,8 +40,32 @@ const SUPERS = {
 type SuperFormat = keyof typeof SUPERS;
 const isSuper = (format: MatrixFormat): format is SuperFormat => format in SUPERS;
 
+/** Columns taken over row by row before the next ones: what they become then stays in the L1 cache. */
+const SINGLE_COLUMNS = 32;
+
+/** Rows of single values into tiles of one column, where both lie at multiples of the value's size; false where they do not. */
+function placeSingles(format: MatrixFormat, block: Uint8Array, firstRow: number, { bytes, start, stride, nRows }: RowRun, nCols: number): boolean {
+  const size = tileBytes(format) / BLOCK_ROWS;
+  const from = bytes.byteOffset + start;
+  if (tileColumns(format) !== 1 || from % size !== 0 || stride % size !== 0 || block.byteOffset % size !== 0) return false;
+  const words = stride / size;
+  const length = (nRows - 1) * words + nCols;
+  const [stored, tiles] = size === 4
+    ? [new Uint32Array(bytes.buffer, from, length), new Uint32Array(block.buffer, block.byteOffset, nCols * BLOCK_ROWS)]
+    : [new Uint16Array(bytes.buffer, from, length), new Uint16Array(block.buffer, block.byteOffset, nCols * BLOCK_ROWS)];
+  for (let first = 0; first < nCols; first += SINGLE_COLUMNS) {
+    const end = Math.min(nCols, first + SINGLE_COLUMNS);
+    for (let row = 0; row < nRows; row++) {
+      const at = row * words;
+      for (let col = first; col < end; col++) tiles[col * BLOCK_ROWS + firstRow + row] = stored[at + col]!;
+    }
+  }
+  return true;
+}
+
 /** Writes the rows into `block` at rows firstRow, firstRow + 1, ... */
 export function placeRows(format: MatrixFormat, block: Uint8Array, firstRow: number, rows: RowRun, nCols: number): void {
+  if (rows.nRows > 0 && placeSingles(format, block, firstRow, rows, nCols)) return;
   const rowBytes = storedRowBytes(typeOfFormat(format), nCols);
   for (let i = 0; i < rows.nRows; i++) {
     const from = rows.start + i * rows.stride;

@@ -5,7 +5,7 @@
 import { type ByteSource, SourceError } from "./byte-source.ts";
 import { FORMAT_LIMITS } from "./limits.ts";
 import { PRE_TOKENIZERS } from "./pre-tokenizers.ts";
-import { parseJson, readFileOrNull } from "./read-bytes.ts";
+import { parseJsonObject, readFileOrNull } from "./read-bytes.ts";
 import { TOKEN_TYPES, byteLevelDocument, tokenizerBytes } from "./tokenizer-document.ts";
 import { readSentencePiece, sentencePieceFileDocument } from "./tokenizer-sentencepiece.ts";
 import { type SpecialToken, looksLikeRanks, readRanks, tiktokenDocument } from "./tokenizer-tiktoken.ts";
@@ -48,13 +48,13 @@ export async function buildTokenizer(source: ByteSource, settings: Readonly<Reco
 
 function vocabAndMerges(source: ByteSource, vocabulary: Uint8Array, merges: Uint8Array, added: readonly SpecialToken[], settings: Readonly<Record<string, unknown>>): object {
   const where = `${source.description}, vocab.json`;
-  const name = String(settings.tokenizer_class ?? "none");
-  const pre = CLASSES[name];
+  const name = settings.tokenizer_class ?? "none";
+  const pre = typeof name === "string" && Object.hasOwn(CLASSES, name) ? CLASSES[name] : undefined;
   if (pre === undefined) {
     throw new SourceError(`${where} comes without tokenizer.json, and tokenizer_config.json has tokenizer_class = ${JSON.stringify(name)}; expected one of ${Object.keys(CLASSES).join(", ")}, whose pre-tokenizer is known.`);
   }
   const tokens: string[] = [];
-  for (const [token, id] of Object.entries(parseJson(source, "vocab.json", vocabulary) as Record<string, unknown>)) {
+  for (const [token, id] of Object.entries(parseJsonObject(source, "vocab.json", vocabulary))) {
     if (typeof id !== "number" || !Number.isSafeInteger(id) || id < 0 || id >= vocabulary.length || tokens[id] !== undefined) {
       throw new SourceError(`${where} gives the token ${JSON.stringify(token)} the id ${JSON.stringify(id)}, expected a whole number that no other token has.`);
     }
@@ -89,7 +89,7 @@ async function addedTokens(source: ByteSource, settings: Readonly<Record<string,
   }
   const bytes = await readFileOrNull(source, "added_tokens.json", FORMAT_LIMITS.jsonBytes);
   if (bytes === null) return [];
-  return Object.entries(parseJson(source, "added_tokens.json", bytes) as Record<string, unknown>).map(([content, id]) => addedToken(source, "added_tokens.json", id, content, true, false));
+  return Object.entries(parseJsonObject(source, "added_tokens.json", bytes)).map(([content, id]) => addedToken(source, "added_tokens.json", id, content, true, false));
 }
 
 /** An added token far beyond any vocabulary would only be a way to fill memory. */
@@ -97,7 +97,7 @@ const ADDED_ID_MOST = 2 ** 20;
 
 function addedToken(source: ByteSource, file: string, id: unknown, content: unknown, special: boolean, rstrip: boolean): SpecialToken {
   if (typeof content !== "string" || content === "" || typeof id !== "number" || !Number.isSafeInteger(id) || id < 0 || id > ADDED_ID_MOST) {
-    throw new SourceError(`${source.description}, ${file} adds the token ${JSON.stringify(content)} with the id ${JSON.stringify(id)}, expected a text and an id from 0 to ${ADDED_ID_MOST}.`);
+    throw new SourceError(`${source.description}, ${file} adds the token ${content === undefined ? "without content" : JSON.stringify(content)} with the id ${JSON.stringify(id)}, expected a text and an id from 0 to ${ADDED_ID_MOST}.`);
   }
   return { id, content, special, rstrip };
 }

@@ -206,7 +206,11 @@ function findCallForm(template: Template): CallForm | null {
   return drops ? null : forms[0]!;
 }
 
-const wordsOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause));
+/** The words of the template or the library as the end of a sentence. The library's own TypeErrors tell of its code, not of the template. */
+function wordsOf(cause: unknown): string {
+  const words = cause instanceof TypeError ? "it uses something that is not there, or is no valid Jinja" : cause instanceof Error ? cause.message : String(cause);
+  return /[.!?]\s*$/.test(words) ? words.trimEnd() : `${words}.`;
+}
 
 const MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"];
 const DAYS = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];

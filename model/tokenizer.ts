@@ -5,6 +5,7 @@
 import { BPE, ByteFallbackDecoder, SequenceDecoder, Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { ModelError } from "./config.ts";
 import { MergeRanks } from "./merge-ranks.ts";
+import { type AddedToken, type TokenizerJson, checkTokenizer } from "./tokenizer-shape.ts";
 
 /** A Unicode noncharacter, never meant for interchange. Written inside control-token texts of user input, removed again before pre-tokenising. */
 const MARK = "\uFDD0";
@@ -40,18 +41,10 @@ export interface Tokenizer {
   stream(before?: readonly number[]): TextStream;
 }
 
-interface TokenizerJson {
-  added_tokens?: { id: number; content: string; special?: boolean }[];
-  model?: { type?: string; vocab?: Record<string, number> | [string, number][]; merges?: (string | [string, string])[]; unk_token?: string | null };
-}
-
 /** Builds a tokenizer from the parsed tokenizer.json; throws ModelError when it is not one. */
 export function createTokenizer(json: unknown): Tokenizer {
-  const source = json as TokenizerJson | null;
-  if (typeof source !== "object" || source === null || typeof source.model !== "object" || source.model === null)
-    throw new ModelError("tokenizer.json holds no `model`; a Hugging Face tokenizer file was expected.");
-  const added: unknown = source.added_tokens ?? [];
-  if (!isAddedTokens(added)) throw new ModelError(`tokenizer.json has \`added_tokens\` that are no list of tokens with a text and an id from 0 to ${ID_MOST}.`);
+  const source = checkTokenizer("tokenizer.json", json);
+  const added = source.added_tokens ?? [];
   const control = new Map(added.filter((token) => token.special === true).map((token) => [token.content, token.id]));
   const controlIds = new Set(control.values());
   const isBpe = source.model.type === "BPE";
@@ -99,15 +92,12 @@ function keepByteOrderMark(decoder: HuggingFaceTokenizer["decoder"]): void {
 /** Puts vocabulary and merges into the library's BPE model in the least memory: nothing of the parsed file is kept. */
 function fillModel(inner: HuggingFaceTokenizer, source: TokenizerJson, control: ReadonlyMap<string, number>): void {
   const { model } = inner;
-  const { vocab, merges } = source.model!;
-  if (!(model instanceof BPE) || typeof vocab !== "object" || vocab === null || Array.isArray(vocab) || !Array.isArray(merges) || !merges.every(isMerge)) {
-    throw new ModelError("tokenizer.json has a BPE model without a vocabulary and merges; a Hugging Face tokenizer file was expected.");
-  }
+  const { vocab, merges } = source.model;
+  if (!(model instanceof BPE)) throw new ModelError("tokenizer.json says BPE, but the tokenizers library made another model of it.");
   const ids = new Map<string, number>();
   const tokens: string[] = [];
-  for (const token in vocab) {
-    const id = vocab[token]!;
-    if (!Number.isSafeInteger(id) || id < 0 || id > ID_MOST) throw new ModelError(`tokenizer.json gives the token ${JSON.stringify(token)} the id ${id}, expected a whole number from 0 to ${ID_MOST}.`);
+  for (const token in vocab as Record<string, number>) {
+    const id = (vocab as Record<string, number>)[token]!;
     ids.set(token, id);
     tokens[id] = token;
   }
@@ -118,26 +108,18 @@ function fillModel(inner: HuggingFaceTokenizer, source: TokenizerJson, control: 
   model.vocab = tokens;
   model.tokens_to_ids = ids;
   if (model.unk_token != null) model.unk_token_id = ids.get(model.unk_token)!;
-  model.bpe_ranks = new MergeRanks(ids, tokens.length, merges, control);
+  model.bpe_ranks = new MergeRanks(ids, tokens.length, merges!, control);
 }
-
-const isMerge = (merge: unknown): boolean =>
-  typeof merge === "string" ? /^[^ ]+ [^ ]+$/.test(merge) : Array.isArray(merge) && merge.length === 2 && merge.every((piece) => typeof piece === "string");
-
-const isAddedTokens = (value: unknown): value is NonNullable<TokenizerJson["added_tokens"]> =>
-  Array.isArray(value) && value.every((token: { id?: unknown; content?: unknown } | null) =>
-    typeof token?.content === "string" && token.content !== "" && Number.isSafeInteger(token.id) && (token.id as number) >= 0 && (token.id as number) <= ID_MOST);
-
-/** Beyond any vocabulary there is: an id like this would only be a way to fill memory. */
-const ID_MOST = 2 ** 24;
 
 /** A control token of one character could not be kept apart from user text, so it is not looked for in text at all. */
 const isFindable = (token: string): boolean => token.length > 1;
 
-function buildInner(source: TokenizerJson, added: NonNullable<TokenizerJson["added_tokens"]>): HuggingFaceTokenizer {
+function buildInner(source: TokenizerJson, added: readonly AddedToken[]): HuggingFaceTokenizer {
   try {
     return new HuggingFaceTokenizer({
       ...source,
+      // It would only put special tokens around a text; those are the caller's business.
+      post_processor: null,
       // A control token is what a template wrote, never what normalising makes of other text.
       added_tokens: added.filter((token) => token.special !== true || isFindable(token.content)).map((token) => (token.special === true ? { ...token, normalized: false } : token)),
       // The second argument is tokenizer_config.json; only this field matters to us, and its default deletes spaces when decoding.

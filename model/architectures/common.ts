@@ -52,8 +52,8 @@ export const everyLayer = <T>(nLayers: number, value: T): T[] => Array.from({ le
 /** Ascending ids without repeats. */
 export const ascendingIds = (...lists: (readonly number[])[]): number[] => [...new Set(lists.flat())].sort((a, b) => a - b);
 
-/** Checks what no schema says, then freezes the record and its lists. */
-export function freezeConfig(file: string, c: ModelConfig): ModelConfig {
+/** Checks what no schema says: what one setting means for another. Throws ModelError naming `file`. */
+export function checkConfig(file: string, c: ModelConfig): void {
   const wrong = (what: string): never => { throw new ModelError(`${file}: ${what}.`); };
   if (c.nHeads % c.nKvHeads !== 0) wrong(`${c.nHeads} attention heads are no multiple of ${c.nKvHeads} key-value heads`);
   // Rows of activations and of the cache are whole vectors of four f32.
@@ -73,6 +73,11 @@ export function freezeConfig(file: string, c: ModelConfig): ModelConfig {
     if (c.router.groupScore === "top2-sum" && c.nExperts / nGroups < 2) wrong(`${nGroups} groups of ${c.nExperts} experts have fewer than the two experts by which they are judged`);
   }
   for (const id of c.eosTokenIds) if (id >= c.vocabSize) wrong(`end-of-text id ${id} is outside the vocabulary of ${c.vocabSize}`);
+}
+
+/** Checks the record, then freezes it and its lists. */
+export function freezeConfig(file: string, c: ModelConfig): ModelConfig {
+  checkConfig(file, c);
   for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla]) Object.freeze(list);
   Object.freeze(c.rope);
   Object.freeze(c.router);

@@ -3,22 +3,20 @@
 // so any finite number serves where a float is wanted and any whole number where an integer is.
 // Refuses: knowledge of architectures (they say which keys and values they take).
 
-import { ModelError } from "../config.ts";
+import { CONFIG_MOST, ModelError } from "../config.ts";
 
 const show = (value: unknown): string => {
-  const text = JSON.stringify(value, (_, v: unknown) => (typeof v === "bigint" ? Number(v) : v)) ?? "nothing";
+  const text = JSON.stringify(value) ?? "nothing";
   return text.length > 120 ? text.slice(0, 117) + "..." : text;
 };
 
-/**
- * Largest numbers of things that are listed one by one: far beyond any release, and small enough that a damaged file is refused at once instead of
- * filling the memory with lists.
- */
+/** CONFIG_MOST by the keys of both formats. */
 const LARGEST: readonly (readonly [keys: RegExp, largest: number])[] = [
-  [/(^|\.)(num_hidden_layers|block_count|nextn_predict_layers|num_nextn_predict_layers|first_k_dense_replace|leading_dense_block_count)$/, 1024],
-  [/(head_dim|key_length|value_length|key_length_mla|value_length_mla|dimension_count|kv_lora_rank|q_lora_rank)$/, 65536],
-  [/(num_attention_heads|num_key_value_heads|head_count|head_count_kv|hidden_size|embedding_length)$/, 1 << 20],
-  [/(num_experts|num_local_experts|n_routed_experts|expert_count|expert_group_count|n_group)$/, 65535], // expert numbers are u16 on the wire
+  [/(^|\.)(num_hidden_layers|block_count|nextn_predict_layers|num_nextn_predict_layers|first_k_dense_replace|leading_dense_block_count)$/, CONFIG_MOST.layers],
+  [/(head_dim|key_length|value_length|key_length_mla|value_length_mla|dimension_count|kv_lora_rank|q_lora_rank)$/, CONFIG_MOST.headDim],
+  [/(num_attention_heads|num_key_value_heads|head_count|head_count_kv)$/, CONFIG_MOST.heads],
+  [/(hidden_size|embedding_length)$/, CONFIG_MOST.hidden],
+  [/(num_experts|num_local_experts|n_routed_experts|expert_count|expert_group_count|n_group)$/, CONFIG_MOST.experts],
 ];
 
 export class ConfigFields {

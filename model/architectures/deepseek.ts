@@ -98,6 +98,10 @@ const deepseek = (version: "v2" | "v3"): Architecture => ({
     const perHead = (name: string): number => f.integer(f.has(key(`${name}_mla`)) ? key(`${name}_mla`) : key(name), 1);
     const keyDim = perHead("attention.key_length");
     if (keyDim <= ropeHeadDim) throw new ModelError(`${f.file}: keys of ${keyDim} dimensions have no place for ${ropeHeadDim} rotated ones and others.`);
+    // Of the cached row, or of the heads: nothing else would mean anything here.
+    f.only(key("attention.head_count_kv"), [1, sizes.nHeads], "latent attention has one key-value head, or one a head");
+    f.only(key("attention.key_length"), [kvLoraRank + ropeHeadDim, keyDim], "neither the cached row nor a head");
+    f.only(key("attention.value_length"), [kvLoraRank, perHead("attention.value_length")], "neither the cached row nor a head");
     const leading = f.integer(key("leading_dense_block_count"), 0, 0);
     const differing = sizes.layerFfns.findIndex((kind, layer) => (kind === "dense") !== (layer < leading));
     if (differing >= 0) {

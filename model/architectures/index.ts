@@ -49,9 +49,11 @@ function reads(a: Architecture, config: ConfigFields): boolean {
 function unknown(
   file: string, key: string, wanted: string, nameOf: (a: Architecture) => string, compare: (a: Architecture) => KeyDifference, isReadBy: (a: Architecture) => boolean,
 ): ModelError {
+  // Names have up to 20 letters; comparing with a megabyte would take its time.
+  const compared = wanted.slice(0, 64);
   const byKeys = ARCHITECTURES.map((a) => ({ name: nameOf(a), keys: compare(a), isRead: isReadBy(a) }));
   // Keys in common count most, then the name; values decide between those that read the same keys.
-  const near = ({ name, keys, isRead }: (typeof byKeys)[number]): number => keys.common + 0.5 * (1 - distance(name, wanted) / Math.max(name.length, wanted.length)) + (isRead ? 0.1 : 0);
+  const near = ({ name, keys, isRead }: (typeof byKeys)[number]): number => keys.common + 0.5 * (1 - distance(name, compared) / Math.max(name.length, compared.length)) + (isRead ? 0.1 : 0);
   const nearest = byKeys.reduce((best, a) => (near(a) > near(best) ? a : best));
   const { more, fewer } = nearest.keys;
   const differences = [
@@ -59,7 +61,7 @@ function unknown(
     ...(fewer.length > 0 ? [`${nearest.name} reads keys that are missing here: ${some(fewer)}`] : []),
   ];
   return new ModelError(
-    `${file} has ${key} = "${wanted}", an architecture this version does not know. Known: ${[...new Set(byKeys.map((a) => a.name))].join(", ")}; the nearest is "${nearest.name}". `
+    `${file} has ${key} = "${compared}${compared === wanted ? "" : "..."}", an architecture this version does not know. Known: ${[...new Set(byKeys.map((a) => a.name))].join(", ")}; the nearest is "${nearest.name}". `
     + (differences.length === 0 ? "Their keys do not differ." : `${differences.join("; ").replace(/^./, (c) => c.toUpperCase())}.`),
   );
 }

@@ -1,5 +1,5 @@
 // PhiMoE (transformers PhimoeForCausalLM, the original PhiMoEForCausalLM; llama.cpp arch "phimoe"): LayerNorm with bias, biases everywhere in attention
-// and on the head, LongRoPE, two experts by sparsemixer. llama.cpp and mlx weigh by a softmax over the two instead, and older llama.cpp used RMSNorm; the
+// and on the head, LongRoPE, two experts by sparsemixer. llama.cpp and mlx weigh by a softmax over the two instead, and llama.cpp takes RMSNorm for LayerNorm; the
 // original is followed here for files of both forms. GGUF files do not hold router_jitter_noise: it is the 0.01 of every release.
 // Refuses other numbers of experts per token than sparsemixer's two.
 

@@ -53,6 +53,8 @@ export function ropeOfHuggingFace(f: ConfigFields, style: RopeStyle, dim: number
   const settings = (inverseFrequencies: number[], maxPositions: number, magnitude = 1, long: RopeConfig["long"] = null, scoreMscale = 1): RopeSettings =>
     ({ rope: { style, dim, theta, inverseFrequencies, magnitude, long }, maxPositions, scoreMscale });
   const type = scaling === null ? "default" : scaling.string(scaling.has("rope_type") ? "rope_type" : "type", "default");
+  // What scales has a factor; with no type, or the plain one, it would be passed over.
+  if (type === "default") for (const key of ["factor", "short_factor", "long_factor"]) scaling?.only(key, key === "factor" ? [1] : [], 'without a "type" that says how frequencies are scaled');
   if (scaling === null || type === "default") return settings(plainInverseFrequencies(dim, theta), declared);
   switch (type) {
     case "linear": return settings(linearInverseFrequencies(dim, theta, scaling.positive("factor")), declared);

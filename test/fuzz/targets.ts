@@ -1,117 +1,267 @@
-// What is fuzzed: every parser of bytes that come from a user or over a wire, with valid files to start from. A parser may take an input or
-// refuse it by an error of ours whose message is a sentence; anything else (another error, a message without a place, taking long) is a find.
-// Owns the targets. Refuses to judge what a damaged file that still parses means.
+// What is fuzzed: every parser of bytes that come from a user or over a wire. A parser may take an input or refuse it by an error of ours whose
+// message is one printable sentence; anything else (another error, a message without a place, time or memory beyond measure) is a find.
+// Owns the targets, and how each format is changed in ways that keep most of it valid. Refuses to judge what a damaged file that still parses means.
 
-import { createTokenizer } from "../../model/tokenizer.ts";
-import { ModelError } from "../../model/config.ts";
-import { FRAME_HEADER_BYTES, decodeHeader, faultOfLists, faultOfPayload, payloadChecksum, requestLayout, sealRequest } from "../../durable/protocol.ts";
-import { checksumWords } from "../../model/checksum.ts";
+import { FRAME_HEADER_BYTES, decodeHeader, faultOfLists, faultOfPayload, payloadChecksum, refusalMessage, requestLayout } from "../../durable/protocol.ts";
 import { SourceError } from "../../formats/byte-source.ts";
 import { openGguf } from "../../formats/gguf-checkpoint.ts";
 import { readGgufHeader } from "../../formats/gguf.ts";
-import { openHuggingFace } from "../../formats/huggingface.ts";
+import { HttpSource } from "../../formats/http-source.ts";
+import { openHuggingFace, readTokenizer } from "../../formats/huggingface.ts";
 import { MemorySource } from "../../formats/memory-source.ts";
+import { openPack, planReads } from "../../formats/pack-reader.ts";
+import { blobsOf } from "../../formats/manifest.ts";
+import { readBytes } from "../../formats/read-bytes.ts";
 import { readSafetensorsFolder } from "../../formats/safetensors.ts";
-import { TINY_ARCHITECTURES, tinyModel } from "../support/tiny-models.ts";
-import { tinyTokenizerJson } from "../support/tiny-tokenizer.ts";
+import { tokenizerBytes } from "../../formats/tokenizer-document.ts";
+import { readSentencePiece, sentencePieceFileDocument } from "../../formats/tokenizer-sentencepiece.ts";
+import { readRanks } from "../../formats/tokenizer-tiktoken.ts";
+import { renderChat } from "../../model/chat-template.ts";
+import { checksumWords } from "../../model/checksum.ts";
+import { createTokenizer } from "../../model/tokenizer.ts";
+import { chatSchema, completionSchema, parseBody } from "../../worker/schemas.ts";
+import { tinyModel } from "../support/tiny-models.ts";
+import * as corpora from "./corpora.ts";
+import { type PretendedFile, PretendingSource, joinFiles, splitFiles } from "./joined-files.ts";
+import { changeJson } from "./json-mutations.ts";
+import type { Mutator, Spot } from "./mutations.ts";
+import { ggufSpots, protobufSpots, wordSpots } from "./spots.ts";
 
 export interface FuzzTarget {
   readonly name: string;
+  /** Part of all cases that this target gets, in proportion to the others'. */
+  readonly share: number;
   /** Valid inputs. */
-  readonly corpus: () => readonly Uint8Array[];
+  corpus(): readonly Uint8Array[] | Promise<readonly Uint8Array[]>;
+  /** A change that knows the format, in place or as a copy. `original` is the valid input that `bytes` was. */
+  change(bytes: Uint8Array, mutator: Mutator, original: Uint8Array): Uint8Array;
   /** Parses; throws what the parser throws. */
   parse(bytes: Uint8Array): void | Promise<void>;
+  /** Messages end in the words of a library, or of the input itself. */
+  readonly quotes?: true;
   /** Makes an input pass checks that random change could never pass, such as checksums. */
   readonly repair?: (bytes: Uint8Array) => Uint8Array;
 }
 
-const encoder = new TextEncoder();
-const FILE = "model.gguf";
+const GGUF = "model.gguf";
+const SAFETENSORS = "model.safetensors";
+const memory = (name: string, bytes: Uint8Array): MemorySource => new MemorySource(new Map([[name, bytes]]));
 
-/** A folder's files in one input, so that one change may touch any of them: {u32 length, bytes} each, in the order of `names`. */
-function joinFiles(files: ReadonlyMap<string, Uint8Array>, names: readonly string[]): Uint8Array {
-  const parts = names.map((name) => files.get(name)!);
-  const out = new Uint8Array(parts.reduce((n, p) => n + 4 + p.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    new DataView(out.buffer).setUint32(at, part.length, true);
-    out.set(part, at + 4);
-    at += 4 + part.length;
+/** Sets numbers where they stand in the original; `find` is asked once for each. */
+function atSpots(find: (bytes: Uint8Array) => readonly Spot[]): FuzzTarget["change"] {
+  const known = new Map<Uint8Array, readonly Spot[]>();
+  return (bytes, mutator, original) => {
+    let spots = known.get(original);
+    if (spots === undefined) known.set(original, spots = find(original));
+    mutator.setSpot(bytes, spots);
+    return bytes;
+  };
+}
+
+const inJson: FuzzTarget["change"] = (bytes, mutator) => changeJson(bytes, mutator);
+
+/** The header of a safetensors file, whose length is set right again but now and then. */
+const inSafetensors: FuzzTarget["change"] = (bytes, mutator) => {
+  if (bytes.length < 8 || mutator.below(8) === 0) {
+    mutator.setSpot(bytes, [{ at: 0, bytes: 8 }]);
+    return bytes;
   }
+  const end = 8 + Math.min(new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true), bytes.length - 8);
+  const header = changeJson(bytes.slice(8, end), mutator);
+  const out = new Uint8Array(8 + header.length + bytes.length - end);
+  out.set(header, 8);
+  out.set(bytes.subarray(end), 8 + header.length);
+  new DataView(out.buffer).setUint32(0, header.length, true);
   return out;
+};
+
+/** One of the joined files, by what its name says; or its length as the source tells it. */
+function inFolder(names: readonly string[], other: FuzzTarget["change"]): FuzzTarget["change"] {
+  const known = new Map<Uint8Array, readonly PretendedFile[]>();
+  return (joined, mutator, original) => {
+    let originals = known.get(original);
+    if (originals === undefined) known.set(original, originals = splitFiles(original));
+    const files = splitFiles(joined);
+    const i = mutator.below(files.length);
+    const file = files[i];
+    if (file === undefined || originals[i] === undefined) return joined;
+    const change = names[i]!.endsWith(".json") ? inJson : names[i]!.endsWith(".safetensors") ? inSafetensors : other;
+    const zeros = mutator.below(20) === 0 ? mutator.pick([0, file.zeros + 1, Math.max(0, file.zeros - 1), file.zeros * 2]) : file.zeros;
+    files[i] = { bytes: change(file.bytes, mutator, originals[i].bytes), zeros };
+    if (mutator.below(40) === 0) files.length = i; // those behind it are not there
+    return joinFiles(files);
+  };
 }
-function splitFiles(bytes: Uint8Array, names: readonly string[]): Map<string, Uint8Array> {
-  const files = new Map<string, Uint8Array>();
-  let at = 0;
-  for (const name of names) {
-    if (at + 4 > bytes.length) break;
-    const length = Math.min(new DataView(bytes.buffer, bytes.byteOffset).getUint32(at, true), bytes.length - at - 4);
-    files.set(name, bytes.slice(at + 4, at + 4 + length));
-    at += 4 + length;
+
+/** Lines of a text taken away, doubled, exchanged, or with other numbers. */
+const inLines: FuzzTarget["change"] = (bytes, mutator) => {
+  const lines = new TextDecoder("latin1").decode(bytes).split("\n");
+  const [i, j] = [mutator.below(lines.length), mutator.below(lines.length)];
+  const line = lines[i]!;
+  switch (mutator.below(5)) {
+    case 0: lines.splice(i, 1); break;
+    case 1: lines.splice(j, 0, line); break;
+    case 2: [lines[i], lines[j]] = [lines[j]!, line]; break;
+    case 3: lines[i] = line.replace(/\d+$/, () => mutator.pick(["-1", "1e9", "99999999999999999999", "0", "", "00", String(mutator.below(300))])); break;
+    default: lines[i] = mutator.pick([`${line} `, ` ${line}`, `${line} 1`, line.slice(1), line.slice(0, -1), "=".repeat(5), "A".repeat(4000), "\u00ff", "#version"]);
   }
-  return files;
+  return Uint8Array.from(lines.join("\n"), (c) => c.charCodeAt(0));
+};
+
+/** Pieces of templates in each other's places. */
+const inTemplate: FuzzTarget["change"] = (bytes, mutator) => {
+  const words = new TextDecoder().decode(bytes).split(/(\{[{%]-?|-?[%}]\}|\s+|[.()[\]|,'+~=]|\b)/).filter((word) => word !== "");
+  const i = mutator.below(words.length);
+  const NEW = ["{%", "%}", "{{", "}}", "(", ")", "[", "]", "|", ".", "'", "+", "-", "~", "==", "is", "not", "in", "and", "or", "if", "else", "endif", "for", "endfor", "set", "macro", "endmacro",
+    "none", "0", "-1", "99999999", "1e9", "loop", "loop.index0", "messages", "tools", "namespace()", "range(5)", "tojson", "length", "upper", "split('')", "raise_exception('no')", "strftime_now('%Y')", "::", "{#", "{'a': 1}"];
+  switch (mutator.below(4)) {
+    case 0: words.splice(i, 1 + mutator.below(4)); break;
+    case 1: words.splice(i, 0, ...words.slice(mutator.below(words.length)).slice(0, 1 + mutator.below(8))); break;
+    case 2: words.splice(i, 0, " ", mutator.pick(NEW), " "); break;
+    default: words[i] = mutator.pick([mutator.pick(NEW), mutator.pick(words)]);
+  }
+  return new TextEncoder().encode(words.join(""));
+};
+
+const config = { ...tinyModel("olmoe", 1).config, vocabSize: 300 };
+
+/** What becomes of any tokenizer in the end: text of every kind through it. */
+function useTokenizer(json: Uint8Array): void {
+  const tokenizer = createTokenizer(JSON.parse(new TextDecoder().decode(json)));
+  tokenizer.decode(tokenizer.encodeText("a b <|endoftext|> \u{1f600}").slice(0, 20));
 }
 
-const FOLDER = ["config.json", "generation_config.json", "tokenizer_config.json", "model.safetensors"];
-const TOKENIZER = encoder.encode(JSON.stringify(tinyTokenizerJson(97)));
+interface Answer {
+  readonly status?: unknown;
+  readonly range?: unknown;
+  readonly etag?: unknown;
+  readonly retryAfter?: unknown;
+  readonly bytes?: unknown;
+}
 
-function requestFrame(nRows: number, nTokens: number): Uint8Array {
-  const shape = { nRows, nGroups: 2, nTokens, hidden: 64, activations: "qa8" as const };
-  const { groups, tokens, frameBytes } = requestLayout(shape);
-  const words = new Uint32Array(frameBytes / 4);
-  words.set([3, 1, 7, nTokens - 1], groups / 4);
-  const rows = new Uint16Array(words.buffer);
-  for (let i = 1; i < nTokens; i++) rows[tokens / 2 + i] = i - 1;
-  sealRequest(words, 0, shape, frameBytes, 1, 5, payloadChecksum(words.buffer));
-  return new Uint8Array(words.buffer);
+/** A server that gives the answers of a JSON list one after the other, then the last of them. */
+function answering(bytes: Uint8Array): HttpSource {
+  let answers: unknown;
+  try {
+    answers = JSON.parse(new TextDecoder().decode(bytes));
+  } catch {
+    answers = [];
+  }
+  const list = Array.isArray(answers) ? answers : [answers];
+  let n = 0;
+  return new HttpSource(new URL("https://example.test/folder/"), {
+    wait: async () => undefined,
+    fetch: async () => {
+      const answer = (list[Math.min(n++, list.length - 1)] ?? {}) as Answer;
+      const status = typeof answer.status === "number" && answer.status >= 200 && answer.status <= 599 ? Math.floor(answer.status) : 206;
+      const headers = new Headers();
+      const set = (name: string, value: unknown): void => { if ((typeof value === "string" || typeof value === "number") && /^[\x20-\x7e]*$/.test(String(value))) headers.set(name, String(value)); };
+      set("content-range", answer.range);
+      set("etag", answer.etag);
+      set("retry-after", answer.retryAfter);
+      const length = typeof answer.bytes === "number" ? Math.min(1000, Math.max(0, Math.floor(answer.bytes))) : 0;
+      return new Response([204, 205, 304].includes(status) || answer.bytes === undefined ? null : new Uint8Array(length), { status, headers });
+    },
+  });
 }
 
 export const TARGETS: readonly FuzzTarget[] = [
   {
-    name: "gguf-header",
-    corpus: () => [tinyModel("olmoe", 1).ggufBytes(), tinyModel("mixtral", 2).ggufBytes({ version: 2, alignment: 64 })],
-    async parse(bytes) { await readGgufHeader(new MemorySource(new Map([[FILE, bytes]])), FILE); },
+    name: "gguf-header", share: 20, corpus: corpora.ggufHeaders, change: atSpots(ggufSpots),
+    async parse(bytes) { await readGgufHeader(memory(GGUF, bytes), GGUF); },
   },
   {
-    name: "gguf-checkpoint",
-    corpus: () => TINY_ARCHITECTURES.map((architecture, i) => tinyModel(architecture, i).ggufBytes({ type: "F16" })),
-    async parse(bytes) { await openGguf(new MemorySource(new Map([[FILE, bytes]])), FILE); },
+    name: "gguf-split", share: 3, corpus: corpora.splitGgufs, change: inFolder(corpora.SPLIT_NAMES, atSpots(ggufSpots)),
+    async parse(bytes) { await readGgufHeader(PretendingSource.of(corpora.SPLIT_NAMES, bytes), corpora.SPLIT_NAMES[1]!); },
   },
   {
-    name: "safetensors",
-    corpus: () => [tinyModel("olmoe", 1).huggingFaceFiles().get("model.safetensors")!, tinyModel("qwen3_moe", 2).huggingFaceFiles({ dtype: "F32" }).get("model.safetensors")!],
-    async parse(bytes) { await readSafetensorsFolder(new MemorySource(new Map([["model.safetensors", bytes]]))); },
-  },
-  {
-    name: "huggingface-folder",
-    corpus: () => TINY_ARCHITECTURES.map((architecture, i) => joinFiles(tinyModel(architecture, i).huggingFaceFiles(), FOLDER)),
-    async parse(bytes) { await openHuggingFace(new MemorySource(splitFiles(bytes, FOLDER).set("tokenizer.json", TOKENIZER)), "tiny"); },
-  },
-  {
-    name: "tokenizer.json",
-    corpus: () => [TOKENIZER, tinyModel("olmoe", 1).huggingFaceFiles().get("tokenizer.json")!],
+    name: "gguf-model", share: 8, corpus: corpora.ggufModels,
+    change: inFolder([GGUF], atSpots(ggufSpots)),
     async parse(bytes) {
-      const files = tinyModel("olmoe", 1).huggingFaceFiles().set("tokenizer.json", bytes);
-      const { tokenizer } = await openHuggingFace(new MemorySource(files), "tiny");
-      if (tokenizer === null) return;
-      createTokenizer(JSON.parse(new TextDecoder().decode(tokenizer.json))).encodeText("a b <|endoftext|> \u{1f600}");
+      const { tokenizer } = await openGguf(PretendingSource.of([GGUF], bytes), GGUF);
+      if (tokenizer !== null) useTokenizer(tokenizer.json);
     },
   },
   {
-    name: "frame",
-    corpus: () => [requestFrame(4, 5), requestFrame(1, 2)],
+    name: "safetensors", share: 20, corpus: corpora.safetensorsFiles, change: inSafetensors,
+    async parse(bytes) { await readSafetensorsFolder(memory(SAFETENSORS, bytes)); },
+  },
+  {
+    name: "safetensors-shards", share: 3, corpus: corpora.shardedFolders, change: inFolder(corpora.SHARD_NAMES, inJson),
+    async parse(bytes) { await readSafetensorsFolder(PretendingSource.of(corpora.SHARD_NAMES, bytes)); },
+  },
+  {
+    name: "model-folder", share: 8, corpus: corpora.modelFolders, change: inFolder(corpora.FOLDER_NAMES, inJson),
+    async parse(bytes) { await openHuggingFace(PretendingSource.of(corpora.FOLDER_NAMES, bytes), "tiny"); },
+  },
+  {
+    name: "tokenizer.json", share: 12, corpus: corpora.tokenizerDocuments, change: inJson,
+    async parse(bytes) {
+      const { tokenizer } = await readTokenizer(memory("tokenizer.json", bytes), config, []);
+      if (tokenizer !== null) useTokenizer(tokenizer.json);
+    },
+  },
+  {
+    name: "tokenizer.model", share: 5, corpus: corpora.sentencePieceModels, change: atSpots(protobufSpots),
+    parse(bytes) {
+      const source = memory("tokenizer.model", bytes);
+      useTokenizer(tokenizerBytes(sentencePieceFileDocument(source, "tokenizer.model", readSentencePiece(source, "tokenizer.model", bytes), [], true)));
+    },
+  },
+  {
+    name: "tiktoken", share: 2, corpus: corpora.rankFiles, change: inLines,
+    parse(bytes) { readRanks(memory("qwen.tiktoken", bytes), "qwen.tiktoken", bytes); },
+  },
+  {
+    name: "vocab.json", share: 2, corpus: corpora.vocabularies, change: inFolder(corpora.VOCABULARY_NAMES, inLines),
+    async parse(bytes) {
+      const { tokenizer } = await readTokenizer(PretendingSource.of(corpora.VOCABULARY_NAMES, bytes), config, []);
+      if (tokenizer !== null) useTokenizer(tokenizer.json);
+    },
+  },
+  {
+    name: "manifest.json", share: 3, corpus: corpora.packs, change: inJson,
+    async parse(bytes) {
+      const { manifest } = await openPack(memory("manifest.json", bytes));
+      planReads(manifest, [...blobsOf(manifest)].map((blob) => ({ ...blob, write: () => undefined })), false);
+    },
+  },
+  {
+    name: "http", share: 3, corpus: corpora.httpAnswers, change: inJson,
+    async parse(bytes) {
+      const source = answering(bytes);
+      if ((await source.size("f")) !== null) await readBytes(source, "f", 10, 30);
+    },
+  },
+  {
+    name: "chat-template", share: 2, quotes: true, corpus: corpora.chatTemplates, change: inTemplate,
+    parse(bytes) {
+      renderChat(new TextDecoder().decode(bytes), [{ role: "system", content: "s" }, { role: "user", content: "u" }, { role: "assistant", content: "<think>t</think>a" }, { role: "user", content: "v" }],
+        { addGenerationPrompt: true, date: new Date(0), bosToken: "<s>", eosToken: null, variables: { enable_thinking: false } });
+    },
+  },
+  {
+    name: "request", share: 2, corpus: corpora.requestBodies, change: inJson,
+    async parse(bytes) {
+      const request = (): Request => new Request("https://example.test/", { method: "POST", body: bytes.slice() });
+      await parseBody(request(), new TextDecoder().decode(bytes).includes("prompt") ? completionSchema : chatSchema);
+    },
+  },
+  {
+    name: "frame", share: 12, corpus: corpora.frames, change: atSpots(wordSpots),
     parse(bytes) {
       const decoded = decodeHeader(bytes.slice().buffer);
       if (!decoded.ok) throw new SourceError(decoded.message);
       const { header, buffer } = decoded;
       const damage = faultOfPayload(header, payloadChecksum(buffer));
       if (damage !== null) throw new SourceError(damage);
+      if (header.kind === "refusal") refusalMessage(buffer);
       if (header.kind !== "request") return;
       const at = requestLayout(header);
       const fault = faultOfLists(header, new Uint32Array(buffer), at.groups / 4, new Uint16Array(buffer), at.tokens / 2);
       if (fault !== null) throw new SourceError(fault);
     },
-    // Half of the damage comes with checksums that hold, as from a peer that lies.
+    // Most of the damage comes with checksums that hold, as from a peer that lies.
     repair(bytes) {
       if (bytes.length < FRAME_HEADER_BYTES || bytes.length % 16 !== 0) return bytes;
       const words = new Uint32Array(bytes.slice().buffer);
@@ -121,17 +271,3 @@ export const TARGETS: readonly FuzzTarget[] = [
     },
   },
 ];
-
-/** A sentence: it starts as one, ends as one, and says more than a word. */
-const isSentence = (message: string): boolean => /^[^\s].*\s.*[.!?)"]$/s.test(message) && !/\bundefined\b|\[object Object\]|is not a function|Cannot read/.test(message);
-
-/** What is wrong with how the target took the input, or null. */
-export async function problemOf(target: FuzzTarget, bytes: Uint8Array): Promise<string | null> {
-  try {
-    await target.parse(bytes);
-    return null;
-  } catch (error) {
-    if (!(error instanceof ModelError) && !(error instanceof SourceError)) return error instanceof Error ? `${error.name}: ${error.message}\n${error.stack?.split("\n").slice(1, 6).join("\n")}` : String(error);
-    return isSentence(error.message) ? null : `The message is no sentence: ${error.message}`;
-  }
-}

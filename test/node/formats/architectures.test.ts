@@ -235,7 +235,7 @@ describe("GGUF metadata", () => {
   });
 
   it("DeepSeek's two ways to write head sizes give one config; a layer that contradicts its keys is named", () => {
-    const V = { "deepseek2.attention.kv_lora_rank": 512, "deepseek2.rope.dimension_count": 64, "deepseek2.expert_shared_count": 2, "deepseek2.leading_dense_block_count": 1, "deepseek2.block_count": 3,
+    const V = { "deepseek2.attention.head_count_kv": 1, "deepseek2.attention.kv_lora_rank": 512, "deepseek2.rope.dimension_count": 64, "deepseek2.expert_shared_count": 2, "deepseek2.leading_dense_block_count": 1, "deepseek2.block_count": 3,
       "deepseek2.rope.scaling.type": "yarn", "deepseek2.rope.scaling.factor": 40, "deepseek2.rope.scaling.original_context_length": 4096, "deepseek2.rope.scaling.yarn_log_multiplier": Math.fround(0.0707) };
     const tensors = tensorsOf(["blk.0.ffn_gate.weight"]);
     const old = readGguf(as("deepseek2", { ...V, "deepseek2.attention.key_length": 192, "deepseek2.attention.value_length": 128 }), tensors);
@@ -247,7 +247,7 @@ describe("GGUF metadata", () => {
   });
 
   it("DeepSeek's gating function tells V2 from V3, and a file's tensors whether there is a selection bias", () => {
-    const base = { "deepseek2.attention.kv_lora_rank": 512, "deepseek2.rope.dimension_count": 64, "deepseek2.attention.key_length": 192, "deepseek2.block_count": 3,
+    const base = { "deepseek2.attention.head_count_kv": 1, "deepseek2.attention.kv_lora_rank": 512, "deepseek2.rope.dimension_count": 64, "deepseek2.attention.key_length": 192, "deepseek2.block_count": 3,
       "deepseek2.expert_group_count": 8, "deepseek2.expert_group_used_count": 4, "deepseek2.expert_weights_scale": 2.5, "deepseek2.expert_weights_norm": true };
     expect(readGguf(as("deepseek2", { ...base, "deepseek2.expert_gating_func": 2 }), tensorsOf(["blk.0.exp_probs_b.bias"])))
       .toMatchObject({ architecture: "deepseek_v3", router: { score: "sigmoid", weigh: "renormalize", selectionBias: true, scale: 2.5, groupScore: "top2-sum", nGroups: 8, topKGroups: 4 } });

@@ -14,26 +14,13 @@ import { BYTE_ALPHABET } from "../../../model/byte-alphabet.ts";
 import { MergeRanks } from "../../../model/merge-ranks.ts";
 import { type Tokenizer, createTokenizer } from "../../../model/tokenizer.ts";
 import { tinyModel } from "../../support/tiny-models.ts";
+import { type Piece, bytesField, sentencePieceFile } from "../../support/sentencepiece-writer.ts";
 
 const utf8 = (text: string): Uint8Array<ArrayBuffer> => new TextEncoder().encode(text).slice();
 const sourceOf = (files: Readonly<Record<string, string | Uint8Array<ArrayBuffer>>>): MemorySource =>
   new MemorySource(new Map(Object.entries(files).map(([name, content]) => [name, typeof content === "string" ? utf8(content) : content])));
 const EMPTY = sourceOf({});
 
-// --- A writer of SentencePiece's protobuf, as small as the reader under test.
-const varint = (value: number): number[] => (value < 128 ? [value] : [(value % 128) | 128, ...varint(Math.floor(value / 128))]);
-const bytesField = (number: number, content: readonly number[]): number[] => [...varint(number * 8 + 2), ...varint(content.length), ...content];
-const intField = (number: number, value: number): number[] => [...varint(number * 8), ...varint(value)];
-const floatField = (number: number, value: number): number[] => [...varint(number * 8 + 5), ...new Uint8Array(new Float32Array([value]).buffer)];
-type Piece = readonly [text: string, score: number, type: number];
-const pieceField = ([text, score, type]: Piece): number[] => bytesField(1, [...bytesField(1, [...utf8(text)]), ...floatField(2, score), ...(type === 1 ? [] : intField(3, type))]);
-function sentencePieceFile(pieces: readonly Piece[], { modelType = 2, byteFallback = true, dummyPrefix = true, removeSpaces = false, charsMap = 0 } = {}): Uint8Array<ArrayBuffer> {
-  return new Uint8Array([
-    ...pieces.flatMap(pieceField),
-    ...bytesField(2, [...intField(3, modelType), ...intField(4, pieces.length), ...intField(35, Number(byteFallback))]),
-    ...bytesField(3, [...bytesField(1, [...utf8("identity")]), ...bytesField(2, Array<number>(charsMap).fill(7)), ...intField(3, Number(dummyPrefix)), ...intField(4, Number(removeSpaces))]),
-  ]);
-}
 const BYTES: readonly Piece[] = Array.from({ length: 256 }, (_, b): Piece => [`<0x${b.toString(16).toUpperCase().padStart(2, "0")}>`, 0, TOKEN_TYPES.byte]);
 const PIECES: readonly Piece[] = [
   ["<unk>", 0, TOKEN_TYPES.unknown], ["<s>", 0, TOKEN_TYPES.control], ["</s>", 0, TOKEN_TYPES.control], ...BYTES,
