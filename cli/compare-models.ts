@@ -1,10 +1,10 @@
-// Two engines over the same tokens, chunk by chunk: how far the second is from the first, layer by layer and in what it says next.
+// Two models over the same tokens, layer by layer: how far the second is from the first, in each layer's output and in what it says next.
 // Owns the figures of `verify`: cosine of each layer's output, error of logits, Kullback-Leibler divergence, perplexity of both. Sums are in f64.
-// Refuses engines of different vocabularies.
+// Refuses models of different vocabularies.
 
-import type { Engine } from "../model/engine.ts";
 import { argmax } from "../model/sampling.ts";
-import type { Tap } from "../model/taps.ts";
+import { LayeredModel } from "./layered-model.ts";
+import type { WeightsByName } from "./streamed-model.ts";
 
 export interface LayerAgreement {
   readonly layer: number;
@@ -35,39 +35,38 @@ function logSoftmax(row: Float32Array): Float64Array {
   return Float64Array.from(row, (x) => x - total);
 }
 
-export async function compareModels(first: Engine, second: Engine, ids: readonly number[], onProgress: (tokens: number) => void = () => {}): Promise<ModelAgreement> {
-  const { vocabSize, nLayers, hiddenSize } = first.config;
-  if (second.config.vocabSize !== vocabSize || second.config.nLayers !== nLayers) {
-    throw new Error(`Models of ${vocabSize} tokens in ${nLayers} layers and of ${second.config.vocabSize} in ${second.config.nLayers} cannot be compared; two forms of one model were expected.`);
+/** `onProgress` gets layers done; the head counts as one. */
+export async function compareModels(of: readonly [first: WeightsByName, second: WeightsByName], ids: readonly number[], onProgress: (layers: number) => void = () => {}): Promise<ModelAgreement> {
+  const [{ config: { vocabSize, nLayers, hiddenSize } }, { config: other }] = of;
+  if (other.vocabSize !== vocabSize || other.nLayers !== nLayers) {
+    throw new Error(`Models of ${vocabSize} tokens in ${nLayers} layers and of ${other.vocabSize} in ${other.nLayers} cannot be compared; two forms of one model were expected.`);
   }
-  const cosines = Array.from({ length: nLayers }, () => ({ sum: 0, least: 1 }));
-  let [errorSquares, squares, klSum, klMost, same, nllFirst, nllSecond] = [0, 0, 0, 0, 0, 0, 0];
-  const timelines = [first, second].map((engine) => engine.kv.open(ids.length));
-  const chunkTokens = Math.min(first.maxChunkTokens, second.maxChunkTokens);
-  for (let done = 0; done < ids.length; done += chunkTokens) {
-    const chunk = ids.slice(done, done + chunkTokens);
-    const outputs = [new Map<number, Float32Array>(), new Map<number, Float32Array>()];
-    const logits: Float32Array[] = [];
-    for (const [i, engine] of [first, second].entries()) {
-      const tap: Tap = { at: "layerOutput", run: ({ layer, values }) => void outputs[i]!.set(layer, values.slice()) };
-      logits.push((await engine.step([{ timeline: timelines[i]!, ids: chunk, logits: "all" }], [tap])).logits[0]!);
-    }
-    for (let layer = 0; layer < nLayers; layer++) {
-      const [a, b] = outputs.map((of) => of.get(layer)!) as [Float32Array, Float32Array];
-      for (let t = 0; t < chunk.length; t++) {
-        let [ab, aa, bb] = [0, 0, 0];
-        for (let i = t * hiddenSize; i < (t + 1) * hiddenSize; i++) {
-          ab += a[i]! * b[i]!;
-          aa += a[i]! * a[i]!;
-          bb += b[i]! * b[i]!;
-        }
-        const cosine = ab / Math.sqrt(aa * bb);
-        const of = cosines[layer]!;
-        of.sum += cosine;
-        of.least = Math.min(of.least, cosine);
+  const [first, second] = [await LayeredModel.open(of[0], ids), await LayeredModel.open(of[1], ids)];
+  const layers: LayerAgreement[] = [];
+  for (let layer = 0; layer < nLayers; layer++) {
+    const [a, b] = [await first.runLayer(layer), await second.runLayer(layer)];
+    let [sum, least] = [0, 1];
+    for (let t = 0; t < ids.length; t++) {
+      let [ab, aa, bb] = [0, 0, 0];
+      for (let i = t * hiddenSize; i < (t + 1) * hiddenSize; i++) {
+        ab += a[i]! * b[i]!;
+        aa += a[i]! * a[i]!;
+        bb += b[i]! * b[i]!;
       }
+      const cosine = ab / Math.sqrt(aa * bb);
+      sum += cosine;
+      least = Math.min(least, cosine);
     }
-    for (let t = 0; t < chunk.length; t++) {
+    layers.push({ layer, meanCosine: sum / ids.length, leastCosine: least });
+    onProgress(layer + 1);
+  }
+  let [errorSquares, squares, klSum, klMost, same, nllFirst, nllSecond] = [0, 0, 0, 0, 0, 0, 0];
+  const heads = [await first.openHead(), await second.openHead()];
+  const chunkTokens = Math.min(...heads.map(({ maxTokens }) => maxTokens));
+  for (let done = 0; done < ids.length; done += chunkTokens) {
+    const nTokens = Math.min(chunkTokens, ids.length - done);
+    const logits = heads.map((head) => head.logits(done, nTokens));
+    for (let t = 0; t < nTokens; t++) {
       const [a, b] = logits.map((rows) => rows.subarray(t * vocabSize, (t + 1) * vocabSize)) as [Float32Array, Float32Array];
       const [meanA, meanB] = [a, b].map((row) => row.reduce((sum, x) => sum + x, 0) / vocabSize) as [number, number];
       const [logA, logB] = [logSoftmax(a), logSoftmax(b)];
@@ -85,11 +84,11 @@ export async function compareModels(first: Engine, second: Engine, ids: readonly
       nllFirst -= logA[next]!;
       nllSecond -= logB[next]!;
     }
-    onProgress(done + chunk.length);
   }
+  onProgress(nLayers + 1);
   const predicted = Math.max(1, ids.length - 1);
   return {
-    tokens: ids.length, layers: cosines.map(({ sum, least }, layer) => ({ layer, meanCosine: sum / ids.length, leastCosine: least })),
+    tokens: ids.length, layers,
     logitError: Math.sqrt(errorSquares / squares), klMean: klSum / ids.length, klMost, sameTop: same / ids.length,
     perplexity: [Math.exp(nllFirst / predicted), Math.exp(nllSecond / predicted)],
   };

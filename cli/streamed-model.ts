@@ -1,103 +1,128 @@
-// A model of any size as an in-process engine: the trunk in memory, experts brought in when a step needs them. From a pack as it is, or from a
-// checkpoint at full precision: every matrix in f32, f16 or bf16, activations and KV cache in f32, which is what `verify` measures a pack against.
-// Owns the two ways to the same parts. Refuses to serve: it is slow wherever experts do not fit.
+// The weights of a pack and of a checkpoint, asked for one tensor at a time, for models larger than memory (layered-model.ts runs them). A checkpoint
+// gives every matrix at full precision, in f32, f16 or bf16, for activations and KV cache in f32: what `verify` measures a pack against.
+// Owns the two ways to the same questions. Refuses to hold anything: bytes go where the caller says.
 
-import { bindPackTrunk, bindShared, segmentCounts } from "../formats/load-model.ts";
+import { segmentCounts } from "../formats/load-model.ts";
 import type { ByteSource } from "../formats/byte-source.ts";
 import type { Checkpoint, MatrixPlace } from "../formats/checkpoint.ts";
-import { trunkBlobsOf, segmentName, type PackManifest } from "../formats/manifest.ts";
+import { decodeRows } from "../formats/dequantize.ts";
+import { type PackBlob, type PackManifest, type PackSegment, segmentName, sharedSegmentName } from "../formats/manifest.ts";
 import { MatrixWriter, segmentBiases } from "../formats/matrix-writer.ts";
-import { loadBlobs } from "../formats/pack-reader.ts";
+import { type BlobTarget, loadBlobs } from "../formats/pack-reader.ts";
+import { BLOCK_ROWS, rowBlockBytes } from "../formats/tiles.ts";
 import { EXPERT_BIASES, hasExpertBiases, sharedWidth, trunkTensors, type ExpertKind, type ModelConfig } from "../model/config.ts";
-import { Engine } from "../model/engine.ts";
-import { Heap } from "../model/heap.ts";
-import { formatCode, gateUpRows, matrixBytes, segmentBytes, type MatrixFormat } from "../model/kernels.ts";
-import { ExpertRunner, type SegmentWeights } from "../model/local-experts.ts";
+import { formatCode, gateUpRows, matrixBytes, segmentBytes, type ActivationFormat, type Kernels, type KvFormat, type MatrixFormat } from "../model/kernels.ts";
 import { ropeTable } from "../model/rope.ts";
-import { StreamedExperts, type FetchedSegment } from "../model/streamed-experts.ts";
-import { bindTrunk, ropeTables, type LoadedTensor } from "../model/trunk.ts";
-import { chooseKernels, RESERVED_BYTES } from "../model/wasm-kernels.ts";
-import { kernelModules } from "./open-pack.ts";
+import type { FetchedSegment } from "../model/streamed-experts.ts";
+import { ropeTables, type LoadedTensor } from "../model/trunk.ts";
+import type { Heap } from "../model/heap.ts";
 
-const HEAP_LIMIT_BYTES = 4 * 1024 ** 3 - 2 * 65536;
-/** Of the memory, for experts. */
-const EXPERT_BYTES = 1024 ** 3;
-const CHUNK_TOKENS = 32;
+/** A trunk tensor that is not in memory yet. */
+export interface FetchedTensor extends Omit<LoadedTensor, "ptr"> {
+  readonly bytes: number;
+  /** Writes it at `ptr` of the heap. */
+  load(heap: Heap, ptr: number): Promise<void>;
+}
 
-const newHeap = () => {
-  const memory = new WebAssembly.Memory({ initial: RESERVED_BYTES / 65536, maximum: 65536 });
-  return { heap: new Heap(memory, RESERVED_BYTES, HEAP_LIMIT_BYTES), kernels: chooseKernels({ modules: kernelModules(), memory }).kernels };
+export interface WeightsByName {
+  readonly config: ModelConfig;
+  readonly contextLength: number;
+  readonly kvFormat: KvFormat;
+  readonly activations: ActivationFormat;
+  /** Segments of each expert of a layer. */
+  readonly segmentCounts: readonly (readonly number[])[];
+  /** Widest segment of an expert, at least 32. */
+  readonly widestSegment: number;
+  /** Rows of the embedding: f32 [ids.length, hidden]. */
+  embedding(ids: readonly number[], heap: Heap, kernels: Kernels): Promise<Float32Array>;
+  /** A trunk tensor by canonical name, or "rope". */
+  tensor(name: string): FetchedTensor;
+  /** A layer's dense part or shared expert; empty where there is none. */
+  shared(heap: Heap, layer: number): readonly FetchedSegment[];
+  expert(heap: Heap, layer: number, expert: number, segment: number): FetchedSegment;
+}
+
+const rowsOfIds = (ids: readonly number[], hidden: number, row: (id: number) => Float32Array): Float32Array => {
+  const out = new Float32Array(ids.length * hidden);
+  ids.forEach((id, i) => out.set(row(id), i * hidden));
+  return out;
 };
 
-/** A pack's engine. Throws SourceError, ModelError or CapacityError. */
-export async function streamPack(source: ByteSource, manifest: PackManifest): Promise<Engine> {
-  const { heap, kernels } = newHeap();
-  const { config, kvFormat, activations } = manifest;
-  const at = new Map<string, number>();
-  const targets = [];
-  for (const { name, blob } of trunkBlobsOf(manifest)) {
-    if (at.has(blob.hash)) continue;
-    const ptr = heap.alloc(blob.bytes, "weights");
-    at.set(blob.hash, ptr);
-    targets.push({ name, blob, write: (bytes: Uint8Array, offset: number) => heap.u8.set(bytes, ptr + offset) });
-  }
-  await loadBlobs(source, manifest, targets);
+/** A pack's weights. Every extent is checked against its hash as it is read; errors are SourceErrors. */
+export function packWeights(source: ByteSource, manifest: PackManifest): WeightsByName {
+  const { config, kvFormat, activations, contextLength } = manifest;
   const table = new Map(manifest.experts.map((entry) => [entry.layer * 65536 + entry.expert, entry]));
-  const widest = manifest.experts.flatMap(({ segments }) => segments).reduce((most, { start, end }) => Math.max(most, end - start), 32);
-  const fetch = (layer: number, expert: number, segment: number): FetchedSegment => {
-    const { gateUp, down, segments } = table.get(layer * 65536 + expert)!;
-    const blob = segments[segment]!;
-    return {
-      width: blob.end - blob.start, gateUp: formatCode(gateUp), down: formatCode(down), bytes: blob.bytes,
-      load: (ptr) => loadBlobs(source, manifest, [{ name: segmentName(layer, expert, segment), blob, write: (bytes, offset) => heap.u8.set(bytes, ptr + offset) }]),
-    };
+  const load = (name: string, blob: BlobTarget["blob"], heap: Heap, ptr: number): Promise<void> =>
+    loadBlobs(source, manifest, [{ name, blob, write: (bytes, offset) => heap.u8.set(bytes, ptr + offset) }]);
+  const segment = (heap: Heap, name: string, of: { gateUp: MatrixFormat; down: MatrixFormat }, blob: PackSegment): FetchedSegment =>
+    ({ width: blob.end - blob.start, gateUp: formatCode(of.gateUp), down: formatCode(of.down), bytes: blob.bytes, load: (ptr) => load(name, blob, heap, ptr) });
+  const blobOf = (name: string): PackBlob => manifest.blobs[name]!;
+  return {
+    config, kvFormat, activations, contextLength, segmentCounts: segmentCounts(manifest),
+    widestSegment: manifest.experts.flatMap(({ segments }) => segments).reduce((most, { start, end }) => Math.max(most, end - start), 32),
+    async embedding(ids, heap, kernels) {
+      const blob = blobOf("embed");
+      const format = blob.format as MatrixFormat;
+      const blockBytes = rowBlockBytes(format, blob.cols);
+      const at = new Map([...new Set(ids.map((id) => Math.floor(id / BLOCK_ROWS)))].map((block) => [block, heap.alloc(blockBytes, "weights")]));
+      const row = heap.alloc(blob.cols * 4, "weights");
+      // The whole matrix passes by, extent by extent; the row blocks asked for stay.
+      await loadBlobs(source, manifest, [{
+        name: "embed", blob,
+        write(bytes, offset) {
+          for (let block = Math.floor(offset / blockBytes); block * blockBytes < offset + bytes.length; block++) {
+            const ptr = at.get(block);
+            if (ptr === undefined) continue;
+            const from = Math.max(offset, block * blockBytes);
+            const end = Math.min(offset + bytes.length, (block + 1) * blockBytes);
+            heap.u8.set(bytes.subarray(from - offset, end - offset), ptr + from - block * blockBytes);
+          }
+        },
+      }]);
+      const rows = rowsOfIds(ids, blob.cols, (id) => {
+        kernels.readRow(formatCode(format), at.get(Math.floor(id / BLOCK_ROWS))!, blob.cols, id % BLOCK_ROWS, row);
+        return heap.f32.subarray(row / 4, row / 4 + blob.cols);
+      });
+      for (const ptr of [row, ...at.values()]) heap.free(ptr);
+      return rows;
+    },
+    tensor(name) {
+      const blob = blobOf(name);
+      return { format: blob.format, nRows: blob.rows, nCols: blob.cols, bytes: blob.bytes, load: (heap, ptr) => load(name, blob, heap, ptr) };
+    },
+    shared(heap, layer) {
+      const of = manifest.shared.find((entry) => entry.layer === layer);
+      return of === undefined ? [] : of.segments.map((blob, i) => segment(heap, sharedSegmentName(layer, i), of, blob));
+    },
+    expert(heap, layer, expert, number) {
+      const of = table.get(layer * 65536 + expert)!;
+      return segment(heap, segmentName(layer, expert, number), of, of.segments[number]!);
+    },
   };
-  return new Engine({
-    config, kernels, heap, kvFormat, activations, maxChunkTokens: CHUNK_TOKENS, segmentCounts: segmentCounts(manifest), shared: bindShared(manifest, (hash) => at.get(hash)!),
-    experts: new StreamedExperts(new ExpertRunner(kernels, heap, config, widest, CHUNK_TOKENS), heap, config.hiddenSize, EXPERT_BYTES, fetch),
-    trunk: bindPackTrunk(manifest, (hash) => at.get(hash)!),
-  });
 }
 
 /** The format that holds a stored type exactly and is multiplied with f32 activations. */
 const exactFormat = ({ type }: MatrixPlace): MatrixFormat => (type === "F16" ? "f16" : type === "BF16" ? "bf16" : "f32");
 
-/** A checkpoint's engine at full precision, with the context a pack of it has. */
-export async function streamCheckpoint(checkpoint: Checkpoint, contextLength: number): Promise<Engine> {
-  const { heap, kernels } = newHeap();
+/** A checkpoint's weights at full precision, with the context a pack of it has. */
+export function checkpointWeights(checkpoint: Checkpoint, contextLength: number): WeightsByName {
   const { config } = checkpoint;
-  const write = (ptr: number, run: (writer: MatrixWriter) => Promise<void>): Promise<void> => {
+  const trunk = new Map(trunkTensors(config).map((t) => [t.name, t]));
+  const write = (heap: Heap, ptr: number, run: (writer: MatrixWriter) => Promise<void>): Promise<void> => {
     let to = ptr;
     return run(new MatrixWriter(checkpoint, async (bytes) => {
       heap.u8.set(bytes, to);
       to += bytes.length;
     }));
   };
-  const loaded = new Map<string, LoadedTensor>();
-  const vector = (name: string, nRows: number, nCols: number, values: Float32Array): void => {
-    const ptr = heap.alloc(values.byteLength, "weights");
-    heap.f32.set(values, ptr / 4);
-    loaded.set(name, { ptr, format: "f32-vector", nRows, nCols });
-  };
-  for (const t of trunkTensors(config)) {
-    if (t.kind === "vector") {
-      vector(t.name, 1, t.length, await checkpoint.readF32(t.name));
-      continue;
-    }
-    const places = t.kind === "matrix" ? [checkpoint.place(t.name)] : Array.from({ length: t.count }, (_, i) => checkpoint.place(`${t.name}.${i}`));
-    const format = exactFormat(places[0]!);
-    const ptr = heap.alloc(places.length * matrixBytes(format, t.nRows, t.nCols), "weights");
-    await write(ptr, async (writer) => { for (const place of places) await writer.columns(place, format, 0, place.nCols); });
-    loaded.set(t.name, { ptr, format, nRows: t.nRows, nCols: t.nCols });
-  }
-  vector("rope", ropeTables(config) * contextLength, config.rope.dim, ropeTable(config.rope, contextLength));
-
-  const segment = (name: string, kind: ExpertKind, width: number): FetchedSegment => {
+  const vector = (nRows: number, nCols: number, values: () => Promise<Float32Array>): FetchedTensor =>
+    ({ format: "f32-vector", nRows, nCols, bytes: nRows * nCols * 4, load: async (heap, ptr) => heap.f32.set(await values(), ptr / 4) });
+  const segment = (heap: Heap, name: string, kind: ExpertKind, width: number): FetchedSegment => {
     const [gate, up, down] = ["gate", "up", "down"].map((matrix) => checkpoint.place(name + matrix)) as [MatrixPlace, MatrixPlace, MatrixPlace];
     const formats = { gateUp: exactFormat(gate), down: exactFormat(down) };
     return {
       width, gateUp: formatCode(formats.gateUp), down: formatCode(formats.down), bytes: segmentBytes(kind, formats.gateUp, formats.down, config.hiddenSize, width),
-      load: (ptr) => write(ptr, async (writer) => {
+      load: (ptr) => write(heap, ptr, async (writer) => {
         await writer.gateUp(gate, up, formats.gateUp, 0, width);
         await writer.columns(down, formats.down, 0, width);
         if (kind === "swiglu") return;
@@ -107,24 +132,32 @@ export async function streamCheckpoint(checkpoint: Checkpoint, contextLength: nu
       }),
     };
   };
-  const shared: SegmentWeights[][] = [];
-  for (let layer = 0; layer < config.nLayers; layer++) {
-    const width = sharedWidth(config, layer);
-    shared.push([]);
-    if (width === 0) continue;
-    const { load, bytes, ...weights } = segment(`layers.${layer}.shared.`, "swiglu", width);
-    const ptr = heap.alloc(bytes, "weights");
-    await load(ptr);
-    shared[layer]!.push({ ...weights, ptr });
-  }
   const kind: ExpertKind = hasExpertBiases(config) ? config.expertKind : "swiglu";
-  const fetch = (layer: number, expert: number): FetchedSegment => segment(`layers.${layer}.experts.${expert}.`, kind, config.expertIntermediateSize);
-  return new Engine({
-    config, kernels, heap, kvFormat: "f32", activations: "f32", maxChunkTokens: CHUNK_TOKENS, segmentCounts: oneSegmentEach(config), shared,
-    experts: new StreamedExperts(new ExpertRunner(kernels, heap, config, Math.max(32, config.expertIntermediateSize), CHUNK_TOKENS), heap, config.hiddenSize, EXPERT_BYTES, fetch),
-    trunk: bindTrunk(config, (name) => loaded.get(name)),
-  });
+  return {
+    config, contextLength, kvFormat: "f32", activations: "f32",
+    segmentCounts: config.layerFfns.map((ffn) => (ffn === "moe" ? new Array<number>(config.nExperts).fill(1) : [])),
+    widestSegment: Math.max(32, config.expertIntermediateSize),
+    async embedding(ids) {
+      const place = checkpoint.place("embed");
+      const rows = new Map<number, Float32Array>();
+      for (const id of new Set(ids)) rows.set(id, decodeRows(place.type, await checkpoint.readRows(place, id, 1), 1, place.nCols));
+      return rowsOfIds(ids, place.nCols, (id) => rows.get(id)!);
+    },
+    tensor(name) {
+      if (name === "rope") return vector(ropeTables(config) * contextLength, config.rope.dim, async () => ropeTable(config.rope, contextLength));
+      const t = trunk.get(name)!;
+      if (t.kind === "vector") return vector(1, t.length, () => checkpoint.readF32(t.name));
+      const places = t.kind === "matrix" ? [checkpoint.place(t.name)] : Array.from({ length: t.count }, (_, i) => checkpoint.place(`${t.name}.${i}`));
+      const format = exactFormat(places[0]!);
+      return {
+        format, nRows: t.nRows, nCols: t.nCols, bytes: places.length * matrixBytes(format, t.nRows, t.nCols),
+        load: (heap, ptr) => write(heap, ptr, async (writer) => { for (const place of places) await writer.columns(place, format, 0, place.nCols); }),
+      };
+    },
+    shared(heap, layer) {
+      const width = sharedWidth(config, layer);
+      return width === 0 ? [] : [segment(heap, `layers.${layer}.shared.`, "swiglu", width)];
+    },
+    expert: (heap, layer, expert) => segment(heap, `layers.${layer}.experts.${expert}.`, kind, config.expertIntermediateSize),
+  };
 }
-
-const oneSegmentEach = (config: ModelConfig): number[][] =>
-  config.layerFfns.map((ffn) => (ffn === "moe" ? new Array<number>(config.nExperts).fill(1) : []));

@@ -37,18 +37,21 @@ interface Asked {
   readonly temperature: number;
 }
 
+/** What the head reads of the trunk. */
+export type HeadWeights = Pick<TrunkWeights, "norm" | "normBias" | "head" | "headBias">;
+
 export class Head {
   readonly #config: ModelConfig;
   readonly #kernels: Kernels;
   readonly #heap: Heap;
-  readonly #trunk: TrunkWeights;
+  readonly #trunk: HeadWeights;
   readonly #at: EngineRegions;
   readonly #finals: ActivationRows;
   /** Addresses of the finals in the format the head takes. */
   readonly #ptrs: number;
 
   /** `at` holds addresses, not bytes. */
-  constructor(config: ModelConfig, kernels: Kernels, heap: Heap, trunk: TrunkWeights, at: EngineRegions) {
+  constructor(config: ModelConfig, kernels: Kernels, heap: Heap, trunk: HeadWeights, at: EngineRegions) {
     this.#config = config;
     this.#kernels = kernels;
     this.#heap = heap;

@@ -80,7 +80,7 @@ export function createScalarKernels(memory: WebAssembly.Memory): Kernels {
       const half = ropeDim / 2;
       const isHalf = ROPE_STYLES[style] === "half";
       for (let t = 0; t < nTokens; t++) {
-        const position = views().u32[(positions >> 2) + t];
+        const position = views().u32[(positions / 4) + t];
         const cos = floats(table + position * ropeDim * 4, half);
         const sin = floats(table + position * ropeDim * 4 + half * 4, half);
         for (let h = 0; h < nHeads; h++) {
@@ -112,8 +112,8 @@ export function createScalarKernels(memory: WebAssembly.Memory): Kernels {
       for (let t = 0; t < nTokens; t++) {
         const row = floats(x + t * xStride, n);
         largestIndices(row, k).forEach((id, rank) => {
-          views().u32[(ids >> 2) + t * k + rank] = id;
-          views().f32[(values >> 2) + t * k + rank] = row[id];
+          views().u32[(ids / 4) + t * k + rank] = id;
+          views().f32[(values / 4) + t * k + rank] = row[id];
         });
       }
     },
@@ -156,15 +156,15 @@ export function createScalarKernels(memory: WebAssembly.Memory): Kernels {
     combine(pairs, nPairs, y, yStride, n) {
       for (let p = 0; p < nPairs; p++) {
         const { u32, f32 } = views();
-        const record = (pairs >> 2) + p * 5;
+        const record = pairs / 4 + p * 5;
         const to = floats(y + u32[record] * yStride, n);
         const rowPtr = u32[record + 1];
         const segmentStride = u32[record + 2];
         const nSegments = u32[record + 3];
         const weight = f32[record + 4];
         for (let i = 0; i < n; i++) {
-          let out = f32[(rowPtr >> 2) + i];
-          for (let s = 1; s < nSegments; s++) out = fround(out + f32[((rowPtr + s * segmentStride) >> 2) + i]);
+          let out = f32[rowPtr / 4 + i];
+          for (let s = 1; s < nSegments; s++) out = fround(out + f32[(rowPtr + s * segmentStride) / 4 + i]);
           to[i] = fround(to[i] + fround(weight * out));
         }
       }

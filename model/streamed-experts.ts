@@ -44,6 +44,13 @@ export class StreamedExperts implements Experts {
 
   depart(): undefined {}
 
+  /** Gives every expert's memory back. */
+  close(): void {
+    for (const { ptr } of this.#resident.values()) this.#heap.free(ptr);
+    this.#resident.clear();
+    this.#usedBytes = 0;
+  }
+
   async #weights(layer: number, expert: number, segment: number): Promise<SegmentWeights> {
     const key = `${layer}.${expert}.${segment}`;
     const known = this.#resident.get(key);

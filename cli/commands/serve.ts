@@ -1,13 +1,16 @@
 // `workers-moe serve <pack>`: the whole system on this machine, in workerd under `wrangler dev`, with the page and the API on one port.
 // Owns the temporary assets folder (links to page and pack), the child processes, and the word `ready`, printed once /health says so.
 // With --processes N the shards live in N - 1 processes of their own, joined by wrangler's dev registry. Refuses to guess ports: a taken one is
-// an error that says how to choose another.
+// an error that says how to choose another. Refuses packs that would not fit before anything is started (../serve-memory.ts).
 
 import { InvalidArgumentError, type Command } from "commander";
 import { spawn, type ChildProcess } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { basename, join, resolve } from "node:path";
+import { openPack } from "../../formats/pack-reader.ts";
+import { FolderSource } from "../file-source.ts";
+import { liftedNotice, MOST_ISOLATE_MIB, requireServeMemory } from "../serve-memory.ts";
 import { assembleAssets, buildProgram, ROOT } from "../setup.mjs";
 
 const HOST = "127.0.0.1";
@@ -20,6 +23,7 @@ interface ServeOptions {
   readonly processes: number;
   readonly shards: number;
   readonly isolates: string;
+  readonly isolateMib?: number;
 }
 
 export function register(program: Command): void {
@@ -29,6 +33,7 @@ export function register(program: Command): void {
     .option("-p, --port <port>", "port to listen on", portNumber, 8787)
     .option("--shards <n>", "expert shards to spread the experts over", positiveInteger, 4)
     .option("--isolates <mode>", "shared: several shards may share one isolate, as they do locally; strict: they refuse", isolatesMode, "shared")
+    .option("--isolate-mib <n>", "memory of one isolate, on this machine only: production's 90 MiB hold small trunks", isolateMebibytes)
     .option("--processes <n>", "workerd processes: with more than one, the shards are spread over all but the first", positiveInteger, 1)
     .action(serve);
 }
@@ -40,6 +45,8 @@ async function serve(packFolder: string, options: ServeOptions): Promise<void> {
   }
   const pack = resolve(packFolder);
   const id = readPackId(pack);
+  const { manifest } = await openPack(new FolderSource(pack));
+  requireServeMemory(manifest, options, options.isolateMib ?? null);
   await requireFreePort(options.port);
   await buildProgram();
 
@@ -57,7 +64,9 @@ async function serve(packFolder: string, options: ServeOptions): Promise<void> {
     ? `Open access: no API_KEYS are set, so every program on this machine may use the API (it listens on ${HOST} only).\n`
     : "API_KEYS are set: requests need one of them.\n");
 
-  const at: Deployment = { id, assets, envFile, work, nScripts };
+  if (options.isolateMib !== undefined) process.stderr.write(`${liftedNotice(manifest, options, options.isolateMib)}\n`);
+
+  const at: Deployment = { id, assets, envFile, work, nScripts, isLifted: options.isolateMib !== undefined };
   const children: ChildProcess[] = [];
   let asked = false; // somebody asked us to stop: how the children then end is no failure
   const endAll = (signal: NodeJS.Signals): void => { for (const child of children) child.kill(signal); };
@@ -83,7 +92,7 @@ async function serve(packFolder: string, options: ServeOptions): Promise<void> {
       throw new Error(`Shard process ${script + 1} of ${nScripts} did not start. What it said is above.`);
     }
   }
-  const child = startWrangler(nScripts === 0 ? join(ROOT, "wrangler.toml") : writeMainConfig(at), options.port, options, at);
+  const child = startWrangler(nScripts === 0 && !at.isLifted ? join(ROOT, "wrangler.toml") : writeMainConfig(at), options.port, options, at);
   children.push(child);
   // A signal that came before this process existed has not reached it.
   if (asked) child.kill("SIGTERM");
@@ -120,23 +129,25 @@ interface Deployment {
   readonly work: string;
   /** Processes that hold nothing but shards. */
   readonly nScripts: number;
+  /** Isolates are larger than production's. */
+  readonly isLifted: boolean;
 }
 
 const shardScript = (script: number): string => `workers-moe-shards-${script}`;
 
-/** wrangler.toml of the first process: the repository's, with the shards' scripts bound. */
-function writeMainConfig({ work, nScripts }: Deployment): string {
-  const text = readFileSync(join(ROOT, "wrangler.toml"), "utf8").replace(/^main = "(.*)"$/m, (_, main: string) => `main = ${JSON.stringify(join(ROOT, main))}`);
+/** wrangler.toml of the first process: the repository's, with the shards' scripts bound, and the entry that lifts the isolate's limit. */
+function writeMainConfig({ work, nScripts, isLifted }: Deployment): string {
+  const text = readFileSync(join(ROOT, "wrangler.toml"), "utf8").replace(/^main = "(.*)"$/m, (_, main: string) => `main = ${JSON.stringify(join(ROOT, isLifted ? "worker/local-worker.ts" : main))}`);
   const bindings = Array.from({ length: nScripts }, (_, script) =>
     `\n[[durable_objects.bindings]]\nname = "SHARDS_${script}"\nclass_name = "ExpertShard"\nscript_name = "${shardScript(script)}"\n`);
   return writeConfig(work, "main", text + bindings.join(""));
 }
 
 /** wrangler.toml of a process with shards. */
-function writeShardConfig({ work }: Deployment, script: number): string {
+function writeShardConfig({ work, isLifted }: Deployment, script: number): string {
   const date = /^compatibility_date = .*$/m.exec(readFileSync(join(ROOT, "wrangler.toml"), "utf8"))![0];
   return writeConfig(work, shardScript(script), [
-    `name = "${shardScript(script)}"`, `main = ${JSON.stringify(join(ROOT, "worker/shard-script.ts"))}`, date,
+    `name = "${shardScript(script)}"`, `main = ${JSON.stringify(join(ROOT, isLifted ? "worker/local-shards.ts" : "worker/shard-script.ts"))}`, date,
     '[exports.ExpertShard]', 'type = "durable-object"', 'storage = "sqlite"',
     '[assets]', 'directory = "assets"', 'binding = "ASSETS"', "run_worker_first = true", "",
   ].join("\n"));
@@ -153,7 +164,8 @@ function writeConfig(work: string, name: string, text: string): string {
 }
 
 function startWrangler(config: string, port: number, options: ServeOptions, at: Deployment): ChildProcess {
-  const vars = [`PACK_ID:${at.id}`, "PACK_SOURCE:assets", `SHARDS_COUNT:${options.shards}`, `SHARD_SCRIPTS:${at.nScripts}`, `ISOLATES:${options.isolates}`];
+  const vars = [`PACK_ID:${at.id}`, "PACK_SOURCE:assets", `SHARDS_COUNT:${options.shards}`, `SHARD_SCRIPTS:${at.nScripts}`, `ISOLATES:${options.isolates}`,
+    ...(options.isolateMib === undefined ? [] : [`ISOLATE_MIB:${options.isolateMib}`])];
   const args = [
     join(ROOT, "node_modules", "wrangler", "bin", "wrangler.js"), "dev",
     "--config", config, "--local", "--ip", HOST, "--port", String(port), "--inspector-port", "0",
@@ -243,6 +255,12 @@ function portNumber(text: string): number {
   const port = Number(text);
   if (!Number.isInteger(port) || port < 1 || port > 65_535) throw new InvalidArgumentError(`found "${text}", expected a port number from 1 to 65535.`);
   return port;
+}
+
+function isolateMebibytes(text: string): number {
+  const n = positiveInteger(text);
+  if (n > MOST_ISOLATE_MIB) throw new InvalidArgumentError(`found "${text}", expected at most ${MOST_ISOLATE_MIB}: a WebAssembly memory ends at 4 GiB.`);
+  return n;
 }
 
 function positiveInteger(text: string): number {

@@ -16,7 +16,7 @@ import { openCheckpoint } from "../open-model.ts";
 import { positiveInteger } from "../positive-integer.ts";
 import { startProgress } from "../progress.ts";
 import { showBytes, showTable } from "../sizes.ts";
-import { streamCheckpoint, streamPack } from "../streamed-model.ts";
+import { checkpointWeights, packWeights } from "../streamed-model.ts";
 
 export interface Verification {
   readonly packHash: string;
@@ -72,9 +72,9 @@ export async function compareWithSource(source: ByteSource, pack: OpenPack, mode
     throw new ModelError(`Pack ${manifest.id} was made from ${manifest.source.name} (${manifest.source.sha256.slice(0, 12)}); ${model} is another model (${checkpoint.sha256.slice(0, 12)}).`);
   }
   const ids = (await tokensOf(source, manifest, options.text)).slice(0, Math.min(options.tokens, manifest.contextLength));
-  const bar = startProgress({ label: "comparing with its source", total: ids.length, unit: "tokens", quiet });
+  const bar = startProgress({ label: "comparing with its source", total: manifest.config.nLayers + 1, unit: "layers", quiet });
   try {
-    return await compareModels(await streamCheckpoint(checkpoint, manifest.contextLength), await streamPack(source, manifest), ids, (tokens) => bar.update(tokens));
+    return await compareModels([checkpointWeights(checkpoint, manifest.contextLength), packWeights(source, manifest)], ids, (layers) => bar.update(layers));
   } finally {
     bar.stop();
   }

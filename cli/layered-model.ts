@@ -1,0 +1,157 @@
+// A model run layer by layer over a whole text, holding one layer's weights at a time and, last, the head's: each layer is an engine of one layer, whose
+// embedding matrix are the rows that the layer before gave. The bits are those of one engine with all layers in memory. Weights are read about once,
+// whatever the text's length; of experts those that the text asks for, as many as fit. Owns that order and its memory.
+// Refuses to generate: for every next token all layers would be read anew.
+
+import { engineRegions, hiddenStride, type EngineRegions } from "../model/engine-regions.ts";
+import { ModelError, trunkTensors, type ModelConfig } from "../model/config.ts";
+import { Engine } from "../model/engine.ts";
+import { Heap } from "../model/heap.ts";
+import { activationFormatOf, formatCode, matrixBytes, type Kernels } from "../model/kernels.ts";
+import { ExpertRunner, type SegmentWeights } from "../model/local-experts.ts";
+import { Head } from "../model/logits.ts";
+import { StreamedExperts } from "../model/streamed-experts.ts";
+import { bindTrunk, type LoadedTensor } from "../model/trunk.ts";
+import { chooseKernels, RESERVED_BYTES } from "../model/wasm-kernels.ts";
+import { kernelModules } from "./open-pack.ts";
+import type { WeightsByName } from "./streamed-model.ts";
+
+/** A 32-bit WebAssembly memory ends here. */
+const HEAP_LIMIT_BYTES = 4 * 1024 ** 3 - 2 * 65536;
+const DEFAULT_LIMITS: LayeredLimits = { chunkTokens: 256, expertBytes: 1024 ** 3 };
+const HEAD_TOKENS = 32;
+
+export interface LayeredLimits {
+  /** Experts are asked for once per so many tokens. */
+  readonly chunkTokens: number;
+  /** Of the memory, for experts of the layer at hand; one segment is always held. */
+  readonly expertBytes: number;
+}
+
+export class LayeredModel {
+  readonly config: ModelConfig;
+  readonly #weights: WeightsByName;
+  readonly #ids: readonly number[];
+  readonly #heap: Heap;
+  readonly #kernels: Kernels;
+  readonly #limits: LayeredLimits;
+  /** Rows that the next layer reads, f32 [tokens, hidden]. */
+  #rows: Float32Array = new Float32Array(0);
+
+  private constructor(weights: WeightsByName, ids: readonly number[], limits: LayeredLimits) {
+    const memory = new WebAssembly.Memory({ initial: RESERVED_BYTES / 65536, maximum: 65536 });
+    this.config = weights.config;
+    this.#weights = weights;
+    this.#ids = ids;
+    this.#limits = limits;
+    this.#heap = new Heap(memory, RESERVED_BYTES, HEAP_LIMIT_BYTES);
+    this.#kernels = chooseKernels({ modules: kernelModules(), memory }).kernels;
+  }
+
+  /** The model before its first layer, over the given text. Throws SourceError or ModelError. */
+  static async open(weights: WeightsByName, ids: readonly number[], limits: Partial<LayeredLimits> = {}): Promise<LayeredModel> {
+    const model = new LayeredModel(weights, ids, { ...DEFAULT_LIMITS, ...limits });
+    model.#rows = await weights.embedding(ids, model.#heap, model.#kernels);
+    return model;
+  }
+
+  /** Kernel memory in use: nothing between layers, the head once it is open. */
+  get usedBytes(): number { return this.#heap.usedBytes; }
+
+  /** Runs layer `layer`, the next one; its output, f32 [tokens, hidden]. Throws CapacityError where one layer is larger than a WebAssembly memory. */
+  async runLayer(layer: number): Promise<Float32Array> {
+    const heap = this.#heap;
+    const { hiddenSize } = this.config;
+    const chunk = Math.min(this.#limits.chunkTokens, this.#ids.length);
+    const config = oneLayer(this.config, layer, chunk);
+    const taken: number[] = [];
+    const alloc = (bytes: number): number => {
+      const ptr = heap.alloc(bytes, "weights");
+      taken.push(ptr);
+      return ptr;
+    };
+    const embed = alloc(matrixBytes("f32", chunk, hiddenSize));
+    const loaded = new Map<string, LoadedTensor>([["embed", { ptr: embed, format: "f32", nRows: chunk, nCols: hiddenSize }]]);
+    for (const name of ["rope", ...trunkTensors(config).map((t) => t.name).filter((name) => name !== "embed")]) {
+      const { load, bytes, ...tensor } = this.#weights.tensor(name.replace(/^layers\.0\./, `layers.${layer}.`));
+      const ptr = alloc(bytes);
+      await load(heap, ptr);
+      loaded.set(name, { ...tensor, ptr });
+    }
+    const shared: SegmentWeights[] = [];
+    for (const { load, bytes, ...segment } of this.#weights.shared(heap, layer)) {
+      const ptr = alloc(bytes);
+      await load(ptr);
+      shared.push({ ...segment, ptr });
+    }
+    const { kvFormat, activations, segmentCounts, widestSegment } = this.#weights;
+    const runner = new ExpertRunner(this.#kernels, heap, config, widestSegment, chunk);
+    const experts = new StreamedExperts(runner, heap, hiddenSize, this.#limits.expertBytes, (_, expert, segment) => this.#weights.expert(heap, layer, expert, segment));
+    const engine = new Engine({
+      config, kernels: this.#kernels, heap, kvFormat, activations, maxChunkTokens: chunk, segmentCounts: [segmentCounts[layer]!], shared: [shared], experts,
+      trunk: bindTrunk(config, (name) => loaded.get(name)),
+    });
+    const timeline = engine.kv.open(this.#ids.length);
+    const out = new Float32Array(this.#rows.length);
+    for (let done = 0; done < this.#ids.length; done += chunk) {
+      const nTokens = Math.min(chunk, this.#ids.length - done);
+      this.#placeRows(embed, done, nTokens);
+      await engine.step([{ timeline, ids: Array.from({ length: nTokens }, (_, i) => i), logits: "none" }],
+        [{ at: "layerOutput", run: ({ values }) => out.set(values.subarray(0, nTokens * hiddenSize), done * hiddenSize) }]);
+    }
+    engine.kv.close(timeline);
+    engine.close();
+    experts.close();
+    runner.close();
+    for (const ptr of taken) heap.free(ptr);
+    return (this.#rows = out);
+  }
+
+  /** Rows [first, first + nTokens) as an f32 matrix in tile layout: 32 rows of a column lie together. */
+  #placeRows(ptr: number, first: number, nTokens: number): void {
+    const { hiddenSize } = this.config;
+    const f32 = this.#heap.f32;
+    for (let t = 0; t < nTokens; t++) {
+      const at = ptr / 4 + (t >> 5) * 32 * hiddenSize + (t & 31);
+      const from = (first + t) * hiddenSize;
+      for (let col = 0; col < hiddenSize; col++) f32[at + 32 * col] = this.#rows[from + col]!;
+    }
+  }
+
+  /** After the last layer: loads the head; `logits` then gives f32 [nTokens, vocab] of tokens [first, first + nTokens), at most HEAD_TOKENS. */
+  async openHead(): Promise<{ readonly maxTokens: number; readonly logits: (first: number, nTokens: number) => Float32Array }> {
+    const heap = this.#heap;
+    const c = this.config;
+    const regions = engineRegions(c, { nTokens: HEAD_TOKENS, maxSegments: 1, sharedSegmentWidth: 0 });
+    const at = Object.fromEntries(Object.entries(regions).map(([name, bytes]) => [name, bytes === 0 ? 0 : heap.alloc(bytes, "engine scratch")])) as unknown as EngineRegions;
+    const tensor = async (name: string): Promise<LoadedTensor> => {
+      const { load, bytes, ...of } = this.#weights.tensor(name);
+      const ptr = heap.alloc(bytes, "weights");
+      await load(heap, ptr);
+      return { ...of, ptr };
+    };
+    const vector = async (name: string, has: boolean): Promise<number> => (has ? (await tensor(name)).ptr : 0);
+    const { format, ...matrix } = await tensor(c.tieWordEmbeddings ? "embed" : "head");
+    if (format === "f32-vector") throw new ModelError(`The head is ${format}; a matrix was expected.`);
+    const head = new Head(c, this.#kernels, heap, {
+      head: { ...matrix, code: formatCode(format), takes: activationFormatOf(format) }, norm: await vector("norm", true), normBias: await vector("normBias", c.norm === "layer"),
+      headBias: await vector("headBias", c.headBias),
+    }, at);
+    return {
+      maxTokens: HEAD_TOKENS,
+      logits: (first, nTokens) => {
+        const stride = hiddenStride(c) / 4;
+        for (let t = 0; t < nTokens; t++) heap.f32.set(this.#rows.subarray((first + t) * c.hiddenSize, (first + t + 1) * c.hiddenSize), at.x / 4 + t * stride);
+        return head.run([{ ids: new Uint32Array(nTokens), logits: "all" }])[0]!.logits;
+      },
+    };
+  }
+}
+
+/** Layer `layer` as a model of its own, which reads rows for tokens. */
+function oneLayer(c: ModelConfig, layer: number, nRows: number): ModelConfig {
+  return {
+    ...c, nLayers: 1, vocabSize: nRows, slidingWindows: [c.slidingWindows[layer]!], layerFfns: [c.layerFfns[layer]!],
+    embeddingMultiplier: layer === 0 ? c.embeddingMultiplier : 1, tieWordEmbeddings: true, headBias: false,
+  };
+}

@@ -1,0 +1,84 @@
+// What serving a pack takes of memory, before anything is started: the trunk's isolate, the largest shard's, and what one process holds. Owns the
+// sentences that refuse. Local processes have no limit but that of a WebAssembly memory, 4 GiB; `--isolate-mib` lifts ours up to it.
+// The sums are durable/memory-plan.ts's, which also admits loads.
+
+import { tenantBytes } from "../durable/isolate.ts";
+import { LIMITS, type Limits } from "../durable/limits.ts";
+import { kvBytes, maxSegmentsOf, orchestratorMemory, plannedBytes, shardMemory, type PlannedPack } from "../durable/memory-plan.ts";
+import { maxChunkTokens } from "../durable/protocol.ts";
+import { makePlan } from "../fleet/plan.ts";
+import { MAX_ROUNDS } from "../model/experts.ts";
+import { RESERVED_BYTES } from "../model/wasm-kernels.ts";
+
+const MIB = 1024 * 1024;
+/** The most `--isolate-mib` can ask for. */
+export const MOST_ISOLATE_MIB = Math.floor(LIMITS.memoryMaximumBytes / MIB);
+
+export interface ServeLayout {
+  readonly shards: number;
+  readonly processes: number;
+}
+
+export interface ServeMemory {
+  /** The orchestrator: trunk, working memory, and the KV cache of one request of the whole context. */
+  readonly trunkBytes: number;
+  readonly shardBytes: readonly number[];
+  /** WebAssembly memory of each process: its objects share one. */
+  readonly processBytes: readonly number[];
+  /** The least that `--isolate-mib` must say for every object to fit. */
+  readonly isolateMib: number;
+}
+
+export function serveMemory(pack: PlannedPack & { readonly contextLength: number }, { shards, processes }: ServeLayout): ServeMemory {
+  const { config } = pack;
+  const roundTokens = maxChunkTokens({ topK: config.router.topK, maxSegments: maxSegmentsOf(pack), hidden: config.hiddenSize, activations: pack.activations });
+  // Shards in other processes allow steps of two rounds.
+  const stepTokens = processes > 1 ? Math.min(LIMITS.chunkTokens, MAX_ROUNDS * roundTokens) : roundTokens;
+  const trunkBytes = plannedBytes(orchestratorMemory(pack, { stepTokens, roundTokens, ranges: [] }, LIMITS)) + kvBytes(pack, pack.contextLength);
+  const plan = makePlan(pack.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map((s) => s.bytes) })), shards);
+  const shardBytes = plan.slots.map((slots) => (slots.length === 0 ? 0 : plannedBytes(shardMemory(pack, slots, LIMITS))));
+  const processBytes = Array.from({ length: processes }, (_, process) => {
+    const here = shardBytes.filter((_, shard) => (processes === 1 ? true : process - 1 === shard % (processes - 1)));
+    return RESERVED_BYTES + (process === 0 ? trunkBytes : 0) + (process === 0 && processes > 1 ? 0 : here.reduce((sum, bytes) => sum + bytes, 0));
+  });
+  return { trunkBytes, shardBytes, processBytes, isolateMib: Math.ceil((Math.max(trunkBytes, ...shardBytes) + LIMITS.inFlightBytes) / MIB) };
+}
+
+const mib = (bytes: number): string => `${(bytes / MIB).toFixed(1)} MiB`;
+
+/**
+ * Throws when an object of the pack would not fit its isolate or a process its memory; the sentence says what is needed, what there is, and which
+ * option helps. `isolateMib` null: production's.
+ */
+export function requireServeMemory(pack: PlannedPack & { readonly contextLength: number }, layout: ServeLayout, isolateMib: number | null): void {
+  const limits: Limits = isolateMib === null ? LIMITS : { ...LIMITS, isolateBytes: isolateMib * MIB };
+  const needed = serveMemory(pack, layout);
+  const largestShard = Math.max(0, ...needed.shardBytes);
+  const most = LIMITS.memoryMaximumBytes;
+  const what = `The trunk of pack ${pack.id} takes ${mib(needed.trunkBytes)} with what running it needs`;
+  if (needed.trunkBytes + RESERVED_BYTES > most) {
+    throw new Error(`${what}, but a WebAssembly memory ends at 4 GiB (${mib(most)} usable), and this version keeps the trunk in one. Pack it with fewer bits (--quant q8 or q4), or a shorter --context.`);
+  }
+  const crowded = needed.processBytes.findIndex((bytes) => bytes > most);
+  if (crowded >= 0) {
+    const experts = needed.shardBytes.reduce((sum, bytes) => sum + bytes, 0);
+    const processes = 1 + Math.ceil(experts / (most * 0.9));
+    throw new Error(`Process ${crowded + 1} of ${layout.processes} would hold ${mib(needed.processBytes[crowded]!)} of pack ${pack.id} (its trunk ${mib(needed.trunkBytes)}, all its experts ${mib(experts)}), `
+      + `but a WebAssembly memory ends at 4 GiB, and all objects of a process share one. Spread the shards: --processes ${processes} --shards ${Math.max(layout.shards, processes - 1)}, or more of both.`);
+  }
+  const room = tenantBytes(limits);
+  if (needed.trunkBytes <= room && largestShard <= room) return;
+  const has = isolateMib === null
+    ? `an isolate has ${mib(room)} for an object: ${mib(limits.isolateBytes)} of the 128 MB that Cloudflare gives it, less ${mib(limits.inFlightBytes)} for frames in flight`
+    : `--isolate-mib ${isolateMib} leaves ${mib(room)} for an object, after ${mib(limits.inFlightBytes)} for frames in flight`;
+  const also = largestShard > room ? `, and the largest of ${layout.shards} shards ${mib(largestShard)}` : "";
+  const smaller = largestShard > tenantBytes(LIMITS) ? " More --shards make each of them smaller." : "";
+  throw new Error(`${needed.trunkBytes > room ? what : `The largest of ${layout.shards} shards of pack ${pack.id} takes ${mib(largestShard)} with what running it needs`}${needed.trunkBytes > room ? also : ""}; `
+    + `${has}. On this machine alone the limit can be lifted: --isolate-mib ${needed.isolateMib}.${smaller}`);
+}
+
+/** The line that `serve` prints where the limit is lifted. */
+export function liftedNotice(pack: PlannedPack & { readonly contextLength: number }, layout: ServeLayout, isolateMib: number): string {
+  const { trunkBytes, shardBytes } = serveMemory(pack, layout);
+  return `Isolates of ${isolateMib} MiB, on this machine only: Cloudflare would allow ${mib(tenantBytes(LIMITS))} for an object; here the trunk takes ${mib(trunkBytes)}, the largest shard ${mib(Math.max(0, ...shardBytes))}.`;
+}
