@@ -76,27 +76,28 @@ const largest = (x: Vector, k: number): number[] =>
 export interface Routing {
   readonly ids: number[]; // rank order
   readonly weights: number[];
-  /** Smallest gap between a chosen and a rejected selection score: how far the choice is from a tie. */
+  /** How far the choice is from another one: smallest gap between a chosen and a rejected selection score, of experts or of groups. */
   readonly margin: number;
 }
 
 /** Score -> Select -> Weigh for one token. `bias` is the selection bias. */
 export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>): Routing {
   if (r.select === "sparsemixer") {
-    const { ids, weights } = sparsemixer(logits, r.sparsemixerEpsilon);
-    const [, , third] = largest(logits, 3);
-    return { ids, weights, margin: third === undefined ? Infinity : logits[ids[1]!]! - logits[third]! };
+    return sparsemixer(logits, r.sparsemixerEpsilon);
   }
   const scores = r.score === "softmax" ? softmax(logits) : r.score === "sigmoid" ? logits.map(sigmoid)
     : r.score === "one" ? logits.map(() => 1) : logits;
   let selection = scores.map((score, e) => score + (bias?.[e] ?? 0));
+  let groupMargin = Infinity;
   if (r.nGroups > 1) {
     const size = selection.length / r.nGroups;
     const groups = Array.from({ length: r.nGroups }, (_, g) => {
       const sorted = selection.slice(g * size, (g + 1) * size).sort((a, b) => b - a);
       return r.groupScore === "max" ? sorted[0]! : sorted[0]! + sorted[1]!;
     });
-    const kept = new Set(largest(groups, r.topKGroups));
+    const order = largest(groups, groups.length);
+    const kept = new Set(order.slice(0, r.topKGroups));
+    if (r.topKGroups < r.nGroups) groupMargin = groups[order[r.topKGroups - 1]!]! - groups[order[r.topKGroups]!]!;
     selection = selection.map((score, e) => (kept.has(Math.floor(e / size)) ? score : -Infinity));
   }
   const order = largest(selection, selection.length);
@@ -111,21 +112,26 @@ export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>)
   return {
     ids,
     weights: weights.map((w) => w * r.scale),
-    margin: next === undefined ? Infinity : selection[ids[r.topK - 1]!]! - selection[next]!,
+    margin: Math.min(groupMargin, next === undefined ? Infinity : selection[ids[r.topK - 1]!]! - selection[next]!),
   };
 }
 
-/** PhiMoE's sparsemixer in evaluation: the second expert is chosen and weighed as if the first did not exist. */
-export function sparsemixer(logits: Vector, epsilon: number): { ids: number[]; weights: number[] } {
+/**
+ * PhiMoE's sparsemixer in evaluation: the second expert is chosen and weighed as if the first did not exist. The margin, in logits, counts ties of
+ * the first three, and experts that almost come into either softmax or leave it: each changes weights at once.
+ */
+export function sparsemixer(logits: Vector, epsilon: number): Routing {
   const pick = (live: Vector) => {
     const max = Math.max(...live);
     const id = live.indexOf(max);
-    const kept = live.map((s, e) => ((max - logits[e]!) / Math.max(Math.abs(logits[e]!), max) > 2 * epsilon ? -Infinity : s));
-    return { id, weight: softmax(kept)[id]! };
+    const slack = live.map((_, e) => 2 * epsilon * Math.max(Math.abs(logits[e]!), max) - (max - logits[e]!)); // kept where not below zero
+    const kept = live.map((s, e) => (slack[e]! < 0 ? -Infinity : s));
+    const others = live.map((_, e) => e).filter((e) => e !== id && live[e]! > -Infinity);
+    return { id, weight: softmax(kept)[id]!, margin: Math.min(Infinity, ...others.flatMap((e) => [max - live[e]!, Math.abs(slack[e]!)])) };
   };
   const first = pick(logits);
   const second = pick(logits.map((s, e) => (e === first.id ? -Infinity : s)));
-  return { ids: [first.id, second.id], weights: [first.weight, second.weight] };
+  return { ids: [first.id, second.id], weights: [first.weight, second.weight], margin: Math.min(first.margin, second.margin) };
 }
 
 /** One expert: down . (silu(gate . x) * (up . x)), or gpt-oss's form with biases and clamps. */

@@ -24,7 +24,7 @@ const benchmarks = (): string[] => readdirSync(join(ROOT, "bench"))
 
 export function register(program: Command): void {
   program.command("bench")
-    .description("measure this machine: kernels, engine (against wllama), serve, sweeps, round-trip, start-up")
+    .description("measure this machine: kernels, engine (against wllama), serve, sweeps, round-trip, start-up; and the errors of models")
     .argument("[names...]", `which ones; each of them when left out or "${ALL}"`)
     .option("--table", "tables only, on standard output")
     .option("--json", "tables on standard error, then one JSON document on standard output (what it does anyway)")

@@ -6,10 +6,16 @@ const BLOCK = 128;
 
 const factorOf = (row: number, col: number): number => 2 ** -(6 + (Math.floor(row / BLOCK) & 1) + 2 * (Math.floor(col / BLOCK) & 1));
 
-/** Code of the e4m3 number nearest to x, by search among all of them. */
+/** Code of the e4m3 number nearest to x, the lower one on a tie, by search among all of them: they ascend. */
 function codeOf(x: number): number {
-  let best = 0;
-  for (let code = 0; code < 127; code++) if (Math.abs(valueOf(code) - Math.abs(x)) < Math.abs(valueOf(best) - Math.abs(x))) best = code;
+  const magnitude = Math.abs(x);
+  let [low, high] = [0, MAGNITUDES.length - 1];
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (MAGNITUDES[middle]! <= magnitude) low = middle;
+    else high = middle;
+  }
+  const best = MAGNITUDES[high]! - magnitude < magnitude - MAGNITUDES[low]! ? high : low;
   return best === 0 ? 0 : best | (x < 0 ? 128 : 0);
 }
 
@@ -19,6 +25,9 @@ function valueOf(code: number): number {
   const magnitude = exponent === 0 ? mantissa / 512 : (1 + mantissa / 8) * 2 ** (exponent - 7);
   return code & 128 ? -magnitude : magnitude;
 }
+
+/** Of codes 0 to 126; 127 is NaN. */
+const MAGNITUDES = Array.from({ length: 127 }, (_, code) => valueOf(code));
 
 /** The nearest values that codes and factors hold, where value i is stored at `position(i)`; BF16 and F32 hold them too. */
 export const roundToFp8 = (values: Float32Array, position: (i: number) => readonly [row: number, col: number]): Float32Array<ArrayBuffer> =>

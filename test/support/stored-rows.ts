@@ -1,5 +1,5 @@
 // Row-major stored bytes of test matrices, in every type the writers here can write. F16 and BF16 are written by this
-// file, the quantised types by the packer's own quantiser or, where it has none, by block-writers.ts. Refuses values that F16 and BF16 would round, so that all
+// file, the quantised types by the packer's own quantiser or, where it has none or searches for long, by block-writers.ts. Refuses values that F16 and BF16 would round, so that all
 // forms of a tiny model hold the same weights.
 
 import { encodeRows, noLoss } from "../../formats/quantize.ts";

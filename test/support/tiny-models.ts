@@ -28,6 +28,8 @@ export interface TinyOverrides {
   readonly config?: Readonly<Record<string, unknown>>;
   /** What every matrix but the router is exactly representable in. Default BF16, which also suits F16 and F32. F8_E4M3: with tiny factors per block. */
   readonly exactIn?: "BF16" | "Q8_0" | "Q4_0" | "MXFP4" | "F8_E4M3";
+  /** For wide models: matrices but the embedding as much smaller as their rows are longer than 64, so that products stay of order 1. */
+  readonly byFanIn?: boolean;
 }
 
 export interface HuggingFaceOptions {
@@ -141,7 +143,9 @@ export function tinyModel(architecture: TinyArchitecture, seed: number, override
     name: string, rows: number, cols: number, scale: number, exact: NonNullable<TinyOverrides["exactIn"]>,
     position = (i: number): readonly [number, number] => [Math.floor(i / cols), i % cols],
   ) => {
-    let values = Float32Array.from({ length: rows * cols }, () => roundForAllTypes(random.normal() * scale));
+    // kB is the transpose of what makes keys of the latent row.
+    const deviation = overrides.byFanIn === true && name !== "embed" ? scale * Math.sqrt(64 / (name.includes(".kB.") ? rows : cols)) : scale;
+    let values = Float32Array.from({ length: rows * cols }, () => roundForAllTypes(random.normal() * deviation));
     if (exact === "F8_E4M3") values = roundToFp8(values, position);
     else if (exact !== "BF16") values = new Float32Array(decodeRows(exact, storedRows(exact, values, rows, cols), rows, cols));
     weights.set(name, { rows, cols, values });

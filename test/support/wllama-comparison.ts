@@ -1,79 +1,64 @@
-// A tiny GGUF in this engine and in wllama 3.8.1 (llama.cpp as WebAssembly): what nobody here wrote. Greedy, token by token, while both say the
-// same; where they part, how clear wllama's choice was. Owns the walk. Refuses to explain a difference: tests and docs/models.md name those known.
+// Tiny GGUF files in wllama 3.8.1 (llama.cpp as WebAssembly): what nobody here wrote. It says log-probabilities of the whole vocabulary for tokens it
+// chose greedily, and those are held against rows of logits for the very tokens it went through, whoever computed them. Owns the process, which
+// takes one file after the other. Refuses to explain a difference: tests and docs/models.md name those known.
 
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { startWllama } from "../../bench/peers/wllama.ts";
-import { openPackFrom } from "../../cli/open-pack.ts";
-import { openGguf } from "../../formats/gguf-checkpoint.ts";
-import { MemorySource } from "../../formats/memory-source.ts";
-import { packToMemory } from "./pack-to-memory.ts";
+import { type Wllama, startWllamaProcess } from "../../bench/peers/wllama.ts";
+import type { Rows } from "./cell-model.ts";
+import { TINY_TOKENS } from "./tiny-tokenizer.ts";
 
-export interface WllamaComparison {
-  /** Why wllama does not load or run the file; null when it does. */
-  readonly refusal: string | null;
-  /** Tokens that both chose, of those compared. */
-  readonly agreed: number;
-  readonly compared: number;
-  /** wllama's margin in nats where the first difference lay; null when there was none. */
-  readonly marginWhereParted: number | null;
-  /** Largest difference of log-probabilities of tokens that both list among the five most likely, in nats, and its mean. */
-  readonly worstLogprob: number;
-  readonly meanLogprob: number;
+/** What wllama said to some prompts. */
+export interface WllamaSaid {
+  /** Prompt and generated tokens of each prompt, but the last, which nothing was computed from. */
+  readonly sequences: readonly (readonly number[])[];
+  /** By prompt: its last token's position, and from there on wllama's log-probabilities of all tokens, f64 [vocab] each. */
+  readonly from: readonly number[];
+  readonly logprobs: Rows;
 }
 
-export async function compareWithWllama(gguf: Uint8Array, prompt: string, nTokens: number): Promise<WllamaComparison> {
-  const folder = mkdtempSync(join(tmpdir(), "workers-moe-wllama-"));
-  const file = join(folder, "tiny.gguf");
-  writeFileSync(file, gguf);
-  try {
-    const wllama = await startWllama(file);
+/** Characters are tokens: a space is 2, the others follow ASCII. */
+const idsOf = (text: string): number[] => Array.from(text, (c) => (c === " " ? 2 : TINY_TOKENS.indexOf(c)));
+
+/** wllama, a file at a time. */
+export class WllamaRunner {
+  readonly #folder = mkdtempSync(join(tmpdir(), "workers-moe-wllama-"));
+  #wllama: Wllama = startWllamaProcess();
+
+  /** What it says, or why it does not load the file. `cache` f32 takes one rounding of its away. */
+  async ask(gguf: Uint8Array, prompts: readonly string[], nTokens: number, cache: "f16" | "f32" = "f16"): Promise<WllamaSaid | { readonly refusal: string }> {
+    const file = join(this.#folder, "tiny.gguf");
+    writeFileSync(file, gguf);
+    const refusal = await this.#load(file, cache);
+    if (refusal !== null) return { refusal };
+    const sequences: number[][] = [];
+    const logprobs: Float64Array[][] = [];
+    for (const prompt of prompts) {
+      const { tokens } = await this.#wllama.complete({ prompt, maxTokens: nTokens, logprobs: TINY_TOKENS.length });
+      sequences.push([...idsOf(prompt), ...tokens.slice(0, -1).map(({ id }) => id)]);
+      logprobs.push(tokens.map(({ top }) => {
+        const row = new Float64Array(TINY_TOKENS.length).fill(NaN);
+        for (const { id, logprob } of top) row[id] = logprob;
+        return row;
+      }));
+    }
+    return { sequences, from: prompts.map((prompt) => prompt.length - 1), logprobs };
+  }
+
+  /** A process that a file brought down is replaced: its end is the refusal. */
+  async #load(file: string, cache: "f16" | "f32"): Promise<string | null> {
     try {
-      const { tokens } = await wllama.complete({ prompt, maxTokens: nTokens, logprobs: 5 });
-      return await compare(gguf, prompt, tokens);
-    } finally {
-      await wllama.close();
+      return await this.#wllama.load(file, cache);
+    } catch (error) {
+      if (!(error instanceof Error) || !error.message.startsWith("wllama's process ended")) throw error;
+      this.#wllama = startWllamaProcess();
+      return error.message;
     }
-  } catch (error) {
-    if (!(error instanceof Error) || !error.message.startsWith("wllama's process ended")) throw error;
-    const reason = /(?:error|Error|failed|unknown|unsupported|missing|expected)[^\n]{0,200}/.exec(error.message.replace(/^wllama's process ended[^:]*: /, ""))?.[0] ?? error.message.slice(-200);
-    return { refusal: reason.trim(), agreed: 0, compared: 0, marginWhereParted: null, worstLogprob: 0, meanLogprob: 0 };
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
   }
-}
 
-type Said = Awaited<ReturnType<Awaited<ReturnType<typeof startWllama>>["complete"]>>["tokens"];
-
-async function compare(gguf: Uint8Array, prompt: string, said: Said): Promise<WllamaComparison> {
-  const pack = await packToMemory(await openGguf(new MemorySource(new Map([["tiny.gguf", gguf]])), "tiny.gguf"));
-  const { engine, tokenizer } = await openPackFrom(pack.source);
-  const ids = tokenizer!.encodeText(prompt);
-  const timeline = engine.kv.open(ids.length + said.length);
-  let next = ids;
-  const differences: number[] = [];
-  let [agreed, compared, marginWhereParted] = [0, 0, null as number | null];
-  for (const { token, top } of said) {
-    const [row] = (await engine.step([{ timeline, ids: next, logits: "last" }])).logits;
-    const total = Math.log(row!.reduce((sum, logit) => sum + Math.exp(logit), 0));
-    const ours = Array.from(row!, (logit, id) => ({ id, token: tokenizer!.decode([id]), logprob: logit - total })).sort((a, b) => b.logprob - a.logprob);
-    for (const their of top) {
-      const same = ours.slice(0, 5).find((mine) => mine.token === their.token);
-      if (same !== undefined && their.token !== "") differences.push(Math.abs(same.logprob - their.logprob));
-    }
-    compared++;
-    // The end token is never drawn by either.
-    const mine = ours.find(({ id }) => !engine.config.eosTokenIds.includes(id))!;
-    if (mine.token !== token) {
-      marginWhereParted = top.length > 1 ? top[0]!.logprob - top[1]!.logprob : null;
-      break;
-    }
-    agreed++;
-    next = [mine.id];
+  async close(): Promise<void> {
+    await this.#wllama.close();
+    rmSync(this.#folder, { recursive: true, force: true });
   }
-  return {
-    refusal: null, agreed, compared, marginWhereParted,
-    worstLogprob: differences.reduce((most, d) => Math.max(most, d), 0), meanLogprob: differences.reduce((sum, d) => sum + d, 0) / Math.max(1, differences.length),
-  };
 }
