@@ -20,15 +20,18 @@ interface Rule {
   readonly reason: string;
 }
 
-/** A format that holds every value comes first; else the smallest of no fewer bits that adds at most 6 % and half of what the type itself lost. */
+/**
+ * A format that holds every value comes first; else the smallest of no fewer bits with which logits stay within two and a half times llama.cpp's own error
+ * (docs/models.md has the measurements of every architecture).
+ */
 export const SOURCE_RULES: Readonly<Record<OtherType, Rule>> = {
   Q3_K: { format: "q6k", isExact: true, reason: "the same steps of 16 values with an integer scale of fewer bits: every value is one of Q6_K's" },
   Q5_0: { format: "q8", isExact: true, reason: "the same groups of 32 with an f16 scale, and integers of fewer bits: every value is one of Q8_0's" },
   IQ4_NL: { format: "q8", isExact: true, reason: "its sixteen levels are 8-bit integers times an f16 scale: every value is one of Q8_0's" },
   Q5_1: { format: "q6k", ragged: "q8", isExact: false, reason: "6.6 bits for 6 (q8: 8.5); adds 1.8 % to 3.8 %, q4m would add 7.4 %" },
-  Q5_K: { format: "q6k", isExact: false, reason: "6.6 bits for 5.5; adds 1.8 % to 3.8 %, q4k has fewer bits" },
-  IQ4_XS: { format: "q6k", isExact: false, reason: "6.6 bits for 4.25; adds 1.8 % to 8 %; its levels are uneven, so even ones need more bits: q4k would add 6.2 %" },
-  Q2_K: { format: "q4k", isExact: false, reason: "4.6 bits for 2.6; scale and minimum, as it has; adds 5 % to 33 %, q4 would add 8 %, mxfp4 11 %" },
+  Q5_K: { format: "q8", isExact: false, reason: "8.5 bits for 5.5: groups of 32, as it has; adds 0.5 % to 3.8 %; with q6k (6.6 bits, adds 1.8 %) logits are off by three times as much as llama.cpp's" },
+  IQ4_XS: { format: "q8", isExact: false, reason: "8.5 bits for 4.25: its uneven levels are 8-bit integers, only scales are rounded: adds 0.02 % to 8 %; with q6k (adds 1.8 %) logits are off by three times as much as llama.cpp's" },
+  Q2_K: { format: "q6k", isExact: false, reason: "6.6 bits for 2.6: groups of 16, as it has; adds 1.5 % to 33 %; with q4k (adds 5 %) logits are off by seven times as much as llama.cpp's" },
 };
 
 const isOther = (type: StoredType): type is OtherType => type in SOURCE_RULES;

@@ -113,6 +113,10 @@ export const measuredCells = (): string[] =>
   [...between(readFileSync(PAGE, "utf8"), "measured").matchAll(/^\| `(\w+)` \| (folder|gguf) \| (\w+) \|/gm)].map(([, architecture, form, type]) => `${architecture} ${form} ${type}`);
 export const allCells = (): string[] => MODEL_CELLS.map(({ architecture, form, type }) => `${architecture} ${form} ${type}`);
 
+/** The document of `node bench/models.ts --json`, or of `npm run bench models -- --json`, which has it under the suite's name. */
+type MeasuredDocument = { readonly cells: CellReport[] } | { readonly models: { readonly cells: CellReport[] } };
+const measuredCellsOf = (document: MeasuredDocument): CellReport[] => ("models" in document ? document.models : document).cells;
+
 function measuredTable(cells: readonly CellReport[]): string {
   const figure = (x: number): string => x.toExponential(1);
   const errors = (of: CellReport["ours"] | null): string[] =>
@@ -145,7 +149,7 @@ function medianTable(cells: readonly CellReport[]): string {
 if (import.meta.main) {
   const measured = process.argv.indexOf("--measured");
   const made = Object.entries(PARTS).map(([name, compute]) => [name, compute()] as [string, string]);
-  if (measured > 0) made.push(["measured", measuredTable((JSON.parse(readFileSync(process.argv[measured + 1]!, "utf8")) as { cells: CellReport[] }).cells)]);
+  if (measured > 0) made.push(["measured", measuredTable(measuredCellsOf(JSON.parse(readFileSync(process.argv[measured + 1]!, "utf8")) as MeasuredDocument))]);
   if (!process.argv.includes("--write")) for (const [, text] of made) process.stdout.write(`${text}\n`);
   else {
     let page = readFileSync(PAGE, "utf8");

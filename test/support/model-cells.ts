@@ -35,8 +35,8 @@ export interface PackPromise {
 
 /** What docs/formats.md promises of `--quant source`, written out here once more: rows whose length is a multiple of 256 or not. */
 const PROMISED: Readonly<Record<GgufType | "F8_E4M3", readonly [format: MatrixFormat, isLossless: boolean, ragged?: MatrixFormat]>> = {
-  F32: ["f32", true], F16: ["f16", true], BF16: ["bf16", true], Q8_0: ["q8", true], Q6_K: ["q6k", true], Q5_1: ["q6k", false, "q8"], Q5_K: ["q6k", false], Q5_0: ["q8", true],
-  Q4_1: ["q4m", true], Q4_K: ["q4k", true], Q4_0: ["q4", true], IQ4_NL: ["q8", true], MXFP4: ["mxfp4", true], IQ4_XS: ["q6k", false], Q3_K: ["q6k", true], Q2_K: ["q4k", false],
+  F32: ["f32", true], F16: ["f16", true], BF16: ["bf16", true], Q8_0: ["q8", true], Q6_K: ["q6k", true], Q5_1: ["q6k", false, "q8"], Q5_K: ["q8", false], Q5_0: ["q8", true],
+  Q4_1: ["q4m", true], Q4_K: ["q4k", true], Q4_0: ["q4", true], IQ4_NL: ["q8", true], MXFP4: ["mxfp4", true], IQ4_XS: ["q8", false], Q3_K: ["q6k", true], Q2_K: ["q6k", false],
   F8_E4M3: ["q8", false],
 };
 
@@ -105,9 +105,7 @@ function boundsOfType(type: GgufType | FolderType): SourceBounds {
   switch (type) {
     case "F32": return { clear: 1e-3, relative: 1e-5, atLeast: 50 };
     case "F16": case "BF16": return { clear: 1e-2, relative: 2e-3, atLeast: 40 };
-    case "F8_E4M3": case "Q5_1": return { clear: 0.15, relative: 0.15, atLeast: 8 };
-    case "Q5_K": case "IQ4_XS": return { clear: 0.5, relative: 0.12, atLeast: 10 };
-    case "Q2_K": return { clear: 0.8, relative: 0.35, atLeast: 8 };
+    case "F8_E4M3": case "Q5_1": case "Q2_K": return { clear: 0.15, relative: 0.15, atLeast: 8 };
     default: return { clear: 0.15, relative: 0.05, atLeast: 8 };
   }
 }
@@ -125,6 +123,8 @@ export function wllamaBounds(cell: Pick<ModelCell, "architecture" | "type">): Wl
   switch (cell.type) {
     case "F32": case "F16": return { clear: 0.02, relative: 5e-3, topLogprob: 0.05, clearNats: 0.05, atLeast: 8 };
     case "BF16": return { clear: 0.06, relative: 0.03, topLogprob: 0.3, clearNats: 0.1, atLeast: 4 };
+    // Weights of two bits are coarse, and so are the routers' inputs: choices flip over wider margins.
+    case "Q2_K": return { clear: 4 * clear, relative: 1.5 * relative, topLogprob: 10 * relative, clearNats: 6 * relative, atLeast: 2 };
     default: return { clear, relative: 1.5 * relative, topLogprob: 10 * relative, clearNats: 6 * relative, atLeast: 2 };
   }
 }

@@ -79,11 +79,11 @@ describe("a model becomes a pack", () => {
     const packed = await run("pack", "q5.gguf", "-o", "q5");
     expect(packed).toMatchObject({ code: 0 });
     expect(packed.stdout).toMatch(/requantised\s+\d+ tensors whose types no kernel has/);
-    expect(packed.stdout).toMatch(/ {2}Q5_K -> q6k\s+\d\.\d{3} %, \d\.\d{2}e-\d: blk\.1\.ffn_gate_exps\.weight\n/);
+    expect(packed.stdout).toMatch(/ {2}Q5_K -> q8\s+\d\.\d{3} %, \d\.\d{2}e-\d: blk\.1\.ffn_gate_exps\.weight\n/);
     expect(packed.stdout).not.toContain("Q3_K"); // q6k holds its every value
     await rm(join(folder, "q5"), { recursive: true });
     const json = JSON.parse((await run("pack", "q5.gguf", "-o", "q5", "--json")).stdout) as { requantized: { tensor: string; relative: number }[]; formatBytes: object };
-    expect(json.formatBytes).toMatchObject({ q6k: expect.any(Number) });
+    expect(json.formatBytes).toMatchObject({ "q8+q6k": expect.any(Number) });
     for (const { relative } of json.requantized) expect(relative).toBeLessThan(0.02);
     expect(json.requantized.map((t) => t.tensor)).toContain("token_embd.weight");
   });
