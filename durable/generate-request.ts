@@ -26,6 +26,7 @@ const schema = z.strictObject({
     z.strictObject({ kind: z.literal("json") }), z.strictObject({ kind: z.literal("json-schema"), schema: constraintText, strict: z.boolean() }),
     z.strictObject({ kind: z.literal("grammar"), grammar: constraintText }), z.strictObject({ kind: z.literal("tags"), tag: constraintText }),
   ]).optional(),
+  journal: z.strictObject({ name: z.string().min(1).max(LIMITS.cacheScopeChars), resume: z.boolean() }).optional(),
   cacheScope: z.string().min(1).max(LIMITS.cacheScopeChars).optional(),
   trace: z.union([z.boolean(), z.strictObject({ layer: z.int().min(0) })]).optional(),
 });

@@ -37,6 +37,8 @@ export interface GenerateRequest {
   readonly trace?: boolean | { readonly layer: number };
   /** Tokens that would break it are never sampled. */
   readonly constraint?: Constraint;
+  /** The name under which the reply's ids are kept for a while. `resume`: what is kept of it comes first, unevaluated, then the rest. */
+  readonly journal?: { readonly name: string; readonly resume: boolean };
   /** Whose evaluated tokens this generation may take over, and leave its own to; absent = nobody's. Never changes the answer. */
   readonly cacheScope?: string;
 }

@@ -33,6 +33,8 @@ export interface Limits {
   readonly cacheScopeChars: number;
   readonly constraintChars: number;
   readonly compiledGrammars: number;
+  readonly journalTokens: number;
+  readonly journalMs: number;
   readonly grammarBytes: number;
   readonly topLogprobs: number;
   readonly resumeAttempts: number;
@@ -95,6 +97,10 @@ export const LIMITS: Limits = Object.freeze({
   constraintChars: 64 * 1024,
   /** Compiled grammars kept for the next request that asks for the same. */
   compiledGrammars: 16,
+  /** Tokens of a reply between two writes of its journal: storage takes about 1,000 writes a second, and what is not written is drawn again. */
+  journalTokens: 16,
+  /** A stream that dropped may be continued for so long. */
+  journalMs: 10 * 60_000,
   /** Memory of the grammar library, from which no new grammar is compiled: it lies in the isolate's 128 MB beside weights and KV cache. */
   grammarBytes: 24 * MIB,
   /** Alternatives reported per token, as the OpenAI API has it. */

@@ -1,6 +1,6 @@
 // The Durable Object that runs the token loop: it holds the trunk and the KV cache, and fans experts out to shards.
-// Owns the model's state (cold, warming, ready, failed), POST /generate and GET /status. Refuses text, keys and public routes (worker/),
-// and awaited durable writes: nothing on the token path is stored (an output gate costs about 10 ms, 2026-11).
+// Owns the model's state (cold, warming, ready, failed), POST /generate, GET /status and GET /metrics. Refuses text, keys and public routes (worker/),
+// and awaited durable writes on the token path (an output gate costs about 10 ms, 2026-11): what replies have said is noted in batches nobody waits for.
 
 import { DurableObject } from "cloudflare:workers";
 import grammarModule from "../build/xgrammar.wasm";
@@ -11,10 +11,13 @@ import { packSource } from "./byte-sources.ts";
 import { within, systemClock } from "./clock.ts";
 import { Constraints } from "./constraints.ts";
 import { hostIsolate, strictIsolates, type DurableEnv } from "./env.ts";
-import { FAILURE_STATUS, type GenerateEvent, type GenerateFailure, type OrchestratorStatus } from "./generate.ts";
+import { FAILURE_STATUS, type GenerateEvent, type GenerateFailure, type GenerateRequest, type OrchestratorStatus } from "./generate.ts";
 import { isFailure, parseGenerateRequest } from "./generate-request.ts";
 import { tenantBytes, type Tenant } from "./isolate.ts";
-import { Scheduler, type Generation } from "./scheduler.ts";
+import { OrchestratorMetrics } from "./metrics.ts";
+import { METRICS_CONTENT_TYPE } from "./metrics-text.ts";
+import { ReplyJournal } from "./reply-journal.ts";
+import { Scheduler, type EventSink, type Generation } from "./scheduler.ts";
 import { bringUp, type Progress, type ServedModel } from "./served-model.ts";
 
 interface Serving {
@@ -26,6 +29,8 @@ const encoder = new TextEncoder();
 
 export class Orchestrator extends DurableObject<DurableEnv> {
   readonly #tenant: Tenant;
+  readonly #journal: ReplyJournal;
+  readonly #metrics = new OrchestratorMetrics(systemClock);
   #serving: Serving | null = null;
   #loading: Promise<Serving> | null = null;
   #progress: Progress | null = null;
@@ -36,6 +41,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
 
   constructor(ctx: DurableObjectState, env: DurableEnv) {
     super(ctx, env);
+    this.#journal = new ReplyJournal(ctx.storage, systemClock, hostIsolate().limits);
     this.#tenant = hostIsolate().enter(ctx.id.toString(), "orchestrator", `orchestrator ${ctx.id.name ?? ctx.id.toString()}`, this, strictIsolates(env));
   }
 
@@ -47,7 +53,8 @@ export class Orchestrator extends DurableObject<DurableEnv> {
       if (searchParams.has("warm") && !resting) void this.#model().catch(() => undefined);
       return Response.json(this.#status());
     }
-    return new Response(`An orchestrator answers POST /generate and GET /status; got ${request.method} ${pathname}.\n`, { status: 404 });
+    if (request.method === "GET" && pathname === "/metrics") return new Response(this.#metricsText(), { headers: { "Content-Type": METRICS_CONTENT_TYPE } });
+    return new Response(`An orchestrator answers POST /generate, GET /status and GET /metrics; got ${request.method} ${pathname}.\n`, { status: 404 });
   }
 
   /** The model, brought up at the first call; a failed attempt is reported and the next call tries again. */
@@ -60,16 +67,19 @@ export class Orchestrator extends DurableObject<DurableEnv> {
   async #bringUp(): Promise<Serving> {
     const progress: Progress = { trunkBytes: 0, trunkTotalBytes: 0, expertTotalBytes: 0, clients: [], pack: null };
     this.#progress = progress;
+    const sinceMs = systemClock.nowMs();
     try {
       const model = await bringUp(this.env, this.#tenant, progress);
-      const scheduler = new Scheduler(model.engine, systemClock, this.#tenant.isolate.limits, () => this.#linger());
+      const scheduler = new Scheduler(this.#metrics.measured(model.engine), systemClock, this.#tenant.isolate.limits, () => this.#linger());
       this.#failure = null;
       this.#serving = { model, scheduler };
+      this.#metrics.loaded(sinceMs, true);
       this.#linger();
       return this.#serving;
     } catch (cause) {
       this.#failure = cause instanceof Error ? cause.message : String(cause);
       this.#failedAtMs = systemClock.nowMs();
+      this.#metrics.loaded(sinceMs, false);
       throw cause;
     } finally {
       this.#loading = null;
@@ -87,6 +97,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
   }
 
   async #generate(request: Request): Promise<Response> {
+    const sinceMs = systemClock.nowMs();
     const { limits } = this.#tenant.isolate;
     const length = Number(request.headers.get("Content-Length") ?? "0");
     if (length > limits.generateBodyBytes) {
@@ -108,8 +119,11 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     const { readable, emit, onCancel } = eventStream();
     let generation: Generation;
     try {
+      const known = await this.#knownIds(parsed);
+      const asked = known.length === 0 ? parsed : { ...parsed, emittedIds: known };
       const constraint = parsed.constraint === undefined ? null : await (await this.#constraintsOf(serving)).stage(parsed.constraint, parsed.stopIds);
-      generation = serving.scheduler.submit(parsed, emit, constraint);
+      known.forEach((id, index) => emit({ type: "token", index, id }));
+      generation = serving.scheduler.submit(asked, this.#metrics.sink(this.#journaled(asked, emit), sinceMs), constraint);
     } catch (cause) {
       if (cause instanceof ModelError) return fail({ type: "error", code: "invalid-request", retryable: false, message: cause.message });
       throw cause;
@@ -119,8 +133,31 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     // The reader may have left while the model was loading.
     if (request.signal.aborted) generation.cancel();
     const refusal = await generation.accepted;
+    this.#metrics.admitted(asked, sinceMs, refusal);
     if (refusal !== null) return fail(refusal);
     return new Response(readable, { headers: { "Content-Type": "application/x-ndjson" } });
+  }
+
+  /** What a reply that is resumed has said already. Scores and experts are kept nowhere, so with them it begins anew. */
+  async #knownIds({ journal, emittedIds, logprobs, trace, echo, maxTokens }: GenerateRequest): Promise<number[]> {
+    const needsEvaluation = logprobs !== undefined || echo === true || (trace !== undefined && trace !== false);
+    if (journal?.resume !== true || emittedIds !== undefined || needsEvaluation) return [];
+    return (await this.#journal.read(journal.name)).slice(0, maxTokens);
+  }
+
+  /** Events as they are, their ids noted under the reply's name. */
+  #journaled({ journal, emittedIds }: GenerateRequest, emit: EventSink): EventSink {
+    if (journal === undefined) return emit;
+    const log = this.#journal.log(journal.name, emittedIds ?? []);
+    return (event) => {
+      if (event.type === "token") log.push(event.id);
+      else if (event.type !== "prompt") log.flush();
+      emit(event);
+    };
+  }
+
+  override async alarm(): Promise<void> {
+    await this.#journal.sweep();
   }
 
   /** The grammar library with this model's vocabulary, loaded when a request first asks for it. */
@@ -135,6 +172,14 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     this.#constraints = { packHash, loaded };
     loaded.catch(() => { this.#constraints = null; });
     return loaded;
+  }
+
+  #metricsText(): string {
+    const { model, scheduler } = this.#serving ?? {};
+    return this.#metrics.text({
+      status: this.#status(), clients: model?.clients ?? this.#progress?.clients ?? [],
+      serving: model === undefined || scheduler === undefined ? null : { kv: model.engine.kv, scheduler },
+    });
   }
 
   #status(): OrchestratorStatus {

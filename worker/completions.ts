@@ -9,7 +9,7 @@ import { openAiForm } from "./openai-form.ts";
 import type { EdgePack } from "./pack.ts";
 import { chatPrompt, completionPrompts, hasTools, requireModel, samplingOf, stopsOf, tokensToGenerate, type Prompt } from "./prompt.ts";
 import { chatConstraint, completionConstraint } from "./reply-constraint.ts";
-import type { Choice, Reply } from "./reply-form.ts";
+import type { Choice, Reply, ReplyHead } from "./reply-form.ts";
 import type { ChatRequest, CompletionRequest } from "./schemas.ts";
 import { chatShape, completionShape } from "./shapes.ts";
 
@@ -26,20 +26,19 @@ export function completionReply(pack: EdgePack, request: CompletionRequest, call
   const choices = choicesOf(pack, request, caller, prompts, (prompt) => tokensToGenerate(pack, prompt.ids.length, maxTokens, "prompt"), nTop, echo && nTop !== null, completionConstraint(request))
     // An echo without scores needs nothing from the orchestrator.
     .map((choice) => (echo && nTop === null ? { ...choice, opening: [{ kind: "prompt" as const, tokens: [] }] } : choice));
-  const shapes = choices.map(({ promptIndex }, index) => completionShape({ ...shapeOptions(pack, request, nTop, index), echoText: echo ? prompts[promptIndex]!.text : null }));
+  const shapesOf = (head: ReplyHead) => choices.map(({ promptIndex }, index) => completionShape({ ...shapeOptions(pack, request, nTop, index, head), echoText: echo ? prompts[promptIndex]!.text : null }));
   return {
     model: pack.id, stream: request.stream === true, choices, idPrefix: "cmpl-",
-    form: (head) => openAiForm(head, { object: "text_completion", chunkObject: "text_completion", ...wishes(request), choices, shapes, openingChoices: [] }),
+    form: (head) => openAiForm(head, { object: "text_completion", chunkObject: "text_completion", ...wishes(request), choices, shapes: shapesOf(head), openingChoices: [] }),
   };
 }
 
 export function chatReply(pack: EdgePack, request: ChatRequest, caller: Caller): Reply {
   const { choices, nTop } = chatChoices(pack, request, caller);
-  const shapes = choices.map((_, index) => chatShape(shapeOptions(pack, request, nTop, index)));
   return {
     model: pack.id, stream: request.stream === true, choices, idPrefix: "chatcmpl-",
     form: (head) => openAiForm(head, {
-      object: "chat.completion", chunkObject: "chat.completion.chunk", ...wishes(request), choices, shapes,
+      object: "chat.completion", chunkObject: "chat.completion.chunk", ...wishes(request), choices, shapes: choices.map((_, index) => chatShape(shapeOptions(pack, request, nTop, index, head))),
       openingChoices: choices.map((_, index) => ({ index, delta: { role: "assistant", content: "" }, logprobs: null, finish_reason: null })),
     }),
   };
@@ -85,6 +84,6 @@ function choicesOf(
 const wishes = (request: ChatRequest | CompletionRequest): { includeUsage: boolean; withTrace: boolean } =>
   ({ includeUsage: request.stream_options?.include_usage === true, withTrace: request.moe?.trace === true });
 
-const shapeOptions = (pack: EdgePack, request: ChatRequest | CompletionRequest, nTop: number | null, index: number) => ({
-  tokenizer: pack.tokenizer, index, withLogprobs: nTop !== null, everyToken: request.moe?.trace === true || nTop !== null, echoText: null,
+const shapeOptions = (pack: EdgePack, request: ChatRequest | CompletionRequest, nTop: number | null, index: number, { id }: ReplyHead) => ({
+  tokenizer: pack.tokenizer, index, withLogprobs: nTop !== null, everyToken: request.moe?.trace === true || nTop !== null, echoText: null, callPrefix: `call_${id.slice(-24)}${index}`,
 });

@@ -19,7 +19,9 @@ import { edgePack, modelObject, type EdgePack } from "./pack.ts";
 import { renderedMessages, requireModel, tokenizeText } from "./prompt.ts";
 import type { Reply } from "./reply-form.ts";
 import { respond } from "./respond.ts";
-import { applyTemplateSchema, chatSchema, completionSchema, detokenizeSchema, parseBody, tokenizeSchema } from "./schemas.ts";
+import { streamPosition } from "./stream-position.ts";
+import { responsesReply, responsesSchema } from "./responses.ts";
+import { applyTemplateSchema, type ChatRequest, chatSchema, completionSchema, detokenizeSchema, parseBody, tokenizeSchema } from "./schemas.ts";
 import type { ModelList } from "./wire-types.ts";
 
 export { Orchestrator } from "../durable/orchestrator.ts";
@@ -34,7 +36,7 @@ const app = new Hono<{ Bindings: EdgeEnv; Variables: { caller: Caller } }>();
 /** Errors have the shape of the API that was asked. */
 const shown = (cause: unknown, path: string): Response => errorResponse(cause, path.startsWith("/v1/messages") ? messagesError : errorBody);
 app.onError((cause, c) => shown(cause, c.req.path));
-app.notFound((c) => shown(new RequestError({ status: 404, code: "unknown_url", message: `There is nothing at ${c.req.method} ${c.req.path}. See /v1/models, /v1/chat/completions, /v1/completions, /v1/messages, /health.` }), c.req.path));
+app.notFound((c) => shown(new RequestError({ status: 404, code: "unknown_url", message: `There is nothing at ${c.req.method} ${c.req.path}. See /v1/models, /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /health.` }), c.req.path));
 app.use(methodNotAllowed({
   app,
   onMethodNotAllowed: (c, methods) => {
@@ -85,11 +87,13 @@ app.get("/v1/models/:id", async (c) => {
 });
 
 /** A POST whose body becomes a reply of generations. */
-const generating = <Schema extends z.ZodType>(schema: Schema, replyOf: (pack: EdgePack, request: z.infer<Schema>, caller: Caller) => Reply) =>
+const generating = <Schema extends z.ZodType<{ readonly moe?: ChatRequest["moe"] }>>(schema: Schema, replyOf: (pack: EdgePack, request: z.infer<Schema>, caller: Caller) => Reply) =>
   async (request: Request, env: EdgeEnv, caller: Caller): Promise<Response> => {
     const body = await parseBody(request, schema);
     const pack = await edgePack(env);
-    return respond(() => orchestrator(env), pack.tokenizer, replyOf(pack, body, caller), request.signal);
+    const position = streamPosition(request.headers.get("Last-Event-ID"));
+    const reply = replyOf(pack, position === null ? body : { ...body, moe: { date: new Date(position.created * 1000).toISOString().slice(0, 10), ...body.moe } }, caller);
+    return respond(() => orchestrator(env), pack.tokenizer, reply, { caller, signal: request.signal, position });
   };
 const completions = generating(completionSchema, completionReply);
 const chatCompletions = generating(chatSchema, chatReply);
@@ -98,6 +102,8 @@ app.post("/v1/chat/completions", (c) => chatCompletions(c.req.raw, c.env, c.var.
 
 const messages = generating(messagesSchema, messagesReply);
 app.post("/v1/messages", (c) => messages(c.req.raw, c.env, c.var.caller));
+const responses = generating(responsesSchema, responsesReply);
+app.post("/v1/responses", (c) => responses(c.req.raw, c.env, c.var.caller));
 app.post("/v1/messages/count_tokens", async (c) => {
   const request = await parseBody(c.req.raw, countTokensSchema);
   return c.json(countTokens(await edgePack(c.env), request));

@@ -62,9 +62,9 @@ export function messagesForm(head: ReplyHead, choices: readonly [Choice]): Reply
         }
       });
     },
-    closing: () => [event("message_delta", { delta: ending(), usage: usage(), moe: moeOf(choices, [end ?? undefined]) }), event("message_stop", {})],
+    closing: () => [event("message_delta", { delta: ending(), usage: usage(), moe: moeOf(head, [end ?? undefined]) }), event("message_stop", {})],
     failure: (error) => [{ event: "error", data: messagesError(error) }],
-    document: () => ({ ...message(), moe: moeOf(choices, [end ?? undefined]) }),
+    document: () => ({ ...message(), moe: moeOf(head, [end ?? undefined]) }),
   };
 }
 

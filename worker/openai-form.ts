@@ -20,12 +20,14 @@ export interface OpenAiOptions {
 const DONE: StreamEvent = { data: "[DONE]" };
 
 export function openAiForm(head: ReplyHead, { object, chunkObject, includeUsage, withTrace, choices, shapes, openingChoices }: OpenAiOptions): ReplyForm {
+  const { id, created, model } = head;
+  const shown = { id, created, model };
   const ends: (End | undefined)[] = [];
   const traces: object[][] = choices.map(() => []);
   let nEnded = 0;
   // OpenAI puts `usage: null` into every chunk when a last one with usage was asked for.
   const usageField = includeUsage ? { usage: null } : {};
-  const chunk = (of: readonly object[], more: object = {}): StreamEvent => ({ data: { ...head, object: chunkObject, choices: of, ...usageField, ...more } });
+  const chunk = (of: readonly object[], more: object = {}): StreamEvent => ({ data: { ...shown, object: chunkObject, choices: of, ...usageField, ...more } });
   return {
     opening: () => (openingChoices.length === 0 ? [] : [chunk(openingChoices)]),
     add(index, piece) {
@@ -35,17 +37,17 @@ export function openAiForm(head: ReplyHead, { object, chunkObject, includeUsage,
       }
       const trace = piece.kind === "token" ? piece.trace : null;
       if (trace !== null) traces[index]!.push(trace);
-      const shown = shapes[index]!.add(piece);
-      if (shown === null) return [];
+      const choice = shapes[index]!.add(piece);
+      if (choice === null) return [];
       const isLast = piece.kind === "end" && nEnded === choices.length;
-      return [chunk([shown], trace !== null ? { moe: { token: trace } } : isLast ? { moe: moeOf(choices, ends) } : {})];
+      return [chunk([choice], trace !== null ? { moe: { token: trace } } : isLast ? { moe: moeOf(head, ends) } : {})];
     },
-    closing: () => [...(includeUsage ? [{ data: { ...head, object: chunkObject, choices: [], usage: usageOf(choices, ends) } }] : []), DONE],
+    closing: () => [...(includeUsage ? [{ data: { ...shown, object: chunkObject, choices: [], usage: usageOf(choices, ends) } }] : []), DONE],
     failure: (error) => [{ data: errorBody(error) }, DONE],
     document: () => ({
-      ...head, object,
+      ...shown, object,
       choices: shapes.map((shape, index) => ({ ...shape.whole(), ...(withTrace ? { moe: { tokens: traces[index] } } : {}) })),
-      usage: usageOf(choices, ends), moe: moeOf(choices, ends),
+      usage: usageOf(choices, ends), moe: moeOf(head, ends),
     }),
   };
 }

@@ -25,6 +25,8 @@ export interface ReplyHead {
   /** Seconds since 1970. */
   readonly created: number;
   readonly model: string;
+  /** Of the sampling: the same request with it says the same. */
+  readonly seed: number;
 }
 
 export interface ReplyForm {
@@ -67,7 +69,7 @@ export function usageOf(choices: readonly Choice[], ends: readonly (End | undefi
 }
 
 /** What a reply cost the fleet, summed over the choices that ran to their end, and the seed that repeats it. */
-export function moeOf(choices: readonly Choice[], ends: readonly (End | undefined)[]): object {
+export function moeOf({ seed }: ReplyHead, ends: readonly (End | undefined)[]): object {
   const counts = { steps: 0, frames: 0, bytes: 0, retries: 0 };
   for (const end of ends) {
     counts.steps += end?.moe?.steps ?? 0;
@@ -75,5 +77,5 @@ export function moeOf(choices: readonly Choice[], ends: readonly (End | undefine
     counts.bytes += end?.moe?.bytes ?? 0;
     counts.retries += end?.moe?.retries ?? 0;
   }
-  return { seed: choices[0]!.input.request.sampling.seed, ...counts };
+  return { seed, ...counts };
 }

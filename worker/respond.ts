@@ -1,29 +1,46 @@
 // From a reply to an HTTP response: one JSON document, or server-sent events. Both fold the same sequence of pieces through the reply's form.
 // Owns the first moment: nothing is sent before the first piece is there, so that warming, overload and bad prompts keep their status.
-// After that, a failure is an error event in the stream. A reader that goes away ends its own generations and nothing else.
+// After that, a failure is an error event in the stream. A reader that goes away ends its own generations and nothing else; a stream of one choice can be
+// continued where its reader stopped (stream-position.ts): its events are a function of the request, so those read before are left out.
 
 import type { GenerateTarget } from "../durable/generate-client.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
-import { toRequestError } from "./errors.ts";
-import { runChoice, type Piece } from "./generation.ts";
+import type { Caller } from "./auth.ts";
+import { invalid, toRequestError } from "./errors.ts";
+import { runChoice, type ChoiceInput, type Piece } from "./generation.ts";
 import { EDGE_LIMITS } from "./limits.ts";
 import { mergeIndexed } from "./merge.ts";
 import type { Reply, ReplyForm, StreamEvent } from "./reply-form.ts";
+import { eventId, type StreamPosition } from "./stream-position.ts";
 
-export async function respond(target: () => GenerateTarget, tokenizer: Tokenizer, reply: Reply, requestSignal: AbortSignal): Promise<Response> {
+export interface Asked {
+  readonly caller: Caller;
+  readonly signal: AbortSignal;
+  /** Where the reader of this very stream stopped; null for a new one. */
+  readonly position: StreamPosition | null;
+}
+
+export async function respond(target: () => GenerateTarget, tokenizer: Tokenizer, reply: Reply, { caller, signal: requestSignal, position }: Asked): Promise<Response> {
   const controller = new AbortController();
   const cancel = (): void => controller.abort();
   requestSignal.addEventListener("abort", cancel, { once: true });
+  // Choices side by side come in no fixed order, so only a stream of one has positions.
+  const isResumable = reply.stream && reply.choices.length === 1;
+  if (position !== null && !isResumable) throw invalid(null, "The header Last-Event-ID came with a request for no stream, or for one of several choices; expected a stream of one choice.", "invalid_event_id");
+  const seed = position?.seed ?? reply.choices[0]!.input.request.sampling.seed;
+  const head = { seed, id: position?.id ?? `${reply.idPrefix}${crypto.randomUUID().replaceAll("-", "")}`, created: position?.created ?? Math.floor(Date.now() / 1000), model: reply.model };
+  const journaled = ({ request, ...input }: ChoiceInput): ChoiceInput => (!isResumable ? { request, ...input } : {
+    ...input, request: { ...request, sampling: { ...request.sampling, seed }, journal: { name: `${caller.id} ${head.id}`, resume: position !== null } },
+  });
   const starts = reply.choices.map((choice) => async function* () {
     yield* choice.opening;
-    yield* runChoice(target, tokenizer, choice.input, controller.signal);
+    yield* runChoice(target, tokenizer, journaled(choice.input), controller.signal);
   });
   const pieces = mergeIndexed(starts, EDGE_LIMITS.generationsAtOnce);
-  const form = reply.form({
-    id: `${reply.idPrefix}${crypto.randomUUID().replaceAll("-", "")}`, created: Math.floor(Date.now() / 1000), model: reply.model,
-  });
+  const form = reply.form(head);
+  const numbered = isResumable ? { ...head, nEvents: position?.nEvents ?? 0 } : null;
   try {
-    return reply.stream ? await streamed(reply, form, pieces, cancel) : await whole(form, pieces, cancel);
+    return reply.stream ? await streamed(reply, form, pieces, cancel, numbered) : await whole(form, pieces, cancel);
   } catch (cause) {
     cancel();
     throw cause;
@@ -67,13 +84,18 @@ async function whole(form: ReplyForm, pieces: Pieces, cancel: () => void): Promi
 }
 
 const encoder = new TextEncoder();
-/** Events as they stand in the body; null for none. */
-function bytesOf(events: readonly StreamEvent[]): Uint8Array | null {
-  if (events.length === 0) return null;
-  return encoder.encode(events.map(({ event, data }) => `${event === undefined ? "" : `event: ${event}\n`}data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`).join(""));
-}
 
-async function streamed(reply: Reply, form: ReplyForm, pieces: Pieces, cancel: () => void): Promise<Response> {
+/** `from`: the position after which the reader goes on, which events get ids of; null where they have none. */
+async function streamed(reply: Reply, form: ReplyForm, pieces: Pieces, cancel: () => void, from: StreamPosition | null): Promise<Response> {
+  let nEvents = 0;
+  /** Events as they stand in the body, without those read before; null for none. */
+  const bytesOf = (events: readonly StreamEvent[]): Uint8Array | null => {
+    const lines = events.flatMap(({ event, data }) => {
+      if (++nEvents <= (from?.nEvents ?? 0)) return [];
+      return [`${from === null ? "" : `id: ${eventId({ ...from, nEvents })}\n`}${event === undefined ? "" : `event: ${event}\n`}data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`];
+    });
+    return lines.length === 0 ? null : encoder.encode(lines.join(""));
+  };
   // The first real piece decides between a status and a stream.
   const first: StreamEvent[] = [];
   for (;;) {

@@ -38,9 +38,8 @@ export const moe = z.object({
   cache: boolean.nullish(),
 }, "an object with `trace`, `date`, `draft_tokens` and/or `cache`");
 
-const common = {
-  model: z.string("the id of a model as a string").min(1, "the id of a model, not an empty string"),
-  max_tokens: integer(0, Number.MAX_SAFE_INTEGER).nullish(),
+/** How tokens are drawn: every API that takes these takes them alike. */
+export const sampling = {
   temperature: number(0, 2).nullish(),
   top_p: z.number("a number above 0 and at most 1").gt(0, "a number above 0 and at most 1").max(1, "a number above 0 and at most 1").nullish(),
   top_k: integer(0, Number.MAX_SAFE_INTEGER).nullish(),
@@ -53,6 +52,12 @@ const common = {
     .refine((bias) => Object.keys(bias).length <= LIMITS.logitBiases, `at most ${LIMITS.logitBiases} tokens`).nullish(),
   seed: z.number("an integer").int("an integer within ±2^53").nullish(),
   stop: stop.nullish(),
+};
+
+const common = {
+  model: z.string("the id of a model as a string").min(1, "the id of a model, not an empty string"),
+  max_tokens: integer(0, Number.MAX_SAFE_INTEGER).nullish(),
+  ...sampling,
   n: integer(1, EDGE_LIMITS.choicesPerPrompt).nullish(),
   stream: boolean.nullish(),
   stream_options: z.object({ include_usage: boolean.nullish() }, "an object such as {\"include_usage\": true}").nullish(),

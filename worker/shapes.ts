@@ -19,6 +19,8 @@ export interface ShapeOptions {
   readonly everyToken: boolean;
   /** Completions with echo: the prompt as it will be shown; null = no echo. */
   readonly echoText: string | null;
+  /** The beginning of its calls' ids: a reply that is resumed has the same ones. */
+  readonly callPrefix: string;
 }
 
 /** Text and tokens of a choice so far. */
@@ -74,14 +76,14 @@ export function completionShape({ tokenizer, index, withLogprobs, everyToken, ec
   };
 }
 
-export function chatShape({ tokenizer, index, withLogprobs, everyToken }: ShapeOptions): ChoiceShape {
+export function chatShape({ tokenizer, index, withLogprobs, everyToken, callPrefix }: ShapeOptions): ChoiceShape {
   const folded: Folded = { text: "", reasoning: "", calls: [], tokens: [], finish: null };
   /** Calls of tools are a reason of their own to end, unless the reply was cut off. */
   const finishReason = (): string | null => (folded.finish === "stop" && folded.calls.length > 0 ? "tool_calls" : folded.finish);
   return {
     add(piece) {
       const { text, tokens } = fold(folded, piece, null);
-      const aside = foldAside(folded, piece.kind === "prompt" ? [] : piece.aside);
+      const aside = foldAside(folded, callPrefix, piece.kind === "prompt" ? [] : piece.aside);
       const delta = { ...(aside.reasoning === "" ? {} : { reasoning_content: aside.reasoning }), ...(text === "" ? {} : { content: text }), ...(aside.calls.length === 0 ? {} : { tool_calls: aside.calls }) };
       if (Object.keys(delta).length === 0 && piece.kind !== "end" && !everyToken) return null;
       const logprobs = withLogprobs && tokens.length > 0 ? chatLogprobs(tokenizer, tokens) : null;
@@ -99,14 +101,14 @@ export function chatShape({ tokenizer, index, withLogprobs, everyToken }: ShapeO
 }
 
 /** Adds reasoning and calls to what there is; returns them as a chunk shows them. */
-function foldAside(folded: Folded, asides: readonly Aside[]): { reasoning: string; calls: object[] } {
+function foldAside(folded: Folded, callPrefix: string, asides: readonly Aside[]): { reasoning: string; calls: object[] } {
   let reasoning = "";
   const calls: object[] = [];
   for (const aside of asides) {
     if (aside.kind === "reasoning") {
       reasoning += aside.text;
     } else if (aside.name !== undefined) {
-      const call: ToolCall = { id: `call_${crypto.randomUUID().replaceAll("-", "")}`, type: "function", function: { name: aside.name, arguments: aside.arguments } };
+      const call: ToolCall = { id: `${callPrefix}${aside.index}`, type: "function", function: { name: aside.name, arguments: aside.arguments } };
       folded.calls[aside.index] = call;
       calls.push({ index: aside.index, ...call, function: { ...call.function } });
     } else {

@@ -187,7 +187,7 @@ interface Chunk {
 }
 async function chunksOf(response: Response): Promise<Chunk[]> {
   const text = await response.text();
-  const events = text.split("\n\n").filter((event) => event !== "");
+  const events = text.split("\n\n").filter((event) => event !== "").map((event) => event.replace(/^id: [^\n]+\n/, ""));
   expect(events.every((event) => event.startsWith("data: "))).toBe(true);
   expect(events.at(-1)).toBe("data: [DONE]");
   return events.slice(0, -1).map((event) => JSON.parse(event.slice(6)) as Chunk);

@@ -55,7 +55,7 @@ describe("response_format", () => {
     const response = await (exports as unknown as { default: Fetcher }).default.fetch(new Request("https://edge/v1/chat/completions", {
       method: "POST", body: JSON.stringify({ model: PACK, messages: [{ role: "user", content: "hi" }], response_format: formatOf(schema), stream: true, logprobs: true }),
     }));
-    const chunks = (await response.text()).split("\n\n").filter((line) => line.startsWith("data: {")).map((line) => JSON.parse(line.slice(6)) as { choices: { delta: { content?: string }; finish_reason: string | null }[] });
+    const chunks = (await response.text()).split("\n\n").flatMap((event) => event.split("\n")).filter((line) => line.startsWith("data: {")).map((line) => JSON.parse(line.slice(6)) as { choices: { delta: { content?: string }; finish_reason: string | null }[] });
     expect(chunks.map(({ choices }) => choices[0]?.delta.content ?? "").join("")).toBe(text);
     expect(chunks.at(-1)!.choices[0]!.finish_reason).toBe("stop");
   });

@@ -92,6 +92,38 @@ describe("openai", () => {
     expect((final.choices[0]!.message.tool_calls![0] as typeof call).function.arguments).toBe(call.function.arguments);
   });
 
+  it("gets responses, whole and streamed, the same", async () => {
+    const body = { model: MODEL, input: [{ role: "user" as const, content: "hello" }], instructions: "be brief", max_output_tokens: 12, temperature: 0 };
+    const whole = await openai.responses.create(body);
+    expect(whole).toMatchObject({ object: "response", status: "incomplete", incomplete_details: { reason: "max_output_tokens" }, usage: { output_tokens: 12 } });
+    expect(whole.output_text.length).toBeGreaterThan(0);
+    const stream = openai.responses.stream(body);
+    let pieces = "";
+    const types: string[] = [];
+    for await (const event of stream) {
+      types.push(event.type);
+      if (event.type === "response.output_text.delta") pieces += event.delta;
+    }
+    expect(pieces).toBe(whole.output_text);
+    expect([types[0], types.at(-1)]).toEqual(["response.created", "response.incomplete"]);
+    expect((await stream.finalResponse()).output_text).toBe(whole.output_text);
+  });
+
+  it("gets structured responses and function calls", async () => {
+    const point = await openai.responses.create({ model: MODEL, input: "where?", max_output_tokens: 200, text: { format: { type: "json_schema", name: "point", strict: true, schema: POINT } } });
+    expect(point.status).toBe("completed");
+    requirePoint(JSON.parse(point.output_text));
+    const tools = [{ type: "function" as const, name: "locate", description: "finds", parameters: POINT, strict: true }];
+    const called = await openai.responses.create({ model: MODEL, input: "find it", tools, tool_choice: "required", parallel_tool_calls: false, max_output_tokens: 300 });
+    const call = called.output.find((item) => item.type === "function_call")!;
+    requirePoint(JSON.parse(call.arguments));
+    const next = await openai.responses.create({
+      model: MODEL, tools, max_output_tokens: 5, input: [{ role: "user", content: "find it" }, call, { type: "function_call_output", call_id: call.call_id, output: "there" }],
+    });
+    expect(next.output_text.length).toBeGreaterThan(0);
+    await expect(openai.responses.create({ model: MODEL, input: "hi", previous_response_id: "resp_1" })).rejects.toThrow(/this server stores none/);
+  });
+
   it("is told what is wrong in its own errors", async () => {
     await expect(openai.chat.completions.create({ model: "gpt-9", messages: say("hi") })).rejects.toThrow(OpenAI.NotFoundError);
     await expect(openai.chat.completions.create({ model: MODEL, messages: say("hi"), temperature: 9 })).rejects.toThrow(/`temperature` is not valid: found 9, expected a number from 0 to 2/);

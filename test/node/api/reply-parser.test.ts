@@ -182,7 +182,7 @@ describe("in a generation", () => {
   }) as unknown as GenerateTarget;
   const request: GenerateRequest = { promptIds: [0], maxTokens: 50, sampling: { ...PLAIN_SAMPLING, temperature: 0, seed: 0 }, choice: 0, stopIds: [], trace: false };
   async function run(texts: readonly string[], stops: readonly string[], reason: "stop" | "length" = "stop"): Promise<{ whole: { finish_reason: string; message: Record<string, unknown> }; deltas: { delta: Record<string, unknown>; finish_reason: string | null }[] }> {
-    const shape = chatShape({ tokenizer, index: 0, withLogprobs: false, everyToken: false, echoText: null });
+    const shape = chatShape({ tokenizer, index: 0, withLogprobs: false, everyToken: false, echoText: null, callPrefix: "call_" });
     const deltas: object[] = [];
     for await (const piece of runChoice(target(texts, reason), tokenizer, { request, stops, reply: () => createReplyParser(tokenizer, format, "", true) }, new AbortController().signal)) {
       const choice = shape.add(piece);

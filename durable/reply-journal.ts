@@ -1,0 +1,74 @@
+// What replies have said so far, in the object's storage: a stream that dropped is continued without evaluating its tokens again, also after the object
+// restarted. Owns batches of token ids by the reply's name, and their removal after a while. Writes are never waited for and hold nothing back
+// (`allowUnconfirmed`): what is lost with them is drawn again, the same. Refuses text: ids only.
+
+import type { Clock } from "./clock.ts";
+import type { Limits } from "./limits.ts";
+
+interface Entry {
+  readonly ids: Uint32Array;
+  readonly atMs: number;
+}
+
+/** Notes one reply as it grows. */
+export interface ReplyLog {
+  push(id: number): void;
+  /** Writes what is not written yet. */
+  flush(): void;
+}
+
+const PREFIX = "reply:";
+const UNCONFIRMED = { allowUnconfirmed: true, noCache: true } as const;
+
+export class ReplyJournal {
+  readonly #storage: DurableObjectStorage;
+  readonly #clock: Clock;
+  readonly #limits: Limits;
+  #alarmSet = false;
+
+  constructor(storage: DurableObjectStorage, clock: Clock, limits: Limits) {
+    this.#storage = storage;
+    this.#clock = clock;
+    this.#limits = limits;
+  }
+
+  /** Ids of a reply that were written; empty where nothing is known of it. */
+  async read(name: string): Promise<number[]> {
+    return Array.from((await this.#storage.get<Entry>(PREFIX + name))?.ids ?? []);
+  }
+
+  /** Goes on with a reply of which `ids` are known. */
+  log(name: string, ids: readonly number[]): ReplyLog {
+    const all = [...ids];
+    let written = all.length;
+    const flush = (): void => {
+      if (written === all.length) return;
+      written = all.length;
+      void this.#storage.put<Entry>(PREFIX + name, { ids: Uint32Array.from(all), atMs: this.#clock.nowMs() }, UNCONFIRMED).catch(() => undefined);
+      this.#setAlarm();
+    };
+    return {
+      push: (id) => {
+        all.push(id);
+        if (all.length - written >= this.#limits.journalTokens) flush();
+      },
+      flush,
+    };
+  }
+
+  /** Removes what nobody will continue any more; called by the object's alarm. */
+  async sweep(): Promise<void> {
+    this.#alarmSet = false;
+    const entries = await this.#storage.list<Entry>({ prefix: PREFIX });
+    const old = [...entries].filter(([, { atMs }]) => this.#clock.nowMs() - atMs >= this.#limits.journalMs).map(([key]) => key);
+    const MOST_KEYS = 128; // of one delete
+    for (let at = 0; at < old.length; at += MOST_KEYS) await this.#storage.delete(old.slice(at, at + MOST_KEYS));
+    if (entries.size > old.length) this.#setAlarm();
+  }
+
+  #setAlarm(): void {
+    if (this.#alarmSet) return;
+    this.#alarmSet = true;
+    void this.#storage.setAlarm(this.#clock.nowMs() + this.#limits.journalMs, UNCONFIRMED).catch(() => { this.#alarmSet = false; });
+  }
+}

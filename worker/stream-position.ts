@@ -1,0 +1,22 @@
+// Where a reader of a stream stopped: the `id` of every server-sent event, and the `Last-Event-ID` a client sends with the same request when its stream
+// has dropped. It holds what makes the reply the same again (its id, its moment, its seed) and how many events were read. Refuses other ids.
+
+import { invalid } from "./errors.ts";
+
+export interface StreamPosition {
+  readonly id: string;
+  /** Seconds since 1970. */
+  readonly created: number;
+  readonly seed: number;
+  readonly nEvents: number;
+}
+
+export const eventId = ({ id, created, seed, nEvents }: StreamPosition): string => `${id}.${created}.${seed}.${nEvents}`;
+
+/** Null without a header. Throws a RequestError 400 where it is no id of this server's events. */
+export function streamPosition(lastEventId: string | null): StreamPosition | null {
+  if (lastEventId === null) return null;
+  const [, id, created, seed, nEvents] = /^([a-z]{3,8}[_-][0-9a-f]{32})\.(\d{10})\.(-?\d{1,16})\.(\d{1,9})$/.exec(lastEventId) ?? [];
+  if (id === undefined) throw invalid(null, `The header Last-Event-ID is ${JSON.stringify(lastEventId.slice(0, 100))}, expected the id of an event of this server's streams.`, "invalid_event_id");
+  return { id, created: Number(created), seed: Number(seed), nEvents: Number(nEvents) };
+}
