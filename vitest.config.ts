@@ -20,7 +20,7 @@ export default defineConfig({
               // The packs of test/support/workerd-packs.ts, as a deployment has them; and a bucket for tests of R2.
               assets: { directory: "./build/test-assets", binding: "ASSETS" },
               r2Buckets: ["PACKS"],
-              bindings: { PACK_ID: "tiny", OPEN_ACCESS: "true" },
+              bindings: { PACK_ID: "tiny", OPEN_ACCESS: "true", LOG: "off" },
             },
           }),
         ],

@@ -10,7 +10,8 @@ import { assembleAssets, ROOT } from "../cli/setup.mjs";
 import { LIMITS } from "../durable/limits.ts";
 
 const COMPATIBILITY_DATE = "2026-11-17";
-const KERNELS = ["simd128", "relaxed-i32", "relaxed-i16"].map((name) => `build/kernels-${name}.wasm`);
+/** The modules of WebAssembly that the Worker imports: kernels, and the grammar library. */
+const WASM_FILES = [...["simd128", "relaxed-i32", "relaxed-i16"].map((name) => `build/kernels-${name}.wasm`), "build/xgrammar.wasm"];
 const READY_MS_MAX = 120_000;
 
 export interface HostOptions {
@@ -26,6 +27,8 @@ export interface HostOptions {
   readonly objects: Readonly<Record<string, { readonly className: string; readonly scriptName?: string }>>;
   /** Folder through which processes find each other; absent for a process on its own. */
   readonly registry?: string;
+  /** Port of the inspector, for whoever looks at the heap; absent for none. */
+  readonly inspectorPort?: number;
 }
 
 export interface Host {
@@ -35,7 +38,7 @@ export interface Host {
 
 /** Starts one workerd process; it listens when this returns, and has loaded nothing. */
 export async function startHost(pack: string, options: HostOptions): Promise<Host> {
-  const { name, entry, packId, shards, isolateMiB, objects, registry } = options;
+  const { name, entry, packId, shards, isolateMiB, objects, registry, inspectorPort } = options;
   const bundle = await build({
     entryPoints: [join(ROOT, "bench", entry)], bundle: true, format: "esm", write: false, external: ["*.wasm", "cloudflare:workers"],
     conditions: ["workerd", "worker", "browser"], logLevel: "silent",
@@ -47,12 +50,13 @@ export async function startHost(pack: string, options: HostOptions): Promise<Hos
     host: "127.0.0.1", name, modulesRoot: "/",
     modules: [
       { type: "ESModule", path: "/bench/worker.js", contents: bundle.outputFiles[0]!.text },
-      ...KERNELS.map((file) => ({ type: "CompiledWasm" as const, path: `/${file}`, contents: new Uint8Array(readFileSync(join(ROOT, file))) })),
+      ...WASM_FILES.map((file) => ({ type: "CompiledWasm" as const, path: `/${file}`, contents: new Uint8Array(readFileSync(join(ROOT, file))) })),
     ],
     compatibilityDate: COMPATIBILITY_DATE,
     durableObjects: Object.fromEntries(Object.entries(objects).map(([binding, of]) => [binding, { ...of, useSQLite: true }])),
     assets: { directory: assets, binding: "ASSETS", routerConfig: { has_user_worker: true, invoke_user_worker_ahead_of_assets: true } },
     bindings: { PACK_ID: packId, PACK_SOURCE: "assets", SHARDS_COUNT: String(shards), ISOLATES: "shared", OPEN_ACCESS: "true", ISOLATE_MIB: String(isolateMiB) },
+    ...(inspectorPort === undefined ? {} : { inspectorPort }),
     ...(registry === undefined ? {} : { unsafeDevRegistryPath: registry }),
   }));
   try {
@@ -75,7 +79,7 @@ export interface Server extends Host {
 }
 
 /** The whole server in one process, ready: /health says so. Throws when it does not come up. */
-export async function startServer(pack: string, options: Pick<HostOptions, "packId" | "shards" | "isolateMiB">): Promise<Server> {
+export async function startServer(pack: string, options: Pick<HostOptions, "packId" | "shards" | "isolateMiB" | "inspectorPort">): Promise<Server> {
   const host = await startHost(pack, { ...options, name: "serving", entry: "serving-worker.ts", objects: { ORCHESTRATOR: { className: "Orchestrator" }, SHARDS: { className: "ExpertShard" } } });
   try {
     await untilReady(host.url);

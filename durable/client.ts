@@ -5,6 +5,7 @@
 
 import { type Clock, type Random, sleep, within } from "./clock.ts";
 import type { Hello, Welcome } from "./handshake.ts";
+import { Histogram, SHORT_SECONDS } from "./histogram.ts";
 import type { Limits } from "./limits.ts";
 import { addressFrame, decodeHeader, faultOfPayload, payloadChecksum, refusalMessage, replyFrameBytes, type FrameHeader } from "./protocol.ts";
 
@@ -138,6 +139,8 @@ export class ShardClient {
   frames = 0;
   bytes = 0;
   retries = 0;
+  /** Seconds from sending a frame to taking its reply. */
+  readonly roundTrips = new Histogram(SHORT_SECONDS);
   lastFault: string | null = null;
 
   constructor(parts: ShardClientParts) {
@@ -400,6 +403,7 @@ export class ShardClient {
     if (damage !== null) return this.#condemn(`a reply was damaged: ${damage}`);
     frame.sink = null;
     this.#settle(at);
+    this.roundTrips.observe((this.#p.clock.nowMs() - frame.sentAtMs) / 1000);
     this.#failures = 0;
     this.#send();
   }

@@ -21,12 +21,15 @@ const schema = z.strictObject({
   stopIds: z.array(id).max(LIMITS.stopIds),
   logprobs: z.int().min(0).max(LIMITS.topLogprobs).optional(),
   echo: z.boolean().optional(),
+  embedding: z.boolean().optional(),
   draftTokens: z.int().min(0).max(LIMITS.draftTokens).optional(),
   constraint: z.discriminatedUnion("kind", [
     z.strictObject({ kind: z.literal("json") }), z.strictObject({ kind: z.literal("json-schema"), schema: constraintText, strict: z.boolean() }),
     z.strictObject({ kind: z.literal("grammar"), grammar: constraintText }), z.strictObject({ kind: z.literal("tags"), tag: constraintText }),
   ]).optional(),
   journal: z.strictObject({ name: z.string().min(1).max(LIMITS.cacheScopeChars), resume: z.boolean() }).optional(),
+  caller: z.string().min(1).max(LIMITS.cacheScopeChars).optional(),
+  deadlineAtMs: z.number().min(0).optional(),
   cacheScope: z.string().min(1).max(LIMITS.cacheScopeChars).optional(),
   trace: z.union([z.boolean(), z.strictObject({ layer: z.int().min(0) })]).optional(),
 });
@@ -61,7 +64,8 @@ export function refusalOf(request: GenerateRequest, bounds: RequestBounds): Gene
   }
   const emitted = request.emittedIds?.length ?? 0;
   if (emitted > request.maxTokens) return invalid(`emittedIds has ${emitted} tokens; maxTokens is ${request.maxTokens}.`);
-  if (request.maxTokens === 0 && request.echo !== true) return invalid("maxTokens is 0 without echo: nothing would be answered.");
+  if (request.embedding === true && (request.maxTokens !== 0 || request.echo === true)) return invalid("embedding is asked for with maxTokens above 0 or with echo; expected neither.");
+  if (request.maxTokens === 0 && request.echo !== true && request.embedding !== true) return invalid("maxTokens is 0 without echo: nothing would be answered.");
   const total = request.promptIds.length + request.maxTokens;
   if (total > bounds.contextLength) {
     return {

@@ -1,4 +1,4 @@
-// The private HTTP surface of an orchestrator object: POST /generate and GET /status, docs/protocol.md section 5.
+// The private HTTP surface of an orchestrator object: POST /generate, GET /status and GET /metrics, docs/protocol.md section 5.
 // Owns the types of the request, of the events streamed back (one JSON document per line) and of the status.
 // Refuses text: prompts are token ids here, tokenizing is the Worker's. Validation: generate-request.ts.
 
@@ -29,6 +29,8 @@ export interface GenerateRequest {
   readonly stopIds: readonly number[];
   /** Log-probabilities of each token and of this many most likely ones, 0 to 20; absent = none. */
   readonly logprobs?: number;
+  /** With `maxTokens` 0: the prompt as one vector, the mean of its tokens' states after the final norm, of length 1. */
+  readonly embedding?: boolean;
   /** Score the prompt as well: `prompt` events carry each prompt token's log-probability. */
   readonly echo?: boolean;
   /** Most guesses per step, at most the limit's and that when absent. Part of the pace and the cost, never of the answer. */
@@ -39,6 +41,10 @@ export interface GenerateRequest {
   readonly constraint?: Constraint;
   /** The name under which the reply's ids are kept for a while. `resume`: what is kept of it comes first, unevaluated, then the rest. */
   readonly journal?: { readonly name: string; readonly resume: boolean };
+  /** With whom it waits in line: callers take turns, however much each of them has sent. */
+  readonly caller?: string;
+  /** When the reader no longer wants more, in milliseconds since 1970: the generation ends there, or is refused where it has not begun. */
+  readonly deadlineAtMs?: number;
   /** Whose evaluated tokens this generation may take over, and leave its own to; absent = nobody's. Never changes the answer. */
   readonly cacheScope?: string;
 }
@@ -62,7 +68,7 @@ export interface MoeUsage {
 }
 
 export type GenerateErrorCode =
-  | "invalid-request" | "context-exceeded" | "warming" | "load-failed" | "overloaded" | "capacity" | "step-failed" | "stream-broken";
+  | "invalid-request" | "context-exceeded" | "warming" | "load-failed" | "overloaded" | "capacity" | "step-failed" | "stream-broken" | "deadline-exceeded";
 
 export interface GenerateFailure {
   readonly type: "error";
@@ -78,15 +84,17 @@ export interface GenerateFailure {
 export type GenerateEvent =
   /** Prompt tokens from number `start` on, in order; only with echo. */
   | { readonly type: "prompt"; readonly start: number; readonly tokens: readonly ScoredToken[] }
+  /** f32 [hidden]; only with embedding. */
+  | { readonly type: "embedding"; readonly values: readonly number[] }
   /** Token number `index` (0 = first generated). `cachedTokens` comes with the first: prompt tokens that needed no evaluation, absent for none. `experts` and their `weights` are those of its predecessor's evaluation, which chose it. */
   | { readonly type: "token"; readonly index: number; readonly id: number; readonly logprob?: number; readonly top?: readonly TokenLogprob[]; readonly experts?: PerLayer; readonly weights?: PerLayer; readonly cachedTokens?: number }
-  | { readonly type: "end"; readonly reason: "stop" | "length"; readonly stopId: number | null; readonly promptTokens: number; readonly cachedTokens: number; readonly completionTokens: number; readonly moe: MoeUsage }
+  | { readonly type: "end"; readonly reason: "stop" | "length" | "deadline"; readonly stopId: number | null; readonly promptTokens: number; readonly cachedTokens: number; readonly completionTokens: number; readonly moe: MoeUsage }
   | GenerateFailure;
 
 /** HTTP status of a /generate that failed before its first event. */
 export const FAILURE_STATUS: Readonly<Record<GenerateErrorCode, number>> = {
   "invalid-request": 400, "context-exceeded": 400, "warming": 503, "load-failed": 503, "overloaded": 429, "capacity": 503,
-  "step-failed": 500, "stream-broken": 502,
+  "step-failed": 500, "stream-broken": 502, "deadline-exceeded": 504,
 };
 
 export interface ShardStatus {

@@ -133,7 +133,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     // The reader may have left while the model was loading.
     if (request.signal.aborted) generation.cancel();
     const refusal = await generation.accepted;
-    this.#metrics.admitted(asked, sinceMs, refusal);
+    this.#metrics.admitted(parsed, sinceMs, refusal);
     if (refusal !== null) return fail(refusal);
     return new Response(readable, { headers: { "Content-Type": "application/x-ndjson" } });
   }

@@ -14,6 +14,7 @@ import { decidingForm, logprobs, sampleForm, type LogitsForm, type TopLogits } f
 import type { Tap } from "../model/taps.ts";
 import { sleep, type Clock } from "./clock.ts";
 import { DraftGate, DraftLength } from "./draft-gate.ts";
+import { FairQueue } from "./fair-queue.ts";
 import type { GenerateErrorCode, GenerateEvent, GenerateFailure, GenerateRequest, ScoredToken } from "./generate.ts";
 import { refusalOf } from "./generate-request.ts";
 import type { Limits } from "./limits.ts";
@@ -35,6 +36,8 @@ export interface Generation {
 }
 
 const failure = (code: GenerateErrorCode, message: string, retryable: boolean): GenerateFailure => ({ type: "error", code, message, retryable });
+
+const TOO_LATE = failure("deadline-exceeded", "The request's deadline passed before its reply began.", true);
 
 class Run implements Generation {
   readonly request: GenerateRequest;
@@ -58,6 +61,8 @@ class Run implements Generation {
   form: LogitsForm = "row";
   /** What is done to its logits before they are sampled. */
   readonly stage: LogitStage | null;
+  /** Sum of the states of an embedding so far, [hidden]; in order of the tokens, so that chunks change nothing. */
+  states: Float64Array | null = null;
   /** Guesses evaluated after them. */
   draft: readonly number[] = [];
   /** Experts and weights of a traced step, by position. */
@@ -94,6 +99,8 @@ class Run implements Generation {
     const { cacheScope } = this.request;
     return cacheScope === undefined ? null : { scope: cacheScope, ids: this.ids };
   }
+  /** Requests that name nobody wait in one line. */
+  get caller(): string { return this.request.caller ?? ""; }
   get traces(): boolean { return this.request.trace !== undefined && this.request.trace !== false; }
   /** True while logits of prompt positions are wanted. */
   get scores(): boolean { return this.request.echo === true && this.evaluated < this.request.promptIds.length; }
@@ -105,7 +112,7 @@ export class Scheduler {
   readonly #limits: Limits;
   readonly #onIdle: () => void;
   readonly #gate = new DraftGate();
-  readonly #queue: Run[] = [];
+  readonly #queue: FairQueue<Run>;
   #active: Run[] = [];
   #looping = false;
   steps = 0;
@@ -120,6 +127,7 @@ export class Scheduler {
     this.#clock = clock;
     this.#limits = limits;
     this.#onIdle = onIdle;
+    this.#queue = new FairQueue(limits.queuedGenerations);
   }
 
   get activeCount(): number { return this.#active.length; }
@@ -132,15 +140,13 @@ export class Scheduler {
   submit(request: GenerateRequest, emit: EventSink, constraint: LogitStage | null = null): Generation {
     const run = new Run(request, emit, () => this.#cancelled(run), this.#limits.draftTokens, constraint);
     const refusal = refusalOf(request, { vocabSize: this.#engine.config.vocabSize, contextLength: this.#engine.contextLength })
-      ?? (this.#queue.length >= this.#limits.queuedGenerations
-        ? failure("overloaded", `${this.#active.length} generations run and ${this.#queue.length} wait, the most this server takes; try again later.`, true) : null);
+      ?? (this.#isLate(run) ? TOO_LATE : null);
     if (refusal !== null) {
-      run.ended = true;
-      run.stage?.dispose();
-      run.settleAcceptance(refusal);
+      this.#refuse(run, refusal);
       return run;
     }
-    this.#queue.push(run);
+    const displaced = this.#queue.push(run.caller, run);
+    if (displaced !== null) this.#refuse(displaced, failure("overloaded", `${this.#active.length} generations run and ${this.#queue.length} wait, the most this server takes; try again later.`, true));
     this.#admit();
     if (!this.#looping && this.#active.length > 0) void this.#loop();
     return run;
@@ -148,38 +154,58 @@ export class Scheduler {
 
   /** Ends everything with an error event: the model goes away. */
   stop(reason: GenerateFailure): void {
-    for (const run of [...this.#active, ...this.#queue]) this.#end(run, reason);
-    for (const run of this.#queue.splice(0)) run.stage?.dispose();
+    for (const run of this.#active) this.#end(run, reason);
+    for (const run of [...this.#queue]) {
+      this.#queue.remove(run.caller, run);
+      this.#end(run, reason);
+      run.stage?.dispose();
+    }
     this.#sweep();
   }
 
   #cancelled(run: Run): void {
     this.cancelled++;
-    const at = this.#queue.indexOf(run);
-    if (at >= 0) {
-      this.#queue.splice(at, 1);
-      run.stage?.dispose();
-    }
+    if (this.#queue.remove(run.caller, run)) run.stage?.dispose();
     run.settleAcceptance(failure("invalid-request", "The reader went away before the generation began.", false));
     // During a step its KV pages are in use; the loop frees them afterwards.
     if (!this.#looping) this.#sweep();
   }
 
-  /** Moves waiting generations into the batch, in order, as far as places and KV memory go. */
+  /** Turns a generation away that never was in the batch, and is in the queue no more. */
+  #refuse(run: Run, reason: GenerateFailure): void {
+    run.ended = true;
+    run.stage?.dispose();
+    run.settleAcceptance(reason);
+  }
+
+  #isLate({ request: { deadlineAtMs } }: Run): boolean { return deadlineAtMs !== undefined && this.#clock.nowMs() >= deadlineAtMs; }
+
+  /** Ends what has had its time: with what it has said, where it has begun to. */
+  #expire(): void {
+    for (const run of this.#active) if (!run.ended && this.#isLate(run)) {
+      if (run.generated === 0) this.#end(run, TOO_LATE);
+      else this.#finish(run, "deadline", null);
+    }
+    for (const run of [...this.#queue]) if (this.#isLate(run)) {
+      this.#queue.remove(run.caller, run);
+      this.#refuse(run, TOO_LATE);
+    }
+  }
+
+  /** Moves waiting generations into the batch, callers taking turns, as far as places and KV memory go. */
   #admit(): void {
-    while (this.#queue.length > 0 && this.#active.length < this.#limits.activeGenerations) {
-      const run = this.#queue[0]!;
+    while (this.#active.length < this.#limits.activeGenerations) {
+      const run = this.#queue.first;
+      if (run === undefined) return;
       try {
         // A prompt that is scored is evaluated as a whole: its logits are kept nowhere.
-        run.timeline = this.#engine.kv.open(run.positions, run.request.echo === true ? null : run.shared);
+        run.timeline = this.#engine.kv.open(run.positions, run.request.echo === true || run.request.embedding === true ? null : run.shared);
         run.cachedTokens = Math.min(run.timeline.length, run.request.promptIds.length);
       } catch (error) {
         if (!(error instanceof CapacityError)) throw error;
         if (this.#active.length > 0) return; // those under way will give memory back
         this.#queue.shift();
-        run.ended = true;
-        run.stage?.dispose();
-        run.settleAcceptance(failure("capacity", `The KV cache of this generation does not fit: ${error.message}`, false));
+        this.#refuse(run, failure("capacity", `The KV cache of this generation does not fit: ${error.message}`, false));
         continue;
       }
       this.#queue.shift();
@@ -195,6 +221,7 @@ export class Scheduler {
     this.#looping = true;
     try {
       for (;;) {
+        this.#expire();
         this.#sweep();
         this.#admit();
         this.#sweep();
@@ -229,6 +256,7 @@ export class Scheduler {
   async #step(): Promise<void> {
     const runs = this.#share();
     const entries = runs.map((run): StepEntry => {
+      if (run.request.embedding === true) return { timeline: run.timeline!, ids: run.ids.slice(run.evaluated, run.evaluated + run.taken), logits: { states: true, of: "all" } };
       const of = run.scores || run.draft.length > 0 ? "all" : run.taken === run.left && run.request.maxTokens > 0 ? "last" : "none";
       run.form = run.scores ? "row" : decidingForm(run.request.sampling, run.request.logprobs ?? null, this.#engine.config.vocabSize, run.stage);
       return {
@@ -305,6 +333,7 @@ export class Scheduler {
   /** Events of one generation after a step over positions [start, start + n). */
   #deliver(run: Run, start: number, entry: StepEntry, logits: Float32Array, top: TopLogits | null): void {
     const { request, draft } = run;
+    if (request.embedding === true) return this.#pool(run, entry.ids.length, logits);
     const vocab = this.#engine.config.vocabSize;
     const n = entry.ids.length;
     const row = (i: number): Float32Array => logits.subarray(i * vocab, (i + 1) * vocab);
@@ -336,6 +365,19 @@ export class Scheduler {
     }
   }
 
+  /** Adds states [n, hidden] of an embedding; with the last, their mean of length 1. */
+  #pool(run: Run, n: number, states: Float32Array): void {
+    const hidden = states.length / n;
+    run.states ??= new Float64Array(hidden);
+    for (let i = 0; i < states.length; i++) run.states[i % hidden]! += states[i]!;
+    if (run.left > 0) return;
+    // The mean's length is the sum's over the number of tokens, and cancels.
+    const length = Math.sqrt(run.states.reduce((sum, x) => sum + x * x, 0));
+    if (!Number.isFinite(length) || length === 0) return this.#end(run, failure("step-failed", `The states of this text add up to a vector of length ${length}; a number above 0 was expected.`, false));
+    run.emit({ type: "embedding", values: Array.from(run.states, (x) => Math.fround(x / length)) });
+    this.#finish(run, "length", null);
+  }
+
   /** Notes how much of a draft held and forgets the evaluation of the rest: the next step writes over it. */
   #judge(run: Run, held: number): void {
     this.drafts.tokens += run.draft.length;
@@ -355,7 +397,7 @@ export class Scheduler {
     return { type: "prompt", start: start === 0 ? 0 : start + 1, tokens };
   }
 
-  #finish(run: Run, reason: "stop" | "length", stopId: number | null): void {
+  #finish(run: Run, reason: "stop" | "length" | "deadline", stopId: number | null): void {
     this.#end(run, { type: "end", reason, stopId, promptTokens: run.request.promptIds.length, cachedTokens: run.cachedTokens, completionTokens: run.generated, moe: { ...run.moe } });
   }
 

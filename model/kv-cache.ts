@@ -53,6 +53,11 @@ export class KvCache {
     return this.#open.size;
   }
 
+  /** Pages in memory: in use by open timelines, kept, or both. */
+  get pages(): number {
+    return this.#holders.size;
+  }
+
   /** Pages kept for later sequences, those in use by open ones included. */
   get keptPages(): number {
     return this.#kept.size;

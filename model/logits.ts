@@ -7,21 +7,24 @@ import type { ModelConfig } from "./config.ts";
 import { inverseTemperature } from "./draw.ts";
 import { LOGIT_ROWS, MAX_TOP_LOGITS, hiddenStride, logitStride, type EngineRegions } from "./engine-regions.ts";
 import type { Heap } from "./heap.ts";
-import type { Kernels } from "./kernels.ts";
+import type { ActivationFormat, Kernels } from "./kernels.ts";
 import type { LogitsForm, TopLogits } from "./sampling.ts";
 import type { TrunkWeights } from "./trunk.ts";
 
 /**
  * Logits of an entry's tokens: none, of the last or of all; whole rows, or only the `top` largest of each, 1 to MAX_TOP_LOGITS, or whole
- * rows of probabilities at a `temperature` above 0.
+ * rows of probabilities at a `temperature` above 0. Or, in place of logits, the states they are made of: rows after the final norm.
  */
 export type LogitsRequest = "none" | "last" | "all"
-  | { readonly top: number; readonly of: "last" | "all" } | { readonly temperature: number; readonly of: "last" | "all" };
+  | { readonly top: number; readonly of: "last" | "all" } | { readonly temperature: number; readonly of: "last" | "all" } | { readonly states: true; readonly of: "last" | "all" };
 
 /** The request for a form of the logits of the last token, or of all. */
 export const logitsRequest = (form: LogitsForm, of: "last" | "all"): LogitsRequest => (form === "row" ? of : { ...form, of });
 
-/** What one entry gets: whole rows f32 [nRows, vocab], probabilities where it asked for these (empty where none were asked for), or the largest (null where none were). */
+/**
+ * What one entry gets: whole rows f32 [nRows, vocab], probabilities where it asked for these (empty where none were asked for), or the largest (null where none
+ * were); states f32 [nRows, hidden] in place of rows.
+ */
 export interface EntryLogits {
   readonly logits: Float32Array;
   readonly top: TopLogits | null;
@@ -63,24 +66,35 @@ export class Head {
 
   /** Logits of a step whose entries lie one after the other in the residual. Throws where more of the largest are asked for than there is room. */
   run(entries: readonly { readonly ids: ArrayLike<number>; readonly logits: LogitsRequest }[]): EntryLogits[] {
-    const { vocabSize } = this.#config;
-    const [whole, ranked]: [Asked[], Asked[]] = [[], []];
+    const { vocabSize, hiddenSize } = this.#config;
+    const [whole, ranked, states]: [Asked[], Asked[], Asked[]] = [[], [], []];
     let first = 0;
     const results = entries.map(({ ids, logits: asked }, entry): EntryLogits => {
       const of = typeof asked === "object" ? asked.of : asked;
       const nRows = of === "all" ? ids.length : of === "last" ? Math.min(1, ids.length) : 0;
-      const list = typeof asked === "object" && "top" in asked ? ranked : whole;
+      const list = typeof asked !== "object" || "temperature" in asked ? whole : "top" in asked ? ranked : states;
       const temperature = typeof asked === "object" && "temperature" in asked ? asked.temperature : 0;
       for (let row = 0; row < nRows; row++) list.push({ token: first + ids.length - nRows + row, entry, row, temperature });
       first += ids.length;
       if (typeof asked !== "object" || "temperature" in asked) return { logits: new Float32Array(nRows * vocabSize), top: null };
+      if ("states" in asked) return { logits: new Float32Array(nRows * hiddenSize), top: null };
       const k = Math.min(asked.top, vocabSize);
       if (!Number.isInteger(k) || k < 1 || k > MAX_TOP_LOGITS) throw new Error(`The ${asked.top} largest logits were asked for; 1 to ${MAX_TOP_LOGITS} was expected.`);
       return { logits: new Float32Array(0), top: { k, ids: new Uint32Array(nRows * k), values: new Float32Array(nRows * k), notFinite: new Int32Array(nRows) } };
     });
     for (let done = 0; done < whole.length; done += LOGIT_ROWS) this.#wholeRows(whole.slice(done, done + LOGIT_ROWS), results);
     for (let done = 0; done < ranked.length; done += LOGIT_ROWS) this.#rankedRows(ranked.slice(done, done + LOGIT_ROWS), results);
+    for (let done = 0; done < states.length; done += LOGIT_ROWS) this.#stateRows(states.slice(done, done + LOGIT_ROWS), results);
     return results;
+  }
+
+  #stateRows(rows: readonly Asked[], results: readonly EntryLogits[]): void {
+    const { hiddenSize } = this.#config;
+    this.#norm(rows, "f32");
+    rows.forEach(({ entry, row }, i) => {
+      const from = (this.#finals.f32 + i * this.#finals.f32Stride) / 4;
+      results[entry]!.logits.set(this.#heap.f32.subarray(from, from + hiddenSize), row * hiddenSize);
+    });
   }
 
   /** All logits of the rows, into the region of whole rows. */
@@ -140,14 +154,14 @@ export class Head {
     });
   }
 
-  /** Final norm of the rows' residuals, in the format the head takes; neighbours in one call. */
-  #norm(rows: readonly Asked[]): void {
-    const { head, norm, normBias } = this.#trunk;
+  /** Final norm of the rows' residuals, in the format that is taken; neighbours in one call. */
+  #norm(rows: readonly Asked[], takes: ActivationFormat = this.#trunk.head.takes): void {
+    const { norm, normBias } = this.#trunk;
     const stride = hiddenStride(this.#config);
     for (let i = 0; i < rows.length;) {
       let n = 1;
       while (i + n < rows.length && rows[i + n]!.token === rows[i]!.token + n) n++;
-      normalise(this.#config, this.#kernels, norm, normBias, this.#at.x + rows[i]!.token * stride, stride, this.#finals, i, n, [head.takes]);
+      normalise(this.#config, this.#kernels, norm, normBias, this.#at.x + rows[i]!.token * stride, stride, this.#finals, i, n, [takes]);
       i += n;
     }
   }

@@ -1,9 +1,10 @@
-// The page's side of the HTTP API: health, models and streamed generations. Owns the reading of server-sent events.
-// Failures become ApiProblem with the server's own sentence. No state, no DOM.
+// The page's side of the HTTP API: health, models and the fleet. Failures become ApiProblem with the server's own sentence.
+// Refuses state and the DOM; streamed generations are stream.ts.
 
-import type { HealthReply, ModelList, StreamChunk } from "../worker/wire-types.ts";
+import type { FleetReply, HealthReply, ModelList } from "../worker/wire-types.ts";
 
 export class ApiProblem extends Error {
+  /** The response's status; 0 where a stream broke or ended with an error. */
   readonly status: number;
   readonly retryAfterSeconds: number;
   constructor(status: number, message: string, retryAfterSeconds: number) {
@@ -13,48 +14,26 @@ export class ApiProblem extends Error {
   }
 }
 
-const headers = (key: string): Record<string, string> => (key === "" ? {} : { Authorization: `Bearer ${key}` });
+export const authorization = (key: string): Record<string, string> => (key === "" ? {} : { Authorization: `Bearer ${key}` });
 
-async function problemOf(response: Response): Promise<ApiProblem> {
+export async function problemOf(response: Response): Promise<ApiProblem> {
   const body = (await response.json().catch(() => null)) as { error?: { message?: string } } | null;
   const message = body?.error?.message ?? `The server answered with status ${response.status}.`;
-  return new ApiProblem(response.status, message, Number(response.headers.get("Retry-After") ?? "1"));
+  return new ApiProblem(response.status, message, Number(response.headers.get("Retry-After") ?? "1") || 1);
 }
 
 /** Asking starts the loading of the model. */
 export async function health(key: string): Promise<HealthReply> {
-  const response = await fetch("/health", { headers: headers(key) });
+  const response = await fetch("/health", { headers: authorization(key) });
   if (response.status !== 200 && response.status !== 503) throw await problemOf(response);
   return (await response.json()) as HealthReply;
 }
 
-export async function models(key: string): Promise<ModelList> {
-  const response = await fetch("/v1/models", { headers: headers(key) });
+async function get<T>(path: string, key: string): Promise<T> {
+  const response = await fetch(path, { headers: authorization(key) });
   if (!response.ok) throw await problemOf(response);
-  return (await response.json()) as ModelList;
+  return (await response.json()) as T;
 }
 
-/** Streams a generation, chunk by chunk, until [DONE]. Aborting `signal` stops the generation on the server. */
-export async function* stream(path: string, body: object, key: string, signal: AbortSignal): AsyncGenerator<StreamChunk> {
-  const response = await fetch(path, {
-    method: "POST", signal, body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...headers(key) },
-  });
-  if (!response.ok || response.body === null) throw await problemOf(response);
-  let pending = "";
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) throw new ApiProblem(0, "The stream ended before its last event.", 1);
-    pending += value;
-    const events = pending.split("\n\n");
-    pending = events.pop() ?? "";
-    for (const event of events) {
-      const data = event.split("\n").filter((line) => line.startsWith("data: ")).map((line) => line.slice(6)).join("\n");
-      if (data === "[DONE]") return;
-      if (data === "") continue;
-      const chunk = JSON.parse(data) as StreamChunk;
-      if (chunk.error !== undefined) throw new ApiProblem(0, chunk.error.message, 1);
-      yield chunk;
-    }
-  }
-}
+export const models = (key: string): Promise<ModelList> => get("/v1/models", key);
+export const fleet = (key: string): Promise<FleetReply> => get("/v1/fleet", key);

@@ -1,13 +1,23 @@
-// The page: wires the form, the status line, the stream and the panels together. No framework; state is the handful of variables below.
+// The page: wires the form, the stream, the panels and the views together. No framework; state is the handful of variables below.
 
-import { ApiProblem, health, models, stream } from "./api.ts";
+import { ApiProblem } from "./api.ts";
+import { prepareCodeDialog } from "./code-dialog.ts";
 import { CHAT_EXAMPLES, EXAMPLES } from "./examples.ts";
+import { counted, element } from "./figures.ts";
+import { prepareFleetView } from "./fleet-view.ts";
+import { createHeatMap } from "./heat-map.ts";
 import { createExpertPanel, showToken } from "./panels.ts";
+import { describeModel, readyModel, showStatus } from "./readiness.ts";
 import { ReplyBlock } from "./reply-block.ts";
+import { ReplyFacts } from "./reply-facts.ts";
+import { type Asked, type Message, type Mode, requestFor } from "./request.ts";
+import { prepareShape, readSettings, SettingProblem } from "./settings.ts";
+import { stream } from "./stream.ts";
 import { TokenView } from "./token-view.ts";
 
 const find = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
 const output = find("output");
+const form = find<HTMLFormElement>("form");
 const promptBox = find<HTMLTextAreaElement>("prompt");
 const layerSlider = find<HTMLInputElement>("layer");
 const keyBox = find<HTMLInputElement>("key");
@@ -16,139 +26,144 @@ const view = new TokenView(output);
 
 let modelId = "";
 let layerNames: readonly number[] = [0];
-let updateExperts = (): void => {};
+let updatePanels = (): void => {};
 let running: AbortController | null = null;
-let conversation: { role: "user" | "assistant"; content: string }[] = [];
+let conversation: Message[] = [];
+/** What was sent last: shown as code while the prompt is empty. */
+let lastAsked: Asked | null = null;
 
-const mode = (): "completion" | "chat" => (document.querySelector<HTMLInputElement>("input[name=mode]:checked")!.value === "chat" ? "chat" : "completion");
+const mode = (): Mode => (document.querySelector<HTMLInputElement>("input[name=mode]:checked")!.value === "chat" ? "chat" : "completion");
 
 function problem(message: string): void {
   find("problem").hidden = message === "";
   find("problem").textContent = message;
 }
 
-function status(kind: "ready" | "busy" | "bad", text: string, loaded: number | null = null): void {
-  find("status").dataset["kind"] = kind;
-  find("status-text").textContent = text;
-  const bar = find<HTMLProgressElement>("status-progress");
-  bar.hidden = loaded === null;
-  if (loaded !== null) bar.value = loaded;
-}
-
-const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
-
-/** Asks until the model is there. Asking is what wakes it. */
-async function waitUntilReady(): Promise<void> {
-  for (;;) {
-    try {
-      const reply = await health(keyBox.value);
-      if (reply.status === "ready" || reply.status === "degraded") break;
-      status("busy", `Loading the model: ${Math.floor(100 * (reply.loaded ?? 0))} %`, reply.loaded ?? 0);
-      await sleep(250);
-    } catch (cause) {
-      if (cause instanceof ApiProblem && cause.status === 401) {
-        find("key-field").hidden = false;
-        find<HTMLDetailsElement>("key-field").closest("details")!.open = true;
-        status("bad", cause.message);
-        await new Promise((resolve) => keyBox.addEventListener("change", resolve, { once: true }));
-        sessionStorage.setItem("api-key", keyBox.value);
-      } else {
-        status("bad", cause instanceof ApiProblem ? cause.message : "The server does not answer. Is it running?");
-        await sleep(2000);
-      }
-    }
-  }
-  const model = (await models(keyBox.value)).data[0]!;
-  modelId = model.id;
-  layerNames = model.moe.moe_layers;
-  const isDense = layerNames.length === 0;
-  find("experts-side").hidden = isDense;
+async function start(): Promise<void> {
+  const model = await readyModel(keyBox);
+  const { experts, moe_layers, context_length, chat } = model.moe;
+  layerNames = moe_layers;
+  find("experts-side").hidden = layerNames.length === 0;
   layerSlider.max = String(Math.max(0, layerNames.length - 1));
-  view.layer = Math.max(0, Math.min(Number(layerSlider.value), layerNames.length - 1));
-  updateExperts = createExpertPanel(find("experts"), view, model.moe.experts);
-  find<HTMLInputElement>("max-tokens").max = String(model.moe.context_length);
-  status("ready", isDense ? `${model.id}: a dense model, without experts. Ready.`
-    : `${model.id}: ${model.moe.experts} experts in each of ${layerNames.length} layers, ${model.moe.experts_per_token} per token. Ready.`);
+  const pick = (expert: number): void => {
+    view.onlyExpert = view.onlyExpert === expert ? null : expert;
+    view.repaint();
+    updatePanels();
+  };
+  const updateExperts = createExpertPanel(find("experts"), view, experts, pick);
+  const drawHeat = createHeatMap(find("heat-map"), view, {
+    nExperts: experts, layerNames,
+    onPick: (layer, expert) => {
+      layerSlider.value = String(layer);
+      showLayer();
+      pick(expert);
+    },
+  });
+  updatePanels = () => {
+    updateExperts();
+    drawHeat();
+  };
+  showLayer();
+  find<HTMLInputElement>("max-tokens").max = String(context_length);
+  document.querySelector<HTMLInputElement>("input[value=chat]")!.disabled = !chat;
+  modelId = model.id;
+  showStatus("ready", describeModel(model));
 }
 
 function block(className: string): HTMLElement {
   output.querySelector(".empty")?.remove();
-  const made = document.createElement("div");
-  made.className = className;
+  const made = element("div", className);
   output.append(made);
   return made;
 }
 
-function requestBody(text: string): { path: string; body: object } {
-  const seed = find<HTMLInputElement>("seed").value;
-  const common = {
-    model: modelId, stream: true, stream_options: { include_usage: true }, moe: { trace: true },
-    temperature: Number(find<HTMLInputElement>("temperature").value),
-    max_tokens: Number(find<HTMLInputElement>("max-tokens").value),
-    ...(seed === "" ? {} : { seed: Number(seed) }),
-  };
-  return mode() === "chat"
-    ? { path: "/v1/chat/completions", body: { ...common, messages: [...conversation, { role: "user", content: text }] } }
-    : { path: "/v1/completions", body: { ...common, prompt: text } };
+/** The request of the form as it stands; null, with the reason shown, where a setting makes no sense. */
+function asked(text: string): Asked | null {
+  try {
+    const { system, fields } = readSettings(form);
+    return requestFor(mode(), modelId, { system, fields }, conversation, text);
+  } catch (cause) {
+    if (!(cause instanceof SettingProblem)) throw cause;
+    problem(cause.message);
+    find<HTMLDetailsElement>("settings").open = true;
+    cause.input.focus();
+    return null;
+  }
 }
 
-let progressShown = true;
+let isFrameAsked = false;
 let following = true;
 output.addEventListener("scroll", () => (following = output.scrollHeight - output.scrollTop - output.clientHeight < 60));
-/** Panels, speed and scrolling follow the tokens once per frame, however fast those come. */
-function showProgress(speed: string): void {
-  find("speed").textContent = speed;
-  if (!progressShown) return;
-  progressShown = false;
+/** Panels, pace and scrolling follow the tokens once per frame, however fast those come. */
+function showProgress(pace: string): void {
+  find("speed").textContent = pace;
+  if (isFrameAsked) return;
+  isFrameAsked = true;
   requestAnimationFrame(() => {
-    progressShown = true;
-    updateExperts();
+    isFrameAsked = false;
+    updatePanels();
     if (following) output.scrollTop = output.scrollHeight;
   });
 }
 
+function showRunning(isRunning: boolean): void {
+  // The focus must not fall off the page with the button that had it.
+  const hadFocus = [find("send"), find("stop")].includes(document.activeElement as HTMLElement);
+  find("send").hidden = isRunning;
+  find("stop").hidden = !isRunning;
+  if (hadFocus) find(isRunning ? "stop" : "send").focus();
+  output.toggleAttribute("aria-busy", isRunning);
+}
+
 async function generate(text: string): Promise<void> {
+  problem("");
+  const request = asked(text);
+  if (request === null) return;
   running?.abort();
   const controller = new AbortController();
   running = controller;
-  problem("");
-  const chat = mode() === "chat";
+  lastAsked = request;
+  const isChat = mode() === "chat";
   following = true;
-  if (!chat) view.clear();
-  const { path, body } = requestBody(text);
-  const said = block(chat ? "turn user" : "turn given");
+  if (!isChat) view.clear();
+  const said = block(isChat ? "turn user" : "turn given");
   said.textContent = text;
-  const target = chat ? block("turn assistant") : said;
+  const target = isChat ? block("turn assistant") : said;
   const reply = new ReplyBlock(target, view);
-  if (!chat) said.classList.add("continued");
-  find("send").hidden = true;
-  find("stop").hidden = false;
-  output.setAttribute("aria-busy", "true");
-  let nTokens = 0;
-  let started = 0;
+  const facts = new ReplyFacts();
+  showRunning(true);
+  find("announcement").textContent = "The model is writing.";
+  const body = { ...request.body, stream: true, stream_options: { include_usage: true }, moe: { trace: true } };
+  let ending = "Stopped.";
   try {
-    for await (const chunk of stream(path, body, keyBox.value, controller.signal)) {
-      if (reply.add(chunk)) {
-        if (started === 0) started = performance.now();
-        else nTokens++;
-        const rate = nTokens / ((performance.now() - started) / 1000);
-        showProgress(nTokens > 0 ? `${rate.toFixed(1)} tokens/s` : "");
-      }
+    const onDrop = (): void => showProgress("The connection broke. Going on…");
+    for await (const chunk of stream({ path: request.path, body, key: keyBox.value, signal: controller.signal, onDrop })) {
+      const isToken = reply.add(chunk);
+      facts.add(chunk, isToken);
+      if (isToken) showProgress(facts.pace);
       const reason = chunk.choices[0]?.finish_reason;
       if (reason != null) target.dataset["end"] = reason === "length" ? " …" : " ∎"; // cut off, or ended by the model itself
+      if (chunk.usage != null) ending = `The reply has ended: ${counted(chunk.usage.completion_tokens, "token")}.`;
     }
-    if (chat) conversation.push({ role: "user", content: text }, { role: "assistant", content: reply.answer });
   } catch (cause) {
-    if (controller.signal.aborted) {
-      if (chat && reply.answer !== "") conversation.push({ role: "user", content: text }, { role: "assistant", content: reply.answer });
-    } else problem(cause instanceof ApiProblem ? cause.message : "The connection broke. Try again.");
+    if (!controller.signal.aborted) {
+      problem(cause instanceof ApiProblem ? cause.message : "The connection broke. Try again.");
+      ending = "";
+    }
   } finally {
     reply.end();
+    // What was said is part of the conversation, also where it was stopped.
+    if (isChat && reply.answer !== "" && target.isConnected) conversation.push({ role: "user", content: text }, { role: "assistant", content: reply.answer });
+    const line = facts.line((seed) => {
+      find<HTMLInputElement>("seed").value = String(seed);
+      find<HTMLDetailsElement>("settings").open = true;
+    });
+    if (line !== null && target.isConnected) target.after(line);
+    find("announcement").textContent = ending;
     if (running === controller) {
       running = null;
-      find("send").hidden = false;
-      find("stop").hidden = true;
-      output.removeAttribute("aria-busy");
+      showRunning(false);
+      showProgress("");
     }
   }
 }
@@ -156,23 +171,25 @@ async function generate(text: string): Promise<void> {
 function reset(): void {
   running?.abort();
   conversation = [];
+  lastAsked = null;
   view.clear();
   output.append(emptyHint.cloneNode(true));
   find("speed").textContent = "";
   problem("");
-  updateExperts();
+  updatePanels();
 }
 
 function showMode(): void {
-  const chat = mode() === "chat";
-  find("send").textContent = chat ? "Send" : "Continue";
-  promptBox.placeholder = chat ? "Tell me a short story about Tom." : "Once upon a time";
-  find("examples").replaceChildren(...(chat ? CHAT_EXAMPLES : EXAMPLES).map((example) => {
-    const button = document.createElement("button");
+  const isChat = mode() === "chat";
+  find("send").textContent = isChat ? "Send" : "Continue";
+  find("prompt-keys").textContent = isChat ? "Enter" : "Ctrl + Enter";
+  find("system-field").hidden = !isChat;
+  promptBox.placeholder = isChat ? "Tell me a short story about Tom." : "Once upon a time";
+  find("examples").replaceChildren(...(isChat ? CHAT_EXAMPLES : EXAMPLES).map((example) => {
+    const button = element("button", "", example.name);
     button.type = "button";
-    button.textContent = example.name;
     button.addEventListener("click", () => {
-      if (chat) reset();
+      if (isChat) reset();
       promptBox.value = example.text;
       if (modelId !== "") void generate(example.text);
     });
@@ -180,7 +197,26 @@ function showMode(): void {
   }));
 }
 
-find("form").addEventListener("submit", (event) => {
+function showLayer(): void {
+  view.layer = Number(layerSlider.value);
+  find("layer-value").textContent = String(layerNames[view.layer] ?? view.layer);
+  view.repaint();
+  updatePanels();
+}
+
+const askFleet = prepareFleetView(find("view-fleet"), () => keyBox.value);
+function showView(): void {
+  const isFleet = location.hash === "#fleet";
+  find("view-write").hidden = isFleet;
+  find("view-fleet").hidden = !isFleet;
+  document.querySelectorAll("nav a").forEach((link) => {
+    if ((link.getAttribute("href") === "#fleet") === isFleet) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  });
+  askFleet(isFleet);
+}
+
+form.addEventListener("submit", (event) => {
   event.preventDefault();
   const text = promptBox.value;
   if (text.trim() === "" || modelId === "" || running !== null) return;
@@ -188,10 +224,13 @@ find("form").addEventListener("submit", (event) => {
   void generate(text);
 });
 promptBox.addEventListener("keydown", (event) => {
-  const send = event.key === "Enter" && !event.isComposing && (event.ctrlKey || event.metaKey || (mode() === "chat" && !event.shiftKey));
-  if (!send) return;
+  const isSend = event.key === "Enter" && !event.isComposing && (event.ctrlKey || event.metaKey || (mode() === "chat" && !event.shiftKey));
+  if (!isSend) return;
   event.preventDefault();
-  find<HTMLFormElement>("form").requestSubmit();
+  form.requestSubmit();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && document.querySelector("dialog[open]") === null) running?.abort();
 });
 find("stop").addEventListener("click", () => running?.abort());
 find("clear").addEventListener("click", () => {
@@ -199,21 +238,29 @@ find("clear").addEventListener("click", () => {
   promptBox.value = "";
   promptBox.focus();
 });
+const openCode = prepareCodeDialog(find<HTMLDialogElement>("code-dialog"), () => keyBox.value !== "");
+find("show-code").addEventListener("click", () => {
+  problem("");
+  const text = promptBox.value;
+  const shown = text === "" && lastAsked !== null ? lastAsked : asked(text === "" ? promptBox.placeholder : text);
+  if (shown !== null) openCode(shown);
+});
 document.querySelectorAll("input[name=mode]").forEach((input) => input.addEventListener("change", () => {
   reset();
   showMode();
 }));
-layerSlider.addEventListener("input", () => {
-  view.layer = Number(layerSlider.value);
-  find("layer-value").textContent = String(layerNames[view.layer] ?? view.layer);
-  view.repaint();
-  updateExperts();
-});
+layerSlider.addEventListener("input", showLayer);
 find<HTMLInputElement>("temperature").addEventListener("input", (event) => {
   find("temperature-value").textContent = Number((event.target as HTMLInputElement).value).toFixed(1);
 });
-view.onLook = (token) => showToken(find("token"), token, view.layer, layerNames);
+view.onLook = (token) => {
+  showToken(find("token"), token, view.layer, layerNames);
+  updatePanels();
+};
+addEventListener("hashchange", showView);
 
+prepareShape(find<HTMLSelectElement>("shape"), find<HTMLTextAreaElement>("shape-text"));
 keyBox.value = sessionStorage.getItem("api-key") ?? "";
 showMode();
-void waitUntilReady();
+showView();
+void start();

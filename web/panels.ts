@@ -1,33 +1,25 @@
 // The side panels: shares of the experts in the chosen layer, and one token seen through all layers.
 
 import { colourOf } from "./colours.ts";
+import { element, percent } from "./figures.ts";
 import type { ShownToken, TokenView } from "./token-view.ts";
-
-const element = (tag: string, className: string, text = ""): HTMLElement => {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.textContent = text;
-  return made;
-};
-const percent = (share: number): string => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
 
 /** A bar needs room for a number of two digits. */
 const EXPERTS_PER_ROW = 16;
+/** More than this, and the bars are lower: eight rows should fit where two did. */
+const MANY_EXPERTS = 64;
 
 /** One bar per expert. Bars are kept between updates so that they can move. */
-export function createExpertPanel(host: HTMLElement, view: TokenView, nExperts: number): () => void {
+export function createExpertPanel(host: HTMLElement, view: TokenView, nExperts: number, onPick: (expert: number) => void): () => void {
   const buttons = Array.from({ length: nExperts }, (_, expert) => {
-    const button = element("button", "expert") as HTMLButtonElement;
+    const button = element("button", "expert");
     button.type = "button";
     button.style.setProperty("--colour", colourOf(expert));
     button.append(element("span", "bar"), element("span", "name", String(expert)));
-    button.addEventListener("click", () => {
-      view.onlyExpert = view.onlyExpert === expert ? null : expert;
-      view.repaint();
-      update();
-    });
+    button.addEventListener("click", () => onPick(expert));
     return button;
   });
+  host.classList.toggle("many", nExperts > MANY_EXPERTS);
   host.style.setProperty("--columns", String(Math.min(nExperts, EXPERTS_PER_ROW)));
   host.replaceChildren(...buttons);
   const update = (): void => {
@@ -75,4 +67,6 @@ export function showToken(host: HTMLElement, token: ShownToken | null, layer: nu
     strips.append(strip);
   });
   host.replaceChildren(heading, list, element("p", "hint", "Through all layers:"), strips);
+  const chosen = strips.children[layer] as HTMLElement;
+  strips.scrollTop = chosen.offsetTop - strips.clientHeight / 2; // where many layers scroll, the chosen one is in sight
 }

@@ -33,6 +33,8 @@ export class TokenView {
   layer = 0;
   /** Only tokens that use this expert are shown in full colour; null = all. */
   onlyExpert: number | null = null;
+  /** The token whose experts the heat map outlines: the newest one, or the one looked at since. */
+  lit: ShownToken | null = null;
   onLook: (token: ShownToken | null) => void = () => {};
   #output: HTMLElement;
   #looked: ShownToken | null = null;
@@ -62,6 +64,7 @@ export class TokenView {
     this.#ofSpan.clear();
     this.#output.replaceChildren();
     this.#looked = null;
+    this.lit = null;
     this.onLook(null);
   }
 
@@ -74,7 +77,10 @@ export class TokenView {
     if (trace !== null && /^\n+$/.test(text)) span.dataset["mark"] = "↵";
     const token = { id, text, trace, span };
     this.tokens.push(token);
-    if (trace !== null) this.#ofSpan.set(span, token);
+    if (trace !== null) {
+      this.#ofSpan.set(span, token);
+      this.lit = token;
+    }
     trace?.experts.forEach((experts, layer) => {
       const sums = (this.#sums[layer] ??= []);
       experts.forEach((expert, i) => (sums[expert] = (sums[expert] ?? 0) + (trace.weights[layer]?.[i] ?? 0)));
@@ -88,9 +94,9 @@ export class TokenView {
     this.onLook(this.#looked);
   }
 
-  /** Share of each expert's weight in the layer over all traced tokens, [nExperts], summing to 1. */
-  shares(nExperts: number): number[] {
-    const sums = Array.from({ length: nExperts }, (_, expert) => this.#sums[this.layer]?.[expert] ?? 0);
+  /** Share of each expert's weight in a layer over all traced tokens, [nExperts], summing to 1; to 0 where there are none. */
+  shares(nExperts: number, layer = this.layer): number[] {
+    const sums = Array.from({ length: nExperts }, (_, expert) => this.#sums[layer]?.[expert] ?? 0);
     const total = sums.reduce((sum, share) => sum + share, 0) || 1;
     return sums.map((share) => share / total);
   }
@@ -104,6 +110,7 @@ export class TokenView {
     this.#looked?.span.classList.remove("looked");
     token.span.classList.add("looked");
     this.#looked = token;
+    this.lit = token;
     this.onLook(token);
   }
 

@@ -39,6 +39,9 @@ export class RequestError extends Error {
 export const invalid = (param: string | null, message: string, code: string | null = null): RequestError =>
   new RequestError({ status: 400, message, param, code });
 
+/** A 500 about a variable or secret of the deployment: its owner must see it, and nobody is served by guessing. */
+export const badConfiguration = (message: string): RequestError => new RequestError({ status: 500, message, code: "bad_configuration" });
+
 /** Any thrown value as a RequestError: ours as they are, everything else a 500 that names the error. */
 export function toRequestError(thrown: unknown): RequestError {
   if (thrown instanceof RequestError) return thrown;

@@ -16,8 +16,8 @@ export type Piece =
   | { readonly kind: "prompt"; readonly tokens: readonly ScoredToken[] }
   /** One generated token. `text` is what became certain with it, possibly ""; `aside` is what is not the answer's text: reasoning, calls of tools. */
   | { readonly kind: "token"; readonly text: string; readonly aside: readonly Aside[]; readonly token: ScoredToken; readonly trace: TokenTrace | null }
-  /** The last piece. `text` and `aside` are what had been held back, `stop` the stop string that ended it, null where none did. */
-  | { readonly kind: "end"; readonly text: string; readonly aside: readonly Aside[]; readonly reason: "stop" | "length"; readonly stop: string | null; readonly promptTokens: number; readonly cachedTokens: number; readonly completionTokens: number; readonly moe: MoeUsage | null };
+  /** The last piece. `text` and `aside` are what had been held back, `stop` the stop string that ended it, null where none did; `isLate` where its deadline did, a length of time. */
+  | { readonly kind: "end"; readonly text: string; readonly aside: readonly Aside[]; readonly reason: "stop" | "length"; readonly isLate: boolean; readonly stop: string | null; readonly promptTokens: number; readonly cachedTokens: number; readonly completionTokens: number; readonly moe: MoeUsage | null };
 
 export type Aside = Exclude<ReplyPart, { readonly kind: "content" }>;
 
@@ -47,7 +47,7 @@ export async function* runChoice(target: () => GenerateTarget, tokenizer: Tokeni
         const { text, aside, stop } = cut(parser.push(event.id), scanner);
         yield { kind: "token", text, aside, token: { id: event.id, logprob: event.logprob ?? null, top: event.top ?? [] }, trace: traceOf(event) };
         if (stop !== null) {
-          yield { kind: "end", text: "", aside: [], reason: "stop", stop, promptTokens: input.request.promptIds.length, cachedTokens, completionTokens: nTokens, moe: null };
+          yield { kind: "end", text: "", aside: [], reason: "stop", isLate: false, stop, promptTokens: input.request.promptIds.length, cachedTokens, completionTokens: nTokens, moe: null };
           return;
         }
         break;
@@ -55,7 +55,7 @@ export async function* runChoice(target: () => GenerateTarget, tokenizer: Tokeni
       case "end": {
         const last = cut(parser.flush(), scanner);
         const text = last.stop === null ? last.text + scanner.flush() : last.text;
-        yield { kind: "end", text, aside: last.aside, reason: last.stop === null ? event.reason : "stop", stop: last.stop, promptTokens: event.promptTokens, cachedTokens: event.cachedTokens, completionTokens: event.completionTokens, moe: event.moe };
+        yield { kind: "end", text, aside: last.aside, reason: last.stop !== null ? "stop" : event.reason === "deadline" ? "length" : event.reason, isLate: event.reason === "deadline", stop: last.stop, promptTokens: event.promptTokens, cachedTokens: event.cachedTokens, completionTokens: event.completionTokens, moe: event.moe };
         return;
       }
       case "error":
@@ -103,6 +103,7 @@ const FAILURES: Readonly<Record<GenerateFailure["code"], { status: number; code:
   "capacity": { status: 503, code: "capacity_exceeded", type: "server_error" },
   "step-failed": { status: 500, code: "step_failed", type: "server_error" },
   "stream-broken": { status: 502, code: "stream_broken", type: "server_error" },
+  "deadline-exceeded": { status: 504, code: "deadline_exceeded", type: "server_error" },
 };
 
 export function failureError(failure: GenerateFailure): RequestError {

@@ -8,35 +8,44 @@ import type { z } from "zod";
 import type { DurableEnv } from "../durable/env.ts";
 import type { GenerateTarget } from "../durable/generate-client.ts";
 import type { OrchestratorStatus } from "../durable/generate.ts";
-import { presentedKey, requireKey, type AuthSettings, type Caller } from "./auth.ts";
+import { planned, requireRate, withinBudget, type AdmissionSettings } from "./admission.ts";
+import { presentedKey, requireKey, requireScope, type AuthSettings, type Caller } from "./auth.ts";
 import { chatReply, completionReply } from "./completions.ts";
+import { embeddingsReply } from "./embeddings.ts";
+import { crossOrigin, type CorsSettings } from "./cors.ts";
 import { errorBody, errorResponse, RequestError } from "./errors.ts";
-import { healthResponse } from "./health.ts";
+import { fleetReply, healthResponse } from "./health.ts";
 import { EDGE_LIMITS } from "./limits.ts";
-import { countTokens, countTokensSchema, messagesReply, messagesSchema } from "./messages.ts";
+import type { LogSettings } from "./log.ts";
+import { givenId, recorded, type RecordVariables, serverTiming, type WatchedRequest } from "./log-middleware.ts";
+import { metricsResponse } from "./metrics.ts";
+import { countTokens, messagesReply } from "./messages.ts";
 import { messagesError } from "./messages-form.ts";
+import { countTokensSchema, messagesSchema } from "./messages-schema.ts";
+import { openApiDocument } from "./openapi.ts";
 import { edgePack, modelObject, type EdgePack } from "./pack.ts";
+import { PAGE_FILES, pageFile, pageHeaders } from "./page.ts";
 import { renderedMessages, requireModel, tokenizeText } from "./prompt.ts";
 import type { Reply } from "./reply-form.ts";
 import { respond } from "./respond.ts";
 import { streamPosition } from "./stream-position.ts";
-import { responsesReply, responsesSchema } from "./responses.ts";
-import { applyTemplateSchema, type ChatRequest, chatSchema, completionSchema, detokenizeSchema, parseBody, tokenizeSchema } from "./schemas.ts";
+import { responsesReply } from "./responses.ts";
+import { responsesSchema } from "./responses-schema.ts";
+import { applyTemplateSchema, type ChatRequest, chatSchema, completionSchema, detokenizeSchema, embeddingsSchema, parseBody, tokenizeSchema } from "./schemas.ts";
 import type { ModelList } from "./wire-types.ts";
 
 export { Orchestrator } from "../durable/orchestrator.ts";
 export { ExpertShard } from "../durable/shard.ts";
+export { TokenBudget } from "../durable/budget.ts";
 
-export type EdgeEnv = DurableEnv & AuthSettings;
+export type EdgeEnv = DurableEnv & AdmissionSettings & AuthSettings & CorsSettings & LogSettings;
 
-/** The page's files; everything else in the assets folder (the packs) is for the shards only. */
-const PUBLIC_FILES = new Set(["/", "/index.html", "/app.js", "/style.css"]);
-
-const app = new Hono<{ Bindings: EdgeEnv; Variables: { caller: Caller } }>();
+const app = new Hono<{ Bindings: EdgeEnv; Variables: RecordVariables & { caller: Caller } }>();
 /** Errors have the shape of the API that was asked. */
 const shown = (cause: unknown, path: string): Response => errorResponse(cause, path.startsWith("/v1/messages") ? messagesError : errorBody);
+app.use("*", givenId, recorded);
 app.onError((cause, c) => shown(cause, c.req.path));
-app.notFound((c) => shown(new RequestError({ status: 404, code: "unknown_url", message: `There is nothing at ${c.req.method} ${c.req.path}. See /v1/models, /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /health.` }), c.req.path));
+app.notFound((c) => shown(new RequestError({ status: 404, code: "unknown_url", message: `There is nothing at ${c.req.method} ${c.req.path}. See /v1/models, /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /health, /openapi.json.` }), c.req.path));
 app.use(methodNotAllowed({
   app,
   onMethodNotAllowed: (c, methods) => {
@@ -46,15 +55,15 @@ app.use(methodNotAllowed({
   },
 }));
 
-for (const file of PUBLIC_FILES) {
-  app.get(file, async (c) => {
-    if (c.env.ASSETS === undefined) throw new RequestError({ status: 404, code: "no_page", message: "This deployment has no page; the API is at /v1." });
-    return c.env.ASSETS.fetch(c.req.raw);
-  });
-}
+for (const file of PAGE_FILES) app.get(file, pageHeaders, (c) => pageFile(c.env.ASSETS, c.req.raw));
 
+app.use("*", crossOrigin, ...serverTiming);
+// Public: it says what this program takes and nothing about this deployment.
+app.get("/openapi.json", (c) => c.json(openApiDocument()));
 app.use("*", async (c, next) => {
-  c.set("caller", await requireKey(presentedKey(c.req.raw.headers), c.env));
+  c.set("caller", await c.var.record.timed("auth", () => requireKey(presentedKey(c.req.raw.headers), c.env)));
+  c.var.record.caller = c.var.caller.id;
+  if (c.req.method === "POST") await requireRate(c.var.caller, c.env);
   await next();
 });
 app.use("*", bodyLimit({
@@ -77,7 +86,11 @@ app.get("/health", async (c) => {
   // A failure is reported once before its next try hides it.
   return healthResponse(found.status === "failed" ? found : asked);
 });
-app.get("/v1/fleet", async (c) => c.json(await status(c.env, false)));
+app.get("/metrics", (c) => {
+  requireScope(c.var.caller, "admin");
+  return metricsResponse(orchestrator(c.env));
+});
+app.get("/v1/fleet", async (c) => c.json(fleetReply(await status(c.env, false), c.var.caller)));
 
 app.get("/v1/models", async (c) => c.json({ object: "list", data: [modelObject(await edgePack(c.env))] } satisfies ModelList));
 app.get("/v1/models/:id", async (c) => {
@@ -88,25 +101,37 @@ app.get("/v1/models/:id", async (c) => {
 
 /** A POST whose body becomes a reply of generations. */
 const generating = <Schema extends z.ZodType<{ readonly moe?: ChatRequest["moe"] }>>(schema: Schema, replyOf: (pack: EdgePack, request: z.infer<Schema>, caller: Caller) => Reply) =>
-  async (request: Request, env: EdgeEnv, caller: Caller): Promise<Response> => {
+  async (request: Request, env: EdgeEnv, caller: Caller, record: WatchedRequest): Promise<Response> => {
     const body = await parseBody(request, schema);
     const pack = await edgePack(env);
     const position = streamPosition(request.headers.get("Last-Event-ID"));
-    const reply = replyOf(pack, position === null ? body : { ...body, moe: { date: new Date(position.created * 1000).toISOString().slice(0, 10), ...body.moe } }, caller);
-    return respond(() => orchestrator(env), pack.tokenizer, reply, { caller, signal: request.signal, position });
+    const reply = await record.timed("tokenise", () => replyOf(pack, position === null ? body : { ...body, moe: { date: new Date(position.created * 1000).toISOString().slice(0, 10), ...body.moe } }, caller));
+    return withinBudget(planned(reply, caller, body.moe?.deadline_ms ?? null), caller, env, (counted, onLeave) =>
+      record.timed("first_token", () => respond(() => record.queued(orchestrator(env)), pack.tokenizer, record.watched(counted), {
+        caller, signal: request.signal, position,
+        left: () => {
+          record.left();
+          onLeave();
+        },
+      })));
   };
 const completions = generating(completionSchema, completionReply);
 const chatCompletions = generating(chatSchema, chatReply);
-app.post("/v1/completions", (c) => completions(c.req.raw, c.env, c.var.caller));
-app.post("/v1/chat/completions", (c) => chatCompletions(c.req.raw, c.env, c.var.caller));
+app.post("/v1/completions", (c) => completions(c.req.raw, c.env, c.var.caller, c.var.record));
+app.post("/v1/chat/completions", (c) => chatCompletions(c.req.raw, c.env, c.var.caller, c.var.record));
 
 const messages = generating(messagesSchema, messagesReply);
-app.post("/v1/messages", (c) => messages(c.req.raw, c.env, c.var.caller));
+app.post("/v1/messages", (c) => messages(c.req.raw, c.env, c.var.caller, c.var.record));
 const responses = generating(responsesSchema, responsesReply);
-app.post("/v1/responses", (c) => responses(c.req.raw, c.env, c.var.caller));
+app.post("/v1/responses", (c) => responses(c.req.raw, c.env, c.var.caller, c.var.record));
 app.post("/v1/messages/count_tokens", async (c) => {
   const request = await parseBody(c.req.raw, countTokensSchema);
   return c.json(countTokens(await edgePack(c.env), request));
+});
+
+app.post("/v1/embeddings", async (c) => {
+  const request = await parseBody(c.req.raw, embeddingsSchema);
+  return c.json(await embeddingsReply(() => orchestrator(c.env), await edgePack(c.env), request, { caller: c.var.caller, settings: c.env, signal: c.req.raw.signal }));
 });
 
 app.post("/tokenize", async (c) => {

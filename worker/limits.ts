@@ -23,6 +23,12 @@ export const EDGE_LIMITS = {
   messages: 1024,
   /** A reply that is not streamed and takes longer writes a space per token, to notice a reader who left. */
   quietReplyMs: 500,
-  /** Several keys, so that one can be replaced while another is in use. */
+  /** Keys of each scope. Several, so that one can be replaced while another is in use; every request is compared with all of them. */
   apiKeys: 64,
+  /** The rate binding counts this many units a minute, of which a request takes its key's share (docs/deploy.md): no key can have more requests. */
+  requestsPerMinute: 60_000,
+  /** Calls of a budget object that fails: it may be reset or moved under one, which the next finds in its new place. */
+  budgetAttempts: 3,
+  /** The longest a request may ask its replies to be worked on: a reply that is kept for resumption is kept no longer either. */
+  deadlineMs: 10 * 60_000,
 } as const;

@@ -5,6 +5,7 @@ import { lifted, type LocalEnv } from "../durable/lifted-isolate.ts";
 import { Orchestrator as DeployedOrchestrator } from "../durable/orchestrator.ts";
 import { ExpertShard as DeployedShard } from "../durable/shard.ts";
 
+export { TokenBudget } from "../durable/budget.ts";
 export { default } from "./index.ts";
 
 export class Orchestrator extends DeployedOrchestrator {

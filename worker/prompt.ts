@@ -16,11 +16,11 @@ export interface Prompt {
 }
 
 /** Every prompt of a completion request, in order. */
-export function completionPrompts(pack: EdgePack, prompt: CompletionRequest["prompt"]): Prompt[] {
-  if (typeof prompt === "string") return [textPrompt(pack, prompt, "prompt")];
-  if (isIds(prompt)) return [idPrompt(pack, prompt, "prompt")];
+export function completionPrompts(pack: EdgePack, prompt: CompletionRequest["prompt"], param = "prompt"): Prompt[] {
+  if (typeof prompt === "string") return [textPrompt(pack, prompt, param)];
+  if (isIds(prompt)) return [idPrompt(pack, prompt, param)];
   return (prompt as (string | number[])[]).map((entry, i) =>
-    typeof entry === "string" ? textPrompt(pack, entry, `prompt[${i}]`) : idPrompt(pack, entry, `prompt[${i}]`));
+    typeof entry === "string" ? textPrompt(pack, entry, `${param}[${i}]`) : idPrompt(pack, entry, `${param}[${i}]`));
 }
 
 const isIds = (prompt: readonly unknown[]): prompt is number[] => typeof prompt[0] === "number";

@@ -77,5 +77,5 @@ export function moeOf({ seed }: ReplyHead, ends: readonly (End | undefined)[]): 
     counts.bytes += end?.moe?.bytes ?? 0;
     counts.retries += end?.moe?.retries ?? 0;
   }
-  return { seed, ...counts };
+  return { seed, ...counts, ...(ends.some((end) => end?.isLate) ? { deadline_exceeded: true } : {}) };
 }

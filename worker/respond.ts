@@ -18,11 +18,16 @@ export interface Asked {
   readonly signal: AbortSignal;
   /** Where the reader of this very stream stopped; null for a new one. */
   readonly position: StreamPosition | null;
+  /** Called when the reader has left, or what it would have read failed. */
+  readonly left: () => void;
 }
 
-export async function respond(target: () => GenerateTarget, tokenizer: Tokenizer, reply: Reply, { caller, signal: requestSignal, position }: Asked): Promise<Response> {
+export async function respond(target: () => GenerateTarget, tokenizer: Tokenizer, reply: Reply, { caller, signal: requestSignal, position, left }: Asked): Promise<Response> {
   const controller = new AbortController();
-  const cancel = (): void => controller.abort();
+  const cancel = (): void => {
+    controller.abort();
+    left();
+  };
   requestSignal.addEventListener("abort", cancel, { once: true });
   // Choices side by side come in no fixed order, so only a stream of one has positions.
   const isResumable = reply.stream && reply.choices.length === 1;

@@ -1,55 +1,15 @@
-// POST /v1/responses: OpenAI's newer request as the chat request it means. Owns its schema and how items become messages. Refuses what would need
-// something stored (previous_response_id, conversation, background), tools that run at the server, and input that is no text.
+// POST /v1/responses: OpenAI's newer request as the chat request it means. Owns how items become messages. Refuses what would need
+// something stored (previous_response_id, conversation, background).
 
-import { z } from "zod";
 import type { Caller } from "./auth.ts";
 import { chatChoices } from "./completions.ts";
 import { invalid } from "./errors.ts";
-import { EDGE_LIMITS } from "./limits.ts";
 import type { EdgePack } from "./pack.ts";
 import type { Choice, Reply } from "./reply-form.ts";
-import { type ChatRequest, moe, sampling } from "./schemas.ts";
 import { responsesForm } from "./responses-form.ts";
+import type { ResponsesRequest } from "./responses-schema.ts";
+import { type ChatRequest, sampling } from "./schemas.ts";
 
-const part = z.object({ type: z.enum(["input_text", "output_text", "text"], "\"input_text\" or \"output_text\" (this server reads text only)"), text: z.string("a string") });
-const message = z.object({
-  type: z.literal("message").default("message"), role: z.enum(["user", "assistant", "system", "developer"], "\"user\", \"assistant\", \"system\" or \"developer\""),
-  content: z.union([z.string(), z.array(part)], "a string, or an array of text parts"),
-});
-const call = z.object({ type: z.literal("function_call"), call_id: z.string("a string"), name: z.string("a string"), arguments: z.string("a JSON text") });
-const result = z.object({ type: z.literal("function_call_output"), call_id: z.string("a string"), output: z.union([z.string(), z.array(part)], "a string, or an array of text parts") });
-const reasoning = z.looseObject({ type: z.literal("reasoning"), content: z.array(z.object({ type: z.literal("reasoning_text"), text: z.string() })).nullish() });
-const itemExpected = "a message, a function_call, a function_call_output or a reasoning item";
-const item = z.union([call, result, reasoning, message], itemExpected);
-const inputExpected = "a string, or an array of items";
-const boolean = z.boolean("true or false");
-
-export const responsesSchema = z.object({
-  model: z.string("the id of a model as a string").min(1, "the id of a model, not an empty string"),
-  input: z.union([z.string(), z.array(item, itemExpected).min(1, inputExpected).max(EDGE_LIMITS.messages, `at most ${EDGE_LIMITS.messages} items`)], inputExpected),
-  instructions: z.string("a string").nullish(),
-  max_output_tokens: z.number("an integer of at least 1").int("an integer of at least 1").min(1, "an integer of at least 1").nullish(),
-  ...sampling,
-  stream: boolean.nullish(),
-  tools: z.array(z.looseObject({ type: z.literal("function", "\"function\" (tools that run at the server are not served)"), name: z.string("a string").min(1, "a name"), description: z.string("a string").nullish(), parameters: z.record(z.string(), z.unknown(), "a JSON schema as an object").nullish(), strict: boolean.nullish() }), "an array of tools")
-    .max(EDGE_LIMITS.tools, `at most ${EDGE_LIMITS.tools} tools`).nullish(),
-  tool_choice: z.union([z.enum(["none", "auto", "required"]), z.object({ type: z.literal("function"), name: z.string() })], "\"none\", \"auto\", \"required\", or an object {\"type\": \"function\", \"name\": …}").nullish(),
-  parallel_tool_calls: boolean.nullish(),
-  text: z.object({
-    format: z.discriminatedUnion("type", [
-      z.object({ type: z.literal("text") }), z.object({ type: z.literal("json_object") }),
-      z.object({ type: z.literal("json_schema"), name: z.string("a string").nullish(), strict: boolean.nullish(), schema: z.record(z.string(), z.unknown(), "a JSON schema as an object") }),
-    ], "an object whose `type` is \"text\", \"json_object\" or \"json_schema\"").nullish(),
-  }, "an object with `format`").nullish(),
-  reasoning: z.looseObject({ effort: z.string("a string such as \"low\"").nullish() }, "an object such as {\"effort\": \"low\"}").nullish(),
-  metadata: z.record(z.string(), z.string(), "an object of strings").nullish(),
-  previous_response_id: z.string().nullish(),
-  conversation: z.unknown().optional(),
-  background: boolean.nullish(),
-  store: boolean.nullish(),
-  moe: moe.nullish(),
-}, "a JSON object");
-export type ResponsesRequest = z.infer<typeof responsesSchema>;
 type ChatMessages = ChatRequest["messages"];
 
 const joined = (content: string | readonly { readonly text: string }[]): string => (typeof content === "string" ? content : content.map(({ text }) => text).join(""));

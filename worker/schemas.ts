@@ -1,6 +1,7 @@
 // What the API accepts, as zod schemas: OpenAI's request bodies, narrowed to what this server does.
 // Unknown fields are ignored as OpenAI does; fields of OpenAI's that would change the answer and are not supported here are refused by name.
-// The `error` text of each schema is the expectation; `parseBody` turns the first failure into "field: found X, expected Y".
+// The `error` text of each schema is the expectation; `parseBody` turns the first failure into "field: found X, expected Y". Its `meta` is what the field means
+// and its default: openapi.ts and docs/api.md are made of these very schemas.
 
 import { z } from "zod";
 import { LIMITS } from "../durable/limits.ts";
@@ -28,40 +29,41 @@ const biasExpected = "an object from token ids to numbers from -100 to 100, such
 
 /** Our extensions, under one key. */
 export const moe = z.object({
-  /** Streams the experts chosen per token and layer. */
-  trace: boolean.nullish(),
-  /** The date a chat template may write; today (UTC) when absent. */
-  date: date.nullish(),
-  /** Most guesses at the next tokens that one step may verify: 0 for none. The answer is the same either way. */
-  draft_tokens: integer(0, LIMITS.draftTokens).nullish(),
-  /** false: nothing an earlier request of the key evaluated is taken over, and nothing left for later ones. The answer is the same either way. */
-  cache: boolean.nullish(),
-}, "an object with `trace`, `date`, `draft_tokens` and/or `cache`");
+  trace: boolean.nullish().meta({ description: "Report the experts chosen for each generated token in each layer, with their weights.", default: false }),
+  date: date.nullish().meta({ description: "The date a chat template may write, YYYY-MM-DD; today (UTC) when absent." }),
+  draft_tokens: integer(0, LIMITS.draftTokens).nullish().meta({ description: "Most guesses at the next tokens that one step may verify, 0 for none. The answer is the same either way.", default: LIMITS.draftTokens }),
+  cache: boolean.nullish().meta({ description: "false: nothing that an earlier request of the key evaluated is taken over, and nothing is left for later ones. The answer is the same either way.", default: true }),
+  deadline_ms: integer(1, EDGE_LIMITS.deadlineMs).nullish().meta({ description: "How long the reply may take from its arrival, in milliseconds: what is said by then is the reply, with finish_reason \"length\"." }),
+}, "an object with `trace`, `date`, `draft_tokens`, `cache` and/or `deadline_ms`");
 
+export const modelId = z.string("the id of a model as a string").min(1, "the id of a model, not an empty string").meta({ description: "Id of the model, as /v1/models lists it." });
 /** How tokens are drawn: every API that takes these takes them alike. */
 export const sampling = {
-  temperature: number(0, 2).nullish(),
-  top_p: z.number("a number above 0 and at most 1").gt(0, "a number above 0 and at most 1").max(1, "a number above 0 and at most 1").nullish(),
-  top_k: integer(0, Number.MAX_SAFE_INTEGER).nullish(),
-  min_p: number(0, 1).nullish(),
-  typical_p: z.number("a number above 0 and at most 1").gt(0, "a number above 0 and at most 1").max(1, "a number above 0 and at most 1").nullish(),
-  repetition_penalty: z.number(repetitionExpected).gt(0, repetitionExpected).max(10, repetitionExpected).nullish(),
-  presence_penalty: number(-2, 2).nullish(),
-  frequency_penalty: number(-2, 2).nullish(),
+  temperature: number(0, 2).nullish().meta({ description: "Logits are divided by it; 0 takes the most likely token.", default: 1 }),
+  top_p: z.number("a number above 0 and at most 1").gt(0, "a number above 0 and at most 1").max(1, "a number above 0 and at most 1").nullish().meta({ description: "Keeps the smallest set of most likely tokens whose probability reaches it.", default: 1 }),
+  top_k: integer(0, Number.MAX_SAFE_INTEGER).nullish().meta({ description: "Keeps so many of the most likely tokens; 0 keeps all.", default: 0 }),
+  min_p: number(0, 1).nullish().meta({ description: "Keeps tokens of at least this share of the largest probability.", default: 0 }),
+  typical_p: z.number("a number above 0 and at most 1").gt(0, "a number above 0 and at most 1").max(1, "a number above 0 and at most 1").nullish().meta({ description: "Keeps the tokens whose information is nearest to the expected one, until their probability reaches it.", default: 1 }),
+  repetition_penalty: z.number(repetitionExpected).gt(0, repetitionExpected).max(10, repetitionExpected).nullish().meta({ description: "Logits of tokens that the prompt or the reply has are divided by it where positive, multiplied where negative.", default: 1 }),
+  presence_penalty: number(-2, 2).nullish().meta({ description: "Subtracted from the logits of tokens that the reply has.", default: 0 }),
+  frequency_penalty: number(-2, 2).nullish().meta({ description: "Subtracted from the logits of tokens, once for each time the reply has them.", default: 0 }),
   logit_bias: z.record(z.string(biasExpected).regex(/^\d{1,9}$/, biasExpected), number(-100, 100), biasExpected)
-    .refine((bias) => Object.keys(bias).length <= LIMITS.logitBiases, `at most ${LIMITS.logitBiases} tokens`).nullish(),
-  seed: z.number("an integer").int("an integer within ±2^53").nullish(),
-  stop: stop.nullish(),
+    .refine((bias) => Object.keys(bias).length <= LIMITS.logitBiases, `at most ${LIMITS.logitBiases} tokens`).nullish()
+    .meta({ description: `Added to the logits of tokens by their id, before anything else; at most ${LIMITS.logitBiases} tokens.` }),
+  seed: z.number("an integer").int("an integer within ±2^53").nullish().meta({ description: "The same request with the same seed gives the same text, whatever else is served. Left out, one is drawn and reported as `moe.seed`." }),
+  stop: stop.nullish().meta({ description: "The reply ends before the first of these, wherever tokens meet; never searched for in reasoning." }),
 };
 
 const common = {
-  model: z.string("the id of a model as a string").min(1, "the id of a model, not an empty string"),
-  max_tokens: integer(0, Number.MAX_SAFE_INTEGER).nullish(),
+  model: modelId,
+  max_tokens: integer(0, Number.MAX_SAFE_INTEGER).nullish().meta({ description: "Most tokens to generate. Left out: 16 for a completion, as many as the context has room for in a chat. 0 only with `echo`, to score a prompt." }),
   ...sampling,
-  n: integer(1, EDGE_LIMITS.choicesPerPrompt).nullish(),
-  stream: boolean.nullish(),
-  stream_options: z.object({ include_usage: boolean.nullish() }, "an object such as {\"include_usage\": true}").nullish(),
-  moe: moe.nullish(),
+  n: integer(1, EDGE_LIMITS.choicesPerPrompt).nullish().meta({ description: "Choices per prompt.", default: 1 }),
+  stream: boolean.nullish().meta({ description: "Server-sent events instead of one document.", default: false }),
+  stream_options: z.object({
+    include_usage: boolean.nullish().meta({ description: "A last chunk without choices has the usage; those before have `usage: null`.", default: false }),
+  }, "an object such as {\"include_usage\": true}").nullish().meta({ description: "Only with `stream`." }),
+  moe: moe.nullish().meta({ description: "Extensions of this server." }),
 };
 
 const promptExpected = `a string, an array of 1 to ${EDGE_LIMITS.promptsPerRequest} strings, an array of token ids, or an array of arrays of token ids`;
@@ -80,22 +82,24 @@ const responseFormat = z.discriminatedUnion("type", [
   z.object({ type: z.literal("text") }),
   z.object({ type: z.literal("json_object") }),
   z.object({ type: z.literal("json_schema"), json_schema: z.object({
-    name: z.string("a string").nullish(), strict: boolean.nullish(), schema: z.record(z.string(), z.unknown(), schemaExpected),
+    name: z.string("a string").nullish().meta({ description: "Not used." }), strict: boolean.nullish().meta({ description: "No properties but those the schema names.", default: false }),
+    schema: z.record(z.string(), z.unknown(), schemaExpected).meta({ description: "A JSON schema." }),
   }, "an object with `schema`") }),
 ], formatExpected);
 const textLimit = `at most ${LIMITS.constraintChars} characters`;
 /** What the text of a reply must look like. */
 const shaped = {
-  response_format: responseFormat.refine((format) => JSON.stringify(format).length <= LIMITS.constraintChars, textLimit).nullish(),
-  /** GBNF, as llama.cpp takes it. */
-  grammar: z.string("a grammar in GBNF as a string").min(1, "a grammar, not an empty string").max(LIMITS.constraintChars, textLimit).nullish(),
+  response_format: responseFormat.refine((format) => JSON.stringify(format).length <= LIMITS.constraintChars, textLimit).nullish()
+    .meta({ description: `What the reply's text must look like. Tokens that would break it are never sampled. At most ${LIMITS.constraintChars} characters.` }),
+  grammar: z.string("a grammar in GBNF as a string").min(1, "a grammar, not an empty string").max(LIMITS.constraintChars, textLimit).nullish()
+    .meta({ description: "A grammar in GBNF, as llama.cpp takes it, that the reply follows from `root` on; instead of `response_format`." }),
 };
 
 export const completionSchema = z.object({
   ...common,
-  prompt,
-  logprobs: integer(0, EDGE_LIMITS.completionLogprobs).nullish(),
-  echo: boolean.nullish(),
+  prompt: prompt.meta({ description: "What is continued: text, several texts, token ids, or several lists of them." }),
+  logprobs: integer(0, EDGE_LIMITS.completionLogprobs).nullish().meta({ description: "Log-probabilities of each token and of so many most likely ones, before any sampling step." }),
+  echo: boolean.nullish().meta({ description: "Shows the prompt before its continuation; with `logprobs` its tokens are scored.", default: false }),
   ...shaped,
 }, "a JSON object");
 export type CompletionRequest = z.infer<typeof completionSchema>;
@@ -108,18 +112,17 @@ const call = z.object({
   function: z.object({ name: z.string("the name of a function"), arguments: z.string("the arguments as a JSON text") }, "an object with `name` and `arguments`"),
 }, "an object with `function`");
 const message = z.object({
-  role: z.enum(["system", "developer", "user", "assistant", "tool"], "\"system\", \"developer\", \"user\", \"assistant\" or \"tool\""),
-  content: z.union([z.string(), z.array(textPart), z.null()], contentExpected).optional(),
-  name: z.string("a string").max(64, "a string of at most 64 characters").nullish(),
-  /** What the model thought before this answer, as a reply gave it. */
-  reasoning_content: z.string("a string").nullish(),
-  tool_calls: z.array(call, "an array of calls").min(1, "at least one call, or no such field").nullish(),
-  tool_call_id: z.string("a string").nullish(),
+  role: z.enum(["system", "developer", "user", "assistant", "tool"], "\"system\", \"developer\", \"user\", \"assistant\" or \"tool\"").meta({ description: "Who speaks; what becomes of `developer` is the template's to say." }),
+  content: z.union([z.string(), z.array(textPart), z.null()], contentExpected).optional().meta({ description: "Text, or parts of it that are joined. May be left out beside `tool_calls`." }),
+  name: z.string("a string").max(64, "a string of at most 64 characters").nullish().meta({ description: "The speaker's name, for templates that show it." }),
+  reasoning_content: z.string("a string").nullish().meta({ description: "What the model thought before this answer, as a reply gave it." }),
+  tool_calls: z.array(call, "an array of calls").min(1, "at least one call, or no such field").nullish().meta({ description: "Calls the assistant made, as a reply gave them." }),
+  tool_call_id: z.string("a string").nullish().meta({ description: "Of a tool's message: the call it answers." }),
 }, "an object with `role` and `content`").refine(({ content, tool_calls }) => content !== undefined || tool_calls != null, { path: ["content"], error: contentExpected });
 const toolExpected = "an object {\"type\": \"function\", \"function\": {\"name\": …}}";
 const tool = z.looseObject({
   type: z.literal("function", "\"function\""),
-  function: z.looseObject({ name: z.string("a string").min(1, "a name"), parameters: z.record(z.string(), z.unknown(), "a JSON schema as an object").nullish() }, "an object with `name`"),
+  function: z.looseObject({ name: z.string("a string").min(1, "a name").meta({ description: "Its name." }), parameters: z.record(z.string(), z.unknown(), "a JSON schema as an object").nullish().meta({ description: "A JSON schema of its arguments; any object when absent." }) }, "an object with `name`"),
 }, toolExpected);
 const choiceExpected = "\"none\", \"auto\", \"required\", or an object {\"type\": \"function\", \"function\": {\"name\": …}}";
 const toolChoice = z.union([
@@ -128,31 +131,38 @@ const toolChoice = z.union([
 ], choiceExpected);
 export const chatSchema = z.object({
   ...common,
-  max_completion_tokens: integer(0, Number.MAX_SAFE_INTEGER).nullish(),
-  messages: z.array(message, "an array of messages").min(1, "at least one message").max(EDGE_LIMITS.messages, `at most ${EDGE_LIMITS.messages} messages`),
-  logprobs: boolean.nullish(),
-  top_logprobs: integer(0, EDGE_LIMITS.chatTopLogprobs).nullish(),
-  tools: z.array(tool, "an array of tools").max(EDGE_LIMITS.tools, `at most ${EDGE_LIMITS.tools} tools`).nullish(),
-  tool_choice: toolChoice.nullish(),
-  parallel_tool_calls: boolean.nullish(),
+  max_completion_tokens: integer(0, Number.MAX_SAFE_INTEGER).nullish().meta({ description: "Most tokens to generate, reasoning included; goes before `max_tokens`." }),
+  messages: z.array(message, "an array of messages").min(1, "at least one message").max(EDGE_LIMITS.messages, `at most ${EDGE_LIMITS.messages} messages`).meta({ description: "The conversation, put into text by the model's own template." }),
+  logprobs: boolean.nullish().meta({ description: "Log-probabilities of each token, before any sampling step.", default: false }),
+  top_logprobs: integer(0, EDGE_LIMITS.chatTopLogprobs).nullish().meta({ description: "And of so many most likely ones; needs `logprobs`.", default: 0 }),
+  tools: z.array(tool, "an array of tools").max(EDGE_LIMITS.tools, `at most ${EDGE_LIMITS.tools} tools`).nullish().meta({ description: "Functions the model may call, where its template takes tools." }),
+  tool_choice: toolChoice.nullish().meta({ description: "\"auto\": calls or text; \"none\": no calls; \"required\": at least one call; a function: a call of it. Calls that are asked for are forced token by token." }),
+  parallel_tool_calls: boolean.nullish().meta({ description: "Whether one reply may hold several calls.", default: true }),
   ...shaped,
-  documents: z.array(z.looseObject({}, "an object"), "an array of objects").nullish(),
-  reasoning_effort: z.string("a string such as \"low\"").nullish(),
-  /** More variables for the model's template, such as enable_thinking. */
-  chat_template_kwargs: z.record(z.string(), z.unknown(), "an object").nullish(),
+  documents: z.array(z.looseObject({}, "an object"), "an array of objects").nullish().meta({ description: "Documents for templates that take them." }),
+  reasoning_effort: z.string("a string such as \"low\"").nullish().meta({ description: "A variable of the model's template, where it has one of this name." }),
+  chat_template_kwargs: z.record(z.string(), z.unknown(), "an object").nullish().meta({ description: "More variables for the model's template, such as enable_thinking." }),
 }, "a JSON object");
 export type ChatRequest = z.infer<typeof chatSchema>;
 
+export const embeddingsSchema = z.object({
+  model: modelId,
+  input: prompt.meta({ description: "What becomes vectors: text, several texts, token ids, or several lists of them." }),
+  encoding_format: z.enum(["float", "base64"], "\"float\" or \"base64\"").nullish().meta({ description: "\"base64\": the vector's f32 values, little-endian.", default: "float" }),
+  dimensions: z.number("an integer of at least 1").int("an integer of at least 1").min(1, "an integer of at least 1").nullish().meta({ description: "Only the model's own number is taken." }),
+}, "a JSON object");
+export type EmbeddingsRequest = z.infer<typeof embeddingsSchema>;
+
 export const tokenizeSchema = z.object({
-  content: z.string("a string"),
-  add_special: boolean.nullish(),
+  content: z.string("a string").meta({ description: "The text." }),
+  add_special: boolean.nullish().meta({ description: "Puts the beginning-of-text token first where the model's tokenizer does.", default: false }),
 }, "a JSON object");
 export const detokenizeSchema = z.object({
-  tokens: z.array(z.number("an array of token ids").int("an array of token ids").nonnegative("an array of token ids"), "an array of token ids"),
+  tokens: z.array(z.number("an array of token ids").int("an array of token ids").nonnegative("an array of token ids"), "an array of token ids").meta({ description: "Token ids." }),
 }, "a JSON object");
 export const applyTemplateSchema = z.object({
   ...chatSchema.pick({ messages: true, tools: true, tool_choice: true, documents: true, reasoning_effort: true, chat_template_kwargs: true }).shape,
-  moe: moe.nullish(),
+  moe: moe.nullish().meta({ description: "Extensions of this server; `date` matters here." }),
 }, "a JSON object");
 
 /** Fields that would change the answer and are not served here, each with the values that mean "not used". */

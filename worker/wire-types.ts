@@ -1,10 +1,22 @@
 // Types of what the API sends that the page reads: OpenAI's objects and our extensions under `moe`. Types only; worker and page share them.
 
+/** GET /v1/fleet. */
+export type { OrchestratorStatus as FleetReply, ShardStatus } from "../durable/generate.ts";
+
 /** Experts of one token: ids in rank order and, where the trace has them, their weights, per MoE layer in ascending order: [moeLayer][rank]. */
 export interface TokenTrace {
   readonly id: number;
   readonly experts: readonly (readonly number[])[];
   readonly weights?: readonly (readonly number[])[];
+}
+
+/** What a reply cost the fleet, and the seed that repeats it: with the last choice of a stream. */
+export interface ReplyCost {
+  readonly seed: number;
+  readonly steps: number;
+  readonly frames: number;
+  readonly bytes: number;
+  readonly retries: number;
 }
 
 export interface Usage {
@@ -34,7 +46,7 @@ export interface StreamChunk {
     readonly finish_reason: string | null;
   }[];
   readonly usage?: Usage | null;
-  readonly moe?: { readonly token?: TokenTrace } & Readonly<Record<string, unknown>>;
+  readonly moe?: { readonly token?: TokenTrace } & Partial<ReplyCost>;
   readonly error?: { readonly message: string };
 }
 

@@ -57,12 +57,14 @@ async function serve(packFolder: string, options: ServeOptions): Promise<void> {
   const assets = join(work, "assets");
   assembleAssets(assets, { [id]: pack });
 
-  const keys = process.env["API_KEYS"] ?? "";
+  const keySets = ["API_KEYS", "ADMIN_KEYS"].filter((name) => (process.env[name] ?? "") !== "");
   const envFile = join(work, "vars");
-  writeFileSync(envFile, keys === "" ? 'OPEN_ACCESS="true"\n' : `API_KEYS=${JSON.stringify(keys)}\n`, { mode: 0o600 });
-  process.stderr.write(keys === ""
+  writeFileSync(envFile, [...keySets, "KEY_SETTINGS", "CORS_ORIGINS"].map(settingLine).join("") + (keySets.length === 0 ? 'OPEN_ACCESS="true"\n' : ""), { mode: 0o600 });
+  process.stderr.write(keySets.length === 0
     ? `Open access: no API_KEYS are set, so every program on this machine may use the API (it listens on ${HOST} only).\n`
-    : "API_KEYS are set: requests need one of them.\n");
+    : `${keySets.join(" and ")} are set: requests need one of them.\n`);
+  // An entry is a key, or `<name>:<key>` (worker/auth.ts).
+  const ownKey = (process.env[keySets[0] ?? ""] ?? "").split(",")[0]!.trim().replace(/^[\w.-]{1,64}:/, "");
 
   if (options.isolateMib !== undefined) process.stderr.write(`${liftedNotice(manifest, options, options.isolateMib)}\n`);
 
@@ -108,7 +110,7 @@ async function serve(packFolder: string, options: ServeOptions): Promise<void> {
   const url = `http://localhost:${options.port}`;
   let stopped = false;
   void exited.then(() => (stopped = true));
-  const ready = await waitUntilReady(`http://${HOST}:${options.port}/health`, keys.split(",")[0]!.trim(), () => stopped);
+  const ready = await waitUntilReady(`http://${HOST}:${options.port}/health`, ownKey, () => stopped);
   if (ready === null) process.stdout.write(`ready ${url}\n`);
   else if (!stopped) {
     child.kill("SIGTERM");
@@ -119,6 +121,14 @@ async function serve(packFolder: string, options: ServeOptions): Promise<void> {
   await Promise.all(shardExits);
   if (lost) throw new Error("A process with shards ended, and the server with it. What it said is above.");
   if (code !== 0 && !asked) throw new Error(`The local runtime ended with exit code ${code}. What it said is above.`);
+}
+
+/** A setting of the environment as a line of an env file, nothing where it is not set. Only single quotes leave what is in them as it is. */
+function settingLine(name: string): string {
+  const value = process.env[name] ?? "";
+  if (value === "") return "";
+  if (value.includes("'")) throw new Error(`${name} has a quote (') in it, which cannot be passed on; expected a value without one.`);
+  return `${name}='${value}'\n`;
 }
 
 interface Deployment {

@@ -1,50 +1,27 @@
 // The page in a real headless Chromium, against the real serving stack: it becomes ready, streams coloured tokens, recolours by layer, explains a
 // token, stops, chats, and asks nothing of any other origin. Skips with a reason where there is no browser; with CI set that is a failure.
 
-import { existsSync } from "node:fs";
-import { chromium, type Browser, type Page } from "playwright-core";
+import type { Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { startServe, writeTinyPack, type Serving } from "../support/serve.ts";
-
-const executablePath = process.env["CHROMIUM_PATH"] ?? "/usr/bin/chromium";
-const hasBrowser = existsSync(executablePath);
-if (!hasBrowser && (process.env["CI"] ?? "") === "") console.warn(`The tests of the page are skipped: there is no Chromium at ${executablePath} (CHROMIUM_PATH names another).`);
+import { executablePath, hasBrowser, set, stage, type Stage, visit, type Visit } from "./browser.ts";
 
 it.runIf((process.env["CI"] ?? "") !== "")("there is a browser where CI promises one", () => {
   expect(hasBrowser, `no Chromium at ${executablePath}`).toBe(true);
 });
 
 describe.skipIf(!hasBrowser)("the page", () => {
-  let pack: { folder: string; remove: () => void };
-  let server: Serving;
-  let browser: Browser;
+  let here: Stage;
+  let there: Visit;
   let page: Page;
-  const complaints: string[] = [];
-  const origins = new Set<string>();
 
   beforeAll(async () => {
-    pack = await writeTinyPack();
-    server = await startServe(pack.folder);
-    browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
-    page = await browser.newPage();
-    page.on("console", (message) => message.type() === "error" && !message.text().includes("503") && complaints.push(message.text()));
-    page.on("pageerror", (error) => complaints.push(error.message));
-    page.on("request", (request) => request.url().startsWith("data:") || origins.add(new URL(request.url()).origin));
-    await page.goto(server.url);
-    await page.waitForSelector("#status[data-kind=ready]");
+    here = await stage();
+    there = await visit(here.browser, here.server.url);
+    page = there.page;
   });
-  afterAll(async () => {
-    await browser?.close();
-    await server?.stop();
-    pack?.remove();
-  });
+  afterAll(() => here?.end());
 
-  const setting = async (id: string, value: string): Promise<void> => {
-    await page.$eval(`#${id}`, (input, text) => {
-      (input as unknown as { value: string }).value = text;
-      input.dispatchEvent(new Event("input"));
-    }, value);
-  };
+  const setting = (id: string, value: string): Promise<void> => set(page, id, value);
   const traced = (): Promise<number> => page.locator(".token:not(.plain)").count();
   const idle = (): Promise<unknown> => page.waitForSelector("#send:not([hidden])");
 
@@ -162,7 +139,7 @@ describe.skipIf(!hasBrowser)("the page", () => {
   });
 
   it("asked nothing of any other origin, and complained of nothing but that refusal", () => {
-    expect([...origins]).toEqual([server.url]);
-    expect(complaints.filter((text) => !text.includes("400"))).toEqual([]);
+    expect([...there.origins]).toEqual([here.server.url]);
+    expect(there.complaints.filter((text) => !text.includes("400"))).toEqual([]);
   });
 });

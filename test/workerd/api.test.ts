@@ -374,6 +374,40 @@ describe("completions", () => {
   });
 });
 
+describe("embeddings", () => {
+  interface Embeddings { object: string; data: { object: string; index: number; embedding: number[] | string }[]; usage: { prompt_tokens: number } }
+  const EMBEDDINGS = "POST /v1/embeddings";
+  const vectorsOf = async (input: unknown): Promise<number[][]> => (await answer<Embeddings>(EMBEDDINGS, { model: "tiny", input })).data.map(({ embedding }) => embedding as number[]);
+
+  it("are vectors of length 1, in order, the same alone and in company, as text and as ids", async () => {
+    const texts = ["one two three", "four", "a longer text that needs more than one page of the cache, surely", "one two three"];
+    const together = await vectorsOf(texts);
+    expect(together.length).toBe(4);
+    for (const vector of together) expect(vector.reduce((sum, x) => sum + x * x, 0)).toBeCloseTo(1, 5);
+    expect(together[3]).toEqual(together[0]);
+    expect(together[1]).not.toEqual(together[0]);
+    for (const [i, text] of texts.entries()) expect(await vectorsOf(text)).toEqual([together[i]]);
+    const { tokens } = await answer<{ tokens: number[] }>("POST /tokenize", { content: texts[0] });
+    expect(await vectorsOf(tokens)).toEqual([together[0]]);
+  });
+
+  it("come as base64 of f32 when asked, and count their tokens", async () => {
+    const [plain] = await vectorsOf("abc");
+    const body = await answer<Embeddings>(EMBEDDINGS, { model: "tiny", input: "abc", encoding_format: "base64" });
+    const bytes = Uint8Array.from(atob(body.data[0]!.embedding as string), (c) => c.charCodeAt(0));
+    expect(Array.from(new Float32Array(bytes.buffer))).toEqual(plain);
+    expect(body).toMatchObject({ object: "list", usage: { prompt_tokens: 3 }, data: [{ object: "embedding", index: 0 }] });
+  });
+
+  it("are refused in numbers the model has not, and beyond its context", async () => {
+    for (const [more, param] of [[{ dimensions: 8 }, "dimensions"], [{ input: "a".repeat(CONTEXT + 1) }, "input"], [{ input: [] }, "input"], [{ encoding_format: "hex" }, "encoding_format"]] as const) {
+      const response = await post(EMBEDDINGS, { model: "tiny", input: "abc", ...more });
+      expect(response.status).toBe(400);
+      expect(await response.json()).toMatchObject({ error: { param } });
+    }
+  });
+});
+
 describe("streams", () => {
   it("are server-sent events whose text is the whole reply's", async () => {
     const whole = await answer<Completion>(COMPLETIONS, greedy);

@@ -94,6 +94,7 @@ export const outputOf = (events: readonly GenerateEvent[]): unknown[] => events.
     case "prompt": return event.tokens;
     case "token": return [[event.index, event.id, event.logprob, event.top, event.experts, event.weights]];
     case "end": return [[event.reason, event.completionTokens]];
+    case "embedding": return [event.values];
     case "error": return [event];
   }
 });

@@ -73,6 +73,12 @@ describe("openai", () => {
     expect(reply.choices[0]!.logprobs!.token_logprobs![0]).toBeNull();
   });
 
+  it("embeds texts", async () => {
+    const { data } = await openai.embeddings.create({ model: MODEL, input: ["hello", "world"] });
+    expect(data.map(({ embedding }) => embedding.length)).toEqual([64, 64]);
+    expect(Math.hypot(...data[0]!.embedding)).toBeCloseTo(1, 4);
+  });
+
   it("gets structured output, parsed", async () => {
     const reply = await openai.chat.completions.create({
       model: MODEL, messages: say("where?"), temperature: 1, seed: 2, max_tokens: 200, response_format: { type: "json_schema", json_schema: { name: "point", strict: true, schema: POINT } },

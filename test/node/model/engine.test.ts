@@ -130,7 +130,7 @@ describe("the largest logits alone, and probabilities", () => {
         expect(bits(found.logits[i]!)).toEqual(bits(Float32Array.from(chosen.flatMap((row) => Array.from(probabilitiesOf(row, request.temperature))))));
         return;
       }
-      const k = Math.min(request.top, v);
+      const k = Math.min((request as { top: number }).top, v);
       const ranked = chosen.map((row) => Array.from(row.keys()).sort((a, b) => row[b]! - row[a]! || a - b).slice(0, k).map((id) => ({ id, value: row[id]! })));
       expect(found.logits[i]!.length).toBe(0);
       expect(Array.from(found.tops[i]!.ids)).toEqual(ranked.flat().map(({ id }) => id));
@@ -139,6 +139,31 @@ describe("the largest logits alone, and probabilities", () => {
     });
     await expect(step(() => ({ top: 0, of: "last" }))).rejects.toThrow(/The 0 largest logits were asked for; 1 to 64/);
   });
+});
+
+test("states are what logits are made of, in any chunks and company", async () => {
+  for (const variant of [{}, { norm: "layer" as const, headBias: true, logitsScaling: 2 }]) {
+    const config: ModelConfig = { ...base, ...variant };
+    const weights = seededWeights(config, 5);
+    const { engine } = directEngine(config, weights, 65536, { kernels: kernels(), contextLength: 64, maxChunkTokens: 40 });
+    const step = async (entries: readonly (readonly [readonly number[], LogitsRequest])[]) => {
+      const timelines = entries.map(([text]) => engine.kv.open(text.length));
+      const { logits } = await engine.step(entries.map(([text, logitsOfEntry], i) => ({ timeline: timelines[i]!, ids: text, logits: logitsOfEntry })));
+      timelines.forEach((timeline) => engine.kv.close(timeline));
+      return logits;
+    };
+    const text = ids.slice(0, 11);
+    const [states, rows] = await step([[text, { states: true, of: "all" }], [text, "all"]]);
+    const [head, bias] = [weights("head"), config.headBias ? Array.from(weights("headBias").values) : []];
+    const scale = Math.max(...rows!.map(Math.abs));
+    for (let t = 0; t < text.length; t++) for (let v = 0; v < config.vocabSize; v++) {
+      let logit = bias[v] ?? 0;
+      for (let i = 0; i < config.hiddenSize; i++) logit += head.values[v * config.hiddenSize + i]! * states![t * config.hiddenSize + i]!;
+      expect(Math.abs(logit / config.logitsScaling - rows![t * config.vocabSize + v]!)).toBeLessThan(1e-5 * scale);
+    }
+    const [last] = await step([[text, { states: true, of: "last" }], [ids.slice(5, 20), "last"]]);
+    expect(bits(last!)).toEqual(bits(states!.slice(-config.hiddenSize)));
+  }
 });
 
 describe("batches and timelines", () => {

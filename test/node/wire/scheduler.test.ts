@@ -260,6 +260,90 @@ describe("admission", () => {
   });
 });
 
+describe("callers", () => {
+  /** Runs generations of one token each, one at a time, and gives the callers in the order in which they were served. */
+  async function served(callers: readonly string[], limits: Partial<Limits> = {}): Promise<{ order: string[]; refused: string[] }> {
+    const { read, finish } = setUp(16, { ...LIMITS, activeGenerations: 1, ...limits });
+    const order: string[] = [];
+    const refused: string[] = [];
+    const readers = callers.map((caller, seed) => ({ name: `${caller}${seed}`, ...read(request(seed, { caller, maxTokens: 1 })) }));
+    for (const { name, generation } of readers) void generation.accepted.then((reason) => (reason === null ? order : refused).push(name));
+    await finish();
+    return { order, refused };
+  }
+
+  it("take turns, however much one of them has sent before the others came", async () => {
+    expect((await served(["a", "a", "a", "a", "b", "b", "c"])).order).toEqual(["a0", "a1", "b4", "c6", "a2", "b5", "a3"]);
+  });
+
+  it("who come to a full queue take the last place of the one who waits with most, and are refused where that is themselves", async () => {
+    const { order, refused } = await served(["a", "a", "a", "a", "a", "b", "b", "b", "a", "c"], { queuedGenerations: 4 });
+    expect(order).toEqual(["a0", "a1", "b5", "c9", "b6"]);
+    expect(refused.sort()).toEqual(["a2", "a3", "a4", "a8", "b7"]);
+  });
+
+  it("of which one's prompt waits for memory do not overtake it", async () => {
+    const { read, finish, engine } = setUp(16, LIMITS, 30);
+    engine.held = [];
+    const order: string[] = [];
+    const readers = ([["a", 20], ["b", 20], ["c", 2]] as const).map(([caller, maxTokens], seed) => ({ caller, ...read(request(seed, { caller, promptIds: [1, 2, 3], maxTokens })) }));
+    for (const { caller, generation } of readers) void generation.accepted.then(() => order.push(caller));
+    for (const release of engine.held.splice(0)) release();
+    engine.held = null;
+    await finish();
+    expect(order).toEqual(["a", "b", "c"]);
+  });
+});
+
+describe("a deadline", () => {
+  /** Steps take 10 ms from now on. */
+  function paced(limits: Partial<Limits> = {}) {
+    const all = setUp(16, { ...LIMITS, draftTokens: 0, ...limits });
+    all.engine.elapse = () => sleep(all.clock, 10);
+    return { ...all, inMs: (ms: number): number => all.clock.nowMs() + ms };
+  }
+
+  it("ends a generation with what it has said by then, which is what it would have said, and nobody else's", async () => {
+    const { read, finish, inMs, engine } = paced();
+    const late = read(request(1, { maxTokens: 50, deadlineAtMs: inMs(75) }));
+    const other = read(request(2, { maxTokens: 50 }));
+    await finish();
+    const whole = await alone(request(1, { maxTokens: 50 }));
+    const ids = late.events.flatMap((event) => (event.type === "token" ? [event.id] : []));
+    expect(late.events.at(-1)).toMatchObject({ type: "end", reason: "deadline", stopId: null, completionTokens: ids.length });
+    expect(ids.length).toBeGreaterThan(3);
+    expect(ids.length).toBeLessThan(9);
+    expect(said(late.events).slice(0, -1)).toEqual(whole.slice(0, ids.length));
+    expect(said(other.events)).toEqual(await alone(request(2, { maxTokens: 50 })));
+    expect(engine.openPositions).toBe(0);
+  });
+
+  it("that passes in the queue, or before it, is a refusal", async () => {
+    const { read, finish, inMs, scheduler } = paced({ activeGenerations: 1 });
+    read(request(1, { maxTokens: 20 }));
+    const waiting = read(request(2, { deadlineAtMs: inMs(50) }));
+    const gone = read(request(3, { deadlineAtMs: inMs(0) }));
+    const after = read(request(4));
+    expect(scheduler.queuedCount).toBe(2);
+    await finish();
+    for (const { generation, events } of [waiting, gone]) {
+      expect(await generation.accepted).toMatchObject({ code: "deadline-exceeded", retryable: true });
+      expect(events).toEqual([]);
+    }
+    expect(said(after.events)).toEqual(await alone(request(4)));
+  });
+
+  it("that passes while the prompt is read is an error, and gives its memory back", async () => {
+    const { read, finish, inMs, engine } = paced();
+    const { generation, events } = read(request(1, { promptIds: Array.from({ length: 120 }, (_, i) => i % VOCAB), deadlineAtMs: inMs(25) }));
+    await finish();
+    expect(await generation.accepted).toBe(null);
+    expect(events).toEqual([expect.objectContaining({ type: "error", code: "deadline-exceeded" })]);
+    expect(engine.openPositions).toBe(0);
+    expect(engine.steps.length).toBeLessThan(5);
+  });
+});
+
 describe("an end before the end", () => {
   it("comes within a step of a cancellation, frees memory, and leaves the others alone", async () => {
     const { read, finish, engine, scheduler, step: go, release } = setUp(16);

@@ -1,0 +1,90 @@
+// Which tests put which field of the API to use: the conformance table of docs/api.md. Owns the assignment; api-page.test.ts finds every title in its file
+// and asks for every field. What is refused is not listed here: rows of api.test.ts name the field themselves.
+
+import type { SchemaName } from "../../worker/openapi.ts";
+
+const api = (title: string): string => `test/workerd/api.test.ts > ${title}`;
+const fields = (title: string): string => `test/workerd/openapi-fields.test.ts > ${title}`;
+const structured = (title: string): string => `test/workerd/structured.test.ts > ${title}`;
+const clients = (title: string): string => `test/node/api/clients.test.ts > ${title}`;
+const resume = (title: string): string => `test/workerd/resume.test.ts > ${title}`;
+const admission = (title: string): string => `test/workerd/admission.test.ts > ${title}`;
+const templates = (title: string): string => `test/node/model/chat-templates.test.ts > ${title}`;
+
+const GREEDY = fields("sampling > with %s of %d is greedy at any temperature");
+const PENALTIES = api("completions > follow penalties, alone, beside others and when guesses hold");
+const SAMPLING = {
+  temperature: [GREEDY], top_p: [GREEDY], min_p: [GREEDY], top_k: [GREEDY, api("completions > top_k of 1 is greedy at any temperature")],
+  typical_p: [PENALTIES], repetition_penalty: [PENALTIES], presence_penalty: [PENALTIES], frequency_penalty: [PENALTIES],
+  logit_bias: [api("completions > follow a bias: a token is forced, or never said")],
+  seed: [api("completions > repeat with a seed, and differ between choices and between seeds"), api("completions > report the seed drawn where none was given, and repeat with it")],
+  stop: [api("completions > cut at a stop string, wherever it lies")],
+} as const;
+const COMMON = {
+  ...SAMPLING, model: [clients("openai > is told what is wrong in its own errors")], max_tokens: [api("completions > stop at max_tokens and say so")], n: [api("streams > carry several choices at once")],
+  stream: [api("streams > are server-sent events whose text is the whole reply's"), resume("goes on from every event")], stream_options: [api("streams > end with usage only when asked")],
+  moe: [api("streams > carry the experts of every token in every layer when asked")],
+  response_format: [structured("response_format > json_schema is followed at any temperature, seed %i"), structured("response_format > json_object gives an object"), structured("response_format > with one way to say it is said that way, in a chat, a completion and a stream")],
+  grammar: [structured("grammar > in GBNF is followed")],
+} as const;
+const TEMPLATE = {
+  messages: [api("chat > is what the template makes of the messages"), api("chat > takes content as parts, and null"), clients("openai > takes content in parts, null content, all roles, log-probabilities and several choices"), fields("the template is given > names, thoughts, calls and the ids of their results")],
+  documents: [fields("the template is given > documents")], reasoning_effort: [fields("the template is given > the effort")], chat_template_kwargs: [fields("the template is given > more variables"), structured("response_format > waits for the end of a thought")],
+} as const;
+const TOOLS = {
+  tools: [structured("tools > are called when they must be, with arguments that fit"), clients("openai > gets calls of tools, streamed in pieces"), clients("ai with @ai-sdk/openai-compatible > calls a tool, streamed")],
+  tool_choice: [structured("tools > by name alone when one is named"), structured("tools > are not called where they must not be")],
+} as const;
+const RESPONSES = clients("openai > gets responses, whole and streamed, the same");
+const RESPONSE_CALLS = clients("openai > gets structured responses and function calls");
+const MESSAGES = clients("@anthropic-ai/sdk > sends a message, whole and streamed, the same text");
+const MESSAGE_CALLS = clients("@anthropic-ai/sdk > uses a tool, and takes its result");
+const REPEATED = fields("a response > repeats what it was asked with, and that nothing is stored");
+const REFUSED = fields("a response > refuses %s");
+const MESSAGE_SAMPLING = fields("sampling > of a message takes the same, and top_p of 0");
+
+/** Requests -> field -> file > title of test. */
+export const CONFORMANCE: Partial<Readonly<Record<SchemaName, Readonly<Record<string, readonly string[]>>>>> = {
+  ChatCompletionRequest: {
+    ...COMMON, ...TEMPLATE, ...TOOLS, max_completion_tokens: [api("chat > takes max_completion_tokens")],
+    logprobs: [api("chat > gives log-probabilities with bytes")], top_logprobs: [api("chat > gives log-probabilities with bytes")],
+    parallel_tool_calls: [structured("tools > are called when they must be, with arguments that fit")],
+  },
+  CompletionRequest: {
+    ...COMMON, prompt: [api("completions > take a prompt in all four forms")], logprobs: [api("completions > give log-probabilities that are consistent")],
+    echo: [api("completions > echo with max_tokens 0 scores a prompt, and agrees with what generating said"), api("completions > echo without log-probabilities shows the prompt first")],
+  },
+  MoeExtensions: {
+    trace: [api("streams > carry the experts of every token in every layer when asked")], date: [fields("the template is given > names, thoughts, calls and the ids of their results"), templates("templates of the families (skipped where the data folder is absent) > Llama 3.x names the date it is given; Llama 3.1 its own")],
+    draft_tokens: [PENALTIES], cache: [api("completions > take over a prompt the same key sent before, say how much, and answer the same")],
+    deadline_ms: [admission("turns and deadlines > a reply cut by its deadline has what was said, and says why it ended"), admission("turns and deadlines > a deadline that passes before the reply begins is a 504 of OpenAI's shape")],
+  },
+  ResponseRequest: {
+    ...Object.fromEntries(Object.entries(SAMPLING).map(([field, tests]) => [field, tests])),
+    model: [RESPONSES], input: [RESPONSES, RESPONSE_CALLS], instructions: [REPEATED], max_output_tokens: [RESPONSES], stream: [RESPONSES, resume("goes on from every event")], tools: [RESPONSE_CALLS], tool_choice: [RESPONSE_CALLS],
+    parallel_tool_calls: [RESPONSE_CALLS], text: [RESPONSE_CALLS], reasoning: [REPEATED], metadata: [REPEATED], store: [REPEATED], previous_response_id: [REFUSED, RESPONSE_CALLS], conversation: [REFUSED], background: [REFUSED], moe: COMMON.moe,
+  },
+  MessageRequest: {
+    model: [clients("@anthropic-ai/sdk > is told what is wrong in its own errors")], messages: [MESSAGES, MESSAGE_CALLS], system: [MESSAGES], tools: [MESSAGE_CALLS], tool_choice: [MESSAGE_CALLS],
+    thinking: [fields("the template is given > whether to think, as Anthropic's clients say it")], max_tokens: [MESSAGES], temperature: [MESSAGE_SAMPLING], top_p: [MESSAGE_SAMPLING], top_k: [MESSAGE_SAMPLING],
+    stop_sequences: [clients("@anthropic-ai/sdk > stops at a stop sequence and says which")], stream: [MESSAGES, resume("goes on from every event")], moe: COMMON.moe,
+  },
+  CountTokensRequest: {
+    model: [MESSAGES], messages: [MESSAGES], system: [MESSAGES], tools: ["test/workerd/openapi.test.ts > takes what the program takes"], tool_choice: ["test/workerd/openapi.test.ts > takes what the program takes"],
+    thinking: [fields("the template is given > whether to think, as Anthropic's clients say it")],
+  },
+  EmbeddingRequest: {
+    model: [clients("openai > embeds texts")], input: [api("embeddings > are vectors of length 1, in order, the same alone and in company, as text and as ids")], encoding_format: [api("embeddings > come as base64 of f32 when asked, and count their tokens")],
+    dimensions: [api("embeddings > are refused in numbers the model has not, and beyond its context")],
+  },
+  TokenizeRequest: { content: [fields("add_special puts the first token before a text")], add_special: [fields("add_special puts the first token before a text")] },
+  DetokenizeRequest: { tokens: [fields("add_special puts the first token before a text")] },
+  ApplyTemplateRequest: { ...TEMPLATE, tools: [fields("the template is given > tools")], tool_choice: [fields("the template is given > no tools where none may be called")], moe: [fields("the template is given > the day of the request, where it names none")] },
+};
+
+/** Requirements of api.test.ts whose refusal is about a field, as its rows say: by the field's name. */
+export function refusalsIn(source: string): ReadonlyMap<string, readonly string[]> {
+  const found = new Map<string, string[]>();
+  for (const [, requirement, param] of source.matchAll(/requirement: "([^"]+)".*?param: "(\w+)[."[]/g)) found.set(param!, [...(found.get(param!) ?? []), requirement!]);
+  return found;
+}

@@ -1,0 +1,22 @@
+// Numbers as the page writes them, and the one way it makes elements. Refuses markup: text is always text.
+
+export const percent = (share: number): string => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
+
+/** Bytes in the unit that leaves one to three digits before the point; MiB as everywhere in this project. */
+export function byteSize(bytes: number): string {
+  if (bytes < 1024) return `${Math.round(bytes)} B`;
+  const [size, unit] = bytes < 1024 * 1024 ? [bytes / 1024, "KiB"] : bytes < 1024 ** 3 ? [bytes / 1024 ** 2, "MiB"] : [bytes / 1024 ** 3, "GiB"];
+  return `${size.toFixed(size < 99.95 ? 1 : 0)} ${unit}`;
+}
+
+/** A thin space between thousands, as is usual in print. */
+export const count = (n: number): string => Math.round(n).toString().replace(/\B(?=(\d{3})+$)/g, "\u202f");
+
+export const counted = (n: number, noun: string): string => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
+
+export function element<Tag extends keyof HTMLElementTagNameMap>(tag: Tag, className = "", text = ""): HTMLElementTagNameMap[Tag] {
+  const made = document.createElement(tag);
+  made.className = className;
+  made.textContent = text;
+  return made;
+}

@@ -1,0 +1,56 @@
+// POST /v1/embeddings: texts as vectors, each the mean of its tokens' states after the final norm, of length 1. Owns the order of the
+// answers and both encodings. Refuses `dimensions` other than the model's own: a cut vector of such a model means nothing.
+
+import { generate, type GenerateTarget } from "../durable/generate-client.ts";
+import { PLAIN_SAMPLING } from "../model/sampling.ts";
+import { withinTokens, type AdmissionSettings } from "./admission.ts";
+import type { Caller } from "./auth.ts";
+import { invalid, RequestError } from "./errors.ts";
+import { failureError } from "./generation.ts";
+import { EDGE_LIMITS } from "./limits.ts";
+import { mergeIndexed } from "./merge.ts";
+import type { EdgePack } from "./pack.ts";
+import { completionPrompts, requireModel, tokensToGenerate, type Prompt } from "./prompt.ts";
+import type { EmbeddingsRequest } from "./schemas.ts";
+
+export async function embeddingsReply(target: () => GenerateTarget, pack: EdgePack, request: EmbeddingsRequest, { caller, settings, signal }: { readonly caller: Caller; readonly settings: AdmissionSettings; readonly signal: AbortSignal }): Promise<object> {
+  requireModel(pack, request.model);
+  const { hiddenSize } = pack.config;
+  if (request.dimensions != null && request.dimensions !== hiddenSize) {
+    throw invalid("dimensions", `\`dimensions\` is ${request.dimensions}; vectors of this model have ${hiddenSize}, expected that number or no such field.`, "unsupported_parameter");
+  }
+  const prompts = completionPrompts(pack, request.input, "input");
+  for (const { ids } of prompts) tokensToGenerate(pack, ids.length, 0, "input");
+  const vectors: (readonly number[])[] = [];
+  const starts = prompts.map((of) => () => embed(target, of, caller, signal));
+  const nTokens = prompts.reduce((sum, { ids }) => sum + ids.length, 0);
+  await withinTokens(nTokens, caller, settings, async (use) => {
+    for await (const { index, value } of mergeIndexed(starts, EDGE_LIMITS.generationsAtOnce)) {
+      vectors[index] = value;
+      use(prompts[index]!.ids.length);
+    }
+  });
+  return {
+    object: "list", model: pack.id,
+    data: vectors.map((vector, index) => ({ object: "embedding", index, embedding: request.encoding_format === "base64" ? base64(vector) : vector })),
+    usage: { prompt_tokens: nTokens, total_tokens: nTokens },
+  };
+}
+
+async function* embed(target: () => GenerateTarget, { ids }: Prompt, caller: Caller, signal: AbortSignal): AsyncGenerator<readonly number[]> {
+  const request = { promptIds: ids, maxTokens: 0, sampling: { ...PLAIN_SAMPLING, seed: 0 }, stopIds: [], embedding: true, caller: caller.account };
+  let found = false;
+  for await (const event of generate(target, request, { signal })) {
+    if (event.type === "error") throw failureError(event);
+    if (event.type !== "embedding" || found) continue;
+    found = true; // a stream that broke is asked again, and says the same
+    yield event.values;
+  }
+  if (!found) throw new RequestError({ status: 502, code: "stream_broken", message: "The orchestrator's stream ended without a vector." });
+}
+
+/** f32, little endian. */
+function base64(vector: readonly number[]): string {
+  const bytes = new Uint8Array(Float32Array.from(vector).buffer);
+  return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+}

@@ -1,0 +1,172 @@
+// What the API answers with, as zod schemas, for the OpenAPI document: shapes.ts, the forms and wire-types.ts write them. Nothing is checked against these
+// at run time; test/workerd/openapi.test.ts holds real replies to them, so that each field of a reply is named here and means what it says.
+
+import { z } from "zod";
+
+const text = z.string();
+const count = z.int().min(0);
+const finite = z.number();
+
+export const usage = z.object({
+  prompt_tokens: count,
+  prompt_tokens_details: z.object({ cached_tokens: count.describe("Of these, tokens that an earlier request of the same key had evaluated.") }),
+  completion_tokens: count,
+  total_tokens: count,
+});
+
+export const replyCost = z.object({
+  seed: z.int().describe("The seed that repeats this reply, given or drawn."),
+  steps: count.describe("Passes of the model it took part in; like what follows, of the choices that ran to their end."),
+  frames: count.describe("Messages between orchestrator and shards in those steps."),
+  bytes: count.describe("Bytes of those messages."),
+  retries: count.describe("Messages that were sent again."),
+  deadline_exceeded: z.literal(true).optional().describe("Present where `moe.deadline_ms` ended the reply."),
+}).describe("What the reply cost the fleet. A step is shared by all generations in it, and counted by each.");
+
+export const tokenTrace = z.object({
+  id: count.describe("The token."),
+  experts: z.array(z.array(count)).describe("Experts that evaluated its predecessor and so chose it: by layer with experts, ascending, and by rank."),
+  weights: z.array(z.array(finite)).optional().describe("Their weights, in the same order."),
+}).describe("With `moe.trace`.");
+
+export const errorReply = z.object({ error: z.object({
+  message: text.describe("A sentence: what was found, what was expected."),
+  type: text.describe("invalid_request_error, rate_limit_error, insufficient_quota or server_error."),
+  param: text.nullable().describe("The field it is about."),
+  code: text.nullable().describe("A word for programs."),
+}) });
+export const messagesErrorReply = z.object({ type: z.literal("error"), error: z.object({ type: text, message: text }) });
+
+const head = { id: text, created: z.int().describe("Seconds since 1970."), model: text };
+const tokensOfChoice = { moe: z.object({ tokens: z.array(tokenTrace) }).optional().describe("With `moe.trace`.") };
+const finishReason = z.enum(["stop", "length", "tool_calls"]);
+const completionLogprobs = z.object({
+  tokens: z.array(text), token_logprobs: z.array(finite.nullable()), text_offset: z.array(count),
+  top_logprobs: z.array(z.record(z.string(), finite).nullable()),
+});
+const completionChoice = { index: count, text, logprobs: completionLogprobs.nullable() };
+export const completion = z.object({
+  ...head, object: z.literal("text_completion"),
+  choices: z.array(z.object({ ...completionChoice, finish_reason: z.enum(["stop", "length"]), ...tokensOfChoice })),
+  usage, moe: replyCost,
+});
+/** The last chunk has the cost; with a trace each token's has its experts. */
+const chunkMoe = z.union([z.object({ token: tokenTrace }), replyCost]).optional().describe("With `moe.trace` the experts of the chunk's token; in the last chunk what the reply cost.");
+export const completionChunk = z.object({
+  ...head, object: z.literal("text_completion"),
+  choices: z.array(z.object({ ...completionChoice, finish_reason: z.enum(["stop", "length"]).nullable() })),
+  usage: usage.nullable().optional(), moe: chunkMoe,
+});
+
+const chatToken = { token: text, logprob: finite, bytes: z.array(z.int().min(0).max(255)).nullable() };
+const chatLogprobs = z.object({ content: z.array(z.object({ ...chatToken, top_logprobs: z.array(z.object(chatToken)) })), refusal: z.null() });
+const toolCall = z.object({ id: text, type: z.literal("function"), function: z.object({ name: text, arguments: text.describe("A JSON text.") }) });
+export const chatCompletion = z.object({
+  ...head, object: z.literal("chat.completion"),
+  choices: z.array(z.object({
+    index: count,
+    message: z.object({
+      role: z.literal("assistant"), content: text.nullable(), refusal: z.null(),
+      reasoning_content: text.optional().describe("What the model thought first, where it marks thoughts."),
+      tool_calls: z.array(toolCall).optional(),
+    }),
+    logprobs: chatLogprobs.nullable(), finish_reason: finishReason, ...tokensOfChoice,
+  })),
+  usage, moe: replyCost,
+});
+export const chatCompletionChunk = z.object({
+  ...head, object: z.literal("chat.completion.chunk"),
+  choices: z.array(z.object({
+    index: count,
+    delta: z.object({
+      role: z.literal("assistant").optional(), content: text.optional(), reasoning_content: text.optional(),
+      tool_calls: z.array(z.object({ index: count, id: text.optional(), type: z.literal("function").optional(), function: z.object({ name: text.optional(), arguments: text.optional() }) })).optional(),
+    }),
+    logprobs: chatLogprobs.nullable(), finish_reason: finishReason.nullable(),
+  })),
+  usage: usage.nullable().optional(), moe: chunkMoe,
+});
+
+export const embeddingList = z.object({
+  object: z.literal("list"), model: text,
+  data: z.array(z.object({ object: z.literal("embedding"), index: count, embedding: z.union([z.array(finite), text]).describe("Numbers, or base64 of f32 values.") })),
+  usage: z.object({ prompt_tokens: count, total_tokens: count }),
+});
+
+const block = z.discriminatedUnion("type", [
+  z.object({ type: z.literal("text"), text }),
+  z.object({ type: z.literal("thinking"), thinking: text, signature: text }),
+  z.object({ type: z.literal("tool_use"), id: text, name: text, input: z.record(z.string(), z.unknown()) }),
+]);
+const messageUsage = z.object({ input_tokens: count, cache_creation_input_tokens: count, cache_read_input_tokens: count, output_tokens: count });
+const ending = { stop_reason: z.enum(["end_turn", "max_tokens", "stop_sequence", "tool_use"]).nullable(), stop_sequence: text.nullable() };
+const messageHead = { id: text, type: z.literal("message"), role: z.literal("assistant"), model: text, content: z.array(block), ...ending, usage: messageUsage };
+export const message = z.object({ ...messageHead, moe: replyCost });
+export const messageEvent = z.discriminatedUnion("type", [
+  z.object({ type: z.literal("message_start"), message: z.object(messageHead) }),
+  z.object({ type: z.literal("content_block_start"), index: count, content_block: block }),
+  z.object({ type: z.literal("content_block_delta"), index: count, delta: z.discriminatedUnion("type", [
+    z.object({ type: z.literal("text_delta"), text }), z.object({ type: z.literal("thinking_delta"), thinking: text }), z.object({ type: z.literal("input_json_delta"), partial_json: text }),
+  ]) }),
+  z.object({ type: z.literal("content_block_stop"), index: count }),
+  z.object({ type: z.literal("message_delta"), delta: z.object(ending), usage: messageUsage, moe: replyCost }),
+  z.object({ type: z.literal("message_stop") }),
+  messagesErrorReply,
+]);
+export const inputTokens = z.object({ input_tokens: count });
+
+const status = z.enum(["in_progress", "completed", "incomplete"]);
+const outputText = z.object({ type: z.literal("output_text"), text, annotations: z.array(z.never()), logprobs: z.array(z.never()) });
+const outputItem = z.discriminatedUnion("type", [
+  z.object({ type: z.literal("reasoning"), id: text, summary: z.array(z.never()), content: z.array(z.object({ type: z.literal("reasoning_text"), text })), status }),
+  z.object({ type: z.literal("message"), id: text, role: z.literal("assistant"), status, content: z.array(outputText) }),
+  z.object({ type: z.literal("function_call"), id: text, call_id: text, name: text, arguments: text, status }),
+]);
+export const response = z.object({
+  id: text, object: z.literal("response"), created_at: z.int(), status: z.enum(["in_progress", "completed", "incomplete", "failed"]), background: z.literal(false), model: text,
+  error: z.object({ code: text, message: text }).nullable(),
+  incomplete_details: z.object({ reason: z.literal("max_output_tokens") }).nullable(),
+  output: z.array(outputItem), previous_response_id: z.null(), store: z.literal(false), truncation: z.literal("disabled"), service_tier: z.literal("default"), user: z.null(),
+  instructions: text.nullable(), max_output_tokens: z.int().nullable(), temperature: finite, top_p: finite, tools: z.array(z.record(z.string(), z.unknown())),
+  tool_choice: z.union([text, z.record(z.string(), z.unknown())]), parallel_tool_calls: z.boolean(), text: z.object({ format: z.record(z.string(), z.unknown()) }),
+  reasoning: z.object({ effort: text.nullable(), summary: z.null() }), metadata: z.record(z.string(), z.string()),
+  usage: z.object({
+    input_tokens: count, input_tokens_details: z.object({ cached_tokens: count }), output_tokens: count, output_tokens_details: z.object({ reasoning_tokens: count }), total_tokens: count,
+  }).nullable(),
+  moe: replyCost.optional().describe("Absent while in progress."),
+});
+export const responseEvent = z.looseObject({
+  type: text.describe("response.created, response.in_progress, response.output_item.added, response.content_part.added, response.output_text.delta, response.reasoning_text.delta, response.function_call_arguments.delta, the .done of each, and response.completed, response.incomplete, response.failed or error."),
+  sequence_number: count,
+  response: response.optional(),
+  item: outputItem.optional(),
+});
+
+export const modelObject = z.object({
+  id: text, object: z.literal("model"), created: z.literal(0).describe("A pack carries no date."), owned_by: text,
+  moe: z.object({
+    architecture: text, context_length: count, vocabulary: count, experts: count, experts_per_token: count,
+    moe_layers: z.array(count).describe("Layers that have experts, ascending: the rows of a trace."), chat: z.boolean().describe("Whether it takes messages."), pack_hash: text,
+  }),
+});
+export const modelList = z.object({ object: z.literal("list"), data: z.array(modelObject) });
+
+const generations = z.object({ active: count, queued: count, cancelled: count });
+export const health = z.object({ status: z.enum(["ready", "degraded"]).describe("degraded: a shard is not connected at this moment."), model: text.optional(), generations });
+export const healthWaiting = z.object({ status: z.enum(["cold", "warming"]), loaded: finite.min(0).max(1).describe("Share of the bytes that are loaded."), model: text.optional() });
+export const fleet = z.object({
+  status: z.enum(["cold", "warming", "ready", "degraded", "failed"]), loaded: finite.min(0).max(1),
+  message: text.nullable().optional().describe("Why loading failed; with the scope admin only."),
+  pack: z.object({ id: text, hash: text, contextLength: count }).nullable(),
+  isolate: z.object({ limitBytes: count, usedBytes: count, account: z.record(z.string(), count).describe("Bytes by purpose."), objects: z.array(text), kernels: text }).nullable(),
+  generations,
+  drafts: z.object({ tokens: count, held: count }).describe("Guesses evaluated, and how many of them held."),
+  shards: z.array(z.object({
+    name: text, state: z.enum(["idle", "connecting", "open", "closed"]), loadedBytes: count, totalBytes: count, frames: count, bytes: count, retries: count,
+    lastFault: text.nullable().optional().describe("With the scope admin only."),
+  })),
+});
+
+export const tokenList = z.object({ tokens: z.array(count) });
+export const content = z.object({ content: text });
+export const promptText = z.object({ prompt: text });

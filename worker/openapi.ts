@@ -1,0 +1,152 @@
+// GET /openapi.json: the API as an OpenAPI 3.1 document, made of the schemas that check the requests and of those that describe the replies
+// (openapi-replies.ts). Owns the list of endpoints and their words. Refuses shapes of its own: what is accepted is said once, where it is checked.
+
+import { z } from "zod";
+import { EDGE_LIMITS } from "./limits.ts";
+import { countTokensSchema, messagesSchema } from "./messages-schema.ts";
+import * as replies from "./openapi-replies.ts";
+import { responsesSchema } from "./responses-schema.ts";
+import { applyTemplateSchema, chatSchema, completionSchema, detokenizeSchema, embeddingsSchema, moe, tokenizeSchema } from "./schemas.ts";
+
+/** Schemas by the name they have in the document. */
+const SCHEMAS = {
+  ChatCompletionRequest: chatSchema, CompletionRequest: completionSchema, ResponseRequest: responsesSchema, MessageRequest: messagesSchema, CountTokensRequest: countTokensSchema,
+  EmbeddingRequest: embeddingsSchema, TokenizeRequest: tokenizeSchema, DetokenizeRequest: detokenizeSchema, ApplyTemplateRequest: applyTemplateSchema, MoeExtensions: moe,
+  ChatCompletion: replies.chatCompletion, ChatCompletionChunk: replies.chatCompletionChunk, Completion: replies.completion, CompletionChunk: replies.completionChunk,
+  Response: replies.response, ResponseEvent: replies.responseEvent, Message: replies.message, MessageEvent: replies.messageEvent, InputTokens: replies.inputTokens,
+  EmbeddingList: replies.embeddingList, TokenList: replies.tokenList, Content: replies.content, PromptText: replies.promptText,
+  ModelObject: replies.modelObject, ModelList: replies.modelList, Health: replies.health, HealthWaiting: replies.healthWaiting, Fleet: replies.fleet,
+  Usage: replies.usage, ReplyCost: replies.replyCost, TokenTrace: replies.tokenTrace, Error: replies.errorReply, MessageError: replies.messagesErrorReply,
+} as const satisfies Readonly<Record<string, z.ZodType>>;
+export type SchemaName = keyof typeof SCHEMAS;
+/** The zod schema of a name, for tests of the document. */
+export const schemaOf = (name: SchemaName): z.ZodType => SCHEMAS[name];
+
+export interface Endpoint {
+  readonly method: "get" | "post";
+  readonly path: string;
+  readonly summary: string;
+  readonly request?: SchemaName;
+  /** Its whole reply: a schema, or another media type. */
+  readonly reply: SchemaName | { readonly mediaType: string };
+  /** One event of its stream, where `stream: true` asks for it. */
+  readonly event?: SchemaName;
+  /** Statuses of errors beside those every endpoint has. */
+  readonly errors: readonly number[];
+  /** Whether no key is needed. */
+  readonly isPublic?: true;
+  readonly needsAdmin?: true;
+}
+
+const GENERATES = [400, 404, 413, 429, 500, 502, 503, 504] as const;
+const READS = [400, 404, 413, 503] as const;
+export const ENDPOINTS: readonly Endpoint[] = [
+  { method: "post", path: "/v1/chat/completions", summary: "Continues a conversation (OpenAI's chat completions).", request: "ChatCompletionRequest", reply: "ChatCompletion", event: "ChatCompletionChunk", errors: GENERATES },
+  { method: "post", path: "/v1/completions", summary: "Continues text or token ids, or scores them (OpenAI's completions).", request: "CompletionRequest", reply: "Completion", event: "CompletionChunk", errors: GENERATES },
+  { method: "post", path: "/v1/responses", summary: "Continues a list of items (OpenAI's responses; text, functions and reasoning, nothing stored).", request: "ResponseRequest", reply: "Response", event: "ResponseEvent", errors: GENERATES },
+  { method: "post", path: "/v1/messages", summary: "Continues a conversation (Anthropic's messages).", request: "MessageRequest", reply: "Message", event: "MessageEvent", errors: GENERATES },
+  { method: "post", path: "/v1/messages/count_tokens", summary: "How many tokens the prompt of a message request has.", request: "CountTokensRequest", reply: "InputTokens", errors: READS },
+  { method: "post", path: "/v1/embeddings", summary: "Texts as vectors: the mean of their tokens' states after the final norm, of length 1.", request: "EmbeddingRequest", reply: "EmbeddingList", errors: GENERATES },
+  { method: "post", path: "/tokenize", summary: "Text as token ids.", request: "TokenizeRequest", reply: "TokenList", errors: READS },
+  { method: "post", path: "/detokenize", summary: "Token ids as text.", request: "DetokenizeRequest", reply: "Content", errors: READS },
+  { method: "post", path: "/apply-template", summary: "The prompt that the model's template makes of messages.", request: "ApplyTemplateRequest", reply: "PromptText", errors: READS },
+  { method: "get", path: "/v1/models", summary: "The model served, as a list of one.", reply: "ModelList", errors: [503] },
+  { method: "get", path: "/v1/models/{id}", summary: "The same by its id.", reply: "ModelObject", errors: [404, 503] },
+  { method: "get", path: "/health", summary: "Whether requests are served now. Asking starts the loading; 503 with Retry-After until then.", reply: "Health", errors: [500] },
+  { method: "get", path: "/v1/fleet", summary: "Orchestrator and shards: state, memory, traffic.", reply: "Fleet", errors: [] },
+  { method: "get", path: "/metrics", summary: "Counters and histograms for Prometheus: of the orchestrator, and of the Worker's isolate that answers.", reply: { mediaType: "text/plain" }, errors: [403], needsAdmin: true },
+  { method: "get", path: "/openapi.json", summary: "This document.", reply: { mediaType: "application/json" }, errors: [], isPublic: true },
+];
+
+/** What each status of an error means, in every endpoint that has it. */
+export const ERROR_MEANINGS: Readonly<Record<number, string>> = {
+  400: "The request is not valid: `param` names the field, the message what was found and expected.",
+  401: "No key, or one that is not of this deployment.",
+  403: "The key lacks the scope admin.",
+  404: "No such model.",
+  413: `The body is larger than ${EDGE_LIMITS.bodyBytes} bytes.`,
+  429: "Too many requests wait, or the key has had its requests of the minute or its tokens of the day. Retry-After says when to ask again.",
+  500: "The server failed.",
+  502: "The connection to the orchestrator broke, and could not be taken up again.",
+  503: "The model is loading, cannot be loaded, or has no memory for the request. Retry-After says when to ask again where that helps.",
+  504: "`moe.deadline_ms` was over before the reply began.",
+};
+
+const REF = "#/components/schemas/";
+type Json = Record<string, unknown>;
+const ref = (name: SchemaName): Json => ({ $ref: REF + name });
+
+function componentSchemas(): Json {
+  const registry = z.registry<{ id: string }>();
+  for (const [id, schema] of Object.entries(SCHEMAS)) registry.add(schema, { id });
+  const { schemas } = z.toJSONSchema(registry, {
+    uri: (id) => REF + id, io: "input",
+    // Ends of what a JSON number can count exactly are nobody's choice.
+    override: ({ jsonSchema }) => {
+      if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;
+      if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
+    },
+  });
+  return Object.fromEntries(Object.entries(schemas).map(([name, { $schema: _, $id: __, ...schema }]) => [name, schema]));
+}
+
+const headers = (names: readonly string[]): Json => ({ headers: Object.fromEntries(names.map((name) => [name, { $ref: `#/components/headers/${name}` }])) });
+
+function operation({ method, path, summary, request, reply, event, errors, isPublic, needsAdmin }: Endpoint): Json {
+  const isMessages = path.startsWith("/v1/messages");
+  const error = { "application/json": { schema: ref(isMessages ? "MessageError" : "Error") } };
+  const whole = typeof reply === "string" ? { "application/json": { schema: ref(reply) } } : { [reply.mediaType]: { schema: { type: reply.mediaType === "application/json" ? "object" : "string" } } };
+  const failures = Object.fromEntries([...(isPublic ? [] : [401]), ...errors].sort().map((status): [string, Json] => [
+    String(status),
+    { description: ERROR_MEANINGS[status], ...headers(["X-Request-Id", ...(status === 429 || status === 503 ? ["Retry-After"] : [])]), content: error },
+  ]));
+  if (path === "/health") failures["503"] = { description: "Not loaded yet.", ...headers(["X-Request-Id", "Retry-After"]), content: { "application/json": { schema: ref("HealthWaiting") } } };
+  return {
+    operationId: `${method}${path.replace(/[^A-Za-z0-9]+(.)?/g, (_, letter: string | undefined) => (letter ?? "").toUpperCase())}`,
+    summary, ...(needsAdmin ? { description: "Needs a key with the scope admin." } : {}), ...(isPublic ? { security: [] } : {}),
+    parameters: [
+      { $ref: "#/components/parameters/X-Request-Id" }, ...(event === undefined ? [] : [{ $ref: "#/components/parameters/Last-Event-ID" }]),
+      ...(path.includes("{id}") ? [{ name: "id", in: "path", required: true, schema: { type: "string" }, description: "Id of a model." }] : []),
+    ],
+    ...(request === undefined ? {} : { requestBody: { required: true, content: { "application/json": { schema: ref(request) } } } }),
+    responses: {
+      200: {
+        description: event === undefined ? "The reply." : "The whole reply; with `stream: true` server-sent events, the data of each a JSON document or the word [DONE].",
+        ...headers(["X-Request-Id", ...(isPublic ? [] : ["Server-Timing"])]),
+        content: { ...whole, ...(event === undefined ? {} : { "text/event-stream": { schema: { type: "string" }, "x-event-schema": ref(event) } }) },
+      },
+      ...failures,
+    },
+  };
+}
+
+function build(): Json {
+  const paths: Record<string, Json> = {};
+  for (const endpoint of ENDPOINTS) (paths[endpoint.path] ??= {})[endpoint.method] = operation(endpoint);
+  return {
+    openapi: "3.1.0",
+    info: {
+      title: "workers-moe", version: "1", description: "Mixture-of-experts models on Cloudflare Workers, behind the APIs of OpenAI and Anthropic. Unknown fields of a request are ignored; null means absent.",
+    },
+    servers: [{ url: "/" }],
+    security: [{ bearer: [] }, { apiKey: [] }],
+    paths,
+    components: {
+      schemas: componentSchemas(),
+      securitySchemes: { bearer: { type: "http", scheme: "bearer" }, apiKey: { type: "apiKey", in: "header", name: "x-api-key" } },
+      parameters: {
+        "X-Request-Id": { name: "X-Request-Id", in: "header", required: false, schema: { type: "string", pattern: "^[\\w\\-=]+$", maxLength: 128 }, description: "A name for the request, repeated in the reply and in the log; another is made where it is not of this form." },
+        "Last-Event-ID": { name: "Last-Event-ID", in: "header", required: false, schema: { type: "string" }, description: "With the same request: goes on after the event of this id, where a stream of one choice has dropped." },
+      },
+      headers: {
+        "X-Request-Id": { schema: { type: "string" }, description: "The request's name in the log." },
+        "Server-Timing": { schema: { type: "string" }, description: "Milliseconds of auth, tokenise, queue, first_token and total, as far as the request came before its headers went out." },
+        "Retry-After": { schema: { type: "integer" }, description: "Seconds." },
+      },
+    },
+  };
+}
+
+let document: Json | null = null;
+/** Made at the first call: most isolates never need it. */
+export const openApiDocument = (): Json => (document ??= build());
