@@ -60,7 +60,7 @@ export const CONFORMANCE: Partial<Readonly<Record<SchemaName, Readonly<Record<st
     deadline_ms: [admission("turns and deadlines > a reply cut by its deadline has what was said, and says why it ended"), admission("turns and deadlines > a deadline that passes before the reply begins is a 504 of OpenAI's shape")],
   },
   ResponseRequest: {
-    ...Object.fromEntries(Object.entries(SAMPLING).map(([field, tests]) => [field, tests])),
+    ...SAMPLING,
     model: [RESPONSES], input: [RESPONSES, RESPONSE_CALLS], instructions: [REPEATED], max_output_tokens: [RESPONSES], stream: [RESPONSES, resume("goes on from every event")], tools: [RESPONSE_CALLS], tool_choice: [RESPONSE_CALLS],
     parallel_tool_calls: [RESPONSE_CALLS], text: [RESPONSE_CALLS], reasoning: [REPEATED], metadata: [REPEATED], store: [REPEATED], previous_response_id: [REFUSED, RESPONSE_CALLS], conversation: [REFUSED], background: [REFUSED], moe: COMMON.moe,
   },
