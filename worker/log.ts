@@ -68,10 +68,13 @@ export class RequestRecord {
 /** Milliseconds as they are worth writing down. */
 const ms = (value: number): number => Math.round(value * 10) / 10;
 
+/** A model that is loading (503) is no fault of anybody's. */
+const isFault = ({ status, failedAt }: RequestRecord): boolean => (status >= 500 && status !== 503) || failedAt !== null;
+
 export function logLine(record: RequestRecord): object {
   const { id, method, startedAt, endpoint, caller, status, stream, promptTokens, cachedTokens, completionTokens, finish, error, failedAt, phasesMs, totalMs } = record;
   return {
-    level: status >= 500 || failedAt !== null ? "error" : "info", time: startedAt.toISOString(), id, caller, method, endpoint, status,
+    level: isFault(record) ? "error" : "info", time: startedAt.toISOString(), id, caller, method, endpoint, status,
     ...(finish === null ? {} : { stream, prompt_tokens: promptTokens, cached_tokens: cachedTokens, completion_tokens: completionTokens, finish }),
     ...(error === null ? {} : { error }), ...(failedAt === null ? {} : { failed_at: failedAt }),
     ...Object.fromEntries(Array.from(phasesMs, ([phase, value]) => [`${phase}_ms`, ms(value)])), total_ms: ms(totalMs),
@@ -89,6 +92,6 @@ export function writeLog(record: RequestRecord, settings: LogSettings): void {
   settings.ANALYTICS?.writeDataPoint(dataPoint(record));
   if (settings.LOG === "off") return;
   const line = JSON.stringify(logLine(record));
-  if (record.status >= 500 || record.failedAt !== null) console.error(line);
+  if (isFault(record)) console.error(line);
   else console.log(line);
 }

@@ -59,7 +59,9 @@ async function serve(packFolder: string, options: ServeOptions): Promise<void> {
 
   const keySets = ["API_KEYS", "ADMIN_KEYS"].filter((name) => (process.env[name] ?? "") !== "");
   const envFile = join(work, "vars");
-  writeFileSync(envFile, [...keySets, "KEY_SETTINGS", "CORS_ORIGINS"].map(settingLine).join("") + (keySets.length === 0 ? 'OPEN_ACCESS="true"\n' : ""), { mode: 0o600 });
+  // A line for every request is for whoever runs a server, not for a first look: LOG=on asks for it.
+  const logLine = `LOG='${process.env["LOG"] === "on" ? "on" : "off"}'\n`;
+  writeFileSync(envFile, logLine + [...keySets, "KEY_SETTINGS", "CORS_ORIGINS"].map(settingLine).join("") + (keySets.length === 0 ? 'OPEN_ACCESS="true"\n' : ""), { mode: 0o600 });
   process.stderr.write(keySets.length === 0
     ? `Open access: no API_KEYS are set, so every program on this machine may use the API (it listens on ${HOST} only).\n`
     : `${keySets.join(" and ")} are set: requests need one of them.\n`);
