@@ -113,6 +113,16 @@ describe("tools", () => {
     }
   });
 
+  it("together with log-probabilities, in a stream", async () => {
+    const response = await (exports as unknown as { default: Fetcher }).default.fetch(new Request("https://edge/v1/chat/completions", {
+      method: "POST", body: JSON.stringify({ model: PACK, messages: [{ role: "user", content: "hi" }], tools, tool_choice: { type: "function", function: { name: "stop" } }, logprobs: true, top_logprobs: 2, stream: true, max_tokens: 300 }),
+    }));
+    const chunks = (await response.text()).split("\n").filter((line) => line.startsWith("data: {")).map((line) => JSON.parse(line.slice(6)) as { choices: { delta: { tool_calls?: { function: { name?: string } }[] }; logprobs: { content: object[] } | null; finish_reason: string | null }[] });
+    expect(chunks.flatMap(({ choices }) => choices[0]?.delta.tool_calls ?? []).map((call) => call.function.name).filter((name) => name !== undefined)).toEqual(["stop"]);
+    expect(chunks.reduce((n, { choices }) => n + (choices[0]?.logprobs?.content.length ?? 0), 0)).toBeGreaterThan(10);
+    expect(chunks.at(-1)!.choices[0]!.finish_reason).toBe("tool_calls");
+  });
+
   it("by name alone when one is named", async () => {
     const { message } = await chat({ tools, tool_choice: { type: "function", function: { name: "stop" } }, temperature: 1, seed: 5 });
     expect(message.tool_calls!.map((call) => [call.function.name, JSON.parse(call.function.arguments)])).toEqual([["stop", {}]]);
