@@ -214,7 +214,7 @@ describe("in a generation", () => {
   it("calls stream as OpenAI's, and are the reason to end", async () => {
     const texts = [...THOUGHT, "<|channel|>", "commentary", " to=functions.f", "<|message|>", "{\"a\"", ":1}"];
     const { whole, deltas } = await run(texts, []);
-    const id = expect.stringMatching(/^call_[0-9a-f]{32}$/);
+    const id = "call_0"; // the prefix given, and the number of the call
     expect(whole).toMatchObject({ finish_reason: "tool_calls", message: { content: null, tool_calls: [{ id, type: "function", function: { name: "f", arguments: "{\"a\":1}" } }] } });
     expect(deltas.slice(2)).toMatchObject([
       { delta: { tool_calls: [{ index: 0, id, type: "function", function: { name: "f", arguments: "" } }] }, finish_reason: null },
