@@ -3,6 +3,7 @@
 // isolateMiB lifts it, and `memoryProfile` says so in words for the output.
 
 import { build } from "esbuild";
+import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Miniflare, convertV4MiniflareOptions } from "miniflare";
@@ -43,8 +44,9 @@ export async function startHost(pack: string, options: HostOptions): Promise<Hos
     entryPoints: [join(ROOT, "bench", entry)], bundle: true, format: "esm", write: false, external: ["*.wasm", "cloudflare:workers"],
     conditions: ["workerd", "worker", "browser"], logLevel: "silent",
   });
-  // What the assets binding serves: links to the pack's files, made once.
-  const assets = `${pack}-assets`;
+  // What the assets binding serves: links to the pack's files, made once, among what is built: a pack may lie in a folder that is not ours to write in.
+  const packDigest = createHash("sha256").update(readFileSync(join(pack, "manifest.json"))).digest("hex").slice(0, 16);
+  const assets = join(ROOT, "build", "bench", `${packId}-${packDigest}-assets`);
   if (!existsSync(assets)) assembleAssets(assets, { [packId]: pack });
   const host = new Miniflare(convertV4MiniflareOptions({
     host: "127.0.0.1", name, modulesRoot: "/",

@@ -8,7 +8,7 @@ import { invalid } from "./errors.ts";
 import { openAiForm } from "./openai-form.ts";
 import type { EdgePack } from "./pack.ts";
 import { chatPrompt, completionPrompts, hasTools, requireModel, samplingOf, stopsOf, tokensToGenerate, type Prompt } from "./prompt.ts";
-import { chatConstraint, completionConstraint } from "./reply-constraint.ts";
+import { chatConstraint, textConstraint } from "./reply-constraint.ts";
 import type { Choice, Reply, ReplyHead } from "./reply-form.ts";
 import type { ChatRequest, CompletionRequest } from "./schemas.ts";
 import { chatShape, completionShape } from "./shapes.ts";
@@ -23,7 +23,7 @@ export function completionReply(pack: EdgePack, request: CompletionRequest, call
   if (maxTokens === 0 && !echo) throw invalid("max_tokens", "`max_tokens` is 0, which is allowed only with `echo: true` (scoring a prompt); expected an integer of at least 1.", "invalid_value");
   const prompts = completionPrompts(pack, request.prompt);
   const nTop = request.logprobs ?? null;
-  const choices = choicesOf(pack, request, caller, prompts, (prompt) => tokensToGenerate(pack, prompt.ids.length, maxTokens, "prompt"), nTop, echo && nTop !== null, completionConstraint(request))
+  const choices = choicesOf(pack, request, caller, prompts, (prompt) => tokensToGenerate(pack, prompt.ids.length, maxTokens, "prompt"), nTop, echo && nTop !== null, textConstraint(request))
     // An echo without scores needs nothing from the orchestrator.
     .map((choice) => (echo && nTop === null ? { ...choice, opening: [{ kind: "prompt" as const, tokens: [] }] } : choice));
   const shapesOf = (head: ReplyHead) => choices.map(({ promptIndex }, index) => completionShape({ ...shapeOptions(pack, request, nTop, index, head), echoText: echo ? prompts[promptIndex]!.text : null }));

@@ -3,7 +3,7 @@
 
 import { z } from "zod";
 import { EDGE_LIMITS } from "./limits.ts";
-import { modelId, moe } from "./schemas.ts";
+import { integer, modelId, moe, number } from "./schemas.ts";
 
 const text = z.object({ type: z.literal("text"), text: z.string("a string").meta({ description: "Text." }) });
 const toolUse = z.object({ type: z.literal("tool_use"), id: z.string("a string"), name: z.string("a string"), input: z.record(z.string(), z.unknown(), "an object") });
@@ -32,17 +32,15 @@ const countable = {
   ], "an object whose `type` is \"auto\", \"any\", \"tool\" or \"none\"").nullish().meta({ description: "\"auto\": calls or text; \"any\": at least one call; \"tool\": a call of the tool `name`; \"none\": no calls. `disable_parallel_tool_use`: one call at most." }),
   thinking: z.looseObject({ type: z.enum(["enabled", "disabled", "adaptive"], "\"enabled\", \"disabled\" or \"adaptive\"") }, "an object with `type`").nullish().meta({ description: "\"enabled\" and \"disabled\" become the variable enable_thinking of the model's template; \"adaptive\" leaves it alone." }),
 };
-const share = (max: number) => z.number(`a number from 0 to ${max}`).min(0, `a number from 0 to ${max}`).max(max, `a number from 0 to ${max}`);
-const count = (min: number) => z.number(`an integer of at least ${min}`).int(`an integer of at least ${min}`).min(min, `an integer of at least ${min}`);
 const stopExpected = `an array of at most ${EDGE_LIMITS.stopStrings} strings, each of 1 to ${EDGE_LIMITS.stopStringChars} characters`;
 
 export const countTokensSchema = z.object(countable, "a JSON object");
 export const messagesSchema = z.object({
   ...countable,
-  max_tokens: count(1).meta({ description: "Most tokens to generate." }),
-  temperature: share(2).nullish().meta({ description: "Logits are divided by it; 0 takes the most likely token.", default: 1 }),
-  top_p: share(1).nullish().meta({ description: "Keeps the smallest set of most likely tokens whose probability reaches it; 0 keeps one.", default: 1 }),
-  top_k: count(0).nullish().meta({ description: "Keeps so many of the most likely tokens; 0 keeps all.", default: 0 }),
+  max_tokens: integer(1, Number.MAX_SAFE_INTEGER).meta({ description: "Most tokens to generate." }),
+  temperature: number(0, 2).nullish().meta({ description: "Logits are divided by it; 0 takes the most likely token.", default: 1 }),
+  top_p: number(0, 1).nullish().meta({ description: "Keeps the smallest set of most likely tokens whose probability reaches it; 0 keeps one.", default: 1 }),
+  top_k: integer(0, Number.MAX_SAFE_INTEGER).nullish().meta({ description: "Keeps so many of the most likely tokens; 0 keeps all.", default: 0 }),
   stop_sequences: z.array(z.string(stopExpected).min(1, stopExpected).max(EDGE_LIMITS.stopStringChars, stopExpected), stopExpected).max(EDGE_LIMITS.stopStrings, stopExpected).nullish()
     .meta({ description: "The reply ends before the first of these, wherever tokens meet." }),
   stream: z.boolean("true or false").nullish().meta({ description: "Server-sent events instead of one document.", default: false }),

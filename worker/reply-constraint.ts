@@ -7,18 +7,13 @@ import { THINK_END, THINK_START, TOOL_END, TOOL_START } from "../model/marker-pa
 import { invalid } from "./errors.ts";
 import type { EdgePack } from "./pack.ts";
 import { hasTools, type Prompt } from "./prompt.ts";
-import type { ChatRequest, CompletionRequest } from "./schemas.ts";
+import type { ChatRequest } from "./schemas.ts";
 
 /** A part of XGrammar's structural tags. */
 type Format = { readonly type: string } & Readonly<Record<string, unknown>>;
 
 const ANY_OBJECT = { type: "object" };
 const tagsOf = (format: Format): Constraint => ({ kind: "tags", tag: JSON.stringify({ type: "structural_tag", format }) });
-
-/** Of a completion: the whole text. */
-export function completionConstraint(request: CompletionRequest): Constraint | null {
-  return textConstraint(request);
-}
 
 export function chatConstraint(pack: EdgePack, request: ChatRequest, prompt: Prompt): Constraint | null {
   const text = textConstraint(request);
@@ -40,7 +35,8 @@ export function chatConstraint(pack: EdgePack, request: ChatRequest, prompt: Pro
   return tagsOf({ type: "sequence", elements: [thought, { type: "regex", pattern: "\\n{0,2}" }, rest] });
 }
 
-function textConstraint({ response_format, grammar }: Pick<ChatRequest, "response_format" | "grammar">): Constraint | null {
+/** What the text must look like: of a completion all of it, of a chat the answer. */
+export function textConstraint({ response_format, grammar }: Pick<ChatRequest, "response_format" | "grammar">): Constraint | null {
   const isJson = response_format != null && response_format.type !== "text";
   if (grammar != null && isJson) throw invalid("grammar", "`grammar` and `response_format` both say what the reply must look like; expected one of them.", "invalid_value");
   if (grammar != null) return { kind: "grammar", grammar };

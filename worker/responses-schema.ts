@@ -3,7 +3,7 @@
 
 import { z } from "zod";
 import { EDGE_LIMITS } from "./limits.ts";
-import { modelId, moe, sampling } from "./schemas.ts";
+import { integer, modelId, moe, sampling } from "./schemas.ts";
 
 const part = z.object({ type: z.enum(["input_text", "output_text", "text"], "\"input_text\" or \"output_text\" (this server reads text only)"), text: z.string("a string") });
 const message = z.object({
@@ -22,7 +22,7 @@ export const responsesSchema = z.object({
   model: modelId,
   input: z.union([z.string(), z.array(item, itemExpected).min(1, inputExpected).max(EDGE_LIMITS.messages, `at most ${EDGE_LIMITS.messages} items`)], inputExpected).meta({ description: "Text, or items: messages, calls of functions and their results, and reasoning." }),
   instructions: z.string("a string").nullish().meta({ description: "A system message before the input." }),
-  max_output_tokens: z.number("an integer of at least 1").int("an integer of at least 1").min(1, "an integer of at least 1").nullish().meta({ description: "Most tokens to generate, reasoning included; as many as the context has room for when absent." }),
+  max_output_tokens: integer(1, Number.MAX_SAFE_INTEGER).nullish().meta({ description: "Most tokens to generate, reasoning included; as many as the context has room for when absent." }),
   ...sampling,
   stream: boolean.nullish().meta({ description: "Server-sent events instead of one document.", default: false }),
   tools: z.array(z.looseObject({ type: z.literal("function", "\"function\" (tools that run at the server are not served)"), name: z.string("a string").min(1, "a name"), description: z.string("a string").nullish(), parameters: z.record(z.string(), z.unknown(), "a JSON schema as an object").nullish(), strict: boolean.nullish() }), "an array of tools")

@@ -8,11 +8,11 @@ import { LIMITS } from "../durable/limits.ts";
 import { invalid } from "./errors.ts";
 import { EDGE_LIMITS } from "./limits.ts";
 
-const number = (min: number, max: number) => {
+export const number = (min: number, max: number) => {
   const expected = `a number from ${min} to ${max}`;
   return z.number(expected).min(min, expected).max(max, expected);
 };
-const integer = (min: number, max: number) => {
+export const integer = (min: number, max: number) => {
   const expected = max === Number.MAX_SAFE_INTEGER ? `an integer of at least ${min}` : `an integer from ${min} to ${max}`;
   return z.number(expected).int(expected).min(min, expected).max(max, expected);
 };
@@ -149,7 +149,7 @@ export const embeddingsSchema = z.object({
   model: modelId,
   input: prompt.meta({ description: "What becomes vectors: text, several texts, token ids, or several lists of them." }),
   encoding_format: z.enum(["float", "base64"], "\"float\" or \"base64\"").nullish().meta({ description: "\"base64\": the vector's f32 values, little-endian.", default: "float" }),
-  dimensions: z.number("an integer of at least 1").int("an integer of at least 1").min(1, "an integer of at least 1").nullish().meta({ description: "Only the model's own number is taken." }),
+  dimensions: integer(1, Number.MAX_SAFE_INTEGER).nullish().meta({ description: "Only the model's own number is taken." }),
 }, "a JSON object");
 export type EmbeddingsRequest = z.infer<typeof embeddingsSchema>;
 
