@@ -1,19 +1,23 @@
 // The page: wires the form, the stream, the panels and the views together. No framework; state is the handful of variables below.
 
 import { ApiProblem } from "./api.ts";
+import { askForResults } from "./call-results.ts";
 import { prepareCodeDialog } from "./code-dialog.ts";
-import { CHAT_EXAMPLES, EXAMPLES } from "./examples.ts";
+import { CHAT_EXAMPLES, EXAMPLES, showExamples } from "./examples.ts";
 import { counted, element } from "./figures.ts";
 import { prepareFleetView } from "./fleet-view.ts";
 import { createHeatMap } from "./heat-map.ts";
-import { createExpertPanel, showToken } from "./panels.ts";
+import { createExpertPanel } from "./panels.ts";
 import { describeModel, readyModel, showStatus } from "./readiness.ts";
 import { ReplyBlock } from "./reply-block.ts";
 import { ReplyFacts } from "./reply-facts.ts";
-import { type Asked, type Message, type Mode, requestFor } from "./request.ts";
-import { prepareShape, readSettings, SettingProblem } from "./settings.ts";
+import { type Asked, chatOf, completionOf, type Message, messagesOf, type Mode, said, type Turn } from "./request.ts";
+import { prepareSettings, readSettings, SettingProblem, showChatSettings } from "./settings.ts";
 import { stream } from "./stream.ts";
-import { TokenView } from "./token-view.ts";
+import { createTokenDetail } from "./token-detail.ts";
+import { prepareTokenLink } from "./token-link.ts";
+import { type ShownToken, TokenView } from "./token-view.ts";
+import { showTurn } from "./turns.ts";
 
 const find = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
 const output = find("output");
@@ -21,12 +25,12 @@ const form = find<HTMLFormElement>("form");
 const promptBox = find<HTMLTextAreaElement>("prompt");
 const layerSlider = find<HTMLInputElement>("layer");
 const keyBox = find<HTMLInputElement>("key");
-const emptyHint = output.querySelector(".empty")!.cloneNode(true);
 const view = new TokenView(output);
 
 let modelId = "";
 let layerNames: readonly number[] = [0];
 let updatePanels = (): void => {};
+let showToken = (_token: ShownToken | null, _layer: number): void => {};
 let running: AbortController | null = null;
 let conversation: Message[] = [];
 /** What was sent last: shown as code while the prompt is empty. */
@@ -54,8 +58,7 @@ async function start(): Promise<void> {
   const drawHeat = createHeatMap(find("heat-map"), view, {
     nExperts: experts, layerNames,
     onPick: (layer, expert) => {
-      layerSlider.value = String(layer);
-      showLayer();
+      chooseLayer(layer);
       pick(expert);
     },
   });
@@ -63,6 +66,7 @@ async function start(): Promise<void> {
     updateExperts();
     drawHeat();
   };
+  showToken = createTokenDetail(find("token"), { layerNames, onLayer: chooseLayer });
   showLayer();
   find<HTMLInputElement>("max-tokens").max = String(context_length);
   document.querySelector<HTMLInputElement>("input[value=chat]")!.disabled = !chat;
@@ -70,18 +74,11 @@ async function start(): Promise<void> {
   showStatus("ready", describeModel(model));
 }
 
-function block(className: string): HTMLElement {
-  output.querySelector(".empty")?.remove();
-  const made = element("div", className);
-  output.append(made);
-  return made;
-}
-
 /** The request of the form as it stands; null, with the reason shown, where a setting makes no sense. */
-function asked(text: string): Asked | null {
+function asked(turn: Turn): Asked | null {
   try {
-    const { system, fields } = readSettings(form);
-    return requestFor(mode(), modelId, { system, fields }, conversation, text);
+    const wishes = readSettings(form, mode());
+    return mode() === "completion" && "text" in turn ? completionOf(modelId, wishes, turn.text) : chatOf(modelId, wishes, [...conversation, ...messagesOf(turn)]);
   } catch (cause) {
     if (!(cause instanceof SettingProblem)) throw cause;
     problem(cause.message);
@@ -115,9 +112,20 @@ function showRunning(isRunning: boolean): void {
   output.toggleAttribute("aria-busy", isRunning);
 }
 
-async function generate(text: string): Promise<void> {
+/** What follows a reply that was cut off, or waits for results; any other was ended by the model itself. */
+const ENDS: Readonly<Record<string, string>> = { length: " …", tool_calls: "" };
+
+/** Nothing was said in reply: what was asked is taken back, to be asked again. */
+function takeBack(turn: Turn, blocks: readonly HTMLElement[]): void {
+  for (const block of blocks) block.remove();
+  if (output.childElementCount === 0) showHint();
+  if (!("text" in turn)) askForResults(output, turn.calls, (results) => void generate({ ...turn, results }), turn.results);
+  else if (promptBox.value === "") promptBox.value = turn.text;
+}
+
+async function generate(turn: Turn): Promise<void> {
   problem("");
-  const request = asked(text);
+  const request = asked(turn);
   if (request === null) return;
   running?.abort();
   const controller = new AbortController();
@@ -126,23 +134,22 @@ async function generate(text: string): Promise<void> {
   const isChat = mode() === "chat";
   following = true;
   if (!isChat) view.clear();
-  const said = block(isChat ? "turn user" : "turn given");
-  said.textContent = text;
-  const target = isChat ? block("turn assistant") : said;
+  const { target, blocks } = showTurn(output, mode(), turn);
   const reply = new ReplyBlock(target, view);
   const facts = new ReplyFacts();
   showRunning(true);
   find("announcement").textContent = "The model is writing.";
   const body = { ...request.body, stream: true, stream_options: { include_usage: true }, moe: { trace: true } };
   let ending = "Stopped.";
+  let finish: string | null = null;
   try {
     const onDrop = (): void => showProgress("The connection broke. Going on…");
     for await (const chunk of stream({ path: request.path, body, key: keyBox.value, signal: controller.signal, onDrop })) {
       const isToken = reply.add(chunk);
       facts.add(chunk, isToken);
       if (isToken) showProgress(facts.pace);
-      const reason = chunk.choices[0]?.finish_reason;
-      if (reason != null) target.dataset["end"] = reason === "length" ? " …" : " ∎"; // cut off, or ended by the model itself
+      finish = chunk.choices[0]?.finish_reason ?? finish;
+      if (finish !== null) target.dataset["end"] = ENDS[finish] ?? " ∎";
       if (chunk.usage != null) ending = `The reply has ended: ${counted(chunk.usage.completion_tokens, "token")}.`;
     }
   } catch (cause) {
@@ -152,8 +159,14 @@ async function generate(text: string): Promise<void> {
     }
   } finally {
     reply.end();
-    // What was said is part of the conversation, also where it was stopped.
-    if (isChat && reply.answer !== "" && target.isConnected) conversation.push({ role: "user", content: text }, { role: "assistant", content: reply.answer });
+    if (isChat && target.isConnected) {
+      // What was said is part of the conversation, also where it was stopped; of calls, those that were made to their end.
+      const calls = finish === "tool_calls" ? reply.calls : [];
+      const answer = said(reply.answer, calls);
+      if (answer !== null) conversation.push(...messagesOf(turn), answer);
+      else if (finish === null) takeBack(turn, blocks);
+      if (calls.length > 0) askForResults(output, calls, (results) => void generate({ calls, results }));
+    }
     const line = facts.line((seed) => {
       find<HTMLInputElement>("seed").value = String(seed);
       find<HTMLDetailsElement>("settings").open = true;
@@ -168,12 +181,18 @@ async function generate(text: string): Promise<void> {
   }
 }
 
+const HINTS: Readonly<Record<Mode, string>> = {
+  completion: "Pick an example above, or write a beginning below. Watch which experts take over as the text changes its language.",
+  chat: "Pick an example above, or ask something below. Watch which experts take part in the answer.",
+};
+const showHint = (): void => output.replaceChildren(element("p", "empty", HINTS[mode()]));
+
 function reset(): void {
   running?.abort();
   conversation = [];
   lastAsked = null;
   view.clear();
-  output.append(emptyHint.cloneNode(true));
+  showHint();
   find("speed").textContent = "";
   problem("");
   updatePanels();
@@ -183,18 +202,18 @@ function showMode(): void {
   const isChat = mode() === "chat";
   find("send").textContent = isChat ? "Send" : "Continue";
   find("prompt-keys").textContent = isChat ? "Enter" : "Ctrl + Enter";
-  find("system-field").hidden = !isChat;
+  showChatSettings(form, mode());
   promptBox.placeholder = isChat ? "Tell me a short story about Tom." : "Once upon a time";
-  find("examples").replaceChildren(...(isChat ? CHAT_EXAMPLES : EXAMPLES).map((example) => {
-    const button = element("button", "", example.name);
-    button.type = "button";
-    button.addEventListener("click", () => {
-      if (isChat) reset();
-      promptBox.value = example.text;
-      if (modelId !== "") void generate(example.text);
-    });
-    return button;
-  }));
+  showExamples(find("examples"), isChat ? CHAT_EXAMPLES : EXAMPLES, (text) => {
+    if (isChat) reset();
+    promptBox.value = text;
+    if (modelId !== "") void generate({ text });
+  });
+}
+
+function chooseLayer(layer: number): void {
+  layerSlider.value = String(layer);
+  showLayer();
 }
 
 function showLayer(): void {
@@ -220,8 +239,9 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   const text = promptBox.value;
   if (text.trim() === "" || modelId === "" || running !== null) return;
-  if (mode() === "chat") promptBox.value = "";
-  void generate(text);
+  void generate({ text });
+  // What went into the conversation leaves the box; where a setting is wrong nothing went, and the text stays.
+  if (mode() === "chat" && running !== null) promptBox.value = "";
 });
 promptBox.addEventListener("keydown", (event) => {
   const isSend = event.key === "Enter" && !event.isComposing && (event.ctrlKey || event.metaKey || (mode() === "chat" && !event.shiftKey));
@@ -242,7 +262,7 @@ const openCode = prepareCodeDialog(find<HTMLDialogElement>("code-dialog"), () =>
 find("show-code").addEventListener("click", () => {
   problem("");
   const text = promptBox.value;
-  const shown = text === "" && lastAsked !== null ? lastAsked : asked(text === "" ? promptBox.placeholder : text);
+  const shown = text === "" && lastAsked !== null ? lastAsked : asked({ text: text === "" ? promptBox.placeholder : text });
   if (shown !== null) openCode(shown);
 });
 document.querySelectorAll("input[name=mode]").forEach((input) => input.addEventListener("change", () => {
@@ -253,13 +273,16 @@ layerSlider.addEventListener("input", showLayer);
 find<HTMLInputElement>("temperature").addEventListener("input", (event) => {
   find("temperature-value").textContent = Number((event.target as HTMLInputElement).value).toFixed(1);
 });
+const showLink = prepareTokenLink(find<HTMLButtonElement>("token-link"), output, find("token"));
 view.onLook = (token) => {
-  showToken(find("token"), token, view.layer, layerNames);
+  showToken(token, view.layer);
+  showLink(token);
   updatePanels();
 };
 addEventListener("hashchange", showView);
 
-prepareShape(find<HTMLSelectElement>("shape"), find<HTMLTextAreaElement>("shape-text"));
+prepareSettings(form);
+showHint();
 keyBox.value = sessionStorage.getItem("api-key") ?? "";
 showMode();
 showView();

@@ -34,6 +34,10 @@ const method = (path: Asked["path"]): string => (isChat(path) ? "client.chat.com
 
 function node(baseUrl: string, path: Asked["path"], body: object, needsKey: boolean): string {
   const piece = isChat(path) ? "chunk.choices[0]?.delta.content" : "chunk.choices[0]?.text";
+  const calls = "tools" in body ? `
+  for (const call of chunk.choices[0]?.delta.tool_calls ?? []) {
+    process.stdout.write((call.function?.name ?? "") + (call.function?.arguments ?? ""));
+  }` : "";
   return `import OpenAI from "openai";
 
 const client = new OpenAI({ baseURL: ${JSON.stringify(baseUrl)}, apiKey: ${needsKey ? "process.env.API_KEY" : "\"none\""} });
@@ -41,7 +45,7 @@ const client = new OpenAI({ baseURL: ${JSON.stringify(baseUrl)}, apiKey: ${needs
 const stream = await ${method(path)}(${JSON.stringify(body, null, 2)});
 
 for await (const chunk of stream) {
-  process.stdout.write(${piece} ?? "");
+  process.stdout.write(${piece} ?? "");${calls}
 }
 `;
 }
@@ -51,6 +55,9 @@ function python(baseUrl: string, path: Asked["path"], body: Readonly<Record<stri
   const extra = Object.fromEntries(Object.entries(body).filter(([name]) => EXTENSIONS.has(name)));
   const given = [...known, ...(Object.keys(extra).length === 0 ? [] : [["extra_body", extra] as const])];
   const piece = isChat(path) ? "chunk.choices[0].delta.content" : "chunk.choices[0].text";
+  const calls = "tools" in body ? `
+        for call in chunk.choices[0].delta.tool_calls or []:
+            print((call.function.name or "") + (call.function.arguments or ""), end="", flush=True)` : "";
   return `${needsKey ? "import os\n\n" : ""}from openai import OpenAI
 
 client = OpenAI(base_url=${JSON.stringify(baseUrl)}, api_key=${needsKey ? "os.environ[\"API_KEY\"]" : "\"none\""})
@@ -60,7 +67,7 @@ ${given.map(([name, value]) => `    ${name}=${pythonLiteral(value, "    ")},\n`)
 
 for chunk in stream:
     if chunk.choices:
-        print(${piece} or "", end="", flush=True)
+        print(${piece} or "", end="", flush=True)${calls}
 `;
 }
 

@@ -1,4 +1,7 @@
-// Example prompts, one per domain of the demo model. Beginnings only: the model writes the rest.
+// Example prompts, one per domain of the demo model, and the buttons that offer them. Beginnings only: the model writes the rest.
+// Refuses requests: what a picked example starts is app.ts's.
+
+import { element } from "./figures.ts";
 
 export interface Example {
   readonly name: string;
@@ -25,3 +28,12 @@ export const CHAT_EXAMPLES: readonly Example[] = [
   { name: "A scene", text: "KING RICHARD III:\nMy lords, what news from France?" },
   { name: "Some C", text: "static void ggml_vec_add_f32(const int n, float * z, const float * x," },
 ];
+
+export function showExamples(host: HTMLElement, examples: readonly Example[], onPick: (text: string) => void): void {
+  host.replaceChildren(...examples.map(({ name, text }) => {
+    const button = element("button", "", name);
+    button.type = "button";
+    button.addEventListener("click", () => onPick(text));
+    return button;
+  }));
+}

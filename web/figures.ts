@@ -9,6 +9,9 @@ export function byteSize(bytes: number): string {
   return `${size.toFixed(size < 99.95 ? 1 : 0)} ${unit}`;
 }
 
+/** Milliseconds. Clocks in Workers may tick in whole ones, so a zero is less than one, and nobody invents digits. */
+export const milliseconds = (ms: number): string => (ms === 0 ? "< 1 ms" : `${Number.isInteger(ms) || ms >= 100 ? ms.toFixed(0) : ms.toFixed(ms < 10 ? 2 : 1)} ms`);
+
 /** A thin space between thousands, as is usual in print. */
 export const count = (n: number): string => Math.round(n).toString().replace(/\B(?=(\d{3})+$)/g, "\u202f");
 

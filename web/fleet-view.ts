@@ -58,7 +58,7 @@ const SAYING: Readonly<Record<FleetReply["status"], string>> = {
   cold: "Asleep", warming: "Loading", ready: "Ready", degraded: "A shard is away", failed: "Could not load",
 };
 
-function facts({ status, loaded, message, pack, generations, drafts, isolate }: FleetReply): HTMLElement {
+function facts({ status, loaded, message, pack, epoch, generations, drafts, isolate, shards }: FleetReply): HTMLElement {
   const list = element("dl", "facts-grid");
   const add = (name: string, value: string, detail = ""): void => {
     const entry = element("div");
@@ -69,6 +69,7 @@ function facts({ status, loaded, message, pack, generations, drafts, isolate }: 
   add("Model", status === "warming" ? `${SAYING[status]}, ${percent(loaded)}` : SAYING[status], message ?? (pack === null ? "" : `${pack.id}, pack ${pack.hash.slice(0, 12)}`));
   add("Replies being written", count(generations.active), generations.queued === 0 ? "none waiting" : `${count(generations.queued)} waiting`);
   add("Guessed tokens that held", drafts.tokens === 0 ? "–" : percent(drafts.held / drafts.tokens), drafts.tokens === 0 ? "no guesses yet" : `of ${count(drafts.tokens)}`);
+  if (epoch !== null) add("Plan", `Epoch ${epoch}`, `${counted(shards.length, "shard")}, ${byteSize(shards.reduce((sum, { weightBytes }) => sum + weightBytes, 0))} of experts`);
   if (pack !== null) add("Context", counted(pack.contextLength, "token"), isolate === null ? "" : `kernels ${isolate.kernels}`);
   return list;
 }
@@ -98,20 +99,26 @@ function memory({ isolate }: FleetReply): HTMLElement[] {
   return [heading, bar, legend];
 }
 
-const COLUMNS = ["Shard", "State", "Weights", "Load", "Moved so far", "Retries"] as const;
+const COLUMNS = ["Shard", "State", "Region", "Epoch", "Weights", "Experts", "Load", "Moved so far", "Retries"] as const;
 const STATES: Readonly<Record<ShardStatus["state"], string>> = { idle: "resting", connecting: "connecting", open: "connected", closed: "closed" };
 
-/** "demo/cbc8e82eacd4/epoch-1/0-of-4" is shard 1 of 4 in epoch 1; any other name stands as it is. */
-function shardName(name: string): [string, string] {
-  const [, epoch, at, n] = /\/epoch-(\d+)\/(\d+)-of-(\d+)$/.exec(name) ?? [];
-  return epoch === undefined ? [name, ""] : [`${Number(at) + 1} of ${n}`, `epoch ${epoch}`];
+/** "demo/cbc8e82eacd4/epoch-1/0-of-4" is shard 0 of 4 in epoch 1, whatever follows; any other name stands as it is. */
+function shardName(name: string): { readonly shard: string; readonly of: string; readonly epoch: string } {
+  const [, epoch, shard, n] = /\/epoch-(\d+)\/(\d+)-of-(\d+)(?:[@~][^/]*)?$/.exec(name) ?? [];
+  return epoch === undefined ? { shard: name, of: "", epoch: "–" } : { shard: shard!, of: `of ${n}`, epoch };
 }
 
-/** A shard counts bytes while it loads them; one whose weights are there at once tells none. */
-function weightsOf({ state, loadedBytes, totalBytes }: ShardStatus): [string, string] {
-  if (state === "open") return totalBytes === 0 ? ["in memory", ""] : [byteSize(totalBytes), "all in memory"];
-  return totalBytes === 0 ? ["–", ""] : [byteSize(loadedBytes), `of ${byteSize(totalBytes)}`];
+/** A shard counts bytes while it loads them; one whose weights are there at once counts none. */
+function weightsOf({ state, weightBytes, loadedBytes, totalBytes }: ShardStatus): [string, string] {
+  if (state === "open") return [byteSize(weightBytes), "all in memory"];
+  return [byteSize(weightBytes), state === "connecting" && totalBytes > 0 ? `${byteSize(loadedBytes)} loaded` : ""];
 }
+
+/** The platform's location hints in words. */
+const REGIONS: Readonly<Record<string, string>> = {
+  wnam: "Western North America", enam: "Eastern North America", sam: "South America", weur: "Western Europe", eeur: "Eastern Europe", apac: "Asia-Pacific",
+  "apac-ne": "North-East Asia", "apac-se": "South-East Asia", oc: "Oceania", afr: "Africa", me: "Middle East",
+};
 
 function shards({ atMs, reply }: Sample, before: Sample | null): HTMLElement[] {
   const heading = element("h2", "", "Shards");
@@ -140,15 +147,19 @@ function shards({ atMs, reply }: Sample, before: Sample | null): HTMLElement[] {
       row.append(cell);
       return cell;
     };
-    add(0, ...shardName(shard.name));
+    const { shard: number, of, epoch } = shardName(shard.name);
+    add(0, number, of);
     add(1, STATES[shard.state], shard.lastFault ?? "").dataset["state"] = shard.state;
-    add(2, ...weightsOf(shard));
-    const load = add(3, `${count(framesPerSecond[i]!)} frames/s`);
+    add(2, shard.region ?? "any", shard.region === null ? "the platform chose" : REGIONS[shard.region] ?? "");
+    add(3, epoch);
+    add(4, ...weightsOf(shard));
+    add(5, count(shard.experts));
+    const load = add(6, `${count(framesPerSecond[i]!)} frames/s`);
     const bar = element("span", "load-bar");
     bar.style.setProperty("--share", String(framesPerSecond[i]! / busiest));
     load.append(bar);
-    add(4, byteSize(shard.bytes), counted(shard.frames, "frame"));
-    add(5, count(shard.retries));
+    add(7, byteSize(shard.bytes), counted(shard.frames, "frame"));
+    add(8, count(shard.retries));
   });
   const scroller = element("div", "shards");
   scroller.append(table);

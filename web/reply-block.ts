@@ -1,8 +1,9 @@
 // One reply on the page while it streams: reasoning in a fold above the answer, the answer's tokens, calls of tools as code below.
-// Owns the elements inside a turn and the answer's text. Refuses requests and turns: app.ts has those. Tokens are coloured wherever they are.
+// Owns the elements inside a turn, the answer's text and the calls. Refuses requests and turns: app.ts has those. Tokens are coloured wherever they are.
 
 import { type TokenView, traceOf } from "./token-view.ts";
-import type { StreamChunk } from "../worker/wire-types.ts";
+import type { Call } from "./request.ts";
+import type { StreamChunk, ToolCallDelta } from "../worker/wire-types.ts";
 
 export class ReplyBlock {
   /** The answer so far, without reasoning and calls: what the next request says the model has said. */
@@ -10,11 +11,16 @@ export class ReplyBlock {
   readonly #turn: HTMLElement;
   readonly #view: TokenView;
   #reasoning: { readonly fold: HTMLDetailsElement; readonly text: HTMLElement; readonly title: HTMLElement } | null = null;
-  readonly #calls = new Map<number, HTMLElement>();
+  readonly #calls = new Map<number, { readonly code: HTMLElement; id: string; name: string; arguments: string }>();
 
   constructor(turn: HTMLElement, view: TokenView) {
     this.#turn = turn;
     this.#view = view;
+  }
+
+  /** The calls so far, in the model's order. */
+  get calls(): readonly Call[] {
+    return [...this.#calls.values()].map(({ id, name, arguments: given }) => ({ id, name, arguments: given }));
   }
 
   /** Shows a chunk; false where it has neither text nor a token. */
@@ -33,7 +39,7 @@ export class ReplyBlock {
     if (thought !== "") show(this.#thoughts(), thought);
     if (text !== "" && this.answer === "") this.#closeThoughts();
     if (text !== "") show(this.#turn, text);
-    for (const call of calls) show(this.#call(call.index), `${call.function.name === undefined ? "" : `${call.function.name} `}${call.function.arguments}`);
+    for (const call of calls) show(this.#call(call), `${call.function.name === undefined ? "" : `${call.function.name} `}${call.function.arguments}`);
     // A token without text of its own, such as half a character or a marker, belongs to what is being written.
     if (trace !== null) show(this.#reasoning?.fold.open === true && this.answer === "" ? this.#reasoning.text : this.#turn, "");
     this.answer += text;
@@ -64,13 +70,15 @@ export class ReplyBlock {
     this.#reasoning.title.textContent = "Reasoning";
   }
 
-  #call(index: number): HTMLElement {
-    const known = this.#calls.get(index);
-    if (known !== undefined) return known;
-    const made = document.createElement("code");
-    made.className = "call";
-    this.#turn.append(made);
-    this.#calls.set(index, made);
-    return made;
+  #call({ index, id, function: { name = "", arguments: piece } }: ToolCallDelta): HTMLElement {
+    let call = this.#calls.get(index);
+    if (call === undefined) {
+      const code = document.createElement("code");
+      code.className = "call";
+      this.#turn.append(code);
+      this.#calls.set(index, (call = { code, id: id ?? `call_${index}`, name, arguments: "" }));
+    }
+    call.arguments += piece;
+    return call.code;
   }
 }

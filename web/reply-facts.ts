@@ -32,7 +32,7 @@ export class ReplyFacts {
   line(onSeed: (seed: number) => void): HTMLElement | null {
     if (this.#usage === null) return null;
     const { prompt_tokens, prompt_tokens_details: { cached_tokens }, completion_tokens } = this.#usage;
-    const { frames = 0, bytes = 0, retries = 0, seed } = this.#cost;
+    const { frames = 0, bytes = 0, retries = 0, cold_starts: coldStarts = 0, seed } = this.#cost;
     const made = element("p", "facts");
     const facts = [
       `${counted(prompt_tokens, "token")} read${cached_tokens > 0 ? ` (${count(cached_tokens)} from the cache)` : ""}`,
@@ -40,6 +40,7 @@ export class ReplyFacts {
       this.#firstMs === null ? "" : `first after ${count(this.#firstMs - this.#askedMs)} ms`,
       `${counted(frames, "frame")}, ${byteSize(bytes)}`,
       retries === 0 ? "" : retries === 1 ? "1 retry" : `${count(retries)} retries`,
+      coldStarts === 0 ? "" : `woke ${counted(coldStarts, "object")}`,
     ];
     for (const fact of facts) if (fact !== "") made.append(element("span", "", fact));
     if (seed !== undefined) {

@@ -2,13 +2,17 @@
 // Owns the spans of the output, the one that is looked at, and the shares of the experts. Refuses to know the network.
 
 import { barOf, tintOf } from "./colours.ts";
-import type { TokenTrace } from "../worker/wire-types.ts";
+import type { TokenTrace, TraceFrame } from "../worker/wire-types.ts";
 
 export interface Trace {
   /** Expert ids in rank order, per MoE layer: [layer][rank]. */
   readonly experts: readonly (readonly number[])[];
   /** Their weights in the same order, summing to 1 in each layer. */
   readonly weights: readonly (readonly number[])[];
+  /** The shard of each, in the same order, null in the orchestrator itself; undefined where the server tells none. */
+  readonly shards: TokenTrace["shards"];
+  /** The frames that took the token to them, per layer; undefined where the server tells none. */
+  readonly frames: readonly (readonly TraceFrame[])[] | undefined;
 }
 
 /** A trace as the API sends it. Weights are normalised; where a server leaves them out, the rank stands in (1, 1/2, 1/3 ...). */
@@ -18,7 +22,7 @@ export function traceOf(sent: TokenTrace): Trace {
     const total = given.reduce((sum, weight) => sum + weight, 0) || 1;
     return given.map((weight) => weight / total);
   });
-  return { experts: sent.experts, weights };
+  return { experts: sent.experts, weights, shards: sent.shards, frames: sent.frames };
 }
 
 export interface ShownToken {

@@ -40,15 +40,15 @@ export async function visit(browser: Browser, url: string, options: BrowserConte
   return made;
 }
 
-/** The tiny model served, and a browser. */
+/** The tiny model served, or another pack, and a browser. */
 export interface Stage {
   readonly server: Serving;
   readonly browser: Browser;
   readonly end: () => Promise<void>;
 }
 
-export async function stage(): Promise<Stage> {
-  const pack = await writeTinyPack();
+export async function stage(written: ReturnType<typeof writeTinyPack> = writeTinyPack()): Promise<Stage> {
+  const pack = await written;
   const server = await startServe(pack.folder);
   const browser = await launch();
   return {

@@ -31,6 +31,26 @@ describe.skipIf(!hasBrowser)("the page's views", () => {
     expect(await page.isHidden("#output")).toBe(true);
   });
 
+  it("shows of each shard what it holds, where, and in which epoch, before it is loaded too", async () => {
+    const column = (name: string): Promise<string[]> => page.locator(`.shards tbody [data-name='${name}']`).allInnerTexts().then((texts) => texts.map((text) => text.replaceAll("\n", " ").trim()));
+    const fleet = await (await page.request.get(`${here.server.url}/v1/fleet`)).json() as { shards: { experts: number }[] };
+    expect(await column("Experts")).toEqual(fleet.shards.map(({ experts }) => String(experts)));
+    expect(new Set(await column("Region"))).toEqual(new Set(["any the platform chose"]));
+    const shard = (more: object): object => ({ name: "p/0/epoch-7/0-of-3", state: "open", weightBytes: 3 * 1024 ** 2, experts: 40, region: null, loadedBytes: 0, totalBytes: 0, frames: 1, bytes: 1, retries: 0, ...more });
+    await page.route("**/v1/fleet", (route) => route.fulfill({ json: {
+      status: "warming", loaded: 0.5, pack: null, epoch: 8, isolate: null, generations: { active: 0, queued: 0, cancelled: 0 }, drafts: { tokens: 0, held: 0 },
+      shards: [shard({}), shard({ name: "p/0/epoch-8/1-of-3@apac-ne", region: "apac-ne", state: "connecting", loadedBytes: 1024 ** 2, totalBytes: 3 * 1024 ** 2 }), shard({ name: "p/0/epoch-8/2-of-3@weur~1", region: "weur", state: "idle", experts: 0, weightBytes: 0 })],
+    } }));
+    await page.waitForFunction(() => document.querySelectorAll(".shards tbody tr").length === 3);
+    expect(await page.locator(".shards tbody th").allTextContents()).toEqual(["0of 3", "1of 3", "2of 3"]);
+    expect(await column("Epoch")).toEqual(["7", "8", "8"]);
+    expect(await column("Region")).toEqual(["any the platform chose", "apac-ne North-East Asia", "weur Western Europe"]);
+    expect(await column("Weights")).toEqual(["3.0 MiB all in memory", "3.0 MiB 1.0 MiB loaded", "0 B"]);
+    expect(await column("Experts")).toEqual(["40", "40", "0"]);
+    expect(await page.locator(".facts-grid dd").allTextContents()).toContain("Epoch 8");
+    await page.unroute("**/v1/fleet");
+  });
+
   it("shows the load while a reply is written", async () => {
     await page.click("nav a[href='#write']");
     await set(page, "max-tokens", "4000");
@@ -156,8 +176,10 @@ describe.skipIf(!hasBrowser)("the page's views", () => {
     if (hash === "#write") {
       await set(phone, "max-tokens", "12");
       await ask(phone, "abc");
+      await phone.locator(".token:not(.plain)").last().tap();
       await phone.click("#settings summary");
       await phone.selectOption("#shape", "json_schema");
+      await phone.fill("#shape-text", "[1, 2");
     } else await phone.waitForSelector(".shards tbody tr");
     // The row of examples scrolls by itself; everything else keeps within the screen.
     const beyond = await phone.$$eval("body *", (elements) => elements.filter((element) => element.closest(".examples, pre, .visually-hidden, thead") === null && element.checkVisibility() && element.getBoundingClientRect().right > 360.5).map((element) => element.outerHTML.slice(0, 80)));
