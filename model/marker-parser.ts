@@ -1,7 +1,8 @@
 // Reads replies in which markers stand in the text: <think>…</think> before the answer (Qwen3, DeepSeek-R1) and <tool_call>{…}</tool_call>
-// (Qwen, Hermes, Granite). Owns when text is certain: what could still become a marker is held back. Where a vocabulary has a marker as a
-// control token, the token counts as its text. Refuses nothing: a call that is no JSON is shown as the text it is.
+// (Qwen, Hermes, Granite). Owns when text is certain: what could still become a marker is held back, and so is a call until its name is known
+// (call-scanner.ts). Where a vocabulary has a marker as a control token, the token counts as its text. Refuses nothing: what is no call is shown as text.
 
+import { type CallPiece, CallScanner } from "./call-scanner.ts";
 import type { ReplyParser, ReplyPart } from "./reply-parser.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -27,15 +28,28 @@ export function createMarkerParser(tokenizer: Tokenizer, { thinking, isThinking,
   let state: State = isThinking ? "thought" : thinking ? "start" : "answer";
   /** Text not yet given out. */
   let held = "";
+  /** White space before it. Apart, so that a run of it is not read again with every token. */
+  let space = "";
   /** The current thought or answer has shown something; white space before that, around markers, belongs to the markers. */
   let hasShown = state === "answer";
-  let nCalls = 0;
+  let scanner = new CallScanner(0);
+  /** The marker of the call being read with the white space before it: text, should there be no call. */
+  let opening = "";
 
-  const emit = (parts: ReplyPart[], kind: "content" | "reasoning", text: string): void => {
-    const shown = hasShown ? text : text.trimStart();
+  const emit = (parts: ReplyPart[], kind: "content" | "reasoning", text: string, withSpace = hasShown): void => {
+    const shown = withSpace ? text : text.trimStart();
     if (shown === "") return;
     hasShown = true;
     parts.push({ kind, text: shown });
+  };
+  /** The same but for white space at the end, which may belong to a marker that comes: it waits. */
+  const show = (parts: ReplyPart[], kind: "content" | "reasoning", text: string): void => {
+    const shown = text.trimEnd();
+    if (shown !== "") {
+      emit(parts, kind, space + shown);
+      space = "";
+    }
+    space += text.slice(shown.length);
   };
   /** Everything before `marker` goes to `before`, or null when the marker has not come. */
   const until = (marker: string): string | null => {
@@ -48,6 +62,15 @@ export function createMarkerParser(tokenizer: Tokenizer, { thinking, isThinking,
   const enter = (next: State): void => {
     state = next;
     hasShown = false;
+    space = "";
+  };
+  const give = (parts: ReplyPart[], pieces: readonly CallPiece[]): void => {
+    for (const piece of pieces) parts.push({ kind: "tool", ...piece });
+  };
+  /** From a call back to the answer. `taken` was none; had the markers no call at all between them, they are text too. */
+  const leave = (parts: ReplyPart[], taken: string, end: string): void => {
+    enter("answer");
+    emit(parts, "content", scanner.hasCalls ? taken : opening + taken + end, true);
   };
 
   /** Takes as many steps as the held text allows; `last`: no more text will come. */
@@ -56,6 +79,8 @@ export function createMarkerParser(tokenizer: Tokenizer, { thinking, isThinking,
     for (;;) {
       if (state === "start") {
         const text = held.trimStart();
+        space += held.slice(0, held.length - text.length);
+        held = text;
         if (text.startsWith(THINK_START)) {
           held = text.slice(THINK_START.length);
           enter("thought");
@@ -70,43 +95,50 @@ export function createMarkerParser(tokenizer: Tokenizer, { thinking, isThinking,
       if (state === "thought") {
         const before = until(THINK_END);
         if (before !== null) {
-          emit(parts, "reasoning", before.trimEnd());
+          show(parts, "reasoning", before);
           enter("answer");
           continue;
         }
-        // White space before the end marker is not shown either, so it waits.
-        const sure = last ? held.trimEnd().length : held.slice(0, held.length - heldBack(held, [THINK_END])).trimEnd().length;
-        emit(parts, "reasoning", held.slice(0, sure));
-        held = last ? "" : held.slice(sure);
+        const sure = held.length - (last ? 0 : heldBack(held, [THINK_END]));
+        show(parts, "reasoning", held.slice(0, sure));
+        held = held.slice(sure);
         return parts;
       }
       if (state === "answer") {
         const before = tools ? until(TOOL_START) : null;
         if (before !== null) {
-          emit(parts, "content", before.trimEnd());
+          show(parts, "content", before);
+          opening = (hasShown ? space : "") + TOOL_START;
+          scanner = new CallScanner(scanner.nCalls);
           enter("call");
           continue;
         }
-        const keep = last || !tools ? 0 : heldBack(held, [TOOL_START]);
-        let sure = held.length - keep;
-        if (tools && !last) sure = held.slice(0, sure).trimEnd().length; // white space before a call belongs to the call
-        emit(parts, "content", held.slice(0, sure));
-        held = hasShown ? held.slice(sure) : held.slice(sure).trimStart();
+        const sure = held.length - (last || !tools ? 0 : heldBack(held, [TOOL_START]));
+        show(parts, "content", held.slice(0, sure));
+        held = held.slice(sure);
+        if (last || !tools) {
+          emit(parts, "content", space);
+          space = "";
+        }
         return parts;
       }
-      const json = until(TOOL_END);
-      if (json === null && !last) return parts;
-      const body = json ?? held;
-      const calls = readCalls(body);
-      if (json === null) held = "";
-      if (calls === null) {
-        hasShown = true;
-        parts.push({ kind: "content", text: TOOL_START + body + (json === null ? "" : TOOL_END) });
-      } else {
-        for (const call of calls) parts.push({ kind: "tool", index: nCalls++, ...call });
+      const end = held.indexOf(TOOL_END);
+      // A reply that is cut inside the end marker has said all of its call.
+      const sure = end >= 0 ? end : held.length - (last && !scanner.isDone ? 0 : heldBack(held, [TOOL_END]));
+      const { pieces, broken } = scanner.push(held.slice(0, sure));
+      give(parts, pieces);
+      if (broken !== null) {
+        held = broken.rest + held.slice(sure);
+        leave(parts, broken.taken, "");
+        continue;
       }
-      enter("answer");
-      if (json === null) return parts;
+      held = held.slice(sure);
+      if (end < 0 && !last) return parts;
+      const unfinished = scanner.end();
+      give(parts, unfinished.pieces);
+      held = end < 0 ? "" : held.slice(TOOL_END.length);
+      leave(parts, unfinished.taken, end < 0 ? "" : TOOL_END);
+      if (end < 0) return parts;
     }
   };
 
@@ -139,21 +171,4 @@ function heldBack(text: string, markers: readonly string[]): number {
     }
   }
   return longest;
-}
-
-/** One call or a list of calls as JSON, or null when it is neither. Arguments that are text are taken as the JSON they should be. */
-function readCalls(text: string): { name: string; arguments: string }[] | null {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    return null;
-  }
-  const calls = (Array.isArray(value) ? value : [value]) as ({ name?: unknown; arguments?: unknown } | null)[];
-  const read = calls.map((call) => {
-    if (typeof call?.name !== "string") return null;
-    const given = call.arguments ?? {};
-    return { name: call.name, arguments: typeof given === "string" ? given : JSON.stringify(given) };
-  });
-  return read.length > 0 && read.every((call) => call !== null) ? read : null;
 }

@@ -1,7 +1,9 @@
 // A chat reply as blocks in order: thoughts, text, calls of tools. What APIs with typed blocks (messages-form.ts, responses-form.ts) are made of.
 // Owns which piece continues a block and which begins one. Refuses names and events of any API.
 
-import type { Piece } from "./generation.ts";
+import type { Aside, Piece } from "./generation.ts";
+
+type ToolPart = Extract<Aside, { readonly kind: "tool" }>;
 
 export interface Block {
   readonly kind: "reasoning" | "text" | "call";
@@ -23,15 +25,23 @@ export class ReplyBlocks {
   add(piece: Piece): BlockChange[] {
     if (piece.kind === "prompt") return [];
     const changes: BlockChange[] = [];
+    const calls = piece.aside.filter((part) => part.kind === "tool");
+    const firstNew = calls.findIndex(({ name }) => name !== undefined);
+    const nOld = firstNew < 0 ? calls.length : firstNew;
+    // The end of a call that is open comes before text, which ends it.
+    this.#addCalls(changes, calls.slice(0, nOld));
     for (const part of piece.aside) if (part.kind === "reasoning") this.#grow(changes, { kind: "reasoning" }, part.text);
     if (piece.text !== "") this.#grow(changes, { kind: "text" }, piece.text);
-    for (const part of piece.aside) {
-      if (part.kind !== "tool") continue;
-      if (part.name !== undefined) this.#open(changes, { kind: "call", call: { index: part.index, name: part.name }, text: "" });
-      if (part.arguments !== "") this.#append(changes, part.arguments);
-    }
+    this.#addCalls(changes, calls.slice(nOld));
     if (piece.kind === "end") this.#close(changes);
     return changes;
+  }
+
+  #addCalls(changes: BlockChange[], calls: readonly ToolPart[]): void {
+    for (const { index, name, arguments: text } of calls) {
+      if (name !== undefined) this.#open(changes, { kind: "call", call: { index, name }, text: "" });
+      if (text !== "") this.#append(changes, text);
+    }
   }
 
   #grow(changes: BlockChange[], of: Pick<Block, "kind">, text: string): void {

@@ -101,11 +101,28 @@ const QWEN_ROWS: readonly (readonly [string, string, Partial<Reply>])[] = [
   ["no thought", " It is < 4 <thi", { content: " It is < 4 <thi" }],
   ["a thought that does not end", "<think>\nHm </thi", { reasoning: "Hm </thi" }],
   ["a marker inside the answer", "4 <think>5</think>", { content: "4 <think>5</think>" }],
-  ["a call", "<think>a</think>\n\nLook:\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>", { reasoning: "a", content: "Look:", calls: [{ name: "f", arguments: "{\"a\":1}" }] }],
+  ["a call", "<think>a</think>\n\nLook:\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>", { reasoning: "a", content: "Look:", calls: [{ name: "f", arguments: "{\"a\": 1}" }] }],
   ["two calls", "<tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call>\n<tool_call>{\"name\":\"g\"}</tool_call>\n", { calls: [{ name: "f", arguments: "{}" }, { name: "g", arguments: "{}" }] }],
   ["a list of calls", "<tool_call>[{\"name\":\"f\",\"arguments\":\"{}\"},{\"name\":\"g\"}]</tool_call>", { calls: [{ name: "f", arguments: "{}" }, { name: "g", arguments: "{}" }] }],
-  ["a call that is no JSON", "a <tool_call>f(1)</tool_call> b", { content: "a<tool_call>f(1)</tool_call>b" }],
-  ["a call that is cut off", "<tool_call>{\"name\": \"f\"", { content: "<tool_call>{\"name\": \"f\"" }],
+  ["a call that is no JSON", "a <tool_call>f(1)</tool_call> b", { content: "a <tool_call>f(1)</tool_call> b" }],
+  ["markers around nothing", "a\n<tool_call>\n</tool_call>\n", { content: "a\n<tool_call>\n</tool_call>\n" }],
+  ["a call that is cut off in its name", "a\n<tool_call>{\"name\": \"fi", { content: "a\n<tool_call>{\"name\": \"fi" }],
+  ["a call that is cut off after its name", "<tool_call>{\"name\": \"f\"", { calls: [{ name: "f", arguments: "" }] }],
+  ["a call that is cut off in its arguments", "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"x</", { calls: [{ name: "f", arguments: "{\"a\": \"x</" }] }],
+  ["a call that is cut off in its end", "<tool_call>{\"name\": \"f\", \"arguments\": {}}\n</tool_c", { calls: [{ name: "f", arguments: "{}" }] }],
+  ["a call that breaks before its name", "<tool_call>{\"arguments\": {\"a\": 1}, name: \"f\"}</tool_call> b", { content: "<tool_call>{\"arguments\": {\"a\": 1}, name: \"f\"}</tool_call> b" }],
+  ["a call that breaks after its name", "<tool_call>{\"name\": \"f\", oops}</tool_call>", { content: "oops}</tool_call>", calls: [{ name: "f", arguments: "" }] }],
+  ["a call whose end is forgotten", "<tool_call>{\"name\": \"f\"}\n\nDone.", { content: "Done.", calls: [{ name: "f", arguments: "{}" }] }],
+  ["a call with a bracket too many", "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": 1}}}\n</tool_call>", { calls: [{ name: "f", arguments: "{\"a\": 1}" }] }],
+  ["arguments that are no JSON", "<tool_call>{\"name\": \"f\", \"arguments\": {a: 1,}}</tool_call>", { calls: [{ name: "f", arguments: "{a: 1,}" }] }],
+  ["arguments before the name", "<tool_call>{\"arguments\": {\"a\": [1, \"}\\\"\"]}, \"name\": \"f\"}</tool_call>", { calls: [{ name: "f", arguments: "{\"a\": [1, \"}\\\"\"]}" }] }],
+  ["arguments as parameters, and more keys", "<tool_call>{\"id\": \"c1\", \"name\": \"f\", \"n\": -1.5, \"x\": {\"name\": \"g\"}, \"parameters\": {\"b\": null}, \"arguments\": 1, \"name\": \"h\"}</tool_call>", { calls: [{ name: "f", arguments: "{\"b\": null}" }] }],
+  ["arguments as a JSON string", "<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": \\\"\\ud83d\\ude42\\u00e9\\n\\q\\ud83d\\u1\\\"}\"}</tool_call>", { calls: [{ name: "f", arguments: "{\"a\": \"\u{1F642}\u00e9\n\\q\uFFFD\\u1\"}" }] }],
+  ["arguments that are a word", "<tool_call>{\"name\": \"f\", \"arguments\": null}</tool_call><tool_call>{\"name\": \"g\", \"arguments\": 12 }</tool_call><tool_call>{\"name\": \"h\", \"arguments\": tru", { calls: [{ name: "f", arguments: "{}" }, { name: "g", arguments: "12" }, { name: "h", arguments: "tru" }] }],
+  ["calls one after the other", "<tool_call>{\"name\": \"f\"}\n{\"name\": \"g\"}</tool_call>\nDone.", { content: "Done.", calls: [{ name: "f", arguments: "{}" }, { name: "g", arguments: "{}" }] }],
+  ["a list whose second is no call", "<tool_call>[{\"name\": \"f\"}, {\"x\": 1}]</tool_call>", { content: "{\"x\": 1}]</tool_call>", calls: [{ name: "f", arguments: "{}" }] }],
+  ["a list that is cut off in its second", "<tool_call>[{\"name\": \"f\"}, {\"name\": \"g", { content: "{\"name\": \"g", calls: [{ name: "f", arguments: "{}" }] }],
+  ["a call without a name, and one that has it", "<tool_call>{\"name\": \"\"}</tool_call> <tool_call>{\"name\": \"f\"}</tool_call>", { content: "<tool_call>{\"name\": \"\"}</tool_call>", calls: [{ name: "f", arguments: "{}" }] }],
   ["a call without its end", "<tool_call>{\"name\": \"f\"}", { calls: [{ name: "f", arguments: "{}" }] }],
   ["nothing", "", {}],
 ];
@@ -136,7 +153,8 @@ describe.each([["Harmony", harmony, HARMONY_ROWS], ["markers", qwen, QWEN_ROWS]]
   });
 
   it("takes any noise", () => {
-    const bit = fc.constantFrom(...CONTROL, "<think>", "</think>", "<tool_call>", "</tool_call>", "<", "th", "{\"name\":\"f\"}", "to=functions.", "assistant", " ", "\n", "a", "🙂");
+    const bit = fc.constantFrom(...CONTROL, "<think>", "</think>", "<tool_call>", "</tool_call>", "<", "th", "{\"name\":\"f\"}", "to=functions.", "assistant", " ", "\n", "a", "🙂",
+      "{\"name\":\"f\",\"arguments\":", "\"parameters\":\"", "\\", "\\ud83d", "\\u", "\"", "{", "}", "[", "]", ",", ":", "null");
     fc.assert(fc.property(fc.array(bit, { maxLength: 40 }), fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { maxLength: 30 }), (bits, cuts) => {
       const text = bits.join("");
       expect(read(way, text, cuts)).toEqual(read(way, text));
@@ -171,13 +189,66 @@ describe("how a reply is read", () => {
   });
 });
 
+describe("a call", () => {
+  const call = fc.record({
+    name: fc.string({ minLength: 1, unit: "grapheme" }), given: fc.dictionary(fc.string({ unit: "grapheme" }), fc.jsonValue({ maxDepth: 3 })).filter((given) => !JSON.stringify(given).includes("</tool_call>")), indent: fc.constantFrom(0, 2),
+    order: fc.constantFrom("name first", "arguments first"), key: fc.constantFrom("arguments", "parameters"), isText: fc.boolean(), wrap: fc.constantFrom("%", "[%]", "\n %\n"),
+  });
+  type Call = typeof call extends fc.Arbitrary<infer T> ? T : never;
+  const writtenArguments = ({ given, indent }: Call): string => JSON.stringify(given, null, indent);
+  const written = (of: Call): string => {
+    const [name, given] = [`"name": ${JSON.stringify(of.name)}`, `"${of.key}": ${of.isText ? JSON.stringify(writtenArguments(of)) : writtenArguments(of)}`];
+    return `<tool_call>${of.wrap.replace("%", () => `{${of.order === "name first" ? `${name}, ${given}` : `${given}, ${name}`}}`)}</tool_call>`;
+  };
+  /** Tokens that no half character ends, as a tokenizer's stream gives them. */
+  const tokensOf = (text: string, cuts: readonly number[]): string[] => {
+    const chars = Array.from(text);
+    const at = [...new Set(cuts.map((cut) => Math.floor(cut * chars.length)))].sort((a, b) => a - b);
+    return [0, ...at].map((from, i) => chars.slice(from, at[i]).join("")).filter((piece) => piece !== "");
+  };
+
+  it("has the arguments as they are written, wherever tokens meet, in any order and form", () => {
+    fc.assert(fc.property(fc.array(call, { minLength: 1, maxLength: 3 }), fc.array(fc.double({ min: 0, max: 1, noNaN: true, maxExcluded: true }), { maxLength: 60 }), (calls, cuts) => {
+      const { streamed, last } = readPieces(qwen, tokensOf(calls.map(written).join("\n"), cuts));
+      expect(joined([...streamed, ...last])).toEqual({ ...SAID, calls: calls.map((of) => ({ name: of.name, arguments: writtenArguments(of) })) });
+      // A name comes once, and no piece is of a call before the last one named.
+      const named = streamed.flatMap((part) => (part.kind === "tool" ? [part] : []));
+      let current = -1;
+      for (const part of named) {
+        if (part.name !== undefined) current++;
+        expect(part.index).toBe(current);
+      }
+    }), { numRuns: 1000 });
+  });
+
+  it("is told when its name is, and grows with its text, but for what could be its end", () => {
+    const head = "<tool_call>{\"name\": \"f\"";
+    fc.assert(fc.property(call, (of) => {
+      const [body, tokenizer] = [writtenArguments(of), anyTokenizer([])];
+      const parser = createReplyParser(tokenizer, replyFormat(tokenizer, qwen.template), qwen.prompt, true);
+      const push = (text: string): ReplyPart[] => tokenizer.ids(Array.from(text)).flatMap((id) => parser.push(id));
+      expect(push(head)).toEqual([{ kind: "tool", index: 0, name: "f", arguments: "" }]);
+      expect(push(", \"arguments\": ")).toEqual([]);
+      let [given, pushed] = ["", ""];
+      for (const char of body) {
+        pushed += char;
+        for (const part of push(char)) given += part.kind === "tool" && part.name === undefined ? part.arguments : "?";
+        expect(pushed.startsWith(given)).toBe(true);
+        expect("</tool_call>".startsWith(pushed.slice(given.length))).toBe(true);
+      }
+      expect(given).toBe(body);
+      expect([...push("}\n</tool_call>"), ...parser.flush()]).toEqual([]);
+    }), { numRuns: 300 });
+  });
+});
+
 describe("in a generation", () => {
   const tokenizer = anyTokenizer(CONTROL);
   const format = replyFormat(tokenizer, HARMONY_TEMPLATE);
   const target = (texts: readonly string[], reason: "stop" | "length"): (() => GenerateTarget) => () => ({
     fetch: async () => new Response([
       ...tokenizer.ids(texts).map((id, i) => ({ type: "token", id, index: i })),
-      { type: "end", reason, stopId: null, promptTokens: 1, cachedTokens: 0, completionTokens: texts.length, moe: { steps: 1, frames: 0, bytes: 0, retries: 0 } },
+      { type: "end", reason, stopId: null, promptTokens: 1, cachedTokens: 0, completionTokens: texts.length, moe: { steps: 1, frames: 0, bytes: 0, retries: 0 }, timings: { queueMs: 0, promptMs: 1, completionMs: 2 } },
     ].map((event) => `${JSON.stringify(event)}\n`).join("")),
   }) as unknown as GenerateTarget;
   const request: GenerateRequest = { promptIds: [0], maxTokens: 50, sampling: { ...PLAIN_SAMPLING, temperature: 0, seed: 0 }, choice: 0, stopIds: [], trace: false };
@@ -201,7 +272,7 @@ describe("in a generation", () => {
   it("a completion continues its prompt: the space of its first word is there", async () => {
     const pieces = ["<unk>", "<s>", "\u2581the"];
     const spm = createTokenizer(sentencePieceDocument({ tokens: pieces, types: [2, 3, 1], where: "t" }, { scores: [0, 0, 0], unknownId: 0, byteFallback: false, spacePrefix: "each" }));
-    const events = [{ type: "token", index: 0, id: 2 }, { type: "end", reason: "length", stopId: null, promptTokens: 2, cachedTokens: 0, completionTokens: 1, moe: { steps: 1, frames: 0, bytes: 0, retries: 0 } }];
+    const events = [{ type: "token", index: 0, id: 2 }, { type: "end", reason: "length", stopId: null, promptTokens: 2, cachedTokens: 0, completionTokens: 1, moe: { steps: 1, frames: 0, bytes: 0, retries: 0 }, timings: { queueMs: 0, promptMs: 1, completionMs: 2 } }];
     const answered = () => ({ fetch: async () => new Response(events.map((event) => `${JSON.stringify(event)}\n`).join("")) }) as unknown as GenerateTarget;
     const text = async (promptIds: readonly number[]): Promise<string> => {
       let all = "";
