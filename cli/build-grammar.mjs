@@ -17,7 +17,12 @@ const CHANGES = [
   ["await import('module')", "null"],
   ["binding = await Module();", "binding = await Module(moduleArguments);"],
   // Sampling is synchronous, and the binding is there once a matcher is.
-  ["async getNextTokenBitmask() {\n          await asyncInitBinding();", "getNextTokenBitmask() {"],
+  // What it finds goes where the caller wants it: an array for each token would be 25 KB of garbage at 200,000 tokens.
+  ["async getNextTokenBitmask() {\n          await asyncInitBinding();", "getNextTokenBitmask(into) {"],
+  ["const maskInt32Array = binding.vecIntToView(maskIntVector).slice();", "into.set(binding.vecIntToView(maskIntVector));"],
+  ["          return maskInt32Array;\n", ""],
+  // Every matcher asks how large the vocabulary is, of a handle that nobody lets go of.
+  ["compiledGrammar.tokenizerInfo().getVocabSize());", "vocabSizeOf(compiledGrammar));"],
 ];
 
 export function buildGrammar() {
@@ -45,6 +50,12 @@ export function buildGrammar() {
   writeFileSync(join(root, "build", "xgrammar.mjs"), `// Made by cli/build-grammar.mjs from @mlc-ai/web-xgrammar (Apache-2.0).
 const library = {};
 let moduleArguments;
+function vocabSizeOf(compiled) {
+  const info = compiled.tokenizerInfo();
+  const size = info.getVocabSize();
+  info.dispose();
+  return size;
+}
 ${script}
 export const { Grammar, GrammarCompiler, GrammarMatcher, TokenizerInfo } = library;
 /** Before anything else: the compiled module, who hears what the library says, and who gets its memory. */

@@ -15,6 +15,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<{ register(program: Comman
   verify: () => import("./commands/verify.ts"),
   logits: () => import("./commands/logits.ts"),
   eval: () => import("./commands/eval.ts"),
+  trace: () => import("./commands/trace.ts"),
   bench: () => import("./commands/bench.ts"),
 };
 

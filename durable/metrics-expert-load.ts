@@ -1,7 +1,7 @@
 // How many tokens each expert of each layer was chosen for: one counter per pair, fed by what the router selects. Bounded by the model,
 // layers x experts x 4 bytes; counting is one addition per choice. Refuses to look at weights, timelines or text.
 
-import type { ModelConfig } from "../model/config.ts";
+import { type ModelConfig, moeLayersOf } from "../model/config.ts";
 import type { Tap } from "../model/taps.ts";
 import type { Sample } from "./metrics-text.ts";
 
@@ -20,7 +20,7 @@ export class ExpertLoad {
   };
 
   constructor({ nExperts, nLayers, layerFfns }: Pick<ModelConfig, "nExperts" | "nLayers" | "layerFfns">) {
-    this.#layers = layerFfns.flatMap((kind, layer) => (kind === "moe" ? [layer] : []));
+    this.#layers = moeLayersOf({ layerFfns });
     this.#nExperts = nExperts;
     this.#tokens = new Uint32Array(nLayers * nExperts);
   }

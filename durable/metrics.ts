@@ -9,7 +9,8 @@ import type { GenerateFailure, GenerateRequest, OrchestratorStatus } from "./gen
 import { BATCH_SIZES, Histogram, LONG_SECONDS, SHORT_SECONDS } from "./histogram.ts";
 import { ExpertLoad } from "./metrics-expert-load.ts";
 import { byLabel, increment, MetricsText } from "./metrics-text.ts";
-import type { EventSink, Scheduler, StepEngine } from "./scheduler.ts";
+import type { EventSink } from "./generation-run.ts";
+import type { Scheduler, StepEngine } from "./scheduler.ts";
 
 /** What is read rather than counted: its owners keep it. */
 export interface MetricsView {

@@ -6,18 +6,21 @@
 
 import type { Engine, StepEntry } from "../model/engine.ts";
 import { CapacityError } from "../model/heap.ts";
-import type { KvCache, SharedTokens, Timeline } from "../model/kv-cache.ts";
-import { adjustmentStage, stagesInOrder, type LogitStage } from "../model/logit-adjustments.ts";
+import type { KvCache } from "../model/kv-cache.ts";
+import type { LogitStage } from "../model/logit-adjustments.ts";
 import { logitsRequest } from "../model/logits.ts";
-import { PromptLookup } from "../model/prompt-lookup.ts";
-import { decidingForm, logprobs, sampleForm, type LogitsForm, type TopLogits } from "../model/sampling.ts";
-import type { Tap } from "../model/taps.ts";
+import { decidingForm } from "../model/sampling.ts";
 import { sleep, type Clock } from "./clock.ts";
-import { DraftGate, DraftLength } from "./draft-gate.ts";
+import { deliver } from "./delivery.ts";
+import { DraftGate } from "./draft-gate.ts";
 import { FairQueue } from "./fair-queue.ts";
-import type { GenerateErrorCode, GenerateEvent, GenerateFailure, GenerateRequest, ScoredToken } from "./generate.ts";
+import type { GenerateFailure, GenerateRequest } from "./generate.ts";
 import { refusalOf } from "./generate-request.ts";
+import { type EventSink, failure, type Generation, Run } from "./generation-run.ts";
 import type { Limits } from "./limits.ts";
+import { shareStep } from "./step-share.ts";
+import { StepTrace } from "./step-trace.ts";
+import type { TraceSamples } from "./trace-samples.ts";
 
 /** What the scheduler needs of model/engine.ts. */
 export interface StepEngine extends Pick<Engine, "step" | "maxChunkTokens" | "contextLength"> {
@@ -25,92 +28,14 @@ export interface StepEngine extends Pick<Engine, "step" | "maxChunkTokens" | "co
   readonly kv: Pick<KvCache, "open" | "keep" | "close">;
 }
 
-export type EventSink = (event: GenerateEvent) => void;
-
-/** One accepted or waiting request. */
-export interface Generation {
-  /** Resolves with null when the KV cache is reserved, or with the reason why it cannot be. */
-  readonly accepted: Promise<GenerateFailure | null>;
-  /** Ends it without further events, before the next step at the latest. Idempotent. */
-  cancel(): void;
-}
-
-const failure = (code: GenerateErrorCode, message: string, retryable: boolean): GenerateFailure => ({ type: "error", code, message, retryable });
-
 const TOO_LATE = failure("deadline-exceeded", "The request's deadline passed before its reply began.", true);
-
-class Run implements Generation {
-  readonly request: GenerateRequest;
-  readonly emit: EventSink;
-  readonly accepted: Promise<GenerateFailure | null>;
-  readonly settleAcceptance: (failure: GenerateFailure | null) => void;
-  readonly ids: number[];
-  readonly moe = { steps: 0, frames: 0, bytes: 0, retries: 0 };
-  readonly onCancel: () => void;
-  timeline: Timeline | null = null;
-  /** Prompt tokens that an earlier generation had evaluated already. */
-  cachedTokens = 0;
-  /** The prompt's pages are kept as soon as they are whole, the rest when the generation ends. */
-  promptKept = false;
-  ended = false;
-  readonly lookup = new PromptLookup();
-  readonly draftLength: DraftLength;
-  /** Own tokens of this step, 0 when it takes no part. */
-  taken = 0;
-  /** What of this step's logits decides its tokens. */
-  form: LogitsForm = "row";
-  /** What is done to its logits before they are sampled. */
-  readonly stage: LogitStage | null;
-  /** Sum of the states of an embedding so far, [hidden]; in order of the tokens, so that chunks change nothing. */
-  states: Float64Array | null = null;
-  /** Guesses evaluated after them. */
-  draft: readonly number[] = [];
-  /** Experts and weights of a traced step, by position. */
-  readonly experts = new Map<number, number[][]>();
-  readonly weights = new Map<number, number[][]>();
-
-  constructor(request: GenerateRequest, emit: EventSink, onCancel: () => void, draftTokens: number, constraint: LogitStage | null) {
-    this.request = request;
-    this.emit = emit;
-    this.onCancel = onCancel;
-    this.ids = [...request.promptIds, ...(request.emittedIds ?? [])];
-    const { adjustments } = request.sampling;
-    this.stage = stagesInOrder([...(adjustments === null ? [] : [adjustmentStage(adjustments, request.promptIds)]), ...(constraint === null ? [] : [constraint])]);
-    for (const id of request.emittedIds ?? []) this.stage?.push(id);
-    this.draftLength = new DraftLength(Math.min(draftTokens, request.draftTokens ?? draftTokens));
-    let settle!: (failure: GenerateFailure | null) => void;
-    this.accepted = new Promise((resolve) => { settle = resolve; });
-    this.settleAcceptance = settle;
-  }
-
-  cancel(): void {
-    if (this.ended) return;
-    this.ended = true;
-    this.onCancel();
-  }
-
-  /** Positions the timeline must hold: the last generated token is never evaluated. */
-  get positions(): number { return Math.max(1, this.request.promptIds.length, this.request.promptIds.length + this.request.maxTokens - 1); }
-  get evaluated(): number { return this.timeline!.length; }
-  get left(): number { return this.ids.length - this.evaluated; }
-  get generated(): number { return this.ids.length - this.request.promptIds.length; }
-  /** What others of its scope may take over from it; null where nothing is. */
-  get shared(): SharedTokens | null {
-    const { cacheScope } = this.request;
-    return cacheScope === undefined ? null : { scope: cacheScope, ids: this.ids };
-  }
-  /** Requests that name nobody wait in one line. */
-  get caller(): string { return this.request.caller ?? ""; }
-  get traces(): boolean { return this.request.trace !== undefined && this.request.trace !== false; }
-  /** True while logits of prompt positions are wanted. */
-  get scores(): boolean { return this.request.echo === true && this.evaluated < this.request.promptIds.length; }
-}
 
 export class Scheduler {
   readonly #engine: StepEngine;
   readonly #clock: Clock;
   readonly #limits: Limits;
   readonly #onIdle: () => void;
+  readonly #samples: TraceSamples | null;
   readonly #gate = new DraftGate();
   readonly #queue: FairQueue<Run>;
   #active: Run[] = [];
@@ -121,12 +46,13 @@ export class Scheduler {
   /** Guesses evaluated, and how many of them held. */
   readonly drafts = { tokens: 0, held: 0 };
 
-  /** `onIdle` is called whenever the last generation has ended. */
-  constructor(engine: StepEngine, clock: Clock, limits: Limits, onIdle: () => void = () => {}) {
+  /** `onIdle` is called whenever the last generation has ended; `samples` keeps the routing of some generations. */
+  constructor(engine: StepEngine, clock: Clock, limits: Limits, onIdle: () => void = () => {}, samples: TraceSamples | null = null) {
     this.#engine = engine;
     this.#clock = clock;
     this.#limits = limits;
     this.#onIdle = onIdle;
+    this.#samples = samples;
     this.#queue = new FairQueue(limits.queuedGenerations);
   }
 
@@ -138,7 +64,7 @@ export class Scheduler {
    * request's means for its logits, before any token; it is disposed when the generation has ended.
    */
   submit(request: GenerateRequest, emit: EventSink, constraint: LogitStage | null = null): Generation {
-    const run = new Run(request, emit, () => this.#cancelled(run), this.#limits.draftTokens, constraint);
+    const run = new Run(request, emit, () => this.#cancelled(run), this.#clock, this.#limits.draftTokens, constraint, this.#samples?.draw() ?? null);
     const refusal = refusalOf(request, { vocabSize: this.#engine.config.vocabSize, contextLength: this.#engine.contextLength })
       ?? (this.#isLate(run) ? TOO_LATE : null);
     if (refusal !== null) {
@@ -154,10 +80,10 @@ export class Scheduler {
 
   /** Ends everything with an error event: the model goes away. */
   stop(reason: GenerateFailure): void {
-    for (const run of this.#active) this.#end(run, reason);
+    for (const run of this.#active) run.end(reason);
     for (const run of [...this.#queue]) {
       this.#queue.remove(run.caller, run);
-      this.#end(run, reason);
+      run.end(reason);
       run.stage?.dispose();
     }
     this.#sweep();
@@ -183,8 +109,8 @@ export class Scheduler {
   /** Ends what has had its time: with what it has said, where it has begun to. */
   #expire(): void {
     for (const run of this.#active) if (!run.ended && this.#isLate(run)) {
-      if (run.generated === 0) this.#end(run, TOO_LATE);
-      else this.#finish(run, "deadline", null);
+      if (run.generated === 0) run.end(TOO_LATE);
+      else run.finish("deadline", null);
     }
     for (const run of [...this.#queue]) if (this.#isLate(run)) {
       this.#queue.remove(run.caller, run);
@@ -210,10 +136,10 @@ export class Scheduler {
       }
       this.#queue.shift();
       this.#active.push(run);
-      run.settleAcceptance(null);
+      run.admit();
       // A stream that broke just before its end event.
-      if (run.stage?.isComplete === true) this.#finish(run, "stop", null);
-      else if (run.request.maxTokens > 0 && run.generated >= run.request.maxTokens) this.#finish(run, "length", null);
+      if (run.stage?.isComplete === true) run.finish("stop", null);
+      else if (run.request.maxTokens > 0 && run.generated >= run.request.maxTokens) run.finish("length", null);
     }
   }
 
@@ -254,22 +180,21 @@ export class Scheduler {
   }
 
   async #step(): Promise<void> {
-    const runs = this.#share();
-    const entries = runs.map((run): StepEntry => {
-      if (run.request.embedding === true) return { timeline: run.timeline!, ids: run.ids.slice(run.evaluated, run.evaluated + run.taken), logits: { states: true, of: "all" } };
-      const of = run.scores || run.draft.length > 0 ? "all" : run.taken === run.left && run.request.maxTokens > 0 ? "last" : "none";
-      run.form = run.scores ? "row" : decidingForm(run.request.sampling, run.request.logprobs ?? null, this.#engine.config.vocabSize, run.stage);
-      return {
-        timeline: run.timeline!, ids: [...run.ids.slice(run.evaluated, run.evaluated + run.taken), ...run.draft],
-        logits: of === "none" ? of : logitsRequest(run.form, of),
-      };
-    });
+    const { config: { vocabSize, router }, maxChunkTokens } = this.#engine;
+    const { taking: runs, next } = shareStep(this.#active, { maxChunkTokens, vocabSize, limits: this.#limits, gate: this.#gate });
+    this.#active = next;
+    const entries = runs.map((run) => this.#entryOf(run));
     this.steps++;
     const starts = runs.map((run) => run.evaluated);
     const decodes = runs.every((run) => run.taken === 1);
+    const asked = runs.filter((run) => run.traces && run.taken === run.left);
+    const trace = asked.length === 0 ? null
+      : new StepTrace(asked.map(({ timeline, ids, request: { trace: of } }) => ({ timeline: timeline!.id, from: ids.length - 1, layer: typeof of === "object" ? of.layer : null })), router.topK);
+    const sampled = runs.filter((run) => run.sample !== null);
+    const samples = sampled.length === 0 ? null : new StepTrace(sampled.map(({ timeline }) => ({ timeline: timeline!.id, from: 0, layer: null })), router.topK);
     const startMs = this.#clock.nowMs();
     try {
-      const result = await this.#engine.step(entries, this.#tapsFor(runs));
+      const result = await this.#engine.step(entries, [...(trace?.taps ?? []), ...(samples?.taps ?? [])]);
       let said = 0;
       runs.forEach((run, i) => {
         run.moe.steps++;
@@ -281,161 +206,30 @@ export class Scheduler {
           this.#keep(run);
         }
         const before = run.generated;
-        if (!run.ended) this.#deliver(run, starts[i]!, entries[i]!, result.logits[i]!, result.tops[i]!);
+        if (!run.ended) {
+          this.drafts.held += deliver(run, { entry: entries[i]!, start: starts[i]!, logits: result.logits[i]!, top: result.tops[i]!, vocabSize, trace });
+          this.drafts.tokens += run.draft.length;
+        }
+        if (run.sample !== null) {
+          const { id, length } = run.timeline!;
+          this.#samples!.add(run.sample, samples!.routesOf(id, starts[i]!, length));
+        }
         said += Math.max(1, run.generated - before);
       });
       if (decodes) this.#gate.note(runs.length, runs.some((run) => run.draft.length > 0), this.#clock.nowMs() - startMs, said);
     } catch (cause) {
       const message = cause instanceof Error ? cause.message : String(cause);
-      for (const run of runs) this.#end(run, failure("step-failed", `A step of the model failed: ${message}`, true));
+      for (const run of runs) run.end(failure("step-failed", `A step of the model failed: ${message}`, true));
     }
   }
 
-  /**
-   * Divides a step: one token for each generation under way (a quarter of the step is kept for prompts while there are any), the rest,
-   * less of it in such company, among prompts, smallest first, so that what a short one leaves goes to the longer ones. Who is left
-   * out comes first next time.
-   */
-  #share(): Run[] {
-    const budget = this.#engine.maxChunkTokens;
-    const decoding = this.#active.filter((run) => run.left === 1);
-    const reading = this.#active.filter((run) => run.left > 1).sort((a, b) => a.left - b.left);
-    for (const run of this.#active) [run.taken, run.draft] = [0, []];
-    let left = budget;
-    const kept = reading.length > 0 && decoding.length > 0 ? Math.min(Math.ceil(budget / 4), budget - 1) : 0;
-    for (const run of decoding) if (left > kept) left -= run.taken = 1;
-    if (decoding.length > 0) left = Math.min(left, this.#limits.sharedChunkTokens);
-    reading.forEach((run, i) => {
-      const most = run.request.echo === true ? Math.max(1, Math.floor(this.#limits.logitBytes / (this.#engine.config.vocabSize * 4))) : Infinity;
-      run.taken = Math.min(run.left, most, Math.max(1, Math.floor(left / (reading.length - i))), left);
-      left -= run.taken;
-    });
-    if (reading.length === 0 && decoding.length > 0 && this.#gate.allows(decoding.length)) this.#guess(decoding, left);
-    const [taking, waiting] = [this.#active.filter((run) => run.taken > 0), this.#active.filter((run) => run.taken === 0)];
-    this.#active = [...waiting, ...taking];
-    return taking;
-  }
-
-  /** Gives each generation of the step a draft, as far as its own text has one to offer and `left` tokens go. */
-  #guess(runs: readonly Run[], left: number): void {
-    const logitRows = Math.floor(this.#limits.logitBytes / (this.#engine.config.vocabSize * 4));
-    for (const run of runs) {
-      if (run.taken !== 1 || run.scores) continue;
-      while (run.lookup.length < run.ids.length) run.lookup.push(run.ids[run.lookup.length]!);
-      // The token after the last guess still counts as one to generate, and need not be evaluated.
-      const most = Math.min(run.draftLength.tokens, left, logitRows - 1, run.request.maxTokens - run.generated - 1);
-      if (most < 1) continue;
-      run.draft = run.lookup.draft(most);
-      left -= run.draft.length;
-    }
-  }
-
-  /** Events of one generation after a step over positions [start, start + n). */
-  #deliver(run: Run, start: number, entry: StepEntry, logits: Float32Array, top: TopLogits | null): void {
-    const { request, draft } = run;
-    if (request.embedding === true) return this.#pool(run, entry.ids.length, logits);
-    const vocab = this.#engine.config.vocabSize;
-    const n = entry.ids.length;
-    const row = (i: number): Float32Array => logits.subarray(i * vocab, (i + 1) * vocab);
-    try {
-      if (draft.length === 0 && entry.logits === "all") run.emit(this.#scored(run, start, n, row));
-      if (draft.length === 0 && run.left > 0) return;
-      if (request.maxTokens === 0) return this.#finish(run, "length", null);
-      for (let held = 0; ; held++) {
-        const position = run.ids.length;
-        const from = (typeof entry.logits === "object" ? entry.logits.of : entry.logits) === "all" ? n - 1 - draft.length + held : 0;
-        const drawn = sampleForm(run.form, row(from), top, from, request.sampling, request.choice ?? 0, position, request.logprobs ?? null, run.stage);
-        const isGuessed = held < draft.length && drawn.id === draft[held];
-        if (!isGuessed && draft.length > 0) this.#judge(run, held);
-        if (request.stopIds.includes(drawn.id)) return this.#finish(run, "stop", drawn.id);
-        run.emit({
-          type: "token", index: run.generated, id: drawn.id,
-          ...(drawn.logprob === undefined ? {} : { logprob: drawn.logprob, top: drawn.top ?? [] }),
-          ...(run.generated === 0 && run.cachedTokens > 0 ? { cachedTokens: run.cachedTokens } : {}),
-          ...(run.traces ? { experts: run.experts.get(position - 1) ?? [], weights: run.weights.get(position - 1) ?? [] } : {}),
-        });
-        run.ids.push(drawn.id);
-        run.stage?.push(drawn.id);
-        if (run.stage?.isComplete === true) return this.#finish(run, "stop", null);
-        if (run.generated >= request.maxTokens) return this.#finish(run, "length", null);
-        if (!isGuessed || run.ended) return;
-      }
-    } catch (cause) {
-      this.#end(run, failure("step-failed", `Token ${run.generated} could not be chosen: ${cause instanceof Error ? cause.message : String(cause)}`, false));
-    }
-  }
-
-  /** Adds states [n, hidden] of an embedding; with the last, their mean of length 1. */
-  #pool(run: Run, n: number, states: Float32Array): void {
-    const hidden = states.length / n;
-    run.states ??= new Float64Array(hidden);
-    for (let i = 0; i < states.length; i++) run.states[i % hidden]! += states[i]!;
-    if (run.left > 0) return;
-    // The mean's length is the sum's over the number of tokens, and cancels.
-    const length = Math.sqrt(run.states.reduce((sum, x) => sum + x * x, 0));
-    if (!Number.isFinite(length) || length === 0) return this.#end(run, failure("step-failed", `The states of this text add up to a vector of length ${length}; a number above 0 was expected.`, false));
-    run.emit({ type: "embedding", values: Array.from(run.states, (x) => Math.fround(x / length)) });
-    this.#finish(run, "length", null);
-  }
-
-  /** Notes how much of a draft held and forgets the evaluation of the rest: the next step writes over it. */
-  #judge(run: Run, held: number): void {
-    this.drafts.tokens += run.draft.length;
-    this.drafts.held += held;
-    run.draftLength.note(run.draft.length, held);
-    run.timeline!.length -= run.draft.length - held;
-  }
-
-  /** Row i scores the token after position start + i; the first token of a prompt has no score. */
-  #scored(run: Run, start: number, n: number, row: (i: number) => Float32Array): GenerateEvent {
-    const { promptIds, logprobs: nTop } = run.request;
-    const tokens: ScoredToken[] = start === 0 ? [{ id: promptIds[0]!, logprob: null, top: [] }] : [];
-    for (let i = 0; i < n && start + i + 1 < promptIds.length; i++) {
-      const id = promptIds[start + i + 1]!;
-      tokens.push({ id, ...logprobs(row(i), id, nTop ?? 0) });
-    }
-    return { type: "prompt", start: start === 0 ? 0 : start + 1, tokens };
-  }
-
-  #finish(run: Run, reason: "stop" | "length" | "deadline", stopId: number | null): void {
-    this.#end(run, { type: "end", reason, stopId, promptTokens: run.request.promptIds.length, cachedTokens: run.cachedTokens, completionTokens: run.generated, moe: { ...run.moe } });
-  }
-
-  #end(run: Run, event: GenerateEvent): void {
-    if (run.ended) return;
-    run.ended = true;
-    run.settleAcceptance(event.type === "error" ? event : null);
-    run.emit(event);
-  }
-
-  /** A tap that notes the experts of each traced generation's last token and guesses; none when nobody asks. */
-  #tapsFor(runs: readonly Run[]): Tap[] {
-    const traced = runs.filter((run) => run.traces && run.taken === run.left);
-    if (traced.length === 0) return [];
-    const byTimeline = new Map(traced.map((run) => [run.timeline!.id, run]));
-    for (const run of traced) {
-      run.experts.clear();
-      run.weights.clear();
-    }
-    const { topK } = this.#engine.config.router;
-    const note = (map: Map<number, number[][]>, position: number, values: Iterable<number>): void => {
-      const layers = map.get(position);
-      if (layers === undefined) map.set(position, [Array.from(values)]);
-      else layers.push(Array.from(values));
-    };
-    return [{
-      at: "selection",
-      run: (event) => {
-        for (let t = 0; t < event.nTokens; t++) {
-          const run = byTimeline.get(event.timelines[t]!);
-          const position = event.positions[t]!;
-          if (run === undefined || position < run.ids.length - 1) continue;
-          const { trace } = run.request;
-          if (typeof trace === "object" && trace.layer !== event.layer) continue;
-          note(run.experts, position, event.ids.subarray(t * topK, (t + 1) * topK));
-          note(run.weights, position, event.weights.subarray(t * topK, (t + 1) * topK));
-        }
-      },
-    }];
+  /** Its tokens of this step, and the logits that will decide the next. */
+  #entryOf(run: Run): StepEntry {
+    const timeline = run.timeline!;
+    const own = run.ids.slice(run.evaluated, run.evaluated + run.taken);
+    if (run.request.embedding === true) return { timeline, ids: own, logits: { states: true, of: "all" } };
+    const of = run.scores || run.draft.length > 0 ? "all" : run.taken === run.left && run.request.maxTokens > 0 ? "last" : "none";
+    run.form = run.scores || (run.stage !== null && run.draft.length > 0) ? "row" : decidingForm(run.request.sampling, run.request.logprobs ?? null, this.#engine.config.vocabSize, run.stage);
+    return { timeline, ids: [...own, ...run.draft], logits: of === "none" ? of : logitsRequest(run.form, of) };
   }
 }

@@ -7,8 +7,9 @@ import { NO_FRAMES, type ExpertBatch, type ExpertRunInfo, type Experts, type Pla
 import type { Heap } from "../model/heap.ts";
 import { activationRowBytes, type ActivationFormat, type Kernels } from "../model/kernels.ts";
 import { sleep, type Clock } from "./clock.ts";
-import type { OutgoingFrame, ReplySink, ShardClient, ShardError } from "./client.ts";
+import type { OutgoingFrame, ReplySink, ShardClient } from "./client.ts";
 import { faultOfPayload, FRAME_HEADER_BYTES, replyFrameBytes, requestLayout, sealRequest, type FrameHeader } from "./protocol.ts";
+import type { ShardError } from "./shard-line.ts";
 
 /** A frame would exceed the limit: the step has more tokens than maxChunkTokens allows. */
 export class FrameSizeError extends Error {
@@ -35,9 +36,8 @@ export interface WebSocketExpertsParts {
 class Round {
   outstanding = 0;
   settled = false;
-  bytes = 0;
-  readonly frames: OutgoingFrame[] = [];
-  readonly clients: ShardClient[] = [];
+  /** In order of their parts. */
+  readonly sent: { readonly part: number; readonly bytes: number; readonly client: ShardClient; readonly frame: OutgoingFrame }[] = [];
   readonly promise: Promise<ExpertRunInfo>;
   #resolve!: (info: ExpertRunInfo) => void;
   #reject!: (error: Error) => void;
@@ -50,15 +50,18 @@ class Round {
   arrived(): void {
     if (--this.outstanding > 0 || this.settled) return;
     this.settled = true;
-    let retries = 0;
-    for (const frame of this.frames) retries += frame.retries;
-    this.#resolve({ frames: this.frames.length, bytes: this.bytes, retries });
+    let [bytes, retries] = [0, 0];
+    for (const { bytes: frameBytes, frame } of this.sent) {
+      bytes += frameBytes;
+      retries += frame.retries;
+    }
+    this.#resolve({ frames: this.sent.length, bytes, retries, parts: this.sent.map(({ part, bytes, frame }) => ({ part, bytes, ms: frame.elapsedMs })) });
   }
   fail(error: Error): void {
     if (this.settled) return;
     this.settled = true;
     // Nobody may write into the engine's rows once the step has failed.
-    for (let i = 0; i < this.frames.length; i++) this.clients[i]!.withdraw(this.frames[i]!);
+    for (const { client, frame } of this.sent) client.withdraw(frame);
     this.#reject(error);
   }
 }
@@ -162,9 +165,8 @@ export class WebSocketExperts implements Experts {
     for (let i = firstToken, half = (frame + at.tokens) / 2; i < endToken; i++) u16[half++] = this.#rowOfToken[batch.groupTokens[i]!]!;
     sealRequest(u32, frame / 4, shape, at.frameBytes, batch.layer, batch.step, kernels.checksum(frame + FRAME_HEADER_BYTES, at.frameBytes - FRAME_HEADER_BYTES));
     const buffer = heap.u8.buffer.slice(frame, frame + at.frameBytes);
-    round.bytes += at.frameBytes + replyBytes;
-    round.clients.push(client);
-    round.frames.push(client.submit(buffer, { layer: batch.layer, nGroups: shape.nGroups, nTokens: shape.nTokens, hidden }, new PartOfRound(this, round, batch, part)));
+    const outgoing = client.submit(buffer, { layer: batch.layer, nGroups: shape.nGroups, nTokens: shape.nTokens, hidden }, new PartOfRound(this, round, batch, part));
+    round.sent.push({ part, bytes: at.frameBytes + replyBytes, client, frame: outgoing });
   }
 
   /** Numbers the tokens of groupTokens[from..to), ascending, in #rowOfToken (-1 = not needed); returns how many. */

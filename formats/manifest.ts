@@ -4,7 +4,7 @@
 
 import { z } from "zod";
 import { checkConfig } from "../model/architectures/common.ts";
-import { CONFIG_MOST, type ExpertKind, type ModelConfig, ModelError, sharedWidth, trunkTensors } from "../model/config.ts";
+import { CONFIG_MOST, type ExpertKind, type ModelConfig, ModelError, moeLayersOf, sharedWidth, trunkTensors } from "../model/config.ts";
 import { EXPERT_KINDS, KV_FORMATS, MATRIX_FORMATS, type MatrixFormat, ROPE_STYLES, activationFormatOf, matrixBytes, segmentBytes } from "../model/kernels.ts";
 import { ropeTables } from "../model/trunk.ts";
 import { FORMAT_LIMITS } from "./limits.ts";
@@ -154,7 +154,7 @@ function checkExperts(m: PackManifest, fail: Fail): void {
     if (activationFormatOf(e.gateUp) !== activationFormatOf(e.down)) fail(`layer ${layer}, shared: formats ${e.gateUp} and ${e.down} take different activations`);
     checkSegments(`layer ${layer}, shared`, e, "swiglu", c.hiddenSize, sharedWidth(c, layer), fail);
   });
-  const moeLayers = c.layerFfns.flatMap((kind, layer) => (kind === "moe" ? [layer] : []));
+  const moeLayers = moeLayersOf(c);
   const nWanted = moeLayers.length * c.nExperts;
   if (m.experts.length !== nWanted) fail(`the expert table has ${m.experts.length} entries, expected ${nWanted}`);
   m.experts.forEach((e, i) => {

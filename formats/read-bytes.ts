@@ -33,7 +33,7 @@ export async function sha256Hex(bytes: Uint8Array<ArrayBuffer>): Promise<string>
 export const toHex = (bytes: Uint8Array): string => Array.from(bytes, (b) => b.toString(16).padStart(2, "0")).join("");
 
 /** Parsed UTF-8 JSON, nested at most FORMAT_LIMITS.jsonDepth deep. Throws SourceError naming the file. */
-export function parseJson(source: ByteSource, name: string, bytes: Uint8Array): unknown {
+export function parseJson(source: Pick<ByteSource, "description">, name: string, bytes: Uint8Array): unknown {
   if (depthOf(bytes) > FORMAT_LIMITS.jsonDepth) throw new SourceError(`${source.description}, ${name} is no valid JSON here: it nests objects and lists more than ${FORMAT_LIMITS.jsonDepth} deep.`);
   try {
     return JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: false }).decode(bytes)) as unknown;

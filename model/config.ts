@@ -233,6 +233,9 @@ export const attendedSize = (c: ModelConfig): number => c.nHeads * (c.mla === nu
 /** Leading dims of a key that serve as its value (latent attention); 0 where values are cached on their own. */
 export const latentDim = (c: ModelConfig): number => c.mla?.kvLoraRank ?? 0;
 
+/** Layers that have experts, ascending. */
+export const moeLayersOf = ({ layerFfns }: Pick<ModelConfig, "layerFfns">): number[] => layerFfns.flatMap((kind, layer) => (kind === "moe" ? [layer] : []));
+
 /** Width of the feed-forward part that every token of a layer passes: a dense layer's, or the shared experts'; 0 = none. */
 export const sharedWidth = (c: ModelConfig, layer: number): number => (c.layerFfns[layer] === "dense" ? c.denseIntermediateSize : c.sharedIntermediateSize);
 

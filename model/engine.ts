@@ -94,10 +94,9 @@ export class Engine {
   #steps = 0;
   #stepping = false;
 
-  /** Allocates the step's regions; throws CapacityError when they do not fit, ModelError when the config needs what this engine lacks. */
+  /** Allocates the step's regions; throws CapacityError when they do not fit. The config was checked where it was read (architectures/common.ts). */
   constructor(parts: EngineParts) {
     const { config: c, kernels, heap, trunk, maxChunkTokens: n } = parts;
-    refuseUnsupported(c);
     this.#p = parts;
     this.config = c;
     this.maxChunkTokens = n;
@@ -266,7 +265,7 @@ export class Engine {
       sum.frames += info.frames;
       sum.bytes += info.bytes;
       sum.retries += info.retries;
-      this.#tap(taps, "expertOutput", layer, wave, batch.rows, c.hiddenSize, batch.groupStart[batch.nGroups]!);
+      this.#tap(taps, "expertOutput", layer, wave, batch.rows, c.hiddenSize, batch.groupStart[batch.nGroups]!, info);
       kernels.combine(this.#at.pairs + first * c.router.topK * PAIR_BYTES, wave.nPairs, y, this.#xStride, c.hiddenSize);
     }
     if (wave.nSharedPairs > 0) kernels.combine(this.#shared.pairs(first), wave.nSharedPairs, y, this.#xStride, c.hiddenSize);
@@ -288,7 +287,7 @@ export class Engine {
     k.addRows(x, this.#xStride, y, this.#xStride, nTokens, c.hiddenSize);
   }
 
-  #tap(taps: readonly Tap[], at: TapPoint, layer: number, { first, nTokens, batch }: Wave, ptr: number, rowLength: number, nRows: number): void {
+  #tap(taps: readonly Tap[], at: TapPoint, layer: number, { first, nTokens, batch }: Wave, ptr: number, rowLength: number, nRows: number, round: ExpertRunInfo | null = null): void {
     for (const tap of taps) {
       if (tap.at !== at || (tap.layers !== undefined && !tap.layers.includes(layer))) continue;
       const { heap } = this.#p;
@@ -300,21 +299,8 @@ export class Engine {
         values: heap.f32.subarray(ptr / 4, ptr / 4 + nRows * rowLength),
         ids: chosen ? heap.u32.subarray(this.#at.ids / 4 + first * k, this.#at.ids / 4 + (first + nTokens) * k) : NO_IDS,
         weights: chosen ? heap.f32.subarray(this.#at.weights / 4 + first * k, this.#at.weights / 4 + (first + nTokens) * k) : NO_WEIGHTS,
-        batch: at === "expertOutput" ? batch : null,
+        batch: at === "expertOutput" ? batch : null, round,
       });
     }
   }
-}
-
-/** Names what a config asks for and this engine does not run, before anything is loaded. */
-export function refuseUnsupported(c: ModelConfig): void {
-  const refuse = (what: string): never => {
-    throw new ModelError(`Architecture ${c.architecture} asks for ${what}, which this version does not run.`);
-  };
-  if (c.router.select === "sparsemixer" && c.router.topK !== 2) refuse(`sparsemixer with ${c.router.topK} experts per token; it chooses 2`);
-  if (c.layerFfns.includes("dense") && c.denseIntermediateSize === 0) refuse("dense layers of width 0");
-  if (c.nHeads % c.nKvHeads !== 0) refuse(`${c.nHeads} heads over ${c.nKvHeads} key-value heads`);
-  if (c.hiddenSize % 4 !== 0 || c.headDim % 4 !== 0) refuse(`a hidden size of ${c.hiddenSize} and heads of ${c.headDim}; both must be multiples of 4`);
-  if (c.mla !== null && [c.mla.kvLoraRank, c.mla.nopeHeadDim, c.mla.ropeHeadDim, c.mla.valueHeadDim].some((dim) => dim % 4 !== 0)) refuse("latent attention whose parts are no multiples of 4");
-  if (c.rope.dim > c.headDim || c.rope.dim % 2 !== 0) refuse(`rotation of ${c.rope.dim} of ${c.headDim} dimensions`);
 }

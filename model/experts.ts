@@ -39,15 +39,26 @@ export interface ExpertBatch {
   readonly rows: number;
 }
 
+/** The frame that took one part's work there and back. */
+export interface PartRun {
+  readonly part: number;
+  /** From handing it over to taking its reply, retries and all. */
+  readonly ms: number;
+  /** Both ways. */
+  readonly bytes: number;
+}
+
 export interface ExpertRunInfo {
   /** Frames sent and payload bytes both ways; zero for in-process experts. */
   readonly frames: number;
   readonly bytes: number;
   readonly retries: number;
+  /** One for each part that took a frame, ascending. */
+  readonly parts: readonly PartRun[];
 }
 
 /** What a round without any wire reports. */
-export const NO_FRAMES: ExpertRunInfo = Object.freeze({ frames: 0, bytes: 0, retries: 0 });
+export const NO_FRAMES: ExpertRunInfo = Object.freeze({ frames: 0, bytes: 0, retries: 0, parts: [] });
 
 export interface Experts {
   readonly placement: Placement;

@@ -3,7 +3,7 @@
 // A write changes the numbers in place; docs/architecture.md says which points are writable and what follows in the layer.
 // A step may come in two halves: a tap sees whichever tokens are together, and the order of rows of `expertOutput` depends on placement.
 
-import type { ExpertBatch } from "./experts.ts";
+import type { ExpertBatch, ExpertRunInfo } from "./experts.ts";
 
 /** Where a tap sits: residual entering the FFN, router logits, chosen experts, unweighted expert rows, layer output. */
 export type TapPoint = "input" | "logits" | "selection" | "expertOutput" | "layerOutput";
@@ -22,6 +22,8 @@ export interface TapEvent {
   readonly weights: Float32Array;
   /** At `expertOutput`: which expert, segment and token each row belongs to (groupExpert, groupTokens, groupRow). */
   readonly batch?: ExpertBatch | null;
+  /** At `expertOutput`: what computing these rows took. */
+  readonly round?: ExpertRunInfo | null;
 }
 
 export interface Tap {

@@ -3,10 +3,10 @@
 // no earlier window counted, and never its first. Log-probabilities come from model/sampling.ts, in f64.
 
 import type { Command } from "commander";
-import { readFileSync } from "node:fs";
 import { logprobs } from "../../model/sampling.ts";
 import { evaluate, openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
+import { readText } from "../read-text.ts";
 import { showTable } from "../sizes.ts";
 
 export interface Evaluation {
@@ -42,14 +42,6 @@ export function register(program: Command): void {
         ]));
       }
     });
-}
-
-function readText(file: string): string {
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(file));
-  } catch (cause) {
-    throw new Error(`${file} cannot be read as UTF-8 text: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
-  }
 }
 
 /** Scores `text`; `name` names it in errors. */

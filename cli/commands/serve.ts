@@ -10,6 +10,7 @@ import { createServer } from "node:net";
 import { basename, join, resolve } from "node:path";
 import { openPack } from "../../formats/pack-reader.ts";
 import { FolderSource } from "../file-source.ts";
+import { positiveInteger } from "../positive-integer.ts";
 import { liftedNotice, MOST_ISOLATE_MIB, requireServeMemory } from "../serve-memory.ts";
 import { assembleAssets, buildProgram, ROOT } from "../setup.mjs";
 
@@ -61,7 +62,7 @@ async function serve(packFolder: string, options: ServeOptions): Promise<void> {
   const envFile = join(work, "vars");
   // A line for every request is for whoever runs a server, not for a first look: LOG=on asks for it.
   const logLine = `LOG='${process.env["LOG"] === "on" ? "on" : "off"}'\n`;
-  writeFileSync(envFile, logLine + [...keySets, "KEY_SETTINGS", "CORS_ORIGINS"].map(settingLine).join("") + (keySets.length === 0 ? 'OPEN_ACCESS="true"\n' : ""), { mode: 0o600 });
+  writeFileSync(envFile, logLine + [...keySets, "KEY_SETTINGS", "CORS_ORIGINS", "TRACE_SHARE"].map(settingLine).join("") + (keySets.length === 0 ? 'OPEN_ACCESS="true"\n' : ""), { mode: 0o600 });
   process.stderr.write(keySets.length === 0
     ? `Open access: no API_KEYS are set, so every program on this machine may use the API (it listens on ${HOST} only).\n`
     : `${keySets.join(" and ")} are set: requests need one of them.\n`);
@@ -264,24 +265,18 @@ async function requireFreePort(port: number): Promise<void> {
 }
 
 function portNumber(text: string): number {
-  const port = Number(text);
-  if (!Number.isInteger(port) || port < 1 || port > 65_535) throw new InvalidArgumentError(`found "${text}", expected a port number from 1 to 65535.`);
+  const port = positiveInteger(text);
+  if (port > 65_535) throw new InvalidArgumentError("Expected a port number from 1 to 65535.");
   return port;
 }
 
 function isolateMebibytes(text: string): number {
   const n = positiveInteger(text);
-  if (n > MOST_ISOLATE_MIB) throw new InvalidArgumentError(`found "${text}", expected at most ${MOST_ISOLATE_MIB}: a WebAssembly memory ends at 4 GiB.`);
-  return n;
-}
-
-function positiveInteger(text: string): number {
-  const n = Number(text);
-  if (!Number.isInteger(n) || n < 1) throw new InvalidArgumentError(`found "${text}", expected an integer of at least 1.`);
+  if (n > MOST_ISOLATE_MIB) throw new InvalidArgumentError(`Expected at most ${MOST_ISOLATE_MIB}: a WebAssembly memory ends at 4 GiB.`);
   return n;
 }
 
 function isolatesMode(text: string): string {
-  if (text !== "shared" && text !== "strict") throw new InvalidArgumentError(`found "${text}", expected "shared" or "strict".`);
+  if (text !== "shared" && text !== "strict") throw new InvalidArgumentError('Expected "shared" or "strict".');
   return text;
 }

@@ -71,6 +71,18 @@ describe("manifest.json", () => {
     change(document);
     expect(() => validateManifest("pack", document)).toThrow(message);
   });
+
+  it.each<[string, (config: Record<string, unknown>) => void, RegExp]>([
+    ["keys wider than the cached rows", (config) => { config["headDim"] = (config["headDim"] as number) + 4; }, /key-value heads of \d+, \d+ of them rotated, do not fit latent attention/],
+    ["two key-value heads over one cached row", (config) => { config["nKvHeads"] = 2; }, /2 key-value heads of \d+, .* do not fit latent attention/],
+    ["dense layers without a width", (config) => { config["denseIntermediateSize"] = 0; }, /there are dense layers, but they are 0 wide/],
+  ])("latent attention and dense layers: %s", async (_, change, message) => {
+    const { summary } = await packToMemory(await openTinyHuggingFace(tinyModel("deepseek_v2", 66)), { quant: "q8" });
+    const document = JSON.parse(formatManifest(summary.manifest)) as { config: Record<string, unknown> };
+    expect(() => validateManifest("pack", document)).not.toThrow();
+    change(document.config);
+    expect(() => validateManifest("pack", document)).toThrow(message);
+  });
 });
 
 describe("parts and tokenizer", () => {

@@ -3,9 +3,10 @@
 
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { InFlightBudget, ShardError } from "../../../durable/client.ts";
+import { InFlightBudget } from "../../../durable/in-flight-budget.ts";
 import { LIMITS } from "../../../durable/limits.ts";
 import { replyFrameBytes, requestLayout } from "../../../durable/protocol.ts";
+import { ShardError, type ShardTransport, type SocketHandlers } from "../../../durable/shard-line.ts";
 import { FakeClock } from "./fake-clock.ts";
 import { ScriptedShard, type Action, type ConnectAction } from "./scripted-shard.ts";
 import { sealRequestFrame } from "./whole-frame.ts";
@@ -238,6 +239,67 @@ describe("connecting", () => {
   });
 });
 
+describe("a socket that opens too late", () => {
+  it("is closed, and what it says or how it ends touches nobody", async () => {
+    const clock = new FakeClock();
+    const shard = new ScriptedShard(clock);
+    const closed: string[] = [];
+    let late: SocketHandlers | null = null;
+    const transport: ShardTransport = {
+      name: shard.name, prepare: (hello) => shard.prepare(hello),
+      open: async (connection, handlers) => {
+        if (late !== null) return shard.open(connection, handlers);
+        late = handlers;
+        await new Promise<void>((resolve) => void clock.after(LIMITS.prepareDeadlineMs + 5_000, resolve));
+        return { send: () => {}, close: (_code, reason) => { closed.push(reason); } };
+      },
+    };
+    const client = clientFor(clock, transport);
+    expect((await clock.until(client.connect())).status).toBe("fulfilled");
+    await clock.advance(10_000);
+    expect(closed).toEqual(["no longer needed"]);
+    late!.closed("1006");
+    expect([client.state, client.lastFault]).toEqual(["open", `connecting failed: the socket was not opened in ${LIMITS.prepareDeadlineMs} ms`]);
+  });
+});
+
+describe("elapsed time of a frame", () => {
+  it("is 0 until its reply is taken, then everything from submit on, retries and all", async () => {
+    const clock = new FakeClock();
+    const client = clientFor(clock, new ScriptedShard(clock, "shard-0", [{ slowMs: 30 }, { slowMs: 7 }, "drop", "corrupt-payload"]));
+    await clock.until(client.connect());
+    /** Its elapsed time as the sink sees it, once its payload is taken, with the time that really passed. */
+    const elapsed = async (faults = 0): Promise<[number, number]> => {
+      const startMs = clock.nowMs();
+      let refused = faults;
+      const seen: number[] = [];
+      const done = new Promise<void>((resolve, reject) => {
+        const frame = client.submit(frameOf(0), { layer: 0, nGroups: 2, nTokens: 2, hidden: 64 }, {
+          reply: () => {
+            if (refused-- > 0) {
+              queueMicrotask(() => seen.push(frame.elapsedMs));
+              return "damaged, the test says";
+            }
+            seen.push(frame.elapsedMs);
+            resolve();
+            return null;
+          },
+          failed: reject,
+        });
+        seen.push(frame.elapsedMs);
+      });
+      expect((await clock.until(done)).status).toBe("fulfilled");
+      expect(seen.slice(0, -1).every((ms) => ms === 0)).toBe(true);
+      return [seen.at(-1)!, clock.nowMs() - startMs];
+    };
+    expect(await elapsed()).toEqual([30, 30]);
+    expect(await elapsed()).toEqual([7, 7]);
+    const [ms, passedMs] = await elapsed(1);
+    expect(ms).toBe(passedMs);
+    expect(ms).toBeGreaterThan(LIMITS.frameDeadlineMs);
+  });
+});
+
 describe("bounds", () => {
   it("has two requests in flight per socket at most, and keeps their order", async () => {
     const clock = new FakeClock();
@@ -266,6 +328,21 @@ describe("bounds", () => {
     expect(shards.reduce((n, s) => n + s.frames.length, 0)).toBe(2);
     expect((await clock.until(done)).status).toBe("fulfilled");
     expect([answered, budget.usedBytes]).toEqual([6, 0]);
+  });
+
+  it("sends nothing more when closed, though closing gives back bytes that its own frames wait for", async () => {
+    const clock = new FakeClock();
+    const shard = new ScriptedShard(clock, "shard-0", ["drop", "drop"]);
+    const buffer = frameOf(0);
+    const budget = new InFlightBudget(buffer.byteLength + replyFrameBytes(2, 64));
+    const client = clientFor(clock, shard, LIMITS, budget);
+    await clock.until(client.connect());
+    const failures: string[] = [];
+    for (let i = 0; i < 3; i++) client.submit(buffer.slice(0), { layer: 0, nGroups: 2, nTokens: 2, hidden: 64 }, { reply: () => null, failed: (error) => failures.push(error.message) });
+    client.close("the test is over");
+    await clock.advance(60_000);
+    expect(failures).toEqual(Array(3).fill("The line to shard shard-0 was closed: the test is over"));
+    expect([shard.frames.length, budget.usedBytes, client.retries, client.lastFault]).toEqual([1, 0, 0, null]);
   });
 
   it("leaves no timer and no byte behind when closed", async () => {

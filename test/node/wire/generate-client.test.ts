@@ -30,7 +30,7 @@ class ScriptedOrchestrator implements GenerateTarget {
     if ("page" in call) return new Response("<html>", { status: call.page });
     const events: GenerateEvent[] = [0, 2].map((start) => ({ type: "prompt" as const, start, tokens: request.promptIds.slice(start, start + 2).map((id) => ({ id, logprob: null, top: [] })) }));
     for (let index = call.fromStart === true ? 0 : request.emittedIds?.length ?? 0; index < request.maxTokens; index++) events.push({ type: "token", index, id: 100 + index });
-    events.push({ type: "end", reason: "length", stopId: null, promptTokens: 3, cachedTokens: 0, completionTokens: 6, moe: { steps: 1, frames: 0, bytes: 0, retries: 0 } });
+    events.push({ type: "end", reason: "length", stopId: null, promptTokens: 3, cachedTokens: 0, completionTokens: 6, moe: { steps: 1, frames: 0, bytes: 0, retries: 0 }, timings: { queueMs: 0, promptMs: 1, completionMs: 2 } });
     const text = events.slice(0, call.breakAfter ?? events.length).map((event) => `${JSON.stringify(event)}\n`).join("");
     const bytes = new TextEncoder().encode(call.cut === true ? text.slice(0, -5) : text);
     let at = 0;
@@ -86,6 +86,34 @@ describe("a stream", () => {
     const orchestrator = new ScriptedOrchestrator(Array.from({ length: 20 }, () => ({ throws: "no route" })));
     const events = await read(orchestrator);
     expect(events).toEqual([{ type: "error", code: "stream-broken", retryable: true, message: `The orchestrator's stream broke ${LIMITS.resumeAttempts + 1} times in a row; last: the call failed: no route` }]);
+  });
+
+  it("that breaks each time after what was read before has made no progress either", async () => {
+    // A prompt that is scored comes anew with every attempt.
+    const orchestrator = new ScriptedOrchestrator(Array.from({ length: 20 }, () => ({ breakAfter: 2 })));
+    const events = await read(orchestrator);
+    expect(idsOf(events)).toEqual([1, 2, 3]);
+    expect(events.at(-1)).toMatchObject({ type: "error", code: "stream-broken" });
+    const repeating = new ScriptedOrchestrator([{ breakAfter: 4 }, ...Array.from({ length: 20 }, () => ({ breakAfter: 4, fromStart: true }))]);
+    expect(idsOf(await read(repeating))).toEqual([1, 2, 3, 100, 101]);
+    expect(repeating.requests.length).toBe(LIMITS.resumeAttempts + 1);
+  });
+
+  it("that breaks before its first token is asked for as at first, with what its journal may know", async () => {
+    const orchestrator = new ScriptedOrchestrator([{ breakAfter: 1 }]);
+    await read(orchestrator);
+    expect(orchestrator.requests[1]).toEqual(REQUEST);
+  });
+
+  it("whose deadline passes while the model comes back is waited for no longer", async () => {
+    const clock = new FakeClock();
+    const startMs = clock.nowMs();
+    const coming = new ScriptedOrchestrator([{ breakAfter: 4 }, ...Array.from({ length: 1000 }, () => ({ fail: WARMING }))]);
+    const events: GenerateEvent[] = [];
+    const done = (async () => { for await (const event of generate(coming, { ...REQUEST, deadlineAtMs: startMs + 3_500 }, { clock })) events.push(event); })();
+    expect((await clock.until(done)).status).toBe("fulfilled");
+    expect(events.at(-1)).toMatchObject({ type: "error", code: "deadline-exceeded" });
+    expect(clock.nowMs() - startMs).toBeLessThanOrEqual(3_500);
   });
 
   it("asks a fresh stub each time where it is given a maker", async () => {

@@ -23,6 +23,8 @@ describe("a plan", () => {
           }
       });
       expect(seen.size).toBe(experts.reduce((n, e) => n + e.segmentBytes.length, 0));
+      // A shard counts an expert once, however many pieces of it it holds.
+      expect(plan.shardExperts).toEqual(plan.slots.map((ranges) => new Set(ranges.map(({ layer, expert }) => `${layer}.${expert}`)).size));
       expect(plan.shardBytes.reduce((a, b) => a + b, 0)).toBe(experts.reduce((n, e) => n + e.segmentBytes.reduce((a, b) => a + b, 0), 0));
     }), { seed: 5 });
   });

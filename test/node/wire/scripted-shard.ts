@@ -1,8 +1,8 @@
 // A shard for wire tests that answers by a script: rightly, late, twice, damaged, out of order, or not at all.
 // Owns the misbehaviour. Its rows are a pure function of the request, over all 32 bits, so that a copy that changes a bit shows.
-// Implements ShardTransport of durable/client.ts.
+// Implements ShardTransport of durable/shard-line.ts.
 
-import type { FrameSocket, ShardTransport, SocketHandlers } from "../../../durable/client.ts";
+import type { FrameSocket, ShardTransport, SocketHandlers } from "../../../durable/shard-line.ts";
 import type { Hello, Welcome } from "../../../durable/handshake.ts";
 import { activationRowBytes } from "../../../model/kernels.ts";
 import { addressFrame, encodeRefusal, FRAME_HEADER_BYTES, replyFrameBytes, type FrameHeader, type FrameRefusal } from "../../../durable/protocol.ts";
@@ -84,7 +84,7 @@ export class ScriptedShard implements ShardTransport {
       case "loading": return { state: "loading", loadedBytes: 10, totalBytes: 40, retryAfterMs: 250 };
       case "shared": return { state: "refused", code: "isolate-shared", retryable: true, message: "shard-9 lives here." };
       case "refuse-for-good": return { state: "refused", code: "pack-hash", retryable: false, message: "another pack." };
-      default: return { state: "ready", connection: ++this.#connection, isolate: this.isolate };
+      default: return { state: "ready", connection: ++this.#connection, isolate: this.isolate, hasRead: false };
     }
   }
 

@@ -1,8 +1,10 @@
 // Batches, clients and shards put together for wire tests. Owns no assertion.
 
-import { InFlightBudget, ShardClient, type ShardTransport } from "../../../durable/client.ts";
+import { ShardClient } from "../../../durable/client.ts";
 import { SeededRandom } from "../../../durable/clock.ts";
+import { InFlightBudget } from "../../../durable/in-flight-budget.ts";
 import { LIMITS, type Limits } from "../../../durable/limits.ts";
+import type { ShardTransport } from "../../../durable/shard-line.ts";
 import { WebSocketExperts } from "../../../durable/websocket-experts.ts";
 import { ExpertBatchBuilder, PAIR_BYTES } from "../../../model/expert-batch.ts";
 import type { ExpertBatch } from "../../../model/experts.ts";

@@ -1,0 +1,171 @@
+// `workers-moe trace <pack> --text FILE`, `trace <address>`, `trace <file>`: which experts tokens take. Of a text by the engine that serves, of real
+// traffic as a served model keeps it (TRACE_SHARE), or of a trace file made before. Owns the way to the records; the file is formats/trace.ts,
+// the load fleet/expert-load.ts. A file is written beside its name and renamed when complete.
+
+import type { Command } from "commander";
+import { closeSync, openSync, readFileSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
+import { StepTrace } from "../../durable/step-trace.ts";
+import { readTrace, traceHeaderBytes, traceRecords, type Trace, type TraceHeader, type TraceRecord } from "../../formats/trace.ts";
+import { ExpertLoad, type LayerLoad } from "../../fleet/expert-load.ts";
+import { moeLayersOf } from "../../model/config.ts";
+import { openPack, type LocalModel } from "../open-pack.ts";
+import { startProgress } from "../progress.ts";
+import { readText } from "../read-text.ts";
+
+interface TraceOptions {
+  readonly text?: string;
+  readonly out?: string;
+  readonly key?: string;
+  readonly json?: boolean;
+}
+
+export function register(program: Command): void {
+  program.command("trace")
+    .description("record which experts tokens take, and show how evenly they are used")
+    .argument("<source>", "folder of a pack (with --text), address of a served model (what TRACE_SHARE kept), or a trace file")
+    .option("--text <file>", "UTF-8 text, routed by the pack")
+    .option("--out <file>", "write the trace here (docs/formats.md)")
+    .option("--key <key>", "API key with the scope admin, for an address; otherwise the variable WORKERS_MOE_KEY")
+    .option("--json", "print one JSON document")
+    .action(trace);
+}
+
+async function trace(source: string, options: TraceOptions): Promise<void> {
+  const routed = await routingOf(source, options);
+  const load = routed.load.layers;
+  const { model, packHash, nExperts, topK } = routed.header;
+  if (options.json === true) {
+    process.stdout.write(`${JSON.stringify({
+      model, packHash, experts: nExperts, expertsPerToken: topK, requests: routed.requests, ...(options.out === undefined ? {} : { out: options.out }),
+      layers: load.map(({ chosen, ...layer }) => ({ ...layer, chosen: Array.from(chosen) })),
+    })}\n`);
+    return;
+  }
+  process.stdout.write(`${model}: ${load[0]?.tokens ?? 0} tokens of ${routed.requests} ${routed.requests === 1 ? "request" : "requests"}, ${topK} of ${nExperts} experts per token and layer.\n${showLoad(load, nExperts)}`);
+  if (options.out !== undefined) process.stdout.write(`${options.out} has ${routed.records} records.\n`);
+}
+
+interface Routed {
+  readonly header: TraceHeader;
+  readonly load: ExpertLoad;
+  readonly records: number;
+  readonly requests: number;
+}
+
+async function routingOf(source: string, { text, out, key, json }: TraceOptions): Promise<Routed> {
+  const quiet = json === true;
+  if (/^https?:\/\//.test(source)) {
+    if (text !== undefined) throw new Error("An address was given together with --text; a served model's trace is of its own traffic. Give the folder of a pack for a text.");
+    const bytes = await download(source, key ?? process.env["WORKERS_MOE_KEY"]);
+    await writeWhole(out, (write) => write(bytes));
+    return recordsOf(readTrace(bytes, source));
+  }
+  if (statSync(source, { throwIfNoEntry: false })?.isFile() === true) {
+    if (text !== undefined || out !== undefined) throw new Error(`${source} is a file; --text and --out go with the folder of a pack.`);
+    return recordsOf(readTrace(readFileSync(source), source));
+  }
+  if (text === undefined) throw new Error(`${source} is neither a trace file nor an address, so --text must say which text its experts are to be traced over.`);
+  const model = await openPack(source);
+  return traceText(model, readText(text), text, out, quiet);
+}
+
+function recordsOf(trace: Trace): Routed {
+  const load = new ExpertLoad(trace.header);
+  const requests = new Set<number>();
+  for (let i = 0; i < trace.length; i++) {
+    const record = trace.record(i);
+    load.add(record);
+    requests.add(record.request);
+  }
+  return { header: trace.header, load, records: trace.length, requests: requests.size };
+}
+
+async function download(address: string, key: string | undefined): Promise<Uint8Array> {
+  const url = new URL("/v1/traces", address);
+  let response: Response;
+  try {
+    response = await fetch(url, { headers: key === undefined ? {} : { Authorization: `Bearer ${key}` } });
+  } catch (cause) {
+    throw new Error(`${url.href} cannot be reached: ${cause instanceof Error && cause.cause instanceof Error ? cause.cause.message : String(cause)}.`, { cause });
+  }
+  if (!response.ok) {
+    const said = await response.json().then((body) => (body as { error?: { message?: string } }).error?.message, () => undefined);
+    throw new Error(`${url.href} answered ${response.status}: ${said ?? response.statusText}`);
+  }
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+/** Every token of a text once, in windows of the context length; each window is a request, begun with BOS where the tokenizer adds one. */
+export async function traceText({ engine, tokenizer, manifest, packHash }: LocalModel, text: string, name: string, out: string | undefined, quiet: boolean): Promise<Routed> {
+  if (tokenizer === null) throw new Error(`The pack "${manifest.id}" has no tokenizer, which trace needs.`);
+  const { config } = manifest;
+  const header: TraceHeader = { model: manifest.id, packHash, nExperts: config.nExperts, topK: config.router.topK, moeLayers: moeLayersOf(config), columns: ["ids", "weights"] };
+  if (header.moeLayers.length === 0) throw new Error(`The pack "${manifest.id}" is a dense model: it has no experts to trace.`);
+  const ids = tokenizer.encodeText(text);
+  if (ids.length === 0) throw new Error(`${name} has no text to trace.`);
+  const before = manifest.tokenizer?.addBos === true && config.bosTokenId !== null ? [config.bosTokenId] : [];
+  const room = engine.contextLength - before.length;
+  const load = new ExpertLoad(header);
+  let [records, requests] = [0, 0];
+  await writeWhole(out, async (write) => {
+    write(traceHeaderBytes(header));
+    const bar = startProgress({ label: "trace", total: ids.length, unit: "tokens", quiet });
+    try {
+      for (let start = 0; start < ids.length; start += room, requests++) {
+        await routeWindow(engine, [...before, ...ids.slice(start, start + room)], (nDone, routed) => {
+          const found = routed.flatMap(({ position, route }) => route.experts.map((chosen, i): TraceRecord => ({ request: requests, token: position, layer: header.moeLayers[i]!, ids: chosen, weights: route.weights[i]! })));
+          for (const record of found) load.add(record);
+          records += found.length;
+          write(traceRecords(header, found));
+          bar.update(Math.min(ids.length, start + nDone));
+        });
+      }
+    } finally {
+      bar.stop();
+    }
+  });
+  return { header, load, records, requests };
+}
+
+/** Evaluates one sequence; after each chunk hands out how many of its tokens are done and where the chunk's went. */
+async function routeWindow(engine: LocalModel["engine"], window: readonly number[], onChunk: (nDone: number, routed: ReturnType<StepTrace["routesOf"]>) => void): Promise<void> {
+  const timeline = engine.kv.open(window.length);
+  try {
+    while (timeline.length < window.length) {
+      const from = timeline.length;
+      const chunk = new StepTrace([{ timeline: timeline.id, from, layer: null }], engine.config.router.topK);
+      await engine.step([{ timeline, ids: window.slice(from, from + engine.maxChunkTokens), logits: "none" }], chunk.taps);
+      onChunk(timeline.length, chunk.routesOf(timeline.id, from, timeline.length));
+    }
+  } finally {
+    engine.kv.close(timeline);
+  }
+}
+
+/** Fills a file beside `out` and renames it; without `out` what is written goes nowhere. */
+async function writeWhole(out: string | undefined, fill: (write: (bytes: Uint8Array) => void) => Promise<void> | void): Promise<void> {
+  if (out === undefined) return fill(() => {});
+  const partial = `${out}.partial`;
+  const file = openSync(partial, "w");
+  try {
+    await fill((bytes) => { for (let at = 0; at < bytes.length; ) at += writeSync(file, bytes, at); });
+    renameSync(partial, out);
+  } catch (cause) {
+    rmSync(partial, { force: true });
+    throw cause;
+  } finally {
+    closeSync(file);
+  }
+}
+
+/** A line per layer: how uneven it is, and who is chosen most. */
+function showLoad(load: readonly LayerLoad[], nExperts: number): string {
+  const lines = load.map(({ layer, chosen, imbalance, entropyBits, idle }) => {
+    const total = chosen.reduce((sum, n) => sum + n, 0);
+    const busiest = Array.from(chosen.keys()).sort((a, b) => chosen[b]! - chosen[a]! || a - b).slice(0, 4);
+    const share = (expert: number): string => `${expert} (${((100 * chosen[expert]!) / Math.max(1, total)).toFixed(1)} %)`;
+    return [`layer ${layer}`, `${imbalance.toFixed(2)} x mean`, `${entropyBits.toFixed(2)} of ${Math.log2(nExperts).toFixed(2)} bits`, `${idle} idle`, `busiest ${busiest.map(share).join(", ")}`];
+  });
+  const widths = [0, 1, 2, 3].map((column) => Math.max(...lines.map((line) => line[column]!.length)));
+  return lines.map((line) => `${line.map((cell, i) => (i < 4 ? cell.padEnd(widths[i]!) : cell)).join("  ")}\n`).join("");
+}

@@ -1,0 +1,127 @@
+// The trace file: which experts each token of some texts or requests took in each layer. docs/formats.md, "The trace".
+// Owns header and records of fixed size, written one by one and read in place. Refuses text and token ids: a trace can be kept and shared
+// without what was said. Columns beyond ids and weights are named by the header, so that a reader finds those it knows.
+
+import { z } from "zod";
+import { SourceError } from "./byte-source.ts";
+import { parseJson } from "./read-bytes.ts";
+
+const MAGIC = "MOETRACE";
+const VERSION = 1;
+/** Magic, version, length of the JSON. */
+const PREFIX_BYTES = 16;
+/** request u32, token u32, layer u16, two bytes of zero. */
+const FIXED_BYTES = 12;
+
+/** Bytes of one choice of an expert. Each column starts at a multiple of 4. */
+const COLUMN_BYTES = { ids: 2, weights: 4 } as const;
+export type TraceColumn = keyof typeof COLUMN_BYTES;
+
+const headerSchema = z.object({
+  /** Id of the pack and its hash: experts of another revision are other experts. */
+  model: z.string(),
+  packHash: z.string(),
+  nExperts: z.number().int().min(0).max(0x10000),
+  topK: z.number().int().min(0).max(0x10000),
+  /** Layers that have experts, ascending. */
+  moeLayers: z.array(z.number().int().min(0).max(0xffff)),
+  columns: z.array(z.enum(["ids", "weights"])),
+});
+export type TraceHeader = Readonly<z.infer<typeof headerSchema>>;
+
+/** One token in one layer. */
+export interface TraceRecord {
+  /** Number of the text or request within the file. */
+  readonly request: number;
+  /** Absolute position. */
+  readonly token: number;
+  readonly layer: number;
+  /** In rank order, [topK]. */
+  readonly ids: ArrayLike<number>;
+  readonly weights: ArrayLike<number>;
+}
+
+const columnBytes = (column: TraceColumn, topK: number): number => Math.ceil((COLUMN_BYTES[column] * topK) / 4) * 4;
+
+export const traceRecordBytes = ({ columns, topK }: Pick<TraceHeader, "columns" | "topK">): number =>
+  FIXED_BYTES + columns.reduce((sum, column) => sum + columnBytes(column, topK), 0);
+
+/** What a file begins with; a multiple of 4 bytes. */
+export function traceHeaderBytes(header: TraceHeader): Uint8Array<ArrayBuffer> {
+  const json = new TextEncoder().encode(JSON.stringify(header));
+  const bytes = new Uint8Array(PREFIX_BYTES + Math.ceil(json.length / 4) * 4).fill(0x20, PREFIX_BYTES);
+  bytes.set(new TextEncoder().encode(MAGIC));
+  const view = new DataView(bytes.buffer);
+  view.setUint32(8, VERSION, true);
+  view.setUint32(12, bytes.length - PREFIX_BYTES, true);
+  bytes.set(json, PREFIX_BYTES);
+  return bytes;
+}
+
+/** Records, one after the other. Throws RangeError on a record of another model's shape. */
+export function traceRecords(header: Pick<TraceHeader, "columns" | "topK" | "nExperts">, records: readonly TraceRecord[]): Uint8Array<ArrayBuffer> {
+  const stride = traceRecordBytes(header);
+  const { topK, nExperts } = header;
+  const bytes = new Uint8Array(records.length * stride);
+  const view = new DataView(bytes.buffer);
+  records.forEach(({ request, token, layer, ids, weights }, i) => {
+    if (ids.length !== topK || weights.length !== topK) throw new RangeError(`A trace record of layer ${layer} has ${ids.length} experts and ${weights.length} weights; expected ${topK} of each.`);
+    let at = i * stride;
+    view.setUint32(at, request, true);
+    view.setUint32(at + 4, token, true);
+    view.setUint16(at + 8, layer, true);
+    at += FIXED_BYTES;
+    for (const column of header.columns) {
+      for (let rank = 0; rank < topK; rank++) {
+        if (column === "weights") view.setFloat32(at + rank * 4, weights[rank]!, true);
+        else if (ids[rank]! < nExperts) view.setUint16(at + rank * 2, ids[rank]!, true);
+        else throw new RangeError(`A trace record of layer ${layer} names expert ${ids[rank]}; the model has ${nExperts}.`);
+      }
+      at += columnBytes(column, topK);
+    }
+  });
+  return bytes;
+}
+
+/** A trace file in memory. */
+export interface Trace {
+  readonly header: TraceHeader;
+  readonly length: number;
+  /** Record number `index`, decoded afresh; a column the file does not have is empty. */
+  record(index: number): TraceRecord;
+}
+
+/** Reads a file; `name` is for messages. Throws SourceError on anything that is no whole trace. */
+export function readTrace(bytes: Uint8Array, name: string): Trace {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  if (bytes.length < PREFIX_BYTES || new TextDecoder().decode(bytes.subarray(0, 8)) !== MAGIC) throw new SourceError(`${name} is no trace: it does not begin with ${MAGIC}.`);
+  const version = view.getUint32(8, true);
+  if (version !== VERSION) throw new SourceError(`${name} is a trace of version ${version}; version ${VERSION} is read.`);
+  const start = PREFIX_BYTES + view.getUint32(12, true);
+  if (start > bytes.length || start % 4 !== 0) throw new SourceError(`${name} says its header ends at byte ${start}; the file has ${bytes.length} bytes, and records start at a multiple of 4.`);
+  const header = headerOf(bytes.subarray(PREFIX_BYTES, start), name);
+  const stride = traceRecordBytes(header);
+  const length = (bytes.length - start) / stride;
+  if (!Number.isInteger(length)) throw new SourceError(`${name} has ${bytes.length - start} bytes of records; expected a multiple of ${stride}.`);
+  return {
+    header, length,
+    record(index) {
+      if (!Number.isInteger(index) || index < 0 || index >= length) throw new RangeError(`${name} has ${length} records; number ${index} was asked for.`);
+      let at = start + index * stride;
+      const found: { ids: number[]; weights: number[] } = { ids: [], weights: [] };
+      const [request, token, layer] = [view.getUint32(at, true), view.getUint32(at + 4, true), view.getUint16(at + 8, true)];
+      at += FIXED_BYTES;
+      for (const column of header.columns) {
+        for (let rank = 0; rank < header.topK; rank++) found[column].push(column === "ids" ? view.getUint16(at + rank * 2, true) : view.getFloat32(at + rank * 4, true));
+        at += columnBytes(column, header.topK);
+      }
+      return { request, token, layer, ...found };
+    },
+  };
+}
+
+function headerOf(json: Uint8Array, name: string): TraceHeader {
+  const parsed = headerSchema.safeParse(parseJson({ description: name }, "its header", json));
+  if (!parsed.success) throw new SourceError(`${name} has a header whose ${parsed.error.issues[0]!.path.join(".")} is not valid: ${parsed.error.issues[0]!.message}.`);
+  return parsed.data;
+}
