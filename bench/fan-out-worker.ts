@@ -56,7 +56,7 @@ export class FanOutBench extends DurableObject<BenchEnv> {
   async #steps(shards: readonly number[], batches: readonly number[], repeats: number): Promise<Samples> {
     const engines = new Map<string, Engine>();
     for (const n of shards) {
-      const progress = { trunkBytes: 0, trunkTotalBytes: 0, expertTotalBytes: 0, clients: [], pack: null };
+      const progress = { trunkBytes: 0, trunkTotalBytes: 0, epoch: null, clients: [], shares: [], pack: null };
       engines.set(`${n} ${n === 1 ? "shard" : "shards"}`, (await bringUp({ ...this.env, SHARDS_COUNT: String(n) }, this.#tenant(`bench-${n}`), progress)).engine);
     }
     engines.set("in-process", await this.#localEngine());
@@ -115,7 +115,7 @@ export class FanOutBench extends DurableObject<BenchEnv> {
     const { SHARDS_A: elsewhere } = this.env;
     if (elsewhere === undefined) throw new Error("SHARDS_A is not bound; the shards of another script were expected.");
     const env = { ...this.env, SHARDS: elsewhere, SHARDS_COUNT: "1" };
-    const progress = { trunkBytes: 0, trunkTotalBytes: 0, expertTotalBytes: 0, clients: [], pack: null };
+    const progress = { trunkBytes: 0, trunkTotalBytes: 0, epoch: null, clients: [], shares: [], pack: null };
     const { engine, manifest, packHash } = await bringUp(env, this.#tenant("bench-two"), progress);
     const tenant = this.#tenant("bench-single");
     tenant.adopt(trunkBlobs(manifest));

@@ -3,13 +3,17 @@
 // does not understand, with its own words, and to grow without bound. The library is loaded when a request first asks for it.
 
 import * as xgrammar from "../build/xgrammar.mjs";
-import type { Compiled, GrammarCompiler, GrammarMatcher } from "../build/xgrammar.mjs";
-import { BYTE_OF_CHARACTER } from "../model/byte-alphabet.ts";
+import type { Compiled, GrammarCompiler } from "../build/xgrammar.mjs";
+import { BYTE_ALPHABET, BYTE_OF_CHARACTER } from "../model/byte-alphabet.ts";
 import { ModelError } from "../model/config.ts";
+import { HARMONY_CONTROLS } from "../model/harmony-parser.ts";
 import type { LogitStage } from "../model/logit-adjustments.ts";
 import { MARKERS } from "../model/marker-parser.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
+import { withJsonStrings, withUtf8Classes } from "./character-classes.ts";
+import { ConstraintStage, MaskedRow } from "./constraint-stage.ts";
 import type { Constraint } from "./generate.ts";
+import { FIRST_NON_TEXT_BYTE, NON_TEXT_BYTES, requireCodePoints, withControls } from "./grammar-text.ts";
 import type { Limits } from "./limits.ts";
 
 /** The name of the end of a reply; stop tokens need one. */
@@ -21,44 +25,70 @@ const SEPARATORS = [", ", ": "] as const;
 let said: string[] = [];
 let memory: WebAssembly.Memory | null = null;
 
+interface Entry {
+  readonly compiled: Compiled;
+  /** Control tokens come where its grammar says. */
+  readonly namesControls: boolean;
+}
+
 export class Constraints {
   readonly #compiler: GrammarCompiler;
   readonly #vocabSize: number;
   readonly #limits: Limits;
-  /** By constraint, the last used at the end. */
-  readonly #compiled = new Map<string, Compiled>();
-
-  /** Tokens with bytes below 0x20. JSON has none in its strings, and ours none between; the library lets them into strings of limited length (0.1.27). */
+  readonly #row: MaskedRow;
+  /** The byte that stands for a control token in grammars. */
+  readonly #controlBytes: ReadonlyMap<string, number>;
+  /** Their ids. */
   readonly #controlIds: readonly number[];
+  /** By constraint, the last used at the end. */
+  readonly #compiled = new Map<string, Entry>();
 
-  private constructor(compiler: GrammarCompiler, vocabSize: number, controlIds: readonly number[], limits: Limits) {
+  private constructor(compiler: GrammarCompiler, vocabSize: number, controls: ReadonlyMap<string, number>, controlIds: readonly number[], limits: Limits) {
     this.#compiler = compiler;
     this.#vocabSize = vocabSize;
+    this.#controlBytes = controls;
     this.#controlIds = controlIds;
     this.#limits = limits;
+    this.#row = new MaskedRow(vocabSize);
   }
 
   /** For a model whose logits have `vocabSize` entries. The end of a reply is a token of its own behind them: a model may have several, or none. */
   static async create(wasmModule: WebAssembly.Module, tokenizer: Tokenizer, vocabSize: number, limits: Limits): Promise<Constraints> {
     if (memory === null) xgrammar.start(wasmModule, (line) => { said.push(line); }, (own) => { memory = own; });
+    // A control token has no text: nothing that is written spells it. Markers that some vocabularies have as control tokens are text all the same.
     const vocabulary = Array.from({ length: vocabSize }, (_, id) => {
       const token = tokenizer.tokenOf(id) ?? "";
       return tokenizer.isControl(id) && !MARKERS.has(token) ? "" : token;
     });
     const type = vocabularyType(vocabulary);
-    const controlIds = vocabulary.flatMap((token, id) => (hasControlByte(token, type) ? [id] : []));
+    const controls = new Map<string, number>();
+    const controlIds: number[] = [];
+    if (type !== "raw") {
+      // Bytes that no text has would be broken characters in one. Some of them spell control tokens, and those alone.
+      const bytes = NON_TEXT_BYTES.map((byte) => spelledByte(byte, type));
+      const hasOne = (token: string): boolean => (type === "byte_level" ? bytes.some((byte) => token.includes(byte)) : bytes.includes(token));
+      vocabulary.forEach((token, id) => { if (hasOne(token)) vocabulary[id] = ""; });
+      HARMONY_CONTROLS.forEach((token, i) => {
+        const id = tokenizer.idOf(token);
+        if (id === undefined || id >= vocabSize || !tokenizer.isControl(id)) return;
+        vocabulary[id] = spelledByte(FIRST_NON_TEXT_BYTE + i, type);
+        controls.set(token, FIRST_NON_TEXT_BYTE + i);
+        controlIds.push(id);
+      });
+    }
     const info = await xgrammar.TokenizerInfo.createTokenizerInfo([...vocabulary, END], type, false, vocabSize + 1, [vocabSize]);
-    return new Constraints(await xgrammar.GrammarCompiler.createGrammarCompiler(info, false), vocabSize, controlIds, limits);
+    return new Constraints(await xgrammar.GrammarCompiler.createGrammarCompiler(info, false), vocabSize, controls, controlIds, limits);
   }
 
   /** A stage for one generation whose reply may end with any of `stopIds`. Throws ModelError where the constraint cannot be understood. */
   async stage(constraint: Constraint, stopIds: readonly number[]): Promise<LogitStage> {
-    const matcher = await xgrammar.GrammarMatcher.createGrammarMatcher(await this.#compile(constraint));
-    const isJson = constraint.kind === "json" || constraint.kind === "json-schema";
-    return new ConstraintStage(matcher, this.#vocabSize, stopIds, isJson ? this.#controlIds : []);
+    const { compiled, namesControls } = await this.#compile(constraint);
+    const matcher = await xgrammar.GrammarMatcher.createGrammarMatcher(compiled);
+    // Free text around tags may have any byte for the library, so control tokens too; a format that names them says where they come.
+    return new ConstraintStage(matcher, this.#row, this.#vocabSize, stopIds, namesControls ? [] : this.#controlIds);
   }
 
-  async #compile(constraint: Constraint): Promise<Compiled> {
+  async #compile(constraint: Constraint): Promise<Entry> {
     const key = JSON.stringify(constraint);
     const known = this.#compiled.get(key);
     if (known !== undefined) {
@@ -70,44 +100,61 @@ export class Constraints {
       throw new ModelError(`Grammars take ${memory.buffer.byteLength} bytes of this object's memory, beyond ${this.#limits.grammarBytes}; ask again when it has restarted, or with a grammar used before.`);
     }
     said = [];
-    let compiled: Compiled;
+    let entry: Entry;
     try {
-      compiled = await this.#compileNew(constraint);
+      entry = await this.#compileNew(constraint);
     } catch (cause) {
       const reason = said.find((line) => line.startsWith("[FATAL]"))?.replace(/^\[FATAL\] \S*: /, "") ?? (cause instanceof Error ? cause.message : String(cause));
       throw new ModelError(`The ${NAMES[constraint.kind]} cannot be used: ${reason}`);
     }
-    this.#compiled.set(key, compiled);
+    this.#compiled.set(key, entry);
     for (const [oldest, of] of this.#compiled) {
       if (this.#compiled.size <= this.#limits.compiledGrammars) break;
       this.#compiled.delete(oldest);
-      of.dispose(); // matchers in use keep it alive
+      of.compiled.dispose(); // matchers in use keep it alive
     }
-    return compiled;
+    return entry;
   }
 
-  #compileNew(constraint: Constraint): Promise<Compiled> {
+  async #compileNew(constraint: Constraint): Promise<Entry> {
+    const grammar = async (text: string): Promise<Entry> => ({ compiled: await this.#compiler.compileGrammar(text), namesControls: false });
     switch (constraint.kind) {
-      case "json": return this.#compiler.compileJSONSchema('{"type":"object"}', false, -1, SEPARATORS, false);
-      case "json-schema": return this.#compiler.compileJSONSchema(constraint.schema, false, -1, SEPARATORS, constraint.strict);
-      case "grammar": return this.#compiler.compileGrammar(constraint.grammar);
-      case "tags": return (async () => this.#compiler.compileStructuralTag(JSON.stringify(await onOneLine(JSON.parse(constraint.tag)))))();
+      case "json": return grammar(await jsonGrammar('{"type":"object"}', false));
+      case "json-schema": return grammar(await jsonGrammar(constraint.schema, constraint.strict));
+      case "grammar": {
+        requireCodePoints(constraint.grammar);
+        return grammar(withUtf8Classes(constraint.grammar));
+      }
+      case "tags": {
+        let namesControls = false;
+        const format = await this.#asGrammars(JSON.parse(constraint.tag), () => { namesControls = true; });
+        return { compiled: await this.#compiler.compileStructuralTag(JSON.stringify(format)), namesControls };
+      }
     }
+  }
+
+  /** The format with its schemas and the control tokens it names as grammars: the library would allow white space without end in schemas of its formats. */
+  async #asGrammars(format: unknown, onControls: () => void): Promise<unknown> {
+    if (Array.isArray(format)) return Promise.all(format.map((part) => this.#asGrammars(part, onControls)));
+    if (typeof format !== "object" || format === null) return format;
+    const { type, json_schema: schema, strict, grammar, controls } = format as { type?: unknown; json_schema?: unknown; strict?: unknown; grammar?: unknown; controls?: unknown };
+    if (type === "json_schema" && schema !== undefined) return { type: "grammar", grammar: await jsonGrammar(JSON.stringify(schema), strict === true) };
+    if (type === "grammar" && typeof grammar === "string") {
+      requireCodePoints(grammar);
+      if (controls === undefined) return { type, grammar: withUtf8Classes(grammar) };
+      onControls();
+      return { type, grammar: withControls(grammar, controls as Record<string, string>, this.#controlBytes) };
+    }
+    return Object.fromEntries(await Promise.all(Object.entries(format).map(async ([key, value]) => [key, await this.#asGrammars(value, onControls)])));
   }
 }
 
-/** Schemas within tags as grammars of JSON on one line: the library would allow white space without end in them, and a model that likes it never gets anywhere. */
-async function onOneLine(format: unknown): Promise<unknown> {
-  if (Array.isArray(format)) return Promise.all(format.map(onOneLine));
-  if (typeof format !== "object" || format === null) return format;
-  const { type, json_schema: schema } = format as { type?: unknown; json_schema?: unknown };
-  if (type === "json_schema" && schema !== undefined) {
-    const grammar = await xgrammar.Grammar.fromJSONSchema(JSON.stringify(schema), false, -1, SEPARATORS, false);
-    const text = grammar.toString();
-    grammar.dispose();
-    return { type: "grammar", grammar: text };
-  }
-  return Object.fromEntries(await Promise.all(Object.entries(format).map(async ([key, value]) => [key, await onOneLine(value)])));
+/** The grammar of a schema: JSON on one line. */
+async function jsonGrammar(schema: string, strict: boolean): Promise<string> {
+  const grammar = await xgrammar.Grammar.fromJSONSchema(schema, false, -1, SEPARATORS, strict);
+  const text = grammar.toString();
+  grammar.dispose();
+  return withJsonStrings(text);
 }
 
 const NAMES: Readonly<Record<Constraint["kind"], string>> = { json: "JSON grammar", "json-schema": "JSON schema", grammar: "grammar", tags: "format of the tool calls" };
@@ -120,65 +167,5 @@ function vocabularyType(vocabulary: readonly string[]): VocabularyType {
   return vocabulary.every((token) => [...token].every((character) => BYTE_OF_CHARACTER.has(character)) || token.includes(" ")) ? "byte_level" : "raw";
 }
 
-const hasControlByte = (token: string, type: VocabularyType): boolean => type === "byte_level"
-  ? [...token].some((character) => (BYTE_OF_CHARACTER.get(character) ?? 0x20) < 0x20)
-  : /[\0-\x1f]/.test(token) || /^<0x[01][0-9A-F]>$/.test(token);
-
-class ConstraintStage implements LogitStage {
-  readonly #matcher: GrammarMatcher;
-  readonly #vocabSize: number;
-  readonly #stopIds: ReadonlySet<number>;
-  readonly #forbiddenIds: readonly number[];
-  /** Of the next token; null until it is asked for. */
-  #mask: Int32Array | null = null;
-  #isDisposed = false;
-
-  constructor(matcher: GrammarMatcher, vocabSize: number, stopIds: readonly number[], forbiddenIds: readonly number[]) {
-    this.#matcher = matcher;
-    this.#vocabSize = vocabSize;
-    this.#stopIds = new Set(stopIds);
-    this.#forbiddenIds = forbiddenIds;
-  }
-
-  apply(row: Float32Array): Float32Array {
-    const mask = this.#next();
-    const out = row.slice();
-    for (let id = 0; id < out.length; id += 32) {
-      const word = mask[id >> 5]!;
-      if (word === -1) continue;
-      const end = Math.min(32, out.length - id);
-      for (let bit = 0; bit < end; bit++) if (((word >>> bit) & 1) === 0) out[id + bit] = -Infinity;
-    }
-    const mayEnd = this.#has(mask, this.#vocabSize);
-    for (const id of this.#stopIds) if (id < out.length) out[id] = mayEnd ? row[id]! : -Infinity;
-    if (out.every((value) => value === -Infinity)) throw new ModelError("The grammar allows no token of this vocabulary here.");
-    return out;
-  }
-
-  push(id: number): void {
-    this.#mask = null;
-    if (!this.#matcher.acceptToken(id)) throw new ModelError(`Token ${id} does not follow the grammar.`);
-  }
-
-  /** Only the end may come. */
-  get isComplete(): boolean {
-    const mask = this.#next();
-    return this.#has(mask, this.#vocabSize) && mask.every((word, i) => (i === this.#vocabSize >> 5 ? word & ~(1 << (this.#vocabSize & 31)) : word) === 0);
-  }
-
-  dispose(): void {
-    if (!this.#isDisposed) this.#matcher.dispose();
-    this.#isDisposed = true;
-  }
-
-  #next(): Int32Array {
-    if (this.#mask !== null) return this.#mask;
-    const mask = this.#matcher.getNextTokenBitmask();
-    for (const id of this.#forbiddenIds) mask[id >> 5]! &= ~(1 << (id & 31));
-    return this.#mask = mask;
-  }
-
-  #has(mask: Int32Array, id: number): boolean {
-    return ((mask[id >> 5]! >>> (id & 31)) & 1) === 1;
-  }
-}
+/** How the vocabulary writes a byte that is no text. */
+const spelledByte = (byte: number, type: VocabularyType): string => (type === "byte_level" ? BYTE_ALPHABET[byte]! : `<0x${byte.toString(16).toUpperCase()}>`);

@@ -10,16 +10,27 @@ import type { Kernels } from "../model/kernels.ts";
 import { MixedExperts, type LocalExperts } from "../model/local-experts.ts";
 import { ShardClient } from "./client.ts";
 import { SeededRandom, systemClock } from "./clock.ts";
-import { orchestratorHoldsExperts, planUnit, shardCount, shardNamespace, strictIsolates, type DurableEnv } from "./env.ts";
+import { orchestratorHoldsExperts, planUnit, shardCount, shardNamespace, shardRegion, strictIsolates, type DurableEnv } from "./env.ts";
 import { PROTOCOL_VERSION } from "./handshake.ts";
 import type { Isolate } from "./isolate.ts";
 import type { Limits } from "./limits.ts";
 import { ObjectTransport, shardName } from "./shard-transport.ts";
 import { WebSocketExperts } from "./websocket-experts.ts";
 
+/** What the plan gives a shard, known before anything is loaded. */
+export interface ShardShare {
+  readonly weightBytes: number;
+  /** (layer, expert) pairs it holds something of. */
+  readonly experts: number;
+  /** Where it was asked to live; null where the platform chose. */
+  readonly region: DurableObjectLocationHint | null;
+}
+
 export interface FanOut {
   readonly plan: Plan;
   readonly clients: readonly ShardClient[];
+  /** Of each client, in its order. */
+  readonly shares: readonly ShardShare[];
   /** Slots of the orchestrator itself; the last part of the placement when there are any. */
   readonly ownSlots: Plan["slots"][number];
   /** Connects every shard that has slots; rejects with ShardError. */
@@ -42,14 +53,18 @@ export function openFanOut(env: DurableEnv, manifest: PackManifest, packHash: st
   // The orchestrator's own share, if it has one, is the plan's last part.
   const nParts = nShards + (orchestratorHoldsExperts(env) ? 1 : 0);
   const plan = makePlan(manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map((s) => s.bytes) })), nParts, planUnit(env));
+  const shares = Array.from({ length: nShards }, (_, shard) => ({ weightBytes: plan.shardBytes[shard]!, experts: plan.shardExperts[shard]!, region: shardRegion(env, shard) }));
   const clients = plan.slots.slice(0, nShards).map((slots, shard) => new ShardClient({
-    transport: (nameAttempt) => new ObjectTransport(shardNamespace(env, shard), shardName(manifest.id, packHash, plan.epoch, shard, nParts, nameAttempt)),
+    transport: (nameAttempt) => {
+      const { region } = shares[shard]!;
+      return new ObjectTransport(shardNamespace(env, shard), shardName(manifest.id, packHash, plan.epoch, shard, nParts, region, nameAttempt), region);
+    },
     hello: { protocolVersion: PROTOCOL_VERSION, packHash, epoch: plan.epoch, slots, strictIsolates: strictIsolates(env) },
     // Jitter only has to differ between shards; it never touches a result.
     limits, clock: systemClock, random: new SeededRandom(shard + 1), budget: isolate.inFlight, isolate: isolate.name,
   }));
   return {
-    plan, clients, ownSlots: plan.slots[nShards] ?? [],
+    plan, clients, shares, ownSlots: plan.slots[nShards] ?? [],
     // A shard without slots has nothing to say; it is never sent a frame either.
     connect: () => Promise.all(clients.filter((_, shard) => plan.slots[shard]!.length > 0).map((client) => client.connect())),
     experts: (heap, kernels, maxTokens, own) => {

@@ -34,18 +34,21 @@ export async function* generate(target: GenerateTarget | (() => GenerateTarget),
     signal?.throwIfAborted();
     try {
       const stub = typeof target === "function" ? target() : target;
-      for await (const event of eventsOf(stub, attempt === 0 ? request : { ...request, emittedIds }, signal)) {
+      for await (const event of eventsOf(stub, emittedIds.length === 0 ? request : { ...request, emittedIds }, signal)) {
         if (event.type === "error" && event.code === "warming" && attempt > 0) {
           // The object was replaced in the middle of a stream and loads its model again: that is not the reader's business.
           if (startedMs < 0) startedMs = clock.nowMs();
           if (clock.nowMs() - startedMs > limits.warmingMs) return yield event;
-          await sleep(clock, event.retryAfterMs ?? 1000);
+          const leftMs = (request.deadlineAtMs ?? Infinity) - clock.nowMs();
+          if (leftMs <= 0) return yield { type: "error", code: "deadline-exceeded", retryable: true, message: "The request's deadline passed while the model was loading again." };
+          await sleep(clock, Math.min(event.retryAfterMs ?? 1000, leftMs));
           break;
         }
         startedMs = -1;
-        failures = 0;
         if (event.type === "token") {
           if (event.index < emittedIds.length) continue;
+          // Only what is new is progress: a stream may break again and again after what was read before.
+          failures = 0;
           emittedIds.push(event.id);
           yield event;
         } else if (event.type === "prompt") {
@@ -53,6 +56,7 @@ export async function* generate(target: GenerateTarget | (() => GenerateTarget),
           if (fresh.length === 0) continue;
           const start = Math.max(promptSeen, event.start);
           promptSeen = start + fresh.length;
+          failures = 0;
           yield { type: "prompt", start, tokens: fresh };
         } else {
           yield event;

@@ -52,6 +52,24 @@ export interface GenerateRequest {
 /** Experts of one token, [MoE layer, ascending][rank]; with a trace of one layer, that layer alone. */
 export type PerLayer = readonly (readonly number[])[];
 
+/** A frame that took a token to its experts of one layer. All tokens of a step share their frames. */
+export interface TraceFrame {
+  /** Number of the shard among OrchestratorStatus.shards. */
+  readonly shard: number;
+  /** From handing it over to taking its reply, retries and all; whole milliseconds, the platform's clock has no finer (2026-11). */
+  readonly ms: number;
+  /** Both ways. */
+  readonly bytes: number;
+}
+
+/** Who computed a token's experts, in the order of `experts`. Unlike those it says how a reply came about, not what it is: placement and retries change it. */
+export interface ServedToken {
+  /** Number of the shard of each, of an expert spread over shards its first segment's; null in the orchestrator itself. */
+  readonly shards: readonly (readonly (number | null)[])[];
+  /** [MoE layer, ascending][frame] */
+  readonly frames: readonly (readonly TraceFrame[])[];
+}
+
 export interface ScoredToken {
   readonly id: number;
   /** Null for the first token of a prompt, which nothing predicts. */
@@ -65,6 +83,16 @@ export interface MoeUsage {
   readonly frames: number;
   readonly bytes: number;
   readonly retries: number;
+}
+
+/** Where a generation's time went; whole milliseconds, the platform's clock has no finer (2026-11). */
+export interface Timings {
+  /** From its arrival until its KV memory was reserved. */
+  readonly queueMs: number;
+  /** From there to the first token, or to the end where there is none. */
+  readonly promptMs: number;
+  /** From the first token to the end. */
+  readonly completionMs: number;
 }
 
 export type GenerateErrorCode =
@@ -87,8 +115,9 @@ export type GenerateEvent =
   /** f32 [hidden]; only with embedding. */
   | { readonly type: "embedding"; readonly values: readonly number[] }
   /** Token number `index` (0 = first generated). `cachedTokens` comes with the first: prompt tokens that needed no evaluation, absent for none. `experts` and their `weights` are those of its predecessor's evaluation, which chose it. */
-  | { readonly type: "token"; readonly index: number; readonly id: number; readonly logprob?: number; readonly top?: readonly TokenLogprob[]; readonly experts?: PerLayer; readonly weights?: PerLayer; readonly cachedTokens?: number }
-  | { readonly type: "end"; readonly reason: "stop" | "length" | "deadline"; readonly stopId: number | null; readonly promptTokens: number; readonly cachedTokens: number; readonly completionTokens: number; readonly moe: MoeUsage }
+  | { readonly type: "token"; readonly index: number; readonly id: number; readonly logprob?: number; readonly top?: readonly TokenLogprob[]; readonly experts?: PerLayer; readonly weights?: PerLayer; readonly served?: ServedToken; readonly cachedTokens?: number }
+  /** `coldStarts`: objects that came up or read weights while this generation waited; absent for none. */
+  | { readonly type: "end"; readonly reason: "stop" | "length" | "deadline"; readonly stopId: number | null; readonly promptTokens: number; readonly cachedTokens: number; readonly completionTokens: number; readonly moe: MoeUsage; readonly timings: Timings; readonly coldStarts?: number }
   | GenerateFailure;
 
 /** HTTP status of a /generate that failed before its first event. */
@@ -100,6 +129,13 @@ export const FAILURE_STATUS: Readonly<Record<GenerateErrorCode, number>> = {
 export interface ShardStatus {
   readonly name: string;
   readonly state: "idle" | "connecting" | "open" | "closed";
+  /** What the plan gives it to hold, known before it is loaded. */
+  readonly weightBytes: number;
+  /** (layer, expert) pairs it holds something of. */
+  readonly experts: number;
+  /** The location hint it was made with; null where the platform chose. */
+  readonly region: string | null;
+  /** What it last said about its loading; 0 where its weights were there at once. */
   readonly loadedBytes: number;
   readonly totalBytes: number;
   readonly frames: number;
@@ -116,6 +152,8 @@ export interface OrchestratorStatus {
   readonly loaded: number;
   readonly message: string | null;
   readonly pack: { readonly id: string; readonly hash: string; readonly contextLength: number } | null;
+  /** The plan in force; null before there is one. */
+  readonly epoch: number | null;
   readonly isolate: {
     readonly limitBytes: number;
     readonly usedBytes: number;

@@ -24,7 +24,7 @@ export const REFUSAL_CODES = ["protocol-version", "pack-hash", "memory", "isolat
 export type RefusalCode = (typeof REFUSAL_CODES)[number];
 
 export type Welcome =
-  /** `isolate` names the shard's isolate: one that shares the orchestrator's shares its thread too. */
-  | { readonly state: "ready"; readonly connection: number; readonly isolate: string }
+  /** `isolate` names the shard's isolate: one that shares the orchestrator's shares its thread too. `hasRead`: it has read weights since it last said so. */
+  | { readonly state: "ready"; readonly connection: number; readonly isolate: string; readonly hasRead: boolean }
   | { readonly state: "loading"; readonly loadedBytes: number; readonly totalBytes: number; readonly retryAfterMs: number }
   | { readonly state: "refused"; readonly code: RefusalCode; readonly message: string; readonly retryable: boolean };

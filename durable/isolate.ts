@@ -9,7 +9,7 @@ import { loadBlobs } from "../formats/pack-reader.ts";
 import { CapacityError, Heap } from "../model/heap.ts";
 import type { Kernels } from "../model/kernels.ts";
 import { chooseKernels, RESERVED_BYTES, type KernelModules } from "../model/wasm-kernels.ts";
-import { InFlightBudget } from "./client.ts";
+import { InFlightBudget } from "./in-flight-budget.ts";
 import type { Limits } from "./limits.ts";
 
 interface ResidentBlob {

@@ -35,11 +35,13 @@ export interface Limits {
   readonly compiledGrammars: number;
   readonly journalTokens: number;
   readonly journalMs: number;
+  readonly reservationMs: number;
   readonly grammarBytes: number;
   readonly topLogprobs: number;
   readonly resumeAttempts: number;
   readonly logitBytes: number;
   readonly lingerMs: number;
+  readonly traceBytes: number;
 }
 
 export const LIMITS: Limits = Object.freeze({
@@ -101,6 +103,8 @@ export const LIMITS: Limits = Object.freeze({
   journalTokens: 16,
   /** A stream that dropped may be continued for so long. */
   journalMs: 10 * 60_000,
+  /** Tokens set aside for a reply whose Worker died come back after this long: three times the longest deadline of a request (worker/limits.ts), which few replies take. */
+  reservationMs: 30 * 60_000,
   /** Memory of the grammar library, from which no new grammar is compiled: it lies in the isolate's 128 MB beside weights and KV cache. */
   grammarBytes: 24 * MIB,
   /** Alternatives reported per token, as the OpenAI API has it. */
@@ -111,4 +115,6 @@ export const LIMITS: Limits = Object.freeze({
   logitBytes: 8 * MIB,
   /** How long sockets to shards stay open without work: an open one keeps this object in memory, and billed (2026-11). */
   lingerMs: 60_000,
+  /** Sampled routing that is kept: the last 1,000 tokens of a model with 48 layers and 8 experts per token, in JS heap beside the 90 MiB. */
+  traceBytes: 2 * MIB,
 });

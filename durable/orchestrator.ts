@@ -1,11 +1,12 @@
 // The Durable Object that runs the token loop: it holds the trunk and the KV cache, and fans experts out to shards.
-// Owns the model's state (cold, warming, ready, failed), POST /generate, GET /status and GET /metrics. Refuses text, keys and public routes (worker/),
+// Owns the model's state (cold, warming, ready, failed), POST /generate, GET /status, /metrics and /traces. Refuses text, keys and public routes (worker/),
 // and awaited durable writes on the token path (an output gate costs about 10 ms, 2026-11): what replies have said is noted in batches nobody waits for.
 
 import { DurableObject } from "cloudflare:workers";
 import grammarModule from "../build/xgrammar.wasm";
 import { readTokenizerJson } from "../formats/pack-reader.ts";
-import { ModelError } from "../model/config.ts";
+import type { TraceHeader } from "../formats/trace.ts";
+import { ModelError, moeLayersOf } from "../model/config.ts";
 import { createTokenizer } from "../model/tokenizer.ts";
 import { packSource } from "./byte-sources.ts";
 import { within, systemClock } from "./clock.ts";
@@ -17,12 +18,15 @@ import { tenantBytes, type Tenant } from "./isolate.ts";
 import { OrchestratorMetrics } from "./metrics.ts";
 import { METRICS_CONTENT_TYPE } from "./metrics-text.ts";
 import { ReplyJournal } from "./reply-journal.ts";
-import { Scheduler, type EventSink, type Generation } from "./scheduler.ts";
+import type { EventSink, Generation } from "./generation-run.ts";
+import { Scheduler } from "./scheduler.ts";
 import { bringUp, type Progress, type ServedModel } from "./served-model.ts";
+import { TraceSamples, traceShare } from "./trace-samples.ts";
 
 interface Serving {
   readonly model: ServedModel;
   readonly scheduler: Scheduler;
+  readonly samples: TraceSamples;
 }
 
 const encoder = new TextEncoder();
@@ -54,7 +58,8 @@ export class Orchestrator extends DurableObject<DurableEnv> {
       return Response.json(this.#status());
     }
     if (request.method === "GET" && pathname === "/metrics") return new Response(this.#metricsText(), { headers: { "Content-Type": METRICS_CONTENT_TYPE } });
-    return new Response(`An orchestrator answers POST /generate, GET /status and GET /metrics; got ${request.method} ${pathname}.\n`, { status: 404 });
+    if (request.method === "GET" && pathname === "/traces") return this.#traces();
+    return new Response(`An orchestrator answers POST /generate, GET /status, GET /metrics and GET /traces; got ${request.method} ${pathname}.\n`, { status: 404 });
   }
 
   /** The model, brought up at the first call; a failed attempt is reported and the next call tries again. */
@@ -65,14 +70,18 @@ export class Orchestrator extends DurableObject<DurableEnv> {
   }
 
   async #bringUp(): Promise<Serving> {
-    const progress: Progress = { trunkBytes: 0, trunkTotalBytes: 0, expertTotalBytes: 0, clients: [], pack: null };
+    const progress: Progress = { trunkBytes: 0, trunkTotalBytes: 0, epoch: null, clients: [], shares: [], pack: null };
     this.#progress = progress;
     const sinceMs = systemClock.nowMs();
     try {
+      const share = traceShare(this.env); // before anything is held
       const model = await bringUp(this.env, this.#tenant, progress);
-      const scheduler = new Scheduler(this.#metrics.measured(model.engine), systemClock, this.#tenant.isolate.limits, () => this.#linger());
+      const { limits } = this.#tenant.isolate;
+      // Which generations are sampled touches none of them.
+      const samples = new TraceSamples(traceHeader(model), share, { next: () => Math.random() }, limits);
+      const scheduler = new Scheduler(this.#metrics.measured(model.engine), systemClock, limits, () => this.#linger(), samples);
       this.#failure = null;
-      this.#serving = { model, scheduler };
+      this.#serving = { model, scheduler, samples };
       this.#metrics.loaded(sinceMs, true);
       this.#linger();
       return this.#serving;
@@ -105,11 +114,17 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     }
     const parsed = parseGenerateRequest(await request.text());
     if (isFailure(parsed)) return fail(parsed);
+    const before = this.#serving;
+    const loadsBefore = loadsOf(before);
     let serving: Serving;
     try {
-      serving = await within(systemClock, limits.requestWaitMs, this.#model(), "warming");
+      const waitMs = Math.min(limits.requestWaitMs, (parsed.deadlineAtMs ?? Infinity) - sinceMs);
+      serving = await within(systemClock, Math.max(0, waitMs), this.#model(), "warming");
     } catch (cause) {
       if (this.#loading !== null) {
+        if (parsed.deadlineAtMs !== undefined && systemClock.nowMs() >= parsed.deadlineAtMs) {
+          return fail({ type: "error", code: "deadline-exceeded", retryable: true, message: "The request's deadline passed while the model was loading." });
+        }
         const { loaded } = this.#status();
         return fail({ type: "error", code: "warming", retryable: true, retryAfterMs: 1000, loaded, message: "The model is loading." });
       }
@@ -117,13 +132,17 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     }
 
     const { readable, emit, onCancel } = eventStream();
+    const told: EventSink = (event) => {
+      const coldStarts = before === serving ? loadsOf(serving) - loadsBefore : 1 + loadsOf(serving);
+      emit(event.type === "end" && coldStarts > 0 ? { ...event, coldStarts } : event);
+    };
     let generation: Generation;
     try {
       const known = await this.#knownIds(parsed);
       const asked = known.length === 0 ? parsed : { ...parsed, emittedIds: known };
       const constraint = parsed.constraint === undefined ? null : await (await this.#constraintsOf(serving)).stage(parsed.constraint, parsed.stopIds);
       known.forEach((id, index) => emit({ type: "token", index, id }));
-      generation = serving.scheduler.submit(asked, this.#metrics.sink(this.#journaled(asked, emit), sinceMs), constraint);
+      generation = serving.scheduler.submit(asked, this.#metrics.sink(this.#journaled(asked, told), sinceMs), constraint);
     } catch (cause) {
       if (cause instanceof ModelError) return fail({ type: "error", code: "invalid-request", retryable: false, message: cause.message });
       throw cause;
@@ -174,6 +193,12 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     return loaded;
   }
 
+  /** The sampled routing; 204 where no model is up to have any. */
+  #traces(): Response {
+    if (this.#serving === null) return new Response(null, { status: 204 });
+    return new Response(this.#serving.samples.file(), { headers: { "Content-Type": "application/octet-stream" } });
+  }
+
   #metricsText(): string {
     const { model, scheduler } = this.#serving ?? {};
     return this.#metrics.text({
@@ -184,21 +209,21 @@ export class Orchestrator extends DurableObject<DurableEnv> {
 
   #status(): OrchestratorStatus {
     const { isolate } = this.#tenant;
-    const clients = this.#serving?.model.clients ?? this.#progress?.clients ?? [];
-    const shards = clients.map((client) => ({
-      name: client.name, state: client.state, loadedBytes: client.loadedBytes, totalBytes: client.totalBytes,
+    const p = this.#progress;
+    const shards = (p?.clients ?? []).map((client, shard) => ({
+      name: client.name, state: client.state, ...p!.shares[shard]!, loadedBytes: client.loadedBytes, totalBytes: client.totalBytes,
       frames: client.frames, bytes: client.bytes, retries: client.retries, lastFault: client.lastFault,
     }));
-    const p = this.#progress;
-    const expertBytes = shards.reduce((sum, shard, i) => sum + (clients[i]!.state === "open" ? (p?.expertTotalBytes ?? 0) / shards.length : shard.loadedBytes), 0);
-    const totalBytes = (p?.trunkTotalBytes ?? 0) + (p?.expertTotalBytes ?? 0);
+    const loadedBytes = shards.reduce((sum, shard) => sum + (shard.state === "open" ? shard.weightBytes : shard.loadedBytes), p?.trunkBytes ?? 0);
+    const totalBytes = shards.reduce((sum, shard) => sum + shard.weightBytes, p?.trunkTotalBytes ?? 0);
     const { scheduler } = this.#serving ?? {};
     const lost = (scheduler?.activeCount ?? 0) > 0 && shards.some((shard) => shard.state === "connecting");
     return {
       status: this.#serving !== null ? (lost ? "degraded" : "ready") : this.#loading !== null ? "warming" : this.#failure !== null ? "failed" : "cold",
-      loaded: this.#serving !== null ? 1 : totalBytes === 0 ? 0 : Math.min(1, ((p?.trunkBytes ?? 0) + expertBytes) / totalBytes),
+      loaded: this.#serving !== null ? 1 : totalBytes === 0 ? 0 : Math.min(1, loadedBytes / totalBytes),
       message: this.#failure,
       pack: p?.pack ?? null,
+      epoch: p?.epoch ?? null,
       isolate: {
         limitBytes: tenantBytes(isolate.limits), usedBytes: this.#tenant.usedBytes, account: isolate.heap.account(),
         objects: isolate.tenants.map((tenant) => tenant.name), kernels: isolate.kernels.name,
@@ -209,6 +234,13 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     };
   }
 }
+
+const traceHeader = ({ manifest: { id, config }, packHash }: ServedModel): TraceHeader => ({
+  model: id, packHash, nExperts: config.nExperts, topK: config.router.topK, moeLayers: moeLayersOf(config), columns: ["ids", "weights"],
+});
+
+/** How often its shards have read weights. */
+const loadsOf = (serving: Serving | null): number => serving?.model.clients.reduce((sum, { loads }) => sum + loads, 0) ?? 0;
 
 const fail = (failure: GenerateFailure): Response => Response.json(failure, { status: FAILURE_STATUS[failure.code] });
 

@@ -10,7 +10,7 @@ import { ExpertRunner, LocalExperts } from "../model/local-experts.ts";
 import { packSource } from "./byte-sources.ts";
 import type { ShardClient } from "./client.ts";
 import type { DurableEnv } from "./env.ts";
-import { openFanOut } from "./fan-out.ts";
+import { openFanOut, type ShardShare } from "./fan-out.ts";
 import type { Tenant } from "./isolate.ts";
 import { blobsOfSlots, maxSegmentsOf, maxSlotWidth, orchestratorMemory, plannedBytes, trunkBlobs, kvBytes } from "./memory-plan.ts";
 import { currentPack } from "./opened-packs.ts";
@@ -25,12 +25,14 @@ export interface ServedModel {
   readonly clients: readonly ShardClient[];
 }
 
-/** Progress while a model comes up; `clients` fills as soon as the plan is known. */
+/** Progress while a model comes up; `clients` and `shares` fill as soon as the plan is known. */
 export interface Progress {
   trunkBytes: number;
   trunkTotalBytes: number;
-  expertTotalBytes: number;
+  /** The plan's; null before there is one. */
+  epoch: number | null;
   clients: readonly ShardClient[];
+  shares: readonly ShardShare[];
   pack: { readonly id: string; readonly hash: string; readonly contextLength: number } | null;
 }
 
@@ -43,8 +45,9 @@ export async function bringUp(env: DurableEnv, tenant: Tenant, progress: Progres
   const { config } = manifest;
   progress.pack = { id: manifest.id, hash: packHash, contextLength: manifest.contextLength };
   const fanOut = openFanOut(env, manifest, packHash, limits, isolate);
-  progress.expertTotalBytes = fanOut.plan.shardBytes.reduce((sum, bytes) => sum + bytes, 0);
+  progress.epoch = fanOut.plan.epoch;
   progress.clients = fanOut.clients;
+  progress.shares = fanOut.shares;
   try {
     const connected = fanOut.connect();
     // The trunk may fail first; the shards' failure must not go unhandled then.

@@ -1,29 +1,35 @@
 // The platform's way to a shard object, as the client's ShardTransport: RPC for the handshake, one WebSocket for frames.
-// Owns names of objects and the quirks of client sockets. Refuses retries (client.ts).
+// Owns names of objects and the quirks of client sockets. Refuses retries (shard-line.ts, client.ts).
 
-import type { FrameSocket, ShardTransport, SocketHandlers } from "./client.ts";
 import type { DurableEnv } from "./env.ts";
 import type { Hello, Welcome } from "./handshake.ts";
+import type { FrameSocket, ShardTransport, SocketHandlers } from "./shard-line.ts";
 
 /**
- * Name of a shard object: objects never move and never change their revision, so the name carries both. `nameAttempt` above 0 is
- * another object for the same work, tried when the first landed in a shared isolate.
+ * Name of a shard object: objects never move and never change their revision, so the name carries both, and the region where one is asked
+ * for: another region is another object. `nameAttempt` above 0 is another object for the same work, tried when the first landed in a shared isolate.
  */
-export const shardName = (packId: string, packHash: string, epoch: number, shard: number, nShards: number, nameAttempt: number): string =>
-  `${packId}/${packHash.slice(0, 12)}/epoch-${epoch}/${shard}-of-${nShards}${nameAttempt === 0 ? "" : `~${nameAttempt}`}`;
+export const shardName = (packId: string, packHash: string, epoch: number, shard: number, nShards: number, region: DurableObjectLocationHint | null, nameAttempt: number): string =>
+  `${packId}/${packHash.slice(0, 12)}/epoch-${epoch}/${shard}-of-${nShards}${region === null ? "" : `@${region}`}${nameAttempt === 0 ? "" : `~${nameAttempt}`}`;
 
 export class ObjectTransport implements ShardTransport {
   readonly name: string;
   readonly #shards: DurableEnv["SHARDS"];
+  readonly #where: DurableObjectNamespaceGetDurableObjectOptions;
 
-  constructor(shards: DurableEnv["SHARDS"], name: string) {
+  constructor(shards: DurableEnv["SHARDS"], name: string, region: DurableObjectLocationHint | null) {
     this.#shards = shards;
     this.name = name;
+    this.#where = region === null ? {} : { locationHint: region };
   }
 
-  /** A fresh stub each time: one that has seen its object fail stays broken. */
+  /** A fresh stub each time: one that has seen its object fail stays broken. The hint counts where the object is made, by whichever call comes first. */
+  get #shard(): ReturnType<DurableEnv["SHARDS"]["getByName"]> {
+    return this.#shards.getByName(this.name, this.#where);
+  }
+
   async prepare(hello: Hello): Promise<Welcome> {
-    const answer = await this.#shards.getByName(this.name).prepare(hello);
+    const answer = await this.#shard.prepare(hello);
     const welcome = { ...answer };
     // The runtime keeps a call open, and complains, until its result is disposed of (2026-11).
     (answer as Partial<Disposable>)[Symbol.dispose]?.();
@@ -31,7 +37,7 @@ export class ObjectTransport implements ShardTransport {
   }
 
   async open(connection: number, handlers: SocketHandlers): Promise<FrameSocket> {
-    const response = await this.#shards.getByName(this.name).fetch(`http://shard/connect?connection=${connection}`, { headers: { Upgrade: "websocket" } });
+    const response = await this.#shard.fetch(`http://shard/connect?connection=${connection}`, { headers: { Upgrade: "websocket" } });
     const socket = response.webSocket;
     if (socket === null) throw new Error(`the upgrade was answered with status ${response.status}`);
     // Sockets a client opened deliver Blob unless told otherwise (2026-11).

@@ -63,6 +63,8 @@ export class ExpertShard extends DurableObject<DurableEnv> {
   #servedKey = "";
   #loading: Loading | null = null;
   #failure: LoadFailure | null = null;
+  /** Weights were read since an orchestrator was told. */
+  #hasRead = false;
   /** Connection of each socket, read from its attachment once: reading it costs as much as a small frame. */
   readonly #connections = new WeakMap<WebSocket, number>();
 
@@ -92,7 +94,11 @@ export class ExpertShard extends DurableObject<DurableEnv> {
     }
     const loading = this.#loading as Loading | null;
     if (loading !== null && loading.key === key) await Promise.race([loading.done, sleep(systemClock, this.#tenant.isolate.limits.loadPollMs)]);
-    if (this.#servedKey === key) return { state: "ready", connection: newConnection(), isolate: this.#tenant.isolate.name };
+    if (this.#servedKey === key) {
+      const hasRead = this.#hasRead;
+      this.#hasRead = false;
+      return { state: "ready", connection: newConnection(), isolate: this.#tenant.isolate.name, hasRead };
+    }
     const failure = this.#failure as LoadFailure | null;
     if (failure?.key === key) {
       this.#failure = null;
@@ -237,6 +243,7 @@ export class ExpertShard extends DurableObject<DurableEnv> {
       const served = new ServedExperts(tenant, pack.manifest, hello.slots);
       served.warm();
       this.#serve(hello, served);
+      this.#hasRead = true;
     } catch (error) {
       tenant.freeOwn();
       throw error;

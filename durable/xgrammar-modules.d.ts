@@ -12,17 +12,16 @@ declare module "*/xgrammar.mjs" {
     /** In EBNF. */
     toString(): string;
   }
+  /** `indent` -1: one line. `strict`: objects have no properties but those named. */
   export const Grammar: { fromJSONSchema(schema: string, anyWhitespace: boolean, indent: number, separators: readonly [string, string], strict: boolean): Promise<Grammar> };
   export interface GrammarCompiler extends Disposable {
-    /** `indent` -1: one line. `strict`: objects have no properties but those named. */
-    compileJSONSchema(schema: string, anyWhitespace: boolean, indent: number, separators: readonly [string, string], strict: boolean): Promise<Compiled>;
     compileGrammar(grammar: string, rootRule?: string): Promise<Compiled>;
     compileStructuralTag(tag: string): Promise<Compiled>;
   }
   export const GrammarCompiler: { createGrammarCompiler(info: TokenizerInfo, cacheEnabled: boolean): Promise<GrammarCompiler> };
   export interface GrammarMatcher extends Disposable {
-    /** One bit per token, the lowest id in the lowest bit of the first word. */
-    getNextTokenBitmask(): Int32Array;
+    /** Writes one bit per token, the lowest id in the lowest bit of the first word. `into` has a word for each 32 tokens begun. */
+    getNextTokenBitmask(into: Int32Array): void;
     /** False, and nothing changed, where the grammar does not allow the token. */
     acceptToken(id: number): boolean;
   }

@@ -23,6 +23,8 @@ export interface Plan {
   readonly slots: readonly (readonly PlannedRange[])[];
   /** Weight bytes of each shard. */
   readonly shardBytes: readonly number[];
+  /** (layer, expert) pairs of which each shard holds something, all segments or some. */
+  readonly shardExperts: readonly number[];
   /** Shard of a slot; throws when the slot is not planned. */
   shardOf(layer: number, expert: number, segment: number): number;
 }
@@ -67,6 +69,7 @@ export function makePlan(experts: readonly PlannedExpert[], nShards: number, ass
   const table = new Int32Array(nLayers * nExperts * nSegments).fill(-1);
   const slots: PlannedRange[][] = Array.from({ length: nShards }, () => []);
   const shardBytes = new Array<number>(nShards).fill(0);
+  const shardExperts = new Array<number>(nShards).fill(0);
   experts.forEach((expert, i) => {
     const shards = assigned[i]!;
     let first = 0;
@@ -77,9 +80,10 @@ export function makePlan(experts: readonly PlannedExpert[], nShards: number, ass
       slots[shard]!.push({ layer: expert.layer, expert: expert.expert, segments: [first, segment + 1] });
       first = segment + 1;
     });
+    for (const shard of new Set(shards)) shardExperts[shard]! += 1;
   });
   return {
-    epoch, nShards, slots, shardBytes,
+    epoch, nShards, slots, shardBytes, shardExperts,
     shardOf(layer, expert, segment) {
       const shard = expert < nExperts && segment < nSegments ? table[(layer * nExperts + expert) * nSegments + segment] : undefined;
       if (shard === undefined || shard < 0) throw new RangeError(`The plan has no slot for layer ${layer}, expert ${expert}, segment ${segment}.`);

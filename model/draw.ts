@@ -21,15 +21,33 @@ export function probabilitiesOf(logits: Float32Array, temperature: number): Floa
   const p = new Float32Array(logits.length);
   let max = -Infinity;
   for (let id = 0; id < p.length; id++) {
-    p[id] = logits[id]! * factor;
-    max = Math.max(max, p[id]!);
+    const scaled = fround(logits[id]! * factor);
+    p[id] = scaled;
+    if (scaled > max) max = scaled; // what is no number makes the sum none
   }
-  const lanes = new Float32Array(4);
-  for (let id = 0; id < p.length; id++) {
-    p[id] = exp(fround(p[id]! - max));
-    lanes[id & 3]! += p[id]!;
+  // The lanes of the kernel, in variables: a typed array of four is written and read again for every token.
+  let [lane0, lane1, lane2, lane3] = [fround(0), fround(0), fround(0), fround(0)];
+  const whole = p.length & ~3;
+  for (let id = 0; id < whole; id += 4) {
+    const [a, b] = [exp(fround(p[id]! - max)), exp(fround(p[id + 1]! - max))];
+    const [c, d] = [exp(fround(p[id + 2]! - max)), exp(fround(p[id + 3]! - max))];
+    p[id] = a;
+    p[id + 1] = b;
+    p[id + 2] = c;
+    p[id + 3] = d;
+    lane0 = fround(lane0 + a);
+    lane1 = fround(lane1 + b);
+    lane2 = fround(lane2 + c);
+    lane3 = fround(lane3 + d);
   }
-  const sum = fround(fround(lanes[0]! + lanes[1]!) + fround(lanes[2]! + lanes[3]!));
+  for (let id = whole; id < p.length; id++) {
+    const last = exp(fround(p[id]! - max));
+    p[id] = last;
+    if (id === whole) lane0 = fround(lane0 + last);
+    else if (id === whole + 1) lane1 = fround(lane1 + last);
+    else lane2 = fround(lane2 + last);
+  }
+  const sum = fround(fround(lane0 + lane1) + fround(lane2 + lane3));
   for (let id = 0; id < p.length; id++) p[id]! /= sum;
   return p;
 }
@@ -60,6 +78,15 @@ export function drawFrom(p: Float32Array, topP: number, minP: number, u: number)
   }
   let left = u * total;
   let last = -1;
+  if (topP >= 1 && minP === 0) {
+    for (let id = 0; id < p.length && left >= 0; id++) {
+      const value = p[id]!;
+      if (value === 0) continue;
+      left -= value;
+      last = id;
+    }
+    return last;
+  }
   for (let id = 0; id < p.length && left >= 0; id++) {
     if (p[id]! === 0 || !isKept(p[id]!, id, cut)) continue;
     left -= p[id]!;

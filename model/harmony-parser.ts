@@ -10,13 +10,16 @@ const START = "<|start|>";
 const CHANNEL = "<|channel|>";
 const MESSAGE = "<|message|>";
 const CONSTRAIN = "<|constrain|>";
-const MESSAGE_ENDS: ReadonlySet<string> = new Set(["<|end|>", "<|call|>", "<|return|>"]);
+const END = "<|end|>";
+/** The control tokens that stand in a reply, apart from those that end it. */
+export const HARMONY_CONTROLS = [START, CHANNEL, MESSAGE, CONSTRAIN, END] as const;
+const MESSAGE_ENDS: ReadonlySet<string> = new Set([END, "<|call|>", "<|return|>"]);
 /** A header is a few words. Longer text without any marker is a model that does not keep to the format: it is shown. */
 const HEADER_CHARS_MOST = 256;
 
 /** True where the template writes channels and the vocabulary has the control tokens for them. */
 export const hasHarmony = (tokenizer: Tokenizer, template: string): boolean =>
-  template.includes(CHANNEL) && [START, CHANNEL, MESSAGE, "<|end|>"].every((token) => isControl(tokenizer, token));
+  template.includes(CHANNEL) && [START, CHANNEL, MESSAGE, END].every((token) => isControl(tokenizer, token));
 
 const isControl = (tokenizer: Tokenizer, token: string): boolean => {
   const id = tokenizer.idOf(token);
@@ -31,6 +34,8 @@ export function createHarmonyParser(tokenizer: Tokenizer): ReplyParser {
   let stream: TextStream = tokenizer.stream();
   /** The header so far, with its markers; null inside a body. */
   let header: string | null = "";
+  /** It began with its marker, so what it says is a role, cut off or not. */
+  let isMarked = false;
   let target: Target = { kind: "content" };
   let nCalls = 0;
 
@@ -75,6 +80,7 @@ export function createHarmonyParser(tokenizer: Tokenizer): ReplyParser {
       if (token === START) {
         // A body that is cut off by the next message ends there.
         header = "";
+        isMarked = true;
       } else if (token === CHANNEL || token === CONSTRAIN) {
         if (header !== null) header += token;
         else if (token === CHANNEL) header = token; // a message that forgot its end and start
@@ -83,13 +89,14 @@ export function createHarmonyParser(tokenizer: Tokenizer): ReplyParser {
       } else if (MESSAGE_ENDS.has(token)) {
         if (header !== null && isPlain(header)) parts.push(...plainText());
         header = "";
+        isMarked = false;
       }
       return parts;
     },
     flush() {
       const parts = close();
       // A reply that ends in the middle of a header has said nothing in it, unless it never wrote a marker at all.
-      if (header !== null && isPlain(header)) parts.push(...plainText());
+      if (header !== null && !isMarked && isPlain(header)) parts.push(...plainText());
       return parts;
     },
   };

@@ -18,8 +18,10 @@ export interface LogitAdjustments {
 
 /** Something between a generation's logits and its sampling. It sees every token of the reply, in order. */
 export interface LogitStage {
-  /** A row [vocab] to sample from instead; the given one is left as it is. -Infinity forbids a token; at least one is left. */
+  /** A row [vocab] to sample from instead, good until a stage is asked again; the given one is left as it is. -Infinity forbids a token; at least one is left. */
   apply(row: Float32Array): Float32Array;
+  /** The tokens that `apply` leaves, ascending, where they are few; null or absent where they are many, or nobody counts. Good until the next `push`. */
+  readonly candidates?: Uint32Array | null;
   push(id: number): void;
   /** Nothing may follow: the reply is complete. */
   readonly isComplete: boolean;
@@ -64,6 +66,7 @@ export function stagesInOrder(stages: readonly LogitStage[]): LogitStage | null 
   if (stages.length === 0) return null;
   return {
     apply: (row) => stages.reduce((last, stage) => stage.apply(last), row),
+    get candidates() { return stages.at(-1)!.candidates ?? null; },
     push: (id) => { for (const stage of stages) stage.push(id); },
     get isComplete() { return stages.some((stage) => stage.isComplete); },
     dispose: () => { for (const stage of stages) stage.dispose(); },

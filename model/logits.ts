@@ -8,15 +8,17 @@ import { inverseTemperature } from "./draw.ts";
 import { LOGIT_ROWS, MAX_TOP_LOGITS, hiddenStride, logitStride, type EngineRegions } from "./engine-regions.ts";
 import type { Heap } from "./heap.ts";
 import type { ActivationFormat, Kernels } from "./kernels.ts";
+import type { LogitStage } from "./logit-adjustments.ts";
 import type { LogitsForm, TopLogits } from "./sampling.ts";
 import type { TrunkWeights } from "./trunk.ts";
 
 /**
  * Logits of an entry's tokens: none, of the last or of all; whole rows, or only the `top` largest of each, 1 to MAX_TOP_LOGITS, or whole
- * rows of probabilities at a `temperature` above 0. Or, in place of logits, the states they are made of: rows after the final norm.
+ * rows of probabilities at a `temperature` above 0, of what a `stage` leaves of the last token's logits; or what it leaves `among` its candidates. Or, in place of logits, the states they are made of: rows after the final norm.
  */
 export type LogitsRequest = "none" | "last" | "all"
-  | { readonly top: number; readonly of: "last" | "all" } | { readonly temperature: number; readonly of: "last" | "all" } | { readonly states: true; readonly of: "last" | "all" };
+  | { readonly top: number; readonly of: "last" | "all" } | { readonly temperature: number; readonly stage?: LogitStage; readonly of: "last" | "all" }
+  | { readonly among: LogitStage; readonly of: "last" | "all" } | { readonly states: true; readonly of: "last" | "all" };
 
 /** The request for a form of the logits of the last token, or of all. */
 export const logitsRequest = (form: LogitsForm, of: "last" | "all"): LogitsRequest => (form === "row" ? of : { ...form, of });
@@ -38,6 +40,9 @@ interface Asked {
   readonly row: number;
   /** Of the probabilities; 0 = logits. */
   readonly temperature: number;
+  readonly stage: LogitStage | null;
+  /** Only the candidates of the stage. */
+  readonly isAmong: boolean;
 }
 
 /** What the head reads of the trunk. */
@@ -72,10 +77,13 @@ export class Head {
     const results = entries.map(({ ids, logits: asked }, entry): EntryLogits => {
       const of = typeof asked === "object" ? asked.of : asked;
       const nRows = of === "all" ? ids.length : of === "last" ? Math.min(1, ids.length) : 0;
-      const list = typeof asked !== "object" || "temperature" in asked ? whole : "top" in asked ? ranked : states;
+      const isAmong = typeof asked === "object" && "among" in asked;
+      const list = typeof asked !== "object" || isAmong || "temperature" in asked ? whole : "top" in asked ? ranked : states;
       const temperature = typeof asked === "object" && "temperature" in asked ? asked.temperature : 0;
-      for (let row = 0; row < nRows; row++) list.push({ token: first + ids.length - nRows + row, entry, row, temperature });
+      const stage = typeof asked !== "object" ? null : "among" in asked ? asked.among : "stage" in asked ? asked.stage ?? null : null;
+      for (let row = 0; row < nRows; row++) list.push({ token: first + ids.length - nRows + row, entry, row, temperature, stage, isAmong });
       first += ids.length;
+      if (typeof asked === "object" && "among" in asked) return { logits: new Float32Array(asked.among.candidates!.length), top: null };
       if (typeof asked !== "object" || "temperature" in asked) return { logits: new Float32Array(nRows * vocabSize), top: null };
       if ("states" in asked) return { logits: new Float32Array(nRows * hiddenSize), top: null };
       const k = Math.min(asked.top, vocabSize);
@@ -112,8 +120,17 @@ export class Head {
     const { vocabSize } = this.#config;
     const [at, stride] = [this.#at, logitStride(this.#config)];
     this.#compute(rows);
-    rows.forEach(({ entry, row, temperature }, i) => {
+    rows.forEach(({ entry, row, temperature, stage, isAmong }, i) => {
       const logits = at.logits + i * stride;
+      if (stage !== null) {
+        const own = this.#heap.f32.subarray(logits / 4, logits / 4 + vocabSize);
+        const left = stage.apply(own);
+        if (isAmong) {
+          stage.candidates!.forEach((id, n) => { results[entry]!.logits[n] = left[id]!; });
+          return;
+        }
+        own.set(left);
+      }
       if (temperature > 0) {
         this.#kernels.scaleRows(logits, stride, inverseTemperature(temperature), 1, vocabSize);
         this.#kernels.softmaxRows(logits, stride, 1, vocabSize);

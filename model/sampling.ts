@@ -51,22 +51,38 @@ export interface TopLogits {
   readonly notFinite: Int32Array; // [nRows]
 }
 
-/** What of a row of logits decides a token: the row itself, its `top` largest, or the probabilities at a `temperature`. */
-export type LogitsForm = "row" | { readonly top: number } | { readonly temperature: number };
+/**
+ * What of a row of logits decides a token: the row itself, its `top` largest, the few that the candidates of a stage get from it, or the probabilities at a
+ * `temperature` of what a stage leaves of it.
+ */
+export type LogitsForm = "row" | { readonly top: number } | { readonly among: LogitStage } | { readonly temperature: number; readonly stage?: LogitStage };
 
-/** The cheapest form that decides the token; `nTop` null where no log-probabilities are asked for, `stage` null where nothing is done to the logits. */
+/**
+ * The cheapest form that decides the next token; `nTop` null where no log-probabilities are asked for, `stage` null where nothing is done to the logits.
+ * A stage is asked for the next token only: where several are to be decided at once (guesses), it wants the rows.
+ */
 export function decidingForm(params: SamplingParams, nTop: number | null, vocabSize: number, stage: LogitStage | null): LogitsForm {
-  if (nTop !== null || stage !== null || (params.temperature > 0 && params.typicalP < 1)) return "row";
+  if (nTop !== null || (params.temperature > 0 && params.typicalP < 1)) return "row";
+  if (stage !== null) {
+    const candidates = stage.candidates ?? null;
+    if (candidates !== null) return candidates.length > 0 ? { among: stage } : "row";
+    // A kernel is faster than JavaScript at exponentials.
+    return params.temperature > 0 && (params.topK === 0 || params.topK >= vocabSize) ? { temperature: params.temperature, stage } : "row";
+  }
   if (params.temperature === 0) return { top: 1 };
   if (params.topK === 0 || params.topK >= vocabSize) return { temperature: params.temperature };
   return params.topK <= MAX_TOP_LOGITS ? { top: params.topK } : "row";
 }
 
-/** The token that `sample` would choose, from its deciding form: a whole row of logits or probabilities, or row `topRow` of `top`. */
+/** The token that `sample` would choose, from its deciding form: a whole row of logits or probabilities, the candidates' logits, or row `topRow` of `top`. */
 export function sampleForm(
   form: LogitsForm, row: Float32Array, top: TopLogits | null, topRow: number, params: SamplingParams, choice: number, position: number, nTop: number | null, stage: LogitStage | null,
 ): SampleResult {
   if (form === "row") return sample(row, params, choice, position, nTop, stage);
+  if ("among" in form) {
+    requireFinite(row);
+    return { id: form.among.candidates![pick(row, params, choice, position)]! };
+  }
   return "top" in form ? sampleTop(top!, topRow, params, choice, position) : sampleProbabilities(row, params, choice, position);
 }
 
@@ -120,10 +136,16 @@ function mostLikely(logits: Float32Array, n: number): number[] {
  */
 export function sample(logits: Float32Array, params: SamplingParams, choice: number, position: number, nTop: number | null, stage: LogitStage | null): SampleResult {
   requireFinite(logits);
+  const candidates = stage?.candidates ?? null;
   const from = stage === null ? logits : stage.apply(logits);
-  const id = params.temperature === 0 ? argmax(from) : draw(from, params, choice, position);
+  const among = candidates === null ? from : Float32Array.from(candidates, (candidate) => from[candidate]!);
+  const at = pick(among, params, choice, position);
+  const id = candidates === null ? at : candidates[at]!;
   return nTop === null ? { id } : { id, ...finiteLogprobs(logits, id, nTop) };
 }
+
+const pick = (logits: Float32Array, params: SamplingParams, choice: number, position: number): number =>
+  (params.temperature === 0 ? argmax(logits) : draw(logits, params, choice, position));
 
 /** From the largest logits alone. */
 function sampleTop(top: TopLogits, row: number, params: SamplingParams, choice: number, position: number): SampleResult {

@@ -5,7 +5,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { ROOT } from "../cli/setup.mjs";
-import { ENDPOINTS, ERROR_MEANINGS, openApiDocument, type SchemaName } from "../worker/openapi.ts";
+import { ENDPOINTS, ERROR_MEANINGS, errorsOf, openApiDocument, type SchemaName } from "../worker/openapi.ts";
 import { CONFORMANCE, refusalsIn } from "./support/conformance.ts";
 
 interface Schema {
@@ -90,9 +90,9 @@ const requests = [...new Set(ENDPOINTS.flatMap(({ request }) => (request === und
 
 const endpointTable = (): string => table([
   ["endpoint", "", "request", "reply", "event of a stream", "errors", "scope"],
-  ...ENDPOINTS.map(({ method, path, summary, request, reply, event, errors, isPublic, needsAdmin }) => [
+  ...ENDPOINTS.map((endpoint) => ({ ...endpoint, statuses: errorsOf(endpoint) })).map(({ method, path, summary, request, reply, event, isPublic, needsAdmin, statuses }) => [
     code(`${method.toUpperCase()} ${path}`), summary, request === undefined ? "" : anchor(request), typeof reply === "string" ? anchor(reply) : reply.mediaType, event === undefined ? "" : anchor(event),
-    [...(isPublic ? [] : [401]), ...errors].sort().join(", "), isPublic ? "no key" : needsAdmin ? "admin" : "infer",
+    statuses.join(", "), isPublic ? "no key" : needsAdmin ? "admin" : "infer",
   ]),
 ]);
 const requestTables = (): string => [...requests, "MoeExtensions"].map((name) => `### ${heading(name)[0]!.toUpperCase()}${heading(name).slice(1)}\n${fieldTable(name)}`).join("\n");
@@ -107,7 +107,7 @@ const replyTables = (): string => {
 };
 const errorTable = (): string => table([["status", "meaning"], ...Object.entries(ERROR_MEANINGS).map(([status, meaning]) => [status, meaning])]);
 
-const API_TESTS = "test/workerd/api.test.ts";
+const API_TESTS = "test/workerd/api-refusals.test.ts";
 function conformanceTable(): string {
   const refused = refusalsIn(readFileSync(join(ROOT, API_TESTS), "utf8"));
   return [...requests, "MoeExtensions" as const].map((name) => {

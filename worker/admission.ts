@@ -8,6 +8,7 @@ import type { Caller } from "./auth.ts";
 import { badConfiguration, RequestError } from "./errors.ts";
 import { EDGE_LIMITS } from "./limits.ts";
 import type { Reply } from "./reply-form.ts";
+import type { ReplyStart } from "./reply-start.ts";
 import { meterOf } from "./admission-meter.ts";
 
 export interface AdmissionSettings {
@@ -43,14 +44,17 @@ export function planned(reply: Reply, caller: Caller, deadlineMs: number | null)
   };
 }
 
-/** Answers with `run`, which calls `onLeave` when the reader has gone, within the tokens of the caller's day; throws a RequestError 429 where they do not last. */
-export async function withinBudget(reply: Reply, caller: Caller, settings: AdmissionSettings, run: (reply: Reply, onLeave: () => void) => Promise<Response>): Promise<Response> {
+/**
+ * Answers with `run`, which calls `onLeave` when the reader has gone, within the tokens of the caller's day; throws a RequestError 429 where they do not last.
+ * What earlier requests of the same reply have used is not counted again.
+ */
+export async function withinBudget(reply: Reply, { resumable }: ReplyStart, caller: Caller, settings: AdmissionSettings, run: (reply: Reply, onLeave: () => void) => Promise<Response>): Promise<Response> {
   const { tokensPerDay, maxTokens } = caller.limits;
   // Replies are shortened and not refused, so a reader is told where they end.
   const shortened = maxTokens === null ? {} : { "X-Max-Tokens": String(maxTokens) };
   if (tokensPerDay === null) return withHeaders(await run(reply, () => {}), shortened);
   const meter = meterOf(reply);
-  const left = await setAside(meter.mostTokens, meter.ended, { caller, tokensPerDay }, settings);
+  const left = await setAside({ mostTokens: meter.mostTokens, ended: meter.ended, replyName: resumable?.name }, { caller, tokensPerDay }, settings);
   try {
     return withHeaders(await run(meter.reply, meter.end), { ...shortened, ...left });
   } catch (cause) {
@@ -60,30 +64,38 @@ export async function withinBudget(reply: Reply, caller: Caller, settings: Admis
 }
 
 /** The same for work that is no reply: it says itself, as it goes on, how many tokens it has used. */
-export async function withinTokens<T>(mostTokens: number, caller: Caller, settings: AdmissionSettings, run: (use: (nTokens: number) => void) => Promise<T>): Promise<T> {
+export async function withinTokens(mostTokens: number, caller: Caller, settings: AdmissionSettings, run: (use: (nTokens: number) => void) => Promise<Response>): Promise<Response> {
   const { tokensPerDay } = caller.limits;
   if (tokensPerDay === null) return run(() => {});
   let usedTokens = 0;
   let end!: () => void;
   const ended = new Promise<number>((resolve) => { end = () => resolve(usedTokens); });
-  await setAside(mostTokens, ended, { caller, tokensPerDay }, settings);
+  const left = await setAside({ mostTokens, ended }, { caller, tokensPerDay }, settings);
   try {
-    return await run((nTokens) => { usedTokens += nTokens; });
+    return withHeaders(await run((nTokens) => { usedTokens += nTokens; }), left);
   } finally {
     end();
   }
 }
 
+interface Work {
+  readonly mostTokens: number;
+  /** Tokens used, once it has ended. */
+  readonly ended: Promise<number>;
+  /** Under which other requests may continue it. */
+  readonly replyName?: string | undefined;
+}
+
 /** Sets tokens of the day aside until it is known how many were used; gives the headers that say what is left. */
-async function setAside(mostTokens: number, ended: Promise<number>, { caller, tokensPerDay }: { readonly caller: Caller; readonly tokensPerDay: number }, { BUDGETS: budgets }: AdmissionSettings): Promise<Readonly<Record<string, string>>> {
+async function setAside({ mostTokens, ended, replyName }: Work, { caller, tokensPerDay }: { readonly caller: Caller; readonly tokensPerDay: number }, { BUDGETS: budgets }: AdmissionSettings): Promise<Readonly<Record<string, string>>> {
   const name = crypto.randomUUID();
   const budget = <T>(call: (stub: DurableObjectStub<TokenBudget>) => Promise<T>): Promise<T> => repeated(() => call(budgets.getByName(caller.account)));
-  const { granted, remainingTokens, resetsAtMs } = await budget(async (stub) => stub.reserve(name, mostTokens, tokensPerDay));
+  const { granted, newTokens, remainingTokens, resetsAtMs } = await budget(async (stub) => stub.reserve(name, mostTokens, tokensPerDay, replyName));
   const resetSeconds = Math.max(1, Math.ceil((resetsAtMs - Date.now()) / 1000));
   if (!granted) {
     throw new RequestError({
       status: 429, type: "insufficient_quota", code: "insufficient_quota", retryAfterSeconds: resetSeconds,
-      message: `This key may use ${tokensPerDay} tokens a day, of which ${remainingTokens} are left; this request may need ${mostTokens}, its prompt and the longest reply it allows. The next day begins ${new Date(resetsAtMs).toISOString()}.`,
+      message: `This key may use ${tokensPerDay} tokens a day, of which ${remainingTokens} are left; this request may need ${newTokens}${newTokens < mostTokens ? " more than its reply has used" : ""}, its prompt and the longest reply it allows. The next day begins ${new Date(resetsAtMs).toISOString()}.`,
     });
   }
   // From now on, so that a reader who leaves does not end the count with its request.

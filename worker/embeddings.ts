@@ -8,12 +8,40 @@ import type { Caller } from "./auth.ts";
 import { invalid, RequestError } from "./errors.ts";
 import { failureError } from "./generation.ts";
 import { EDGE_LIMITS } from "./limits.ts";
+import type { WatchedRequest } from "./log-middleware.ts";
 import { mergeIndexed } from "./merge.ts";
 import type { EdgePack } from "./pack.ts";
 import { completionPrompts, requireModel, tokensToGenerate, type Prompt } from "./prompt.ts";
 import type { EmbeddingsRequest } from "./schemas.ts";
 
-export async function embeddingsReply(target: () => GenerateTarget, pack: EdgePack, request: EmbeddingsRequest, { caller, settings, signal }: { readonly caller: Caller; readonly settings: AdmissionSettings; readonly signal: AbortSignal }): Promise<object> {
+interface Asked {
+  readonly caller: Caller;
+  readonly settings: AdmissionSettings;
+  readonly signal: AbortSignal;
+  readonly record: WatchedRequest;
+}
+
+export async function embeddingsReply(target: () => GenerateTarget, pack: EdgePack, request: EmbeddingsRequest, { caller, settings, signal, record }: Asked): Promise<Response> {
+  const prompts = await record.timed("tokenise", () => promptsOf(pack, request));
+  const vectors: (readonly number[])[] = [];
+  const starts = prompts.map((of) => () => embed(() => record.queued(target()), of, caller, signal));
+  const nTokens = prompts.reduce((sum, { ids }) => sum + ids.length, 0);
+  let nEvaluated = 0;
+  return withinTokens(nTokens, caller, settings, async (use) => {
+    for await (const { index, value } of mergeIndexed(starts, EDGE_LIMITS.generationsAtOnce)) {
+      vectors[index] = value;
+      use(prompts[index]!.ids.length);
+      record.embedded(prompts[index]!.ids.length, ++nEvaluated === prompts.length);
+    }
+    return Response.json({
+      object: "list", model: pack.id,
+      data: vectors.map((vector, index) => ({ object: "embedding", index, embedding: request.encoding_format === "base64" ? base64(vector) : vector })),
+      usage: { prompt_tokens: nTokens, total_tokens: nTokens },
+    });
+  });
+}
+
+function promptsOf(pack: EdgePack, request: EmbeddingsRequest): Prompt[] {
   requireModel(pack, request.model);
   const { hiddenSize } = pack.config;
   if (request.dimensions != null && request.dimensions !== hiddenSize) {
@@ -21,20 +49,7 @@ export async function embeddingsReply(target: () => GenerateTarget, pack: EdgePa
   }
   const prompts = completionPrompts(pack, request.input, "input");
   for (const { ids } of prompts) tokensToGenerate(pack, ids.length, 0, "input");
-  const vectors: (readonly number[])[] = [];
-  const starts = prompts.map((of) => () => embed(target, of, caller, signal));
-  const nTokens = prompts.reduce((sum, { ids }) => sum + ids.length, 0);
-  await withinTokens(nTokens, caller, settings, async (use) => {
-    for await (const { index, value } of mergeIndexed(starts, EDGE_LIMITS.generationsAtOnce)) {
-      vectors[index] = value;
-      use(prompts[index]!.ids.length);
-    }
-  });
-  return {
-    object: "list", model: pack.id,
-    data: vectors.map((vector, index) => ({ object: "embedding", index, embedding: request.encoding_format === "base64" ? base64(vector) : vector })),
-    usage: { prompt_tokens: nTokens, total_tokens: nTokens },
-  };
+  return prompts;
 }
 
 async function* embed(target: () => GenerateTarget, { ids }: Prompt, caller: Caller, signal: AbortSignal): AsyncGenerator<readonly number[]> {

@@ -1,7 +1,7 @@
 // Errors of the API in OpenAI's shape. Everything that goes wrong inside is thrown and rendered here, once, at the edge.
 // A message is a full sentence: what was found, what was expected. Refuses to leak stacks: an unknown error is named, not dumped.
 
-import { oneLine } from "../model/config.ts";
+import { ModelError, oneLine } from "../model/config.ts";
 
 export interface OpenAiError {
   readonly error: { readonly message: string; readonly type: string; readonly param: string | null; readonly code: string | null };
@@ -42,9 +42,10 @@ export const invalid = (param: string | null, message: string, code: string | nu
 /** A 500 about a variable or secret of the deployment: its owner must see it, and nobody is served by guessing. */
 export const badConfiguration = (message: string): RequestError => new RequestError({ status: 500, message, code: "bad_configuration" });
 
-/** Any thrown value as a RequestError: ours as they are, everything else a 500 that names the error. */
+/** Any thrown value as a RequestError: ours as they are, a pack that this version cannot use as what it is, everything else a 500 that names the error. */
 export function toRequestError(thrown: unknown): RequestError {
   if (thrown instanceof RequestError) return thrown;
+  if (thrown instanceof ModelError) return new RequestError({ status: 503, code: "pack_unusable", message: `The pack of this deployment cannot be used: ${thrown.message}` });
   const message = thrown instanceof Error ? `${thrown.name}: ${thrown.message}` : String(thrown);
   return new RequestError({ status: 500, message: `The server failed: ${message}`, code: "internal_error" });
 }

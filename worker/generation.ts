@@ -3,7 +3,7 @@
 // both read this sequence. Refuses to know OpenAI's shapes (shapes.ts).
 
 import { generate, type GenerateTarget } from "../durable/generate-client.ts";
-import type { GenerateEvent, GenerateFailure, GenerateRequest, MoeUsage } from "../durable/generate.ts";
+import type { GenerateEvent, GenerateFailure, GenerateRequest, MoeUsage, Timings } from "../durable/generate.ts";
 import type { ReplyParser, ReplyPart } from "../model/reply-parser.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
 import { RequestError } from "./errors.ts";
@@ -17,7 +17,7 @@ export type Piece =
   /** One generated token. `text` is what became certain with it, possibly ""; `aside` is what is not the answer's text: reasoning, calls of tools. */
   | { readonly kind: "token"; readonly text: string; readonly aside: readonly Aside[]; readonly token: ScoredToken; readonly trace: TokenTrace | null }
   /** The last piece. `text` and `aside` are what had been held back, `stop` the stop string that ended it, null where none did; `isLate` where its deadline did, a length of time. */
-  | { readonly kind: "end"; readonly text: string; readonly aside: readonly Aside[]; readonly reason: "stop" | "length"; readonly isLate: boolean; readonly stop: string | null; readonly promptTokens: number; readonly cachedTokens: number; readonly completionTokens: number; readonly moe: MoeUsage | null };
+  | { readonly kind: "end"; readonly text: string; readonly aside: readonly Aside[]; readonly reason: "stop" | "length"; readonly isLate: boolean; readonly stop: string | null; readonly promptTokens: number; readonly cachedTokens: number; readonly completionTokens: number; readonly moe: MoeUsage | null; readonly timings: Timings | null; readonly coldStarts?: number };
 
 export type Aside = Exclude<ReplyPart, { readonly kind: "content" }>;
 
@@ -47,7 +47,7 @@ export async function* runChoice(target: () => GenerateTarget, tokenizer: Tokeni
         const { text, aside, stop } = cut(parser.push(event.id), scanner);
         yield { kind: "token", text, aside, token: { id: event.id, logprob: event.logprob ?? null, top: event.top ?? [] }, trace: traceOf(event) };
         if (stop !== null) {
-          yield { kind: "end", text: "", aside: [], reason: "stop", isLate: false, stop, promptTokens: input.request.promptIds.length, cachedTokens, completionTokens: nTokens, moe: null };
+          yield { kind: "end", text: "", aside: [], reason: "stop", isLate: false, stop, promptTokens: input.request.promptIds.length, cachedTokens, completionTokens: nTokens, moe: null, timings: null };
           return;
         }
         break;
@@ -55,7 +55,7 @@ export async function* runChoice(target: () => GenerateTarget, tokenizer: Tokeni
       case "end": {
         const last = cut(parser.flush(), scanner);
         const text = last.stop === null ? last.text + scanner.flush() : last.text;
-        yield { kind: "end", text, aside: last.aside, reason: last.stop !== null ? "stop" : event.reason === "deadline" ? "length" : event.reason, isLate: event.reason === "deadline", stop: last.stop, promptTokens: event.promptTokens, cachedTokens: event.cachedTokens, completionTokens: event.completionTokens, moe: event.moe };
+        yield { kind: "end", text, aside: last.aside, reason: last.stop !== null ? "stop" : event.reason === "deadline" ? "length" : event.reason, isLate: event.reason === "deadline", stop: last.stop, promptTokens: event.promptTokens, cachedTokens: event.cachedTokens, completionTokens: event.completionTokens, moe: event.moe, timings: event.timings, coldStarts: event.coldStarts ?? 0 };
         return;
       }
       case "error":
@@ -90,7 +90,8 @@ function continuation(tokenizer: Tokenizer, promptIds: readonly number[]): Reply
 
 function traceOf(event: TokenEvent): TokenTrace | null {
   if (event.experts === undefined) return null;
-  return { id: event.id, experts: event.experts, ...(event.weights === undefined ? {} : { weights: event.weights }) };
+  const { id, experts, weights, served } = event;
+  return { id, experts, ...(weights === undefined ? {} : { weights }), ...served };
 }
 
 /** HTTP status and OpenAI code of each way a generation fails. */

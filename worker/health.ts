@@ -1,7 +1,6 @@
-// GET /health and GET /v1/fleet: the orchestrator's status, in the words of the API. Asking for health starts the loading.
+// GET /health and GET /ready: the orchestrator's status in the words of the API. Refuses to decide whether asking starts the loading (index.ts).
 
 import type { OrchestratorStatus } from "../durable/generate.ts";
-import type { Caller } from "./auth.ts";
 import { RequestError } from "./errors.ts";
 
 /** How long a client should wait before asking again while the model loads: loading takes seconds, and asking is cheap. */
@@ -20,14 +19,4 @@ export function healthResponse(status: OrchestratorStatus): Response {
     case "failed":
       throw new RequestError({ status: 500, code: "model_load_failed", message: status.message ?? "The model could not be loaded." });
   }
-}
-
-/**
- * What a caller sees of the fleet. Numbers and names of shards and memory are for every key: they say why a reply is slow, and the page shows them. The reasons
- * of faults are free text from inside (files, addresses, other objects), so they are for keys with the scope admin, and absent for others.
- */
-export function fleetReply(status: OrchestratorStatus, { scopes }: Caller): object {
-  if (scopes.has("admin")) return status;
-  const { message: _, shards, ...rest } = status;
-  return { ...rest, shards: shards.map(({ lastFault: _fault, ...shard }) => shard) };
 }

@@ -1,7 +1,7 @@
 // The edge Worker: routes, and the order of checks: key, size, schema, model, prompt; only then is a Durable Object touched.
 // Owns nothing that lasts. Errors are thrown anywhere below and rendered here. Shards have no route at all.
 
-import { Hono } from "hono";
+import { type Context, Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { methodNotAllowed } from "hono/method-not-allowed";
 import type { z } from "zod";
@@ -13,8 +13,8 @@ import { presentedKey, requireKey, requireScope, type AuthSettings, type Caller 
 import { chatReply, completionReply } from "./completions.ts";
 import { embeddingsReply } from "./embeddings.ts";
 import { crossOrigin, type CorsSettings } from "./cors.ts";
-import { errorBody, errorResponse, RequestError } from "./errors.ts";
-import { fleetReply, healthResponse } from "./health.ts";
+import { errorBody, errorResponse, RequestError, type RequestErrorInit } from "./errors.ts";
+import { healthResponse } from "./health.ts";
 import { EDGE_LIMITS } from "./limits.ts";
 import type { LogSettings } from "./log.ts";
 import { givenId, recorded, type RecordVariables, serverTiming, type WatchedRequest } from "./log-middleware.ts";
@@ -26,13 +26,16 @@ import { openApiDocument } from "./openapi.ts";
 import { edgePack, modelObject, type EdgePack } from "./pack.ts";
 import { PAGE_FILES, pageFile, pageHeaders } from "./page.ts";
 import { renderedMessages, requireModel, tokenizeText } from "./prompt.ts";
+import { propsReply } from "./props.ts";
 import type { Reply } from "./reply-form.ts";
+import { startOf } from "./reply-start.ts";
 import { respond } from "./respond.ts";
 import { streamPosition } from "./stream-position.ts";
 import { responsesReply } from "./responses.ts";
+import { tracesResponse } from "./traces.ts";
 import { responsesSchema } from "./responses-schema.ts";
 import { applyTemplateSchema, type ChatRequest, chatSchema, completionSchema, detokenizeSchema, embeddingsSchema, parseBody, tokenizeSchema } from "./schemas.ts";
-import type { ModelList } from "./wire-types.ts";
+import type { FleetReply, ModelList } from "./wire-types.ts";
 
 export { Orchestrator } from "../durable/orchestrator.ts";
 export { ExpertShard } from "../durable/shard.ts";
@@ -40,16 +43,23 @@ export { TokenBudget } from "../durable/budget.ts";
 
 export type EdgeEnv = DurableEnv & AdmissionSettings & AuthSettings & CorsSettings & LogSettings;
 
-const app = new Hono<{ Bindings: EdgeEnv; Variables: RecordVariables & { caller: Caller } }>();
+interface AppEnv { Bindings: EdgeEnv; Variables: RecordVariables & { caller: Caller } }
+const app = new Hono<AppEnv>();
 /** Errors have the shape of the API that was asked. */
 const shown = (cause: unknown, path: string): Response => errorResponse(cause, path.startsWith("/v1/messages") ? messagesError : errorBody);
 app.use("*", givenId, recorded);
+/** A refusal that is returned and not thrown is noted here. */
+const refused = (c: Context<AppEnv>, init: RequestErrorInit): Response => {
+  const error = new RequestError(init);
+  c.var.record.failed(error, null);
+  return shown(error, c.req.path);
+};
 app.onError((cause, c) => shown(cause, c.req.path));
-app.notFound((c) => shown(new RequestError({ status: 404, code: "unknown_url", message: `There is nothing at ${c.req.method} ${c.req.path}. See /v1/models, /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /health, /openapi.json.` }), c.req.path));
+app.notFound((c) => refused(c, { status: 404, code: "unknown_url", message: `There is nothing at ${c.req.method} ${c.req.path}. See /v1/models, /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /health, /openapi.json.` }));
 app.use(methodNotAllowed({
   app,
   onMethodNotAllowed: (c, methods) => {
-    const response = shown(new RequestError({ status: 405, code: "method_not_allowed", message: `${c.req.path} does not take ${c.req.method}; expected ${methods.join(" or ")}.` }), c.req.path);
+    const response = refused(c, { status: 405, code: "method_not_allowed", message: `${c.req.path} does not take ${c.req.method}; expected ${methods.join(" or ")}.` });
     response.headers.set("Allow", methods.join(", "));
     return response;
   },
@@ -68,7 +78,7 @@ app.use("*", async (c, next) => {
 });
 app.use("*", bodyLimit({
   maxSize: EDGE_LIMITS.bodyBytes,
-  onError: (c) => shown(new RequestError({ status: 413, code: "request_too_large", message: `The body is larger than ${EDGE_LIMITS.bodyBytes} bytes, the most this server reads.` }), c.req.path),
+  onError: (c) => refused(c, { status: 413, code: "request_too_large", message: `The body is larger than ${EDGE_LIMITS.bodyBytes} bytes, the most this server reads.` }),
 }));
 
 /** The one orchestrator of this pack. Its name holds the pack's id, since objects never move and never change their pack. */
@@ -86,11 +96,20 @@ app.get("/health", async (c) => {
   // A failure is reported once before its next try hides it.
   return healthResponse(found.status === "failed" ? found : asked);
 });
+// For whoever only wants to know: a model that sleeps goes on sleeping.
+app.get("/ready", async (c) => healthResponse(await status(c.env, false)));
 app.get("/metrics", (c) => {
   requireScope(c.var.caller, "admin");
   return metricsResponse(orchestrator(c.env));
 });
-app.get("/v1/fleet", async (c) => c.json(fleetReply(await status(c.env, false), c.var.caller)));
+app.get("/v1/traces", async (c) => {
+  requireScope(c.var.caller, "admin");
+  return tracesResponse(orchestrator(c.env));
+});
+app.get("/v1/fleet", async (c) => {
+  requireScope(c.var.caller, "admin");
+  return c.json(await status(c.env, false) satisfies FleetReply);
+});
 
 app.get("/v1/models", async (c) => c.json({ object: "list", data: [modelObject(await edgePack(c.env))] } satisfies ModelList));
 app.get("/v1/models/:id", async (c) => {
@@ -106,9 +125,11 @@ const generating = <Schema extends z.ZodType<{ readonly moe?: ChatRequest["moe"]
     const pack = await edgePack(env);
     const position = streamPosition(request.headers.get("Last-Event-ID"));
     const reply = await record.timed("tokenise", () => replyOf(pack, position === null ? body : { ...body, moe: { date: new Date(position.created * 1000).toISOString().slice(0, 10), ...body.moe } }, caller));
-    return withinBudget(planned(reply, caller, body.moe?.deadline_ms ?? null), caller, env, (counted, onLeave) =>
+    const plan = planned(reply, caller, body.moe?.deadline_ms ?? null);
+    const start = await startOf(plan, caller, position);
+    return withinBudget(plan, start, caller, env, (counted, onLeave) =>
       record.timed("first_token", () => respond(() => record.queued(orchestrator(env)), pack.tokenizer, record.watched(counted), {
-        caller, signal: request.signal, position,
+        start, signal: request.signal,
         left: () => {
           record.left();
           onLeave();
@@ -131,9 +152,10 @@ app.post("/v1/messages/count_tokens", async (c) => {
 
 app.post("/v1/embeddings", async (c) => {
   const request = await parseBody(c.req.raw, embeddingsSchema);
-  return c.json(await embeddingsReply(() => orchestrator(c.env), await edgePack(c.env), request, { caller: c.var.caller, settings: c.env, signal: c.req.raw.signal }));
+  return embeddingsReply(() => orchestrator(c.env), await edgePack(c.env), request, { caller: c.var.caller, settings: c.env, signal: c.req.raw.signal, record: c.var.record });
 });
 
+app.get("/props", async (c) => c.json(propsReply(await edgePack(c.env))));
 app.post("/tokenize", async (c) => {
   const { content, add_special } = await parseBody(c.req.raw, tokenizeSchema);
   return c.json({ tokens: tokenizeText(await edgePack(c.env), content, add_special ?? false) });

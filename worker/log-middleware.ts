@@ -94,6 +94,12 @@ export class WatchedRequest extends RequestRecord {
     };
   }
 
+  /** Tokens of texts that became vectors: a reply without a generation counts them as they are evaluated, and ends with its last. */
+  embedded(nTokens: number, isLast: boolean): void {
+    this.promptTokens += nTokens;
+    if (isLast) this.finish = "embedded";
+  }
+
   /** Nothing of a reply was sent but this error. A reader who had left by then is the cause, and not told. */
   refused(cause: unknown, signal: AbortSignal): void {
     this.#isWriting = false;

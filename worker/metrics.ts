@@ -31,7 +31,8 @@ class EdgeMetrics {
     if (error !== null) this.#errors.add({ endpoint, code: error });
     observe(this.#seconds, endpoint, record.totalMs);
     if (finish === null) return;
-    observe(this.#firstToken, endpoint, phasesMs.get("first_token") ?? record.totalMs);
+    const firstTokenMs = phasesMs.get("first_token");
+    if (firstTokenMs !== undefined) observe(this.#firstToken, endpoint, firstTokenMs); // vectors have no first token
     this.#tokens.prompt.add({ endpoint }, record.promptTokens);
     this.#tokens.cached.add({ endpoint }, record.cachedTokens);
     this.#tokens.completion.add({ endpoint }, record.completionTokens);

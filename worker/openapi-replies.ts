@@ -20,6 +20,9 @@ export const replyCost = z.object({
   frames: count.describe("Messages between orchestrator and shards in those steps."),
   bytes: count.describe("Bytes of those messages."),
   retries: count.describe("Messages that were sent again."),
+  cold_starts: count.describe("Objects that came up or read weights while the reply waited."),
+  timings: z.object({ queue_ms: count, prompt_ms: count, completion_ms: count })
+    .describe("Waiting for room, reading the prompt, and from the first token to the last, in whole milliseconds; of several choices the longest. 0 where a stop string ended the reply."),
   deadline_exceeded: z.literal(true).optional().describe("Present where `moe.deadline_ms` ended the reply."),
 }).describe("What the reply cost the fleet. A step is shared by all generations in it, and counted by each.");
 
@@ -27,6 +30,9 @@ export const tokenTrace = z.object({
   id: count.describe("The token."),
   experts: z.array(z.array(count)).describe("Experts that evaluated its predecessor and so chose it: by layer with experts, ascending, and by rank."),
   weights: z.array(z.array(finite)).optional().describe("Their weights, in the same order."),
+  shards: z.array(z.array(count.nullable())).optional().describe("The shard that holds each, by its number in /v1/fleet (of an expert spread over shards, its first part's); null in the orchestrator itself."),
+  frames: z.array(z.array(z.object({ shard: count, ms: finite.describe("Until its reply was taken."), bytes: count.describe("Both ways.") }))).optional()
+    .describe("By layer with experts: the messages that took the token to its experts, shared by all tokens of the step. Unlike the rest of a trace they differ from run to run."),
 }).describe("With `moe.trace`.");
 
 export const errorReply = z.object({ error: z.object({
@@ -151,19 +157,31 @@ export const modelObject = z.object({
 });
 export const modelList = z.object({ object: z.literal("list"), data: z.array(modelObject) });
 
+export const props = z.object({
+  default_generation_settings: z.object({ n_ctx: count.describe("Most tokens of prompt and reply together."), params: z.record(z.string(), z.unknown()).describe("Sampling parameters a request leaves out.") }),
+  total_slots: count.describe("Generations under way at once; more wait."), model_alias: text,
+  chat_template: text.nullable().describe("Null where the model takes no messages."), bos_token: text.nullable(), eos_token: text.nullable(),
+  modalities: z.object({ vision: z.literal(false), audio: z.literal(false) }),
+});
+
 const generations = z.object({ active: count, queued: count, cancelled: count });
 export const health = z.object({ status: z.enum(["ready", "degraded"]).describe("degraded: a shard is not connected at this moment."), model: text.optional(), generations });
 export const healthWaiting = z.object({ status: z.enum(["cold", "warming"]), loaded: finite.min(0).max(1).describe("Share of the bytes that are loaded."), model: text.optional() });
 export const fleet = z.object({
   status: z.enum(["cold", "warming", "ready", "degraded", "failed"]), loaded: finite.min(0).max(1),
-  message: text.nullable().optional().describe("Why loading failed; with the scope admin only."),
+  message: text.nullable().describe("Why loading failed."),
   pack: z.object({ id: text, hash: text, contextLength: count }).nullable(),
+  epoch: count.nullable().describe("Version of the plan in force; null before the model wakes."),
   isolate: z.object({ limitBytes: count, usedBytes: count, account: z.record(z.string(), count).describe("Bytes by purpose."), objects: z.array(text), kernels: text }).nullable(),
   generations,
   drafts: z.object({ tokens: count, held: count }).describe("Guesses evaluated, and how many of them held."),
   shards: z.array(z.object({
-    name: text, state: z.enum(["idle", "connecting", "open", "closed"]), loadedBytes: count, totalBytes: count, frames: count, bytes: count, retries: count,
-    lastFault: text.nullable().optional().describe("With the scope admin only."),
+    name: text, state: z.enum(["idle", "connecting", "open", "closed"]),
+    weightBytes: count.describe("What the plan gives it to hold, known before it is loaded."),
+    experts: count.describe("Experts of all layers that it holds, wholly or in part."),
+    region: text.nullable().describe("The location hint it was made with; null where the platform chose."),
+    loadedBytes: count, totalBytes: count, frames: count, bytes: count, retries: count,
+    lastFault: text.nullable().describe("Why a line was last opened anew or a frame sent again."),
   })),
 });
 

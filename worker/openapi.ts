@@ -1,10 +1,11 @@
 // GET /openapi.json: the API as an OpenAPI 3.1 document, made of the schemas that check the requests and of those that describe the replies
-// (openapi-replies.ts). Owns the list of endpoints and their words. Refuses shapes of its own: what is accepted is said once, where it is checked.
+// (openapi-replies.ts) and their headers (reply-headers.ts). Owns the list of endpoints and their words. Refuses shapes of its own: what is accepted is said once, where it is checked.
 
 import { z } from "zod";
 import { EDGE_LIMITS } from "./limits.ts";
 import { countTokensSchema, messagesSchema } from "./messages-schema.ts";
 import * as replies from "./openapi-replies.ts";
+import { REPLY_HEADERS } from "./reply-headers.ts";
 import { responsesSchema } from "./responses-schema.ts";
 import { applyTemplateSchema, chatSchema, completionSchema, detokenizeSchema, embeddingsSchema, moe, tokenizeSchema } from "./schemas.ts";
 
@@ -15,7 +16,7 @@ const SCHEMAS = {
   ChatCompletion: replies.chatCompletion, ChatCompletionChunk: replies.chatCompletionChunk, Completion: replies.completion, CompletionChunk: replies.completionChunk,
   Response: replies.response, ResponseEvent: replies.responseEvent, Message: replies.message, MessageEvent: replies.messageEvent, InputTokens: replies.inputTokens,
   EmbeddingList: replies.embeddingList, TokenList: replies.tokenList, Content: replies.content, PromptText: replies.promptText,
-  ModelObject: replies.modelObject, ModelList: replies.modelList, Health: replies.health, HealthWaiting: replies.healthWaiting, Fleet: replies.fleet,
+  ModelObject: replies.modelObject, ModelList: replies.modelList, Props: replies.props, Health: replies.health, HealthWaiting: replies.healthWaiting, Fleet: replies.fleet,
   Usage: replies.usage, ReplyCost: replies.replyCost, TokenTrace: replies.tokenTrace, Error: replies.errorReply, MessageError: replies.messagesErrorReply,
 } as const satisfies Readonly<Record<string, z.ZodType>>;
 export type SchemaName = keyof typeof SCHEMAS;
@@ -31,15 +32,15 @@ export interface Endpoint {
   readonly reply: SchemaName | { readonly mediaType: string };
   /** One event of its stream, where `stream: true` asks for it. */
   readonly event?: SchemaName;
-  /** Statuses of errors beside those every endpoint has. */
+  /** Statuses of its errors beside those that every endpoint has (errorsOf). */
   readonly errors: readonly number[];
   /** Whether no key is needed. */
   readonly isPublic?: true;
   readonly needsAdmin?: true;
 }
 
-const GENERATES = [400, 404, 413, 429, 500, 502, 503, 504] as const;
-const READS = [400, 404, 413, 503] as const;
+const READS = [400, 404, 413, 429, 503] as const;
+const GENERATES = [...READS, 502, 504] as const;
 export const ENDPOINTS: readonly Endpoint[] = [
   { method: "post", path: "/v1/chat/completions", summary: "Continues a conversation (OpenAI's chat completions).", request: "ChatCompletionRequest", reply: "ChatCompletion", event: "ChatCompletionChunk", errors: GENERATES },
   { method: "post", path: "/v1/completions", summary: "Continues text or token ids, or scores them (OpenAI's completions).", request: "CompletionRequest", reply: "Completion", event: "CompletionChunk", errors: GENERATES },
@@ -52,11 +53,17 @@ export const ENDPOINTS: readonly Endpoint[] = [
   { method: "post", path: "/apply-template", summary: "The prompt that the model's template makes of messages.", request: "ApplyTemplateRequest", reply: "PromptText", errors: READS },
   { method: "get", path: "/v1/models", summary: "The model served, as a list of one.", reply: "ModelList", errors: [503] },
   { method: "get", path: "/v1/models/{id}", summary: "The same by its id.", reply: "ModelObject", errors: [404, 503] },
-  { method: "get", path: "/health", summary: "Whether requests are served now. Asking starts the loading; 503 with Retry-After until then.", reply: "Health", errors: [500] },
-  { method: "get", path: "/v1/fleet", summary: "Orchestrator and shards: state, memory, traffic.", reply: "Fleet", errors: [] },
+  { method: "get", path: "/health", summary: "Whether requests are served now. Asking starts the loading; 503 with Retry-After until then.", reply: "Health", errors: [] },
+  { method: "get", path: "/ready", summary: "The same without starting anything: a model that sleeps goes on sleeping.", reply: "Health", errors: [] },
+  { method: "get", path: "/props", summary: "Context, defaults of sampling, template and special tokens, in llama.cpp's words.", reply: "Props", errors: [503] },
+  { method: "get", path: "/v1/fleet", summary: "Orchestrator and shards: state, memory, traffic.", reply: "Fleet", errors: [403], needsAdmin: true },
   { method: "get", path: "/metrics", summary: "Counters and histograms for Prometheus: of the orchestrator, and of the Worker's isolate that answers.", reply: { mediaType: "text/plain" }, errors: [403], needsAdmin: true },
+  { method: "get", path: "/v1/traces", summary: "Routing of a sample of real requests, as a trace file (docs/formats.md).", reply: { mediaType: "application/octet-stream" }, errors: [403, 503], needsAdmin: true },
   { method: "get", path: "/openapi.json", summary: "This document.", reply: { mediaType: "application/json" }, errors: [], isPublic: true },
 ];
+
+/** All statuses of an endpoint's errors, ascending. */
+export const errorsOf = ({ isPublic, errors }: Endpoint): number[] => [...(isPublic ? [] : [401]), 405, 500, ...errors].sort((a, b) => a - b);
 
 /** What each status of an error means, in every endpoint that has it. */
 export const ERROR_MEANINGS: Readonly<Record<number, string>> = {
@@ -64,6 +71,7 @@ export const ERROR_MEANINGS: Readonly<Record<number, string>> = {
   401: "No key, or one that is not of this deployment.",
   403: "The key lacks the scope admin.",
   404: "No such model.",
+  405: "The path does not take this method.",
   413: `The body is larger than ${EDGE_LIMITS.bodyBytes} bytes.`,
   429: "Too many requests wait, or the key has had its requests of the minute or its tokens of the day. Retry-After says when to ask again.",
   500: "The server failed.",
@@ -90,17 +98,19 @@ function componentSchemas(): Json {
   return Object.fromEntries(Object.entries(schemas).map(([name, { $schema: _, $id: __, ...schema }]) => [name, schema]));
 }
 
-const headers = (names: readonly string[]): Json => ({ headers: Object.fromEntries(names.map((name) => [name, { $ref: `#/components/headers/${name}` }])) });
+const headersOf = (status: number, endpoint: Endpoint): Json => ({
+  headers: Object.fromEntries(Object.entries(REPLY_HEADERS).filter(([, { isSent }]) => isSent(status, endpoint)).map(([name]) => [name, { $ref: `#/components/headers/${name}` }])),
+});
 
-function operation({ method, path, summary, request, reply, event, errors, isPublic, needsAdmin }: Endpoint): Json {
-  const isMessages = path.startsWith("/v1/messages");
-  const error = { "application/json": { schema: ref(isMessages ? "MessageError" : "Error") } };
-  const whole = typeof reply === "string" ? { "application/json": { schema: ref(reply) } } : { [reply.mediaType]: { schema: { type: reply.mediaType === "application/json" ? "object" : "string" } } };
-  const failures = Object.fromEntries([...(isPublic ? [] : [401]), ...errors].sort().map((status): [string, Json] => [
-    String(status),
-    { description: ERROR_MEANINGS[status], ...headers(["X-Request-Id", ...(status === 429 || status === 503 ? ["Retry-After"] : [])]), content: error },
-  ]));
-  if (path === "/health") failures["503"] = { description: "Not loaded yet.", ...headers(["X-Request-Id", "Retry-After"]), content: { "application/json": { schema: ref("HealthWaiting") } } };
+/** What a media type other than our JSON holds. */
+const BODIES: Readonly<Record<string, Json>> = { "application/json": { type: "object" }, "text/plain": { type: "string" }, "application/octet-stream": {} };
+
+function operation(endpoint: Endpoint): Json {
+  const { method, path, summary, request, reply, event, isPublic, needsAdmin } = endpoint;
+  const error = { "application/json": { schema: ref(path.startsWith("/v1/messages") ? "MessageError" : "Error") } };
+  const whole = typeof reply === "string" ? { "application/json": { schema: ref(reply) } } : { [reply.mediaType]: { schema: BODIES[reply.mediaType] } };
+  const failures = Object.fromEntries(errorsOf(endpoint).map((status): [string, Json] => [String(status), { description: ERROR_MEANINGS[status], ...headersOf(status, endpoint), content: error }]));
+  if (reply === "Health") failures["503"] = { description: "Not loaded yet.", ...headersOf(503, endpoint), content: { "application/json": { schema: ref("HealthWaiting") } } };
   return {
     operationId: `${method}${path.replace(/[^A-Za-z0-9]+(.)?/g, (_, letter: string | undefined) => (letter ?? "").toUpperCase())}`,
     summary, ...(needsAdmin ? { description: "Needs a key with the scope admin." } : {}), ...(isPublic ? { security: [] } : {}),
@@ -112,7 +122,7 @@ function operation({ method, path, summary, request, reply, event, errors, isPub
     responses: {
       200: {
         description: event === undefined ? "The reply." : "The whole reply; with `stream: true` server-sent events, the data of each a JSON document or the word [DONE].",
-        ...headers(["X-Request-Id", ...(isPublic ? [] : ["Server-Timing"])]),
+        ...headersOf(200, endpoint),
         content: { ...whole, ...(event === undefined ? {} : { "text/event-stream": { schema: { type: "string" }, "x-event-schema": ref(event) } }) },
       },
       ...failures,
@@ -138,11 +148,7 @@ function build(): Json {
         "X-Request-Id": { name: "X-Request-Id", in: "header", required: false, schema: { type: "string", pattern: "^[\\w\\-=]+$", maxLength: 128 }, description: "A name for the request, repeated in the reply and in the log; another is made where it is not of this form." },
         "Last-Event-ID": { name: "Last-Event-ID", in: "header", required: false, schema: { type: "string" }, description: "With the same request: goes on after the event of this id, where a stream of one choice has dropped." },
       },
-      headers: {
-        "X-Request-Id": { schema: { type: "string" }, description: "The request's name in the log." },
-        "Server-Timing": { schema: { type: "string" }, description: "Milliseconds of auth, tokenise, queue, first_token and total, as far as the request came before its headers went out." },
-        "Retry-After": { schema: { type: "integer" }, description: "Seconds." },
-      },
+      headers: Object.fromEntries(Object.entries(REPLY_HEADERS).map(([name, { type, description }]) => [name, { schema: { type }, description }])),
     },
   };
 }

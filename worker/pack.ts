@@ -4,7 +4,7 @@
 import { packSource, type PackEnv } from "../durable/byte-sources.ts";
 import { currentPack } from "../durable/opened-packs.ts";
 import { readTokenizerJson } from "../formats/pack-reader.ts";
-import type { ModelConfig } from "../model/config.ts";
+import { type ModelConfig, moeLayersOf } from "../model/config.ts";
 import { replyFormat, type ReplyFormat } from "../model/reply-parser.ts";
 import { createTokenizer, type Tokenizer } from "../model/tokenizer.ts";
 import { RequestError } from "./errors.ts";
@@ -61,7 +61,7 @@ export function modelObject(pack: EdgePack): ModelObject {
     moe: {
       architecture: config.architecture, context_length: pack.contextLength, vocabulary: config.vocabSize,
       experts: config.nExperts, experts_per_token: config.router.topK,
-      moe_layers: config.layerFfns.flatMap((kind, layer) => (kind === "moe" ? [layer] : [])),
+      moe_layers: moeLayersOf(config),
       chat: pack.chatTemplate !== null, pack_hash: pack.hash,
     },
   };

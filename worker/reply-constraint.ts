@@ -1,33 +1,33 @@
 // What a request says its reply must look like, as a constraint of the orchestrator: response_format, grammar, and tools the model may, must or must
 // not call. Owns how a call is written where the model's template marks calls as <tool_call>{…}</tool_call>, and that a thought comes first where the
-// prompt ends inside one. Refuses what the model's format of replies cannot hold, and two wishes at once.
+// prompt ends inside one. Refuses what the model's format of replies cannot hold, and two wishes at once. Replies in channels: harmony-constraint.ts.
 
 import type { Constraint } from "../durable/generate.ts";
 import { THINK_END, THINK_START, TOOL_END, TOOL_START } from "../model/marker-parser.ts";
 import { invalid } from "./errors.ts";
+import { harmonyFormat, type Format } from "./harmony-constraint.ts";
 import type { EdgePack } from "./pack.ts";
 import { hasTools, type Prompt } from "./prompt.ts";
 import type { ChatRequest } from "./schemas.ts";
 
-/** A part of XGrammar's structural tags. */
-type Format = { readonly type: string } & Readonly<Record<string, unknown>>;
+type Tool = NonNullable<ChatRequest["tools"]>[number];
 
 const ANY_OBJECT = { type: "object" };
 const tagsOf = (format: Format): Constraint => ({ kind: "tags", tag: JSON.stringify({ type: "structural_tag", format }) });
 
 export function chatConstraint(pack: EdgePack, request: ChatRequest, prompt: Prompt): Constraint | null {
   const text = textConstraint(request);
-  const calls = callFormat(pack, request);
-  if (text !== null && calls !== null && isForced(request)) {
+  const tools = callableTools(request);
+  const mustCall = isForced(request);
+  if (text !== null && tools !== null && mustCall) {
     throw invalid("tool_choice", "`tool_choice` asks for a call of a tool, and `response_format` or `grammar` for something else; expected one of them.", "invalid_value");
   }
   // A reply is either what response_format says or free text with calls in it.
-  if (text === null && calls === null) return null;
+  if (text === null && tools === null) return null;
   const format = pack.replyFormat!;
-  if (format.harmony) {
-    throw invalid(text === null ? "tools" : "response_format",
-      `The model "${pack.id}" writes its replies in channels, which this server does not hold to a format; expected neither \`response_format\`, \`grammar\` nor a \`tool_choice\` that forces a call.`, "unsupported_parameter");
-  }
+  if (format.harmony) return tagsOf(harmonyFormat(text === null ? null : formatOf(text), tools, mustCall));
+  const calls = tools === null ? null : callFormat(pack, request, tools);
+  if (text === null && calls === null) return null;
   const isThinking = format.thinking && prompt.text.trimEnd().endsWith(THINK_START);
   if (!isThinking) return text ?? tagsOf(calls!);
   const thought: Format = { type: "tag", begin: "", content: { type: "any_text" }, end: THINK_END };
@@ -51,7 +51,7 @@ export function textConstraint({ response_format, grammar }: Pick<ChatRequest, "
 function formatOf(constraint: Constraint): Format {
   switch (constraint.kind) {
     case "json": return { type: "json_schema", json_schema: ANY_OBJECT };
-    case "json-schema": return { type: "json_schema", json_schema: JSON.parse(constraint.schema) as unknown };
+    case "json-schema": return { type: "json_schema", json_schema: JSON.parse(constraint.schema) as unknown, strict: constraint.strict };
     case "grammar": return { type: "grammar", grammar: constraint.grammar };
     case "tags": return JSON.parse(constraint.tag) as Format;
   }
@@ -60,24 +60,31 @@ function formatOf(constraint: Constraint): Format {
 /** The reply must be a call. */
 const isForced = ({ tool_choice }: ChatRequest): boolean => tool_choice != null && tool_choice !== "auto" && tool_choice !== "none";
 
-/** Free text with calls in it, or calls alone; null where the model calls nothing, or nothing is known of how it does. */
-function callFormat(pack: EdgePack, request: ChatRequest): Format | null {
-  const { tools, tool_choice, parallel_tool_calls } = request;
-  const forced = isForced(request);
+/** The tools that may be called; null where none is. */
+function callableTools(request: ChatRequest): readonly Tool[] | null {
+  const { tools } = request;
   if (!hasTools(request)) {
-    if (forced) throw invalid("tool_choice", "`tool_choice` asks for a call, and there are no `tools`; expected at least one.", "invalid_value");
+    if (isForced(request)) throw invalid("tool_choice", "`tool_choice` asks for a call, and there are no `tools`; expected at least one.", "invalid_value");
     return null;
   }
-  const named = typeof tool_choice === "object" && tool_choice !== null ? tool_choice.function.name : null;
+  const named = namedTool(request);
   const callable = named === null ? tools! : tools!.filter((tool) => tool.function.name === named);
   if (callable.length === 0) throw invalid("tool_choice", `\`tool_choice\` names the function "${named}", which is not among \`tools\` (${tools!.map((tool) => tool.function.name).join(", ")}).`, "invalid_value");
+  return callable;
+}
+
+const namedTool = ({ tool_choice }: ChatRequest): string | null => (typeof tool_choice === "object" && tool_choice !== null ? tool_choice.function.name : null);
+
+/** Free text with calls in it, or calls alone; null where nothing is known of how the model calls. */
+function callFormat(pack: EdgePack, request: ChatRequest, tools: readonly Tool[]): Format | null {
+  const forced = isForced(request);
   if (!pack.replyFormat!.toolMarkers) {
     if (!forced) return null;
     throw invalid("tool_choice", `The model "${pack.id}" has no form of calls that this server can force; expected "auto" or "none".`, "unsupported_parameter");
   }
   return {
-    type: "triggered_tags", triggers: [TOOL_START], at_least_one: forced, stop_after_first: named !== null || parallel_tool_calls === false,
-    tags: callable.map(({ function: { name, parameters } }) => ({
+    type: "triggered_tags", triggers: [TOOL_START], at_least_one: forced, stop_after_first: namedTool(request) !== null || request.parallel_tool_calls === false,
+    tags: tools.map(({ function: { name, parameters } }) => ({
       begin: `${TOOL_START}\n{"name": ${JSON.stringify(name)}, "arguments": `, content: { type: "json_schema", json_schema: parameters ?? ANY_OBJECT }, end: `}\n${TOOL_END}`,
     })),
   };

@@ -1,6 +1,7 @@
 // What a reply looks like in one API's words, apart from how it is sent: a fold over the pieces of its choices. Owns the contract between respond.ts,
 // which sends documents and server-sent events, and the forms (openai-form.ts, messages-form.ts, responses-form.ts). Refuses to know HTTP.
 
+import type { Timings } from "../durable/generate.ts";
 import type { RequestError } from "./errors.ts";
 import type { ChoiceInput, Piece } from "./generation.ts";
 import type { Usage } from "./wire-types.ts";
@@ -77,5 +78,9 @@ export function moeOf({ seed }: ReplyHead, ends: readonly (End | undefined)[]): 
     counts.bytes += end?.moe?.bytes ?? 0;
     counts.retries += end?.moe?.retries ?? 0;
   }
-  return { seed, ...counts, ...(ends.some((end) => end?.isLate) ? { deadline_exceeded: true } : {}) };
+  // Choices run side by side: the longest of them is what the reply took.
+  const most = (of: (timings: Timings) => number): number => Math.max(...ends.map((end) => (end?.timings == null ? 0 : of(end.timings))));
+  const timings = { queue_ms: most(({ queueMs }) => queueMs), prompt_ms: most(({ promptMs }) => promptMs), completion_ms: most(({ completionMs }) => completionMs) };
+  const coldStarts = Math.max(...ends.map((end) => end?.coldStarts ?? 0));
+  return { seed, ...counts, cold_starts: coldStarts, timings, ...(ends.some((end) => end?.isLate) ? { deadline_exceeded: true } : {}) };
 }

@@ -1,41 +1,34 @@
 // From a reply to an HTTP response: one JSON document, or server-sent events. Both fold the same sequence of pieces through the reply's form.
 // Owns the first moment: nothing is sent before the first piece is there, so that warming, overload and bad prompts keep their status.
 // After that, a failure is an error event in the stream. A reader that goes away ends its own generations and nothing else; a stream of one choice can be
-// continued where its reader stopped (stream-position.ts): its events are a function of the request, so those read before are left out.
+// continued where its reader stopped (reply-start.ts): its events are a function of the request, so those read before are left out.
 
 import type { GenerateTarget } from "../durable/generate-client.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
-import type { Caller } from "./auth.ts";
-import { invalid, toRequestError } from "./errors.ts";
+import { toRequestError } from "./errors.ts";
 import { runChoice, type ChoiceInput, type Piece } from "./generation.ts";
 import { EDGE_LIMITS } from "./limits.ts";
 import { mergeIndexed } from "./merge.ts";
 import type { Reply, ReplyForm, StreamEvent } from "./reply-form.ts";
+import type { ReplyStart } from "./reply-start.ts";
 import { eventId, type StreamPosition } from "./stream-position.ts";
 
 export interface Asked {
-  readonly caller: Caller;
+  readonly start: ReplyStart;
   readonly signal: AbortSignal;
-  /** Where the reader of this very stream stopped; null for a new one. */
-  readonly position: StreamPosition | null;
   /** Called when the reader has left, or what it would have read failed. */
   readonly left: () => void;
 }
 
-export async function respond(target: () => GenerateTarget, tokenizer: Tokenizer, reply: Reply, { caller, signal: requestSignal, position, left }: Asked): Promise<Response> {
+export async function respond(target: () => GenerateTarget, tokenizer: Tokenizer, reply: Reply, { start: { head, resumable }, signal: requestSignal, left }: Asked): Promise<Response> {
   const controller = new AbortController();
   const cancel = (): void => {
     controller.abort();
     left();
   };
   requestSignal.addEventListener("abort", cancel, { once: true });
-  // Choices side by side come in no fixed order, so only a stream of one has positions.
-  const isResumable = reply.stream && reply.choices.length === 1;
-  if (position !== null && !isResumable) throw invalid(null, "The header Last-Event-ID came with a request for no stream, or for one of several choices; expected a stream of one choice.", "invalid_event_id");
-  const seed = position?.seed ?? reply.choices[0]!.input.request.sampling.seed;
-  const head = { seed, id: position?.id ?? `${reply.idPrefix}${crypto.randomUUID().replaceAll("-", "")}`, created: position?.created ?? Math.floor(Date.now() / 1000), model: reply.model };
-  const journaled = ({ request, ...input }: ChoiceInput): ChoiceInput => (!isResumable ? { request, ...input } : {
-    ...input, request: { ...request, sampling: { ...request.sampling, seed }, journal: { name: `${caller.id} ${head.id}`, resume: position !== null } },
+  const journaled = ({ request, ...input }: ChoiceInput): ChoiceInput => (resumable === null ? { request, ...input } : {
+    ...input, request: { ...request, sampling: { ...request.sampling, seed: head.seed }, journal: { name: resumable.name, resume: resumable.nEventsRead !== null } },
   });
   const starts = reply.choices.map((choice) => async function* () {
     yield* choice.opening;
@@ -43,7 +36,7 @@ export async function respond(target: () => GenerateTarget, tokenizer: Tokenizer
   });
   const pieces = mergeIndexed(starts, EDGE_LIMITS.generationsAtOnce);
   const form = reply.form(head);
-  const numbered = isResumable ? { ...head, nEvents: position?.nEvents ?? 0 } : null;
+  const numbered = resumable === null ? null : { ...head, nEvents: resumable.nEventsRead ?? 0 };
   try {
     return reply.stream ? await streamed(reply, form, pieces, cancel, numbered) : await whole(form, pieces, cancel);
   } catch (cause) {
@@ -56,7 +49,7 @@ type Pieces = AsyncGenerator<{ index: number; value: Piece }>;
 
 /**
  * One JSON document. Its status goes out with the first piece; a reply that takes longer than a moment is preceded by spaces, one per token, which
- * JSON allows: only writing shows that the reader has gone (locally a disconnect reaches a Worker in no other way, 2026-11).
+ * JSON allows: locally only writing shows that the reader has gone (docs/architecture.md, Readers that leave).
  */
 async function whole(form: ReplyForm, pieces: Pieces, cancel: () => void): Promise<Response> {
   const startedMs = Date.now();
@@ -85,7 +78,8 @@ async function whole(form: ReplyForm, pieces: Pieces, cancel: () => void): Promi
     },
     cancel,
   });
-  return new Response(body, { headers: { "Content-Type": "application/json" } });
+  // Said, so that nothing on the way compresses it: the local runtime's compressor would keep the spaces to itself until the reply has ended (2026-11).
+  return new Response(body, { headers: { "Content-Type": "application/json", "Content-Encoding": "identity" } });
 }
 
 const encoder = new TextEncoder();

@@ -17,6 +17,7 @@ export const eventId = ({ id, created, seed, nEvents }: StreamPosition): string 
 export function streamPosition(lastEventId: string | null): StreamPosition | null {
   if (lastEventId === null) return null;
   const [, id, created, seed, nEvents] = /^([a-z]{3,8}[_-][0-9a-f]{32})\.(\d{10})\.(-?\d{1,16})\.(\d{1,9})$/.exec(lastEventId) ?? [];
-  if (id === undefined) throw invalid(null, `The header Last-Event-ID is ${JSON.stringify(lastEventId.slice(0, 100))}, expected the id of an event of this server's streams.`, "invalid_event_id");
+  // Beyond 2^53 a number would be another one than the id says.
+  if (id === undefined || !Number.isSafeInteger(Number(seed))) throw invalid(null, `The header Last-Event-ID is ${JSON.stringify(lastEventId.slice(0, 100))}, expected the id of an event of this server's streams.`, "invalid_event_id");
   return { id, created: Number(created), seed: Number(seed), nEvents: Number(nEvents) };
 }

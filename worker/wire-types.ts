@@ -3,11 +3,23 @@
 /** GET /v1/fleet. */
 export type { OrchestratorStatus as FleetReply, ShardStatus } from "../durable/generate.ts";
 
+/** A frame that took a token to experts of one layer: to which shard, how long until its reply was taken, and its bytes both ways. All tokens of a step share their frames. */
+export interface TraceFrame {
+  /** Number of the shard, as /v1/fleet lists them. */
+  readonly shard: number;
+  readonly ms: number;
+  readonly bytes: number;
+}
+
 /** Experts of one token: ids in rank order and, where the trace has them, their weights, per MoE layer in ascending order: [moeLayer][rank]. */
 export interface TokenTrace {
   readonly id: number;
   readonly experts: readonly (readonly number[])[];
   readonly weights?: readonly (readonly number[])[];
+  /** Number of the shard that holds each of them (of an expert spread over shards, its first segment); null in the orchestrator itself. */
+  readonly shards?: readonly (readonly (number | null)[])[];
+  /** [moeLayer][frame]; none where the orchestrator computed everything itself. */
+  readonly frames?: readonly (readonly TraceFrame[])[];
 }
 
 /** What a reply cost the fleet, and the seed that repeats it: with the last choice of a stream. */
@@ -17,6 +29,10 @@ export interface ReplyCost {
   readonly frames: number;
   readonly bytes: number;
   readonly retries: number;
+  /** Objects that came up or read weights while the reply waited. */
+  readonly cold_starts: number;
+  /** Of the choice that took longest: waiting for room, reading the prompt, and from the first token to the last. Whole milliseconds. */
+  readonly timings: { readonly queue_ms: number; readonly prompt_ms: number; readonly completion_ms: number };
 }
 
 export interface Usage {
@@ -30,6 +46,8 @@ export interface Usage {
 /** A piece of a call of a tool: the first of each index has its name, all have text to append to its arguments. */
 export interface ToolCallDelta {
   readonly index: number;
+  /** With the first piece. */
+  readonly id?: string;
   readonly function: { readonly name?: string; readonly arguments: string };
 }
 

@@ -62,6 +62,10 @@ export function checkConfig(file: string, c: ModelConfig): void {
     : [["the hidden size", c.hiddenSize], ["the rank of keys and values (kv_lora_rank)", c.mla.kvLoraRank], ["the unrotated part of a head (qk_nope_head_dim)", c.mla.nopeHeadDim],
       ["the rotated part of a head (qk_rope_head_dim)", c.mla.ropeHeadDim], ["a head of values (v_head_dim)", c.mla.valueHeadDim]];
   for (const [what, size] of fourfold) if (size % 4 !== 0) wrong(`${what} is ${size}, expected a multiple of 4`);
+  // Keys of latent attention are the cached rows (config.ts): another width would be read past their end.
+  if (c.mla !== null && (c.headDim !== c.mla.kvLoraRank + c.mla.ropeHeadDim || c.rope.dim !== c.mla.ropeHeadDim || c.nKvHeads !== 1))
+    wrong(`${c.nKvHeads} key-value heads of ${c.headDim}, ${c.rope.dim} of them rotated, do not fit latent attention of rank ${c.mla.kvLoraRank} with ${c.mla.ropeHeadDim} rotated`);
+  if (c.layerFfns.includes("dense") && c.denseIntermediateSize === 0) wrong("there are dense layers, but they are 0 wide");
   if (c.rope.dim % 2 !== 0 || c.rope.dim > c.headDim) wrong(`${c.rope.dim} rotated dimensions do not fit heads of ${c.headDim}`);
   const { topK, nGroups, topKGroups, select } = c.router;
   if (topK > c.nExperts) wrong(`${topK} experts per token of ${c.nExperts} experts`);

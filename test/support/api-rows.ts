@@ -1,5 +1,5 @@
 // What a row of the API conformance table is: a requirement, the request that puts it to the test, and the answer expected.
-// Rows live in test/workerd/api.test.ts; this file owns only their form and the comparison.
+// Rows live in test/workerd/api-refusals.test.ts; this file owns only their form and the comparison.
 
 export interface ApiRow {
   readonly requirement: string;

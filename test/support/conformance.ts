@@ -1,14 +1,17 @@
 // Which tests put which field of the API to use: the conformance table of docs/api.md. Owns the assignment; api-page.test.ts finds every title in its file
-// and asks for every field. What is refused is not listed here: rows of api.test.ts name the field themselves.
+// and asks for every field. What is refused is not listed here: rows of api-refusals.test.ts name the field themselves.
 
 import type { SchemaName } from "../../worker/openapi.ts";
 
-const api = (title: string): string => `test/workerd/api.test.ts > ${title}`;
+/** The files are named by the first group of their titles. */
+const api = (title: string): string => `test/workerd/api-${{ chat: "chat", completions: "completions", streams: "streams", embeddings: "models" }[title.split(" > ")[0]!]!}.test.ts > ${title}`;
 const fields = (title: string): string => `test/workerd/openapi-fields.test.ts > ${title}`;
 const structured = (title: string): string => `test/workerd/structured.test.ts > ${title}`;
 const clients = (title: string): string => `test/node/api/clients.test.ts > ${title}`;
 const resume = (title: string): string => `test/workerd/resume.test.ts > ${title}`;
 const admission = (title: string): string => `test/workerd/admission.test.ts > ${title}`;
+const known = (title: string): string => `test/workerd/known-failures.test.ts > ${title}`;
+const endings = (title: string): string => `test/workerd/finish-reasons.test.ts > ${title}`;
 const templates = (title: string): string => `test/node/model/chat-templates.test.ts > ${title}`;
 
 const GREEDY = fields("sampling > with %s of %d is greedy at any temperature");
@@ -18,23 +21,24 @@ const SAMPLING = {
   typical_p: [PENALTIES], repetition_penalty: [PENALTIES], presence_penalty: [PENALTIES], frequency_penalty: [PENALTIES],
   logit_bias: [api("completions > follow a bias: a token is forced, or never said")],
   seed: [api("completions > repeat with a seed, and differ between choices and between seeds"), api("completions > report the seed drawn where none was given, and repeat with it")],
-  stop: [api("completions > cut at a stop string, wherever it lies")],
+  stop: [api("completions > cut at a stop string, wherever it lies"), endings("a stop string > across tokens ends a chat too, whole and streamed, and never inside a call")],
 } as const;
 const COMMON = {
   ...SAMPLING, model: [clients("openai > is told what is wrong in its own errors")], max_tokens: [api("completions > stop at max_tokens and say so")], n: [api("streams > carry several choices at once")],
-  stream: [api("streams > are server-sent events whose text is the whole reply's"), resume("goes on from every event")], stream_options: [api("streams > end with usage only when asked")],
+  stream: [api("streams > are server-sent events whose text is the whole reply's"), resume("goes on from every event")], stream_options: [api("streams > end with usage only when asked"), known("item 11: usage, echo, log-probabilities > usage in a stream of %s comes only when asked, then once, in a chunk without choices")],
   moe: [api("streams > carry the experts of every token in every layer when asked")],
   response_format: [structured("response_format > json_schema is followed at any temperature, seed %i"), structured("response_format > json_object gives an object"), structured("response_format > with one way to say it is said that way, in a chat, a completion and a stream")],
   grammar: [structured("grammar > in GBNF is followed")],
 } as const;
 const TEMPLATE = {
-  messages: [api("chat > is what the template makes of the messages"), api("chat > takes content as parts, and null"), clients("openai > takes content in parts, null content, all roles, log-probabilities and several choices"), fields("the template is given > names, thoughts, calls and the ids of their results")],
+  messages: [api("chat > is what the template makes of the messages"), api("chat > takes content as parts, and null"), known("item 12: clients of Workers AI > content may be an array in every role, null, or absent beside calls"), clients("openai > takes content in parts, null content, all roles, log-probabilities and several choices"), fields("the template is given > names, thoughts, calls and the ids of their results")],
   documents: [fields("the template is given > documents")], reasoning_effort: [fields("the template is given > the effort")], chat_template_kwargs: [fields("the template is given > more variables"), structured("response_format > waits for the end of a thought")],
 } as const;
 const TOOLS = {
-  tools: [structured("tools > are called when they must be, with arguments that fit"), clients("openai > gets calls of tools, streamed in pieces"), clients("ai with @ai-sdk/openai-compatible > calls a tool, streamed")],
+  tools: [structured("tools > are called when they must be, with arguments that fit"), known("item 12: clients of Workers AI > a call streams as it is written: its name, then its arguments in pieces, in every API"), clients("openai > gets calls of tools, streamed in pieces"), clients("ai with @ai-sdk/openai-compatible > calls a tool, streamed")],
   tool_choice: [structured("tools > by name alone when one is named"), structured("tools > are not called where they must not be")],
 } as const;
+const LOGPROBS = api("chat > gives log-probabilities with bytes");
 const RESPONSES = clients("openai > gets responses, whole and streamed, the same");
 const RESPONSE_CALLS = clients("openai > gets structured responses and function calls");
 const MESSAGES = clients("@anthropic-ai/sdk > sends a message, whole and streamed, the same text");
@@ -47,12 +51,13 @@ const MESSAGE_SAMPLING = fields("sampling > of a message takes the same, and top
 export const CONFORMANCE: Partial<Readonly<Record<SchemaName, Readonly<Record<string, readonly string[]>>>>> = {
   ChatCompletionRequest: {
     ...COMMON, ...TEMPLATE, ...TOOLS, max_completion_tokens: [api("chat > takes max_completion_tokens")],
-    logprobs: [api("chat > gives log-probabilities with bytes")], top_logprobs: [api("chat > gives log-probabilities with bytes")],
+    logprobs: [LOGPROBS, api("streams > carry log-probabilities of several choices, those of the whole reply"), known("item 11: usage, echo, log-probabilities > log-probabilities, tools and a stream go together: every token has its score, of calls too")], top_logprobs: [LOGPROBS],
+    n: [...COMMON.n, api("streams > carry log-probabilities of several choices, those of the whole reply")],
     parallel_tool_calls: [structured("tools > are called when they must be, with arguments that fit")],
   },
   CompletionRequest: {
     ...COMMON, prompt: [api("completions > take a prompt in all four forms")], logprobs: [api("completions > give log-probabilities that are consistent")],
-    echo: [api("completions > echo with max_tokens 0 scores a prompt, and agrees with what generating said"), api("completions > echo without log-probabilities shows the prompt first")],
+    echo: [api("completions > echo with max_tokens 0 scores a prompt, and agrees with what generating said"), api("completions > echo without log-probabilities shows the prompt first"), known("item 11: usage, echo, log-probabilities > echo with logprobs scores the prompt, whole and streamed, with and without a continuation")],
   },
   MoeExtensions: {
     trace: [api("streams > carry the experts of every token in every layer when asked")], date: [fields("the template is given > names, thoughts, calls and the ids of their results"), templates("templates of the families (skipped where the data folder is absent) > Llama 3.x names the date it is given; Llama 3.1 its own")],
@@ -82,7 +87,7 @@ export const CONFORMANCE: Partial<Readonly<Record<SchemaName, Readonly<Record<st
   ApplyTemplateRequest: { ...TEMPLATE, tools: [fields("the template is given > tools")], tool_choice: [fields("the template is given > no tools where none may be called")], moe: [fields("the template is given > the day of the request, where it names none")] },
 };
 
-/** Requirements of api.test.ts whose refusal is about a field, as its rows say: by the field's name. */
+/** Requirements of api-refusals.test.ts whose refusal is about a field, as its rows say: by the field's name. */
 export function refusalsIn(source: string): ReadonlyMap<string, readonly string[]> {
   const found = new Map<string, string[]>();
   for (const [, requirement, param] of source.matchAll(/requirement: "([^"]+)".*?param: "(\w+)[."[]/g)) found.set(param!, [...(found.get(param!) ?? []), requirement!]);

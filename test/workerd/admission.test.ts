@@ -5,7 +5,9 @@ import { env } from "cloudflare:workers";
 import { createExecutionContext, evictDurableObject } from "cloudflare:test";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import type { GenerateEvent, GenerateRequest } from "../../durable/generate.ts";
+import { LIMITS } from "../../durable/limits.ts";
 import worker, { type EdgeEnv } from "../../worker/index.ts";
+import { EDGE_LIMITS } from "../../worker/limits.ts";
 
 const edgeEnv = env as unknown as EdgeEnv;
 const ask = { model: "tiny", prompt: "abc", temperature: 0, max_tokens: 20 };
@@ -28,7 +30,7 @@ function scripted(events: readonly GenerateEvent[], status = 200): { asked: Gene
   return { asked, settings: { ORCHESTRATOR: { getByName: () => ({ fetch }) } } };
 }
 const end = (reason: "length" | "deadline", completionTokens: number): GenerateEvent =>
-  ({ type: "end", reason, stopId: null, promptTokens: 3, cachedTokens: 0, completionTokens, moe: { steps: 1, frames: 1, bytes: 1, retries: 0 } });
+  ({ type: "end", reason, stopId: null, promptTokens: 3, cachedTokens: 0, completionTokens, moe: { steps: 1, frames: 1, bytes: 1, retries: 0 }, timings: { queueMs: 0, promptMs: 1, completionMs: 2 } });
 const untouchable = { ORCHESTRATOR: new Proxy({}, { get: () => { throw new Error("The orchestrator was touched."); } }) };
 
 describe("settings of keys", () => {
@@ -188,7 +190,8 @@ describe("tokens of a day", () => {
 
   it("are those of embeddings too", async () => {
     const embed = (input: string[]) => send("vectors", { tokensPerDay: 9 }, { model: "tiny", input }, { path: "/v1/embeddings" });
-    expect((await embed(["abc", "abcd"])).status).toBe(200);
+    const first = await embed(["abc", "abcd"]);
+    expect([first.status, first.headers.get("X-RateLimit-Limit-Tokens"), first.headers.get("X-RateLimit-Remaining-Tokens")]).toEqual([200, "9", "2"]);
     await untilTaken("vectors", 7);
     expect((await answer(await embed(["abc"]))).error.code).toBe("insufficient_quota");
   });
@@ -209,6 +212,95 @@ describe("tokens of a day", () => {
     expect(await budget.reserve("r4", 100, 100)).toMatchObject({ granted: true, remainingTokens: 0, resetsAtMs: first.resetsAtMs + DAY_MS });
     await budget.settle("r3", 5); // of the day before
     expect(await budget.taken()).toBe(100);
+  });
+
+  describe("of a stream that is continued", () => {
+    const body = { ...ask, max_tokens: 60, temperature: 1, seed: 11, stream: true, stream_options: { include_usage: true } };
+    const from = (id: string) => ({ headers: { "Last-Event-ID": id } });
+    const idsOf = (text: string): string[] => [...text.matchAll(/^id: (.*)$/gm)].map((match) => match[1]!);
+    /** Reads `n` events and leaves; gives the last one's id. */
+    const leaveAfter = async (response: Response, n: number): Promise<string> => {
+      const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
+      let text = "";
+      while (idsOf(text).length < n) text += (await reader.read()).value!;
+      await reader.cancel();
+      return idsOf(text)[n - 1]!;
+    };
+
+    it("are counted once, however many requests it takes", async () => {
+      // As many as one whole reply may need, and not one more.
+      const exact = { tokensPerDay: 63 };
+      let id = await leaveAfter(await send("continued", exact, body), 5);
+      for (const n of [5, 5]) {
+        const response = await send("continued", exact, body, from(id));
+        // What counts for the reply is not set aside again, whether its first request has been settled by now or not.
+        expect([response.status, response.headers.get("X-RateLimit-Remaining-Tokens")]).toEqual([200, "0"]);
+        id = await leaveAfter(response, n);
+      }
+      const text = await (await send("continued", exact, body, from(id))).text();
+      expect(text).toMatch(/"total_tokens":63\b/);
+      await untilTaken("continued", 63);
+      // Its end once more costs nothing.
+      expect(await (await send("continued", exact, body, from(idsOf(text).at(-2)!))).text()).toContain("[DONE]");
+      expect(await taken("continued")).toBe(63);
+    });
+
+    it("are counted anew for another request under its id", async () => {
+      const enough = { tokensPerDay: 100 };
+      const whole = await (await send("another", enough, { ...body, max_tokens: 20 })).text();
+      const usage = 23;
+      await untilTaken("another", usage);
+      const other = await send("another", enough, { ...body, max_tokens: 20, prompt: "xyz" }, from(idsOf(whole)[3]!));
+      await other.text();
+      await untilTaken("another", 2 * usage);
+      // Nor does it say what the other one had said: it is a function of its own request.
+      const refused = await answer(await send("another", enough, { ...body, max_tokens: 80 }, from(idsOf(whole)[3]!)));
+      expect(refused.error).toMatchObject({ code: "insufficient_quota", message: expect.stringContaining("this request may need 83, its prompt") });
+    });
+  });
+
+  it("of one reply are the most that a request of it has used, whichever ends first", async () => {
+    const budget = edgeEnv.BUDGETS.getByName("name:two-at-once");
+    expect(await budget.reserve("a", 60, 100, "reply")).toMatchObject({ granted: true, newTokens: 60, remainingTokens: 40 });
+    expect(await budget.reserve("b", 60, 100, "reply")).toMatchObject({ granted: true, newTokens: 0, remainingTokens: 40 });
+    await budget.settle("a", 25);
+    expect(await budget.taken()).toBe(60); // the other may still need them
+    await budget.settle("b", 20);
+    expect(await budget.taken()).toBe(25);
+    expect(await budget.reserve("c", 60, 100, "reply")).toMatchObject({ granted: true, newTokens: 35, remainingTokens: 40 });
+    expect(await budget.reserve("d", 60, 100, "another")).toMatchObject({ granted: false, newTokens: 60, remainingTokens: 40 });
+    await budget.settle("c", 60);
+    expect(await budget.taken()).toBe(60);
+    // On the next day only what is new counts, and what the day before set aside does not come back.
+    const { resetsAtMs } = await budget.reserve("e", 100, 200, "reply");
+    vi.spyOn(Date, "now").mockReturnValue(resetsAtMs);
+    expect(await budget.reserve("f", 100, 100, "reply")).toMatchObject({ granted: true, newTokens: 40, remainingTokens: 60 });
+    await budget.settle("e", 70);
+    expect(await budget.taken()).toBe(40);
+    await budget.settle("f", 80);
+    expect(await budget.taken()).toBe(20);
+  });
+
+  it("that were set aside for a Worker that died come back, all but those its reply is known to have used", async () => {
+    expect(LIMITS.reservationMs).toBeGreaterThan(EDGE_LIMITS.deadlineMs);
+    const budget = edgeEnv.BUDGETS.getByName("name:deserted");
+    // Noon: the day does not turn in between.
+    const startMs = Math.floor(Date.now() / 86_400_000) * 86_400_000 + 43_200_000;
+    const clock = vi.spyOn(Date, "now").mockReturnValue(startMs);
+    await budget.reserve("dead", 50, 100);
+    await budget.reserve("dead, continued", 40, 100, "reply");
+    await budget.reserve("its second request", 40, 100, "reply");
+    await budget.settle("its second request", 15);
+    expect(await budget.taken()).toBe(90);
+    clock.mockReturnValue(startMs + LIMITS.reservationMs - 1);
+    expect(await budget.reserve("early", 11, 100)).toMatchObject({ granted: false, remainingTokens: 10 });
+    clock.mockReturnValue(startMs + LIMITS.reservationMs);
+    expect(await budget.taken()).toBe(15);
+    expect(await budget.reserve("later", 85, 100)).toMatchObject({ granted: true, remainingTokens: 0 });
+    // One that was only slow says in the end what it has used.
+    await budget.settle("dead", 30);
+    await budget.settle("dead", 30);
+    expect(await budget.taken()).toBe(130);
   });
 
   it("survive the object", async () => {

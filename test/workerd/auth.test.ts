@@ -1,5 +1,5 @@
 // Keys, scopes and origins, black box through the Worker's fetch, with Durable Objects that must not be touched: who may ask for what, and from which pages.
-// The errors of requests without a key are rows of api.test.ts.
+// The errors of requests without a key are rows of api-refusals.test.ts.
 
 import { env } from "cloudflare:workers";
 import { createExecutionContext, waitOnExecutionContext } from "cloudflare:test";
@@ -66,16 +66,13 @@ describe("a caller", () => {
 });
 
 describe("scopes", () => {
-  it("what looks inside needs admin, and the refusal says so", async () => {
-    const refused = await ask("GET /metrics", bearer("plain-key"));
+  it.each(["/metrics", "/v1/fleet", "/v1/traces"])("what looks inside needs admin, and the refusal says so: %s", async (path) => {
+    const refused = await ask(`GET ${path}`, bearer("plain-key"), { ORCHESTRATOR: orchestrator });
     expect(refused.status).toBe(403);
     expect(await refused.json()).toMatchObject({ error: { code: "insufficient_permissions", message: expect.stringMatching(/scope "admin".*has "infer"/) } });
   });
-  it("numbers of the fleet are for every key, words of its faults for admin", async () => {
-    const [plain, admin] = await Promise.all(["plain-key", "root-key"].map(async (key) => (await ask("GET /v1/fleet", bearer(key), { ORCHESTRATOR: orchestrator })).text()));
-    expect(plain).toContain('"name":"shard 0"');
-    expect(plain).not.toMatch(/parts|object 17/);
-    expect(JSON.parse(admin!)).toEqual(STATUS);
+  it("the fleet is shown to admin as it is, reasons of faults too", async () => {
+    expect(await (await ask("GET /v1/fleet", bearer("root-key"), { ORCHESTRATOR: orchestrator })).json()).toEqual(STATUS);
   });
 });
 

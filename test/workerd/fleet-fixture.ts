@@ -8,7 +8,7 @@ import type { GenerateEvent, GenerateRequest, OrchestratorStatus } from "../../d
 import type { DurableEnv } from "../../durable/env.ts";
 import type { ExpertShard } from "../../durable/shard.ts";
 import type { Orchestrator } from "../../durable/orchestrator.ts";
-import { InFlightBudget } from "../../durable/client.ts";
+import { InFlightBudget } from "../../durable/in-flight-budget.ts";
 import { openFanOut } from "../../durable/fan-out.ts";
 import { LIMITS } from "../../durable/limits.ts";
 import { loadModel } from "../../formats/load-model.ts";

@@ -7,6 +7,7 @@ import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vite
 import { openHuggingFace } from "../../formats/huggingface.ts";
 import { MemorySource } from "../../formats/memory-source.ts";
 import worker, { type EdgeEnv } from "../../worker/index.ts";
+import { EDGE_LIMITS } from "../../worker/limits.ts";
 import { packToMemory } from "../support/pack-to-memory.ts";
 import { tinyChatFiles } from "../support/tiny-chat.ts";
 import { deploy, fleetEnv, until } from "./fleet-fixture.ts";
@@ -29,9 +30,9 @@ beforeEach(() => {
 });
 afterEach(() => vi.restoreAllMocks());
 
-interface Asked { readonly body?: object; readonly headers?: Record<string, string>; readonly settings?: Partial<EdgeEnv> }
-const ask = async (path: string, { body, headers = {}, settings = {} }: Asked = {}): Promise<Response> => worker.fetch(new Request(`https://edge${path}`, {
-  headers: { Authorization: `Bearer ${KEY}`, ...headers }, ...(body === undefined ? {} : { method: "POST", body: JSON.stringify({ model: PACK, ...body }) }),
+interface Asked { readonly body?: object; readonly method?: string; readonly headers?: Record<string, string>; readonly settings?: Partial<EdgeEnv> }
+const ask = async (path: string, { body, method, headers = {}, settings = {} }: Asked = {}): Promise<Response> => worker.fetch(new Request(`https://edge${path}`, {
+  headers: { Authorization: `Bearer ${KEY}`, ...headers }, ...(body === undefined ? {} : { method: "POST", body: JSON.stringify({ model: PACK, ...body }) }), ...(method === undefined ? {} : { method }),
 }), { ...env, LOG: "", OPEN_ACCESS: "false", API_KEYS: KEY, ...settings } as unknown as EdgeEnv, createExecutionContext());
 const chat = { messages: [{ role: "user", content: SECRET }], max_tokens: 8, temperature: 1.2 };
 
@@ -57,6 +58,16 @@ describe("a line", () => {
     expect(lines()[0]!["completion_tokens"]).toBeGreaterThan(0);
   });
 
+  it("of vectors counts their tokens", async () => {
+    const response = await ask("/v1/embeddings", { body: { input: [SECRET, "abc"] } });
+    const { usage } = await response.json<{ usage: { prompt_tokens: number } }>();
+    expect(usage.prompt_tokens).toBe(SECRET.length + 3);
+    expect(lines()).toEqual([{
+      level: "info", time: expect.any(String), id: expect.any(String), caller: expect.any(String), method: "POST", endpoint: "/v1/embeddings", status: 200, stream: false,
+      prompt_tokens: usage.prompt_tokens, cached_tokens: 0, completion_tokens: 0, finish: "embedded", auth_ms: expect.any(Number), tokenise_ms: expect.any(Number), queue_ms: expect.any(Number), total_ms: expect.any(Number),
+    }]);
+  });
+
   it("of a reader who left says so", async () => {
     const response = await ask("/v1/completions", { body: { prompt: "abc", max_tokens: 400, stream: true } });
     const reader = response.body!.getReader();
@@ -73,13 +84,15 @@ describe("a line", () => {
     ["POST /v1/chat/completions", 404, "model_not_found", { body: { ...chat, model: SECRET } }],
     ["GET /v1/models", 401, "invalid_api_key", { headers: { Authorization: `Bearer ${SECRET}` } }],
     ["GET /v1/models/:id", 404, "model_not_found", {}],
-    ["GET unknown", 404, undefined, {}],
+    ["GET unknown", 404, "unknown_url", {}],
+    ["DELETE unknown", 405, "method_not_allowed", { method: "DELETE", path: "/v1/models" }],
+    ["POST /v1/completions", 413, "request_too_large", { body: { prompt: SECRET.repeat(EDGE_LIMITS.bodyBytes / SECRET.length) } }],
   ] as const)("of a refusal has its code and not its words: %s %i", async (route, status, code, asked) => {
     const [method, endpoint] = route.split(" ");
     const path = endpoint === "unknown" ? `/${SECRET}` : endpoint!.replace(":id", SECRET);
-    const response = await ask(path, asked);
+    const response = await ask("path" in asked ? asked.path : path, asked);
     expect(response.status).toBe(status);
-    expect(lines()).toEqual([expect.objectContaining({ method, endpoint, status, level: "info", ...(code === undefined ? {} : { error: code }) })]);
+    expect(lines()).toEqual([expect.objectContaining({ method, endpoint, status, level: "info", error: code })]);
     expect(lines()[0]).not.toHaveProperty("finish");
   });
 

@@ -152,6 +152,16 @@ describe("after requests", () => {
     expect(sum(after, "kv_pages", { of: "all" })).toBeGreaterThanOrEqual(sum(after, "kv_pages", { of: "kept" }));
   });
 
+  it("tokens of vectors are counted as those of prompts, without a first token", async () => {
+    const first = await scrape();
+    await (await ask("/v1/embeddings", { input: ["abc", "de"] })).text();
+    const then = await scrape();
+    const labels = { endpoint: "/v1/embeddings" };
+    expect(sum(then, "http_prompt_tokens_total", labels) - sum(first, "http_prompt_tokens_total", labels)).toBe(5);
+    expect(sum(then, "http_completion_tokens_total", labels)).toBe(0);
+    expect(then.get("workers_moe_http_first_token_seconds")!.samples.filter((sample) => sample.labels["endpoint"] === labels.endpoint)).toEqual([]);
+  });
+
   it("a path nobody knows makes no label of its own", async () => {
     for (const path of ["/secret-path", "/v1/models/secret-model"]) expect((await ask(path)).status).toBe(404);
     expect(await (await ask("/metrics")).text()).not.toContain("secret");

@@ -40,6 +40,27 @@ function gateAt(...stops: number[]): { reached: number; opened: number; readonly
 const post = (name: string, body: string): Promise<Response> => orchestrator(name).fetch("http://orchestrator/generate", { method: "POST", body });
 
 describe("a loading model", () => {
+  it("keeps nobody beyond a deadline, and a reader that left meanwhile gets no generation", async () => {
+    await packInBucket("late");
+    deploy({ packId: "late", shards: 1 });
+    let isOpen = false;
+    Tenant.prototype.load = async function (this: Tenant, ...args: Parameters<typeof realLoad>) {
+      await until(() => isOpen);
+      return realLoad.apply(this, args);
+    } as typeof realLoad;
+    const abort = new AbortController();
+    const left = generate(orchestrator("late"), greedy(5), { signal: abort.signal }).next().catch((cause: unknown) => cause);
+    const late = await post("late", JSON.stringify({ ...greedy(3), deadlineAtMs: Date.now() + 20 }));
+    expect(late.status).toBe(504);
+    expect(await late.json()).toMatchObject({ type: "error", code: "deadline-exceeded" });
+    expect((await statusOf("late")).status).toBe("warming");
+    abort.abort(new Error("the reader left"));
+    expect(await left).toMatchObject({ message: "the reader left" });
+    isOpen = true;
+    expect(await eventsOf("late", greedy(3))).toHaveLength(4);
+    expect((await statusOf("late")).generations).toEqual({ active: 0, queued: 0, cancelled: 1 });
+  });
+
   it("is cold, then warming with a fraction, then ready; requests meanwhile wait", async () => {
     await packInBucket("warming");
     deploy({ packId: "warming", shards: 2 });

@@ -23,7 +23,7 @@ const post = (path: string, body: object, lastEventId: string | null): Promise<R
   method: "POST", body: JSON.stringify({ model: PACK, stream: true, ...body }), headers: lastEventId === null ? {} : { "Last-Event-ID": lastEventId },
 }));
 /** What a reply cost is not part of it: a resumed one costs less. */
-const withoutCosts = (text: string): string => text.replace(/"moe":\{"seed":(-?\d+)[^}]*\}/g, '"moe":{"seed":$1}').replace(/"cached_tokens":\d+/g, "").replace(/"cache_read_input_tokens":\d+/g, "").replace(/"input_tokens":\d+/g, "");
+const withoutCosts = (text: string): string => text.replace(/"moe":\{"seed":(-?\d+)[^}]*\}/g, '"moe":{"seed":$1}').replace(/,"frames":\[\[.*?\]\]/g, "").replace(/"cached_tokens":\d+/g, "").replace(/"cache_read_input_tokens":\d+/g, "").replace(/"input_tokens":\d+/g, "");
 const eventsOf = (text: string): SentEvent[] => text.split("\n\n").filter((block) => block !== "").map((block) => ({ id: /^id: (.*)$/m.exec(block)?.[1] ?? "", text: withoutCosts(block) }));
 async function all(path: string, body: object, lastEventId: string | null = null): Promise<SentEvent[]> {
   const response = await post(path, body, lastEventId);
@@ -81,6 +81,22 @@ describe("the journal", () => {
     expect(resumed.steps).toBeLessThan(first.steps / 2);
   });
 
+  it("knows a reply by its request as well: another one under its id says what it would have said anyway", async () => {
+    const first = await all("/v1/completions", { prompt: "abc", max_tokens: 40, temperature: 1 });
+    const [id, created, seed] = first.at(-1)!.id.split(".");
+    const other = { prompt: "zyx", max_tokens: 30, temperature: 1 };
+    const contentOf = (events: readonly SentEvent[]): string[] => events.map(({ text }) => /"text":("[^"]*")/.exec(text)?.[1] ?? "");
+    expect(contentOf(await all("/v1/completions", other, `${id}.${created}.${seed}.0`))).toEqual(contentOf(await all("/v1/completions", { ...other, seed: Number(seed) })));
+  });
+
+  it("goes on rightly for two who continue one stream at once, and for one who was told more events than there are", async () => {
+    const body = { prompt: "abcd", max_tokens: 40, temperature: 1 };
+    const whole = await all("/v1/completions", body);
+    const rests = await Promise.all([5, 20, 20].map((n) => all("/v1/completions", body, whole[n]!.id)));
+    expect(rests).toEqual([whole.slice(6), whole.slice(21), whole.slice(21)]);
+    expect(await all("/v1/completions", body, whole[0]!.id.replace(/\.\d+$/, ".999999999"))).toEqual([]);
+  });
+
   it("is swept when nobody will continue it any more", async () => {
     await all("/v1/completions", { prompt: "abc", max_tokens: 20 });
     const kept = await runInDurableObject(orchestrator(PACK), async (_, state) => (await state.storage.list({ prefix: "reply:" })).size);
@@ -96,7 +112,13 @@ describe("the journal", () => {
 });
 
 describe("ids that mean nothing", () => {
-  it.each(["hello", "cmpl-1.2.3.4", "", `chatcmpl-${"0".repeat(32)}.1234567890.1.x`])("%o is refused", async (id) => {
+  it("of another API's replies", async () => {
+    const response = await post("/v1/completions", { prompt: "abc", max_tokens: 3 }, `msg_${"0".repeat(32)}.1234567890.1.1`);
+    expect([response.status, (await response.json<{ error: { code: string } }>()).error.code]).toEqual([400, "invalid_event_id"]);
+  });
+
+  it.each(["hello", "cmpl-1.2.3.4", "", `chatcmpl-${"0".repeat(32)}.1234567890.1.x`,
+    `cmpl-${"0".repeat(32)}.1234567890.1.-1`, `cmpl-${"0".repeat(32)}.1234567890.9999999999999999.1`, `cmpl-${"0".repeat(32)}.1234567890.1.9999999999`])("%o is refused", async (id) => {
     const response = await post("/v1/completions", { prompt: "abc", max_tokens: 3 }, id);
     expect(response.status).toBe(400);
     expect(await response.json()).toMatchObject({ error: { code: "invalid_event_id", message: expect.stringContaining("expected the id of an event") } });

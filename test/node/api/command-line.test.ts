@@ -39,6 +39,18 @@ describe("exit codes", () => {
     expect(JSON.parse(json.stdout)).toEqual({ error: { message: expect.stringContaining("no manifest.json") as string } });
   });
 
+  it.each([
+    [["--port", "1e3"], "option '-p, --port <port>' argument '1e3' is invalid. Expected a whole number above 0."],
+    [["--port", "65536"], "option '-p, --port <port>' argument '65536' is invalid. Expected a port number from 1 to 65535."],
+    [["--processes", "0"], "option '--processes <n>' argument '0' is invalid. Expected a whole number above 0."],
+    [["--isolate-mib", "4097"], "option '--isolate-mib <n>' argument '4097' is invalid. Expected at most"],
+    [["--isolates", "some"], "option '--isolates <mode>' argument 'some' is invalid. Expected \"shared\" or \"strict\"."],
+  ])("serve %j is refused in words that say what was found and expected", (args, message) => {
+    const done = cli(["serve", pack.folder, ...args]);
+    expect(done.status).toBe(2);
+    expect(done.stderr).toContain(message);
+  });
+
   it("--processes beyond the shards says so, instead of starting idle ones", () => {
     const done = cli(["serve", pack.folder, "--processes", "4", "--shards", "2"]);
     expect(done.status).toBe(1);

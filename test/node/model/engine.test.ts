@@ -105,8 +105,10 @@ describe("the q8 cache", () => {
 describe("the largest logits alone, and probabilities", () => {
   test("are those of the whole row, for entries of every kind in one step", async () => {
     const config = { ...base, logitsScaling: 4 };
-    const { engine } = directEngine(config, seededWeights(config, 5), 65536, { kernels: kernels(), contextLength: 64, maxChunkTokens: 40 });
-    const asked: LogitsRequest[] = [{ top: 5, of: "all" }, "all", { top: 1, of: "last" }, "none", { top: 64, of: "last" }, "last", { top: 2, of: "all" }, { temperature: 0.7, of: "last" }, { temperature: 1.3, of: "all" }];
+    const { engine } = directEngine(config, seededWeights(config, 5), 65536, { kernels: kernels(), contextLength: 64, maxChunkTokens: 56 });
+    const third = { apply: (row: Float32Array) => row.map((value, id) => (id % 3 === 1 ? value : -Infinity)), push: () => {}, isComplete: false, dispose: () => {} };
+    const asked: LogitsRequest[] = [{ top: 5, of: "all" }, "all", { top: 1, of: "last" }, "none", { top: 64, of: "last" }, "last", { top: 2, of: "all" }, { temperature: 0.7, of: "last" }, { temperature: 1.3, of: "all" },
+      { temperature: 0.9, stage: third, of: "last" }, { among: { ...third, candidates: Uint32Array.of(1, 7, 10) }, of: "last" }];
     const texts = asked.map((_, i) => ids.slice(i, i + 3 + (i % 4)));
     const step = async (logits: (i: number) => LogitsRequest) => {
       const timelines = texts.map(() => engine.kv.open(20));
@@ -125,9 +127,13 @@ describe("the largest logits alone, and probabilities", () => {
         return;
       }
       const chosen = request.of === "all" ? rows : rows.slice(-1);
+      if ("among" in request) {
+        expect(bits(found.logits[i]!)).toEqual(bits(Float32Array.of(1, 7, 10).map((id) => chosen[0]![id]!)));
+        return;
+      }
       if ("temperature" in request) {
         expect(found.tops[i]).toBeNull();
-        expect(bits(found.logits[i]!)).toEqual(bits(Float32Array.from(chosen.flatMap((row) => Array.from(probabilitiesOf(row, request.temperature))))));
+        expect(bits(found.logits[i]!)).toEqual(bits(Float32Array.from(chosen.flatMap((row) => Array.from(probabilitiesOf(request.stage?.apply(row) ?? row, request.temperature))))));
         return;
       }
       const k = Math.min((request as { top: number }).top, v);

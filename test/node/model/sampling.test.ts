@@ -159,7 +159,30 @@ describe("adjustments", () => {
     expect(greedy.logprob).toBe(logprobs(row, 2, 2).logprob);
     expect(greedy.top!.map(({ id }) => id)).toEqual([3, 0]);
     for (let position = 0; position < 200; position++) expect(sample(row, params, 0, position, null, stage).id).not.toBe(3);
-    expect(decidingForm(params, null, 5, stage)).toBe("row");
+    expect(decidingForm(params, null, 5, stage)).toEqual({ temperature: 1, stage });
+    for (const p of [{ temperature: 0 }, { topK: 2 }, { typicalP: 0.5 }]) expect(decidingForm({ ...params, ...p }, null, 5, stage)).toBe("row");
+    expect(decidingForm(params, 2, 5, stage)).toBe("row");
+  });
+
+  test("few candidates of a stage are drawn from as from the whole row", () => {
+    const few = Uint32Array.of(0, 2, 3);
+    const whole = { apply: (values: Float32Array) => values.map((value, id) => (few.includes(id) ? value : -Infinity)), push: () => {}, isComplete: false, dispose: () => {} };
+    const counted = { ...whole, candidates: few };
+    expect(decidingForm(params, 2, 5, counted)).toBe("row");
+    expect(decidingForm(params, null, 5, { ...counted, candidates: new Uint32Array(0) })).toBe("row"); // which says what is wrong
+    const form = decidingForm(params, null, 5, counted);
+    expect(form).toEqual({ among: counted });
+    expect(() => sampleForm(form, Float32Array.of(1, NaN, 2), null, 0, params, 0, 0, null, counted)).toThrow(/finite/);
+    const drawn = new Set<number>();
+    for (const p of [{}, { temperature: 0 }, { topK: 2 }, { topK: 2, topP: 0.5 }, { minP: 0.3 }, { typicalP: 0.5 }, { topP: 0.9 }, { temperature: 1.7 }]) {
+      for (let position = 0; position < 60; position++) {
+        const { id } = sample(row, { ...params, ...p }, 0, position, null, counted);
+        expect(id).toBe(sample(row, { ...params, ...p }, 0, position, null, whole).id);
+        expect(sampleForm(form, Float32Array.from(few, (one) => row[one]!), null, 0, { ...params, ...p }, 0, position, null, counted)).toEqual({ id });
+        drawn.add(id);
+      }
+    }
+    expect([...drawn].sort()).toEqual([0, 2, 3]);
   });
 
   test("a stage may forbid all tokens but one", () => {
