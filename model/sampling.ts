@@ -52,10 +52,10 @@ export interface TopLogits {
 }
 
 /**
- * What of a row of logits decides a token: the row itself, its `top` largest, the few that the candidates of a stage get from it, or the probabilities at a
- * `temperature` of what a stage leaves of it.
+ * What of a row of logits decides a token: the row itself, its `top` largest, or the probabilities at a `temperature`, of what a stage leaves of it where there
+ * is one; or, `among` the candidates of a stage, their logits alone.
  */
-export type LogitsForm = "row" | { readonly top: number } | { readonly among: LogitStage } | { readonly temperature: number; readonly stage?: LogitStage };
+export type LogitsForm = "row" | { readonly top: number } | { readonly top: 1; readonly stage: LogitStage } | { readonly among: LogitStage } | { readonly temperature: number; readonly stage?: LogitStage };
 
 /**
  * The cheapest form that decides the next token; `nTop` null where no log-probabilities are asked for, `stage` null where nothing is done to the logits.
@@ -66,8 +66,9 @@ export function decidingForm(params: SamplingParams, nTop: number | null, vocabS
   if (stage !== null) {
     const candidates = stage.candidates ?? null;
     if (candidates !== null) return candidates.length > 0 ? { among: stage } : "row";
+    if (params.temperature === 0) return { top: 1, stage };
     // A kernel is faster than JavaScript at exponentials.
-    return params.temperature > 0 && (params.topK === 0 || params.topK >= vocabSize) ? { temperature: params.temperature, stage } : "row";
+    return params.topK === 0 || params.topK >= vocabSize ? { temperature: params.temperature, stage } : "row";
   }
   if (params.temperature === 0) return { top: 1 };
   if (params.topK === 0 || params.topK >= vocabSize) return { temperature: params.temperature };

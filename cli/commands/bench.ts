@@ -15,6 +15,7 @@ interface BenchOptions {
   readonly table?: boolean;
   readonly rounds?: string;
   readonly cache?: string;
+  readonly data?: string;
 }
 
 /** A benchmark is a file of bench/ whose header says it can be run with `--json`. */
@@ -24,17 +25,18 @@ const benchmarks = (): string[] => readdirSync(join(ROOT, "bench"))
 
 export function register(program: Command): void {
   program.command("bench")
-    .description("measure this machine: kernels, engine (against wllama), serve, sweeps, round-trip, start-up; and the errors of models")
+    .description("measure this machine: kernels, engine (against wllama), serve, constraints, sweeps, round-trip, start-up; and the errors of models")
     .argument("[names...]", `which ones; each of them when left out or "${ALL}"`)
     .option("--table", "tables only, on standard output")
     .option("--json", "tables on standard error, then one JSON document on standard output (what it does anyway)")
     .option("--rounds <n>", "interleaved runs of the engine benchmark (default 5)")
     .option("--cache <dir>", "where generated models are kept (default build/bench)")
+    .option("--data <dir>", "where tokenizers for the constraints benchmark lie (default WORKERS_MOE_DATA)")
     .action(async (names: string[], options: BenchOptions) => {
       const known = benchmarks();
       const unknown = names.find((name) => name !== ALL && !known.includes(name));
       if (unknown !== undefined) throw new Error(`There is no benchmark "${unknown}"; expected ${known.join(", ")} or ${ALL}.`);
-      const passed = (["rounds", "cache"] as const).flatMap((name) => (options[name] === undefined ? [] : [`--${name}`, options[name]]));
+      const passed = (["rounds", "cache", "data"] as const).flatMap((name) => (options[name] === undefined ? [] : [`--${name}`, options[name]]));
       const results: Record<string, unknown> = {};
       for (const name of names.length === 0 || names.includes(ALL) ? known : names) {
         process.stderr.write(`bench ${name} …\n`);

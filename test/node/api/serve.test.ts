@@ -9,13 +9,15 @@ import { ROOT } from "../../../cli/setup.mjs";
 import { LONG_CONTEXT, run, startServe, writeTinyPack, type Serving } from "../../support/serve.ts";
 
 const KEY = "test-key";
+const ADMIN_KEY = "test-admin-key";
+const adminHeaders = { "Authorization": `Bearer ${ADMIN_KEY}` };
 const headers = { "Authorization": `Bearer ${KEY}`, "Content-Type": "application/json" };
 let pack: { folder: string; remove: () => void };
 let server: Serving;
 
 beforeAll(async () => {
   pack = await writeTinyPack();
-  server = await startServe(pack.folder, { API_KEYS: `other, ${KEY}` });
+  server = await startServe(pack.folder, { API_KEYS: `other, ${KEY}`, ADMIN_KEYS: ADMIN_KEY });
 });
 afterAll(async () => {
   await server?.stop();
@@ -26,7 +28,7 @@ const ask = (body: object, signal?: AbortSignal): Promise<Response> => fetch(`${
   method: "POST", headers, body: JSON.stringify({ model: "tiny", prompt: "abc", temperature: 1, seed: 1, ...body }), ...(signal === undefined ? {} : { signal }),
 });
 interface Fleet { status: string; generations: { active: number; queued: number; cancelled: number } }
-const fleet = async (): Promise<Fleet> => (await fetch(`${server.url}/v1/fleet`, { headers })).json() as Promise<Fleet>;
+const fleet = async (): Promise<Fleet> => (await fetch(`${server.url}/v1/fleet`, { headers: adminHeaders })).json() as Promise<Fleet>;
 /** Asks until the condition holds; the test's time limit is the only clock. */
 async function until(holds: (fleet: Fleet) => boolean): Promise<Fleet> {
   for (;;) {
@@ -38,7 +40,7 @@ async function until(holds: (fleet: Fleet) => boolean): Promise<Fleet> {
 
 describe("serve", () => {
   it("is ready when it says so, and served with the keys of the environment only", async () => {
-    expect(server.output()).toContain("API_KEYS are set");
+    expect(server.output()).toContain("API_KEYS and ADMIN_KEYS are set");
     expect((await fetch(`${server.url}/health`, { headers })).status).toBe(200);
     expect((await fetch(`${server.url}/health`)).status).toBe(401);
     expect((await fetch(`${server.url}/`)).headers.get("Content-Type")).toMatch(/^text\/html/);
@@ -105,14 +107,14 @@ describe("serve", () => {
 
 describe("serve --processes 3", () => {
   it("gives the same text from shards in two processes of their own, and ends with all of them", async () => {
-    const apart = await startServe(pack.folder, { API_KEYS: KEY }, ["--processes", "3"]);
+    const apart = await startServe(pack.folder, { API_KEYS: KEY, ADMIN_KEYS: ADMIN_KEY }, ["--processes", "3"]);
     try {
       const text = async (url: string): Promise<string> => {
         const response = await fetch(`${url}/v1/completions`, { method: "POST", headers, body: JSON.stringify({ model: "tiny", prompt: "abcdefgh".repeat(40), temperature: 1, seed: 4, max_tokens: 30 }) });
         return ((await response.json()) as { choices: { text: string }[] }).choices[0]!.text;
       };
       expect(await text(apart.url)).toBe(await text(server.url));
-      const objects = async (url: string): Promise<number> => ((await (await fetch(`${url}/v1/fleet`, { headers })).json()) as { isolate: { objects: string[] } }).isolate.objects.length;
+      const objects = async (url: string): Promise<number> => ((await (await fetch(`${url}/v1/fleet`, { headers: adminHeaders })).json()) as { isolate: { objects: string[] } }).isolate.objects.length;
       expect([await objects(apart.url), await objects(server.url)]).toEqual([1, 5]); // the orchestrator alone; with four shards
     } finally {
       expect(await apart.stop()).toBe(0);

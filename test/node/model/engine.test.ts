@@ -103,12 +103,13 @@ describe("the q8 cache", () => {
 });
 
 describe("the largest logits alone, and probabilities", () => {
-  test("are those of the whole row, for entries of every kind in one step", async () => {
-    const config = { ...base, logitsScaling: 4 };
-    const { engine } = directEngine(config, seededWeights(config, 5), 65536, { kernels: kernels(), contextLength: 64, maxChunkTokens: 56 });
+  test.each([false, true])("are those of the whole row, for entries of every kind in one step, bias on the head: %s", async (headBias) => {
+    const config = { ...base, logitsScaling: 4, vocabSize: 517, headBias };
+    const { engine } = directEngine(config, seededWeights(config, 5), 65536, { kernels: kernels(), contextLength: 64, maxChunkTokens: 72 });
     const third = { apply: (row: Float32Array) => row.map((value, id) => (id % 3 === 1 ? value : -Infinity)), push: () => {}, isComplete: false, dispose: () => {} };
     const asked: LogitsRequest[] = [{ top: 5, of: "all" }, "all", { top: 1, of: "last" }, "none", { top: 64, of: "last" }, "last", { top: 2, of: "all" }, { temperature: 0.7, of: "last" }, { temperature: 1.3, of: "all" },
-      { temperature: 0.9, stage: third, of: "last" }, { among: { ...third, candidates: Uint32Array.of(1, 7, 10) }, of: "last" }];
+      { temperature: 0.9, stage: third, of: "last" }, { among: { ...third, candidates: Uint32Array.of(1, 31, 34, 505) }, of: "last" }, { among: { ...third, candidates: Uint32Array.of(config.vocabSize - 1) }, of: "last" },
+      { among: { ...third, candidates: Uint32Array.from({ length: 100 }, (_, i) => 3 * i + 1) }, of: "last" }, { top: 1, stage: third, of: "last" }];
     const texts = asked.map((_, i) => ids.slice(i, i + 3 + (i % 4)));
     const step = async (logits: (i: number) => LogitsRequest) => {
       const timelines = texts.map(() => engine.kv.open(20));
@@ -128,7 +129,8 @@ describe("the largest logits alone, and probabilities", () => {
       }
       const chosen = request.of === "all" ? rows : rows.slice(-1);
       if ("among" in request) {
-        expect(bits(found.logits[i]!)).toEqual(bits(Float32Array.of(1, 7, 10).map((id) => chosen[0]![id]!)));
+        const left = request.among.apply(chosen[0]!);
+        expect(bits(found.logits[i]!)).toEqual(bits(Float32Array.from(request.among.candidates!, (id) => left[id]!)));
         return;
       }
       if ("temperature" in request) {
@@ -137,7 +139,8 @@ describe("the largest logits alone, and probabilities", () => {
         return;
       }
       const k = Math.min((request as { top: number }).top, v);
-      const ranked = chosen.map((row) => Array.from(row.keys()).sort((a, b) => row[b]! - row[a]! || a - b).slice(0, k).map((id) => ({ id, value: row[id]! })));
+      const stage = "stage" in request ? request.stage ?? null : null;
+      const ranked = chosen.map((row) => stage?.apply(row) ?? row).map((row) => Array.from(row.keys()).sort((a, b) => row[b]! - row[a]! || a - b).slice(0, k).map((id) => ({ id, value: row[id]! })));
       expect(found.logits[i]!.length).toBe(0);
       expect(Array.from(found.tops[i]!.ids)).toEqual(ranked.flat().map(({ id }) => id));
       expect(bits(found.tops[i]!.values)).toEqual(bits(Float32Array.from(ranked.flat().map(({ value }) => value))));

@@ -91,7 +91,7 @@ describe("sample", () => {
       const expected = sample(whole, p, 2, position, null, null);
       if (form === "row") expect(sampleForm(form, whole, null, 0, p, 2, position, null, null)).toEqual(expected);
       else if ("temperature" in form) expect(sampleForm(form, probabilitiesOf(whole, temperature), null, 0, p, 2, position, null, null)).toEqual(expected);
-      else {
+      else if ("top" in form) {
         const k = form.top;
         const ids = Uint32Array.from(Array.from(whole.keys()).sort((a, b) => whole[b]! - whole[a]! || a - b).slice(0, k));
         const top = { k, ids: Uint32Array.of(...ids, ...ids), values: Float32Array.from([...ids, ...ids], (id) => whole[id]!), notFinite: Int32Array.of(-1, -1) };
@@ -160,7 +160,8 @@ describe("adjustments", () => {
     expect(greedy.top!.map(({ id }) => id)).toEqual([3, 0]);
     for (let position = 0; position < 200; position++) expect(sample(row, params, 0, position, null, stage).id).not.toBe(3);
     expect(decidingForm(params, null, 5, stage)).toEqual({ temperature: 1, stage });
-    for (const p of [{ temperature: 0 }, { topK: 2 }, { typicalP: 0.5 }]) expect(decidingForm({ ...params, ...p }, null, 5, stage)).toBe("row");
+    for (const p of [{ topK: 2 }, { typicalP: 0.5 }]) expect(decidingForm({ ...params, ...p }, null, 5, stage)).toBe("row");
+    expect(decidingForm({ ...params, temperature: 0 }, null, 5, stage)).toEqual({ top: 1, stage });
     expect(decidingForm(params, 2, 5, stage)).toBe("row");
   });
 

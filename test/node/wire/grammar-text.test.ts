@@ -99,7 +99,7 @@ describe("Harmony", () => {
 
   it.each([
     [`${FINAL}{"a": true}`, true], [`${THOUGHT}${FINAL}{"a": false}`, true], [`${THOUGHT}${THOUGHT}${FINAL}{"a": true}`, true],
-    [`${FINAL}{"a": 1}`, false], [`${FINAL}{"a": true} and`, false], ['{"a": true}', false], ["<|channel|>commentary<|message|>Well.<|end|>", false], [`${THOUGHT}{"a": true}`, false], [CALL, false],
+    [`${FINAL}{"a": 1}`, false], [`${FINAL}{"a": true} and`, false], ['{"a": true}', false], [`<|channel|>commentary<|message|>Well.<|end|><|start|>assistant${FINAL}{"a": true}`, false], [`${THOUGHT}{"a": true}`, false], [CALL, false],
     [`<|channel|>analysis<|message|>a<|channel|>`, false], ["<|channel|>analysis<|message|>", false],
   ])("a schema: %s is %s", async (text, good) => {
     expect(await accepts(json, text)).toBe(good);
