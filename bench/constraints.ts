@@ -100,7 +100,7 @@ async function measureVocabulary(name: string, tokenizer: Tokenizer, vocabSize: 
   // Built before it is loaded.
   const { Constraints } = await import("../durable/constraints.ts");
   const start = performance.now();
-  const constraints = await Constraints.create(new WebAssembly.Module(readFileSync(join(ROOT, "build/xgrammar.wasm"))), tokenizer, vocabSize, { ...LIMITS, grammarBytes: Infinity });
+  const constraints = await Constraints.create(new WebAssembly.Module(readFileSync(join(ROOT, "build/xgrammar.wasm"))), tokenizer, vocabSize, LIMITS);
   const openMs = performance.now() - start;
   const channel = tokenizer.idOf("<|channel|>");
   const followed = channel !== undefined && tokenizer.isControl(channel) ? [...CASES, HARMONY] : CASES;

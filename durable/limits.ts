@@ -37,6 +37,13 @@ export interface Limits {
   readonly journalMs: number;
   readonly reservationMs: number;
   readonly grammarBytes: number;
+  readonly grammarMostBytes: number;
+  readonly grammarStackBytes: number;
+  readonly grammarDepth: number;
+  readonly grammarRefs: number;
+  readonly grammarRepeats: number;
+  readonly grammarChars: number;
+  readonly grammarWork: number;
   readonly topLogprobs: number;
   readonly resumeAttempts: number;
   readonly logitBytes: number;
@@ -105,8 +112,22 @@ export const LIMITS: Limits = Object.freeze({
   journalMs: 10 * 60_000,
   /** Tokens set aside for a reply whose Worker died come back after this long: three times the longest deadline of a request (worker/limits.ts), which few replies take. */
   reservationMs: 30 * 60_000,
-  /** Memory of the grammar library, from which no new grammar is compiled: it lies in the isolate's 128 MB beside weights and KV cache. */
+  /** Memory of the grammar library, from which it forgets what it has compiled, and begins anew as soon as nobody uses it: it lies in the isolate's 128 MB beside weights and KV cache. */
   grammarBytes: 24 * MIB,
+  /** And from which no new grammar is compiled while others are in use. */
+  grammarMostBytes: 32 * MIB,
+  /** Its stack. The 64 KiB it is built with are spent by 64 objects within each other, and what lies beyond is its own data (XGrammar 0.1.27, 2026-11). */
+  grammarStackBytes: MIB,
+  /** Brackets within brackets of a schema or a grammar: a ninth of what the stack has room for. */
+  grammarDepth: 100,
+  /** References of a schema, which may lead from one to the next: the stack has room for 800. */
+  grammarRefs: 400,
+  /** How often something may come in all where repetitions nest: twice 128, from where the library unfolds differently and takes minutes. */
+  grammarRepeats: 128 * 128,
+  /** Characters of a grammar with everything unfolded. */
+  grammarChars: 512 * KIB,
+  /** Wide character classes times tokens of the vocabulary: about 8 s of compiling on one core of an EPYC (Zen 3), during which nobody gets a token. */
+  grammarWork: 2 ** 24,
   /** Alternatives reported per token, as the OpenAI API has it. */
   topLogprobs: 20,
   /** How often a broken stream is continued before the caller gets an error. */

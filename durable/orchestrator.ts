@@ -7,6 +7,7 @@ import grammarModule from "../build/xgrammar.wasm";
 import { readTokenizerJson } from "../formats/pack-reader.ts";
 import type { TraceHeader } from "../formats/trace.ts";
 import { ModelError, moeLayersOf } from "../model/config.ts";
+import { CapacityError } from "../model/heap.ts";
 import { createTokenizer } from "../model/tokenizer.ts";
 import { packSource } from "./byte-sources.ts";
 import { within, systemClock } from "./clock.ts";
@@ -145,6 +146,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
       generation = serving.scheduler.submit(asked, this.#metrics.sink(this.#journaled(asked, told), sinceMs), constraint);
     } catch (cause) {
       if (cause instanceof ModelError) return fail({ type: "error", code: "invalid-request", retryable: false, message: cause.message });
+      if (cause instanceof CapacityError) return fail({ type: "error", code: "capacity", retryable: true, message: cause.message });
       throw cause;
     }
     onCancel(() => generation.cancel());

@@ -176,7 +176,7 @@ describe.skipIf(!hasBrowser)("the page's views", () => {
     if (hash === "#write") {
       await set(phone, "max-tokens", "12");
       await ask(phone, "abc");
-      await phone.locator(".token:not(.plain)").last().tap();
+      await phone.locator(".token:not(.plain)").filter({ hasText: /\S/, visible: true }).last().tap();
       await phone.click("#settings summary");
       await phone.selectOption("#shape", "json_schema");
       await phone.fill("#shape-text", "[1, 2");
