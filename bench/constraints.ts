@@ -18,6 +18,7 @@ import { decidingForm, PLAIN_SAMPLING, sampleForm, type SamplingParams } from ".
 import { createTokenizer, type Tokenizer } from "../model/tokenizer.ts";
 import { harmonyFormat } from "../worker/harmony-constraint.ts";
 import { openHead, type BareHead } from "./bare-head.ts";
+import { benchServed } from "./constraints-served.ts";
 import { localEngine } from "./local-engine.ts";
 import { machineReport, option, present, tableText, target, type Report, type Target } from "./report.ts";
 import { median, percentile, rounded } from "./statistics.ts";
@@ -77,6 +78,7 @@ interface VocabularyReport {
 }
 export interface ConstraintsReport extends Report {
   readonly vocabularies: readonly VocabularyReport[];
+  readonly served: Awaited<ReturnType<typeof benchServed>>;
   readonly skipped: readonly string[];
 }
 
@@ -211,19 +213,23 @@ export async function benchConstraints(): Promise<ConstraintsReport> {
       targets[`${name}, ${tokens} tokens, ${kind}: largest share of ${step}`] = target(Math.max(...cases.map(({ share }) => share[kind])), 0.05, 0.02);
     }
   }
-  return { machine, vocabularies, skipped, targets };
+  const served = await benchServed();
+  targets["the demo model as it is served: largest share of a token"] = target(Math.max(...served.cases.map(({ share }) => share)), 0.05, 0.02);
+  return { machine, vocabularies, served, skipped, targets };
 }
 
 if (import.meta.main) {
   const two = ({ median: middle, p90 }: Spent): string => `${middle} (${p90})`;
   const percent = (share: number): string => `${(share * 100).toFixed(1)} %`;
-  await present("constraints", benchConstraints, ({ vocabularies, skipped }) => [
+  await present("constraints", benchConstraints, ({ vocabularies, served, skipped }) => [
     "Medians over tokens (90th percentile). Share: what the median step takes longer, over the one without a constraint.",
     ...vocabularies.flatMap(({ name, tokens, step, stepMs, openMs, cases }) => [
       `\n${name}: ${tokens} tokens, opened in ${openMs} ms; a step is ${step}: ${stepMs.greedy} ms greedy, ${stepMs.drawn} ms drawn`,
       tableText([["constraint", "tokens", "compile ms", "fill µs", "apply µs", "push µs", "share, greedy", "share, drawn"],
         ...cases.map((one) => [one.name, one.tokens, one.compileMs, two(one.fillUs), two(one.applyUs), two(one.pushUs), percent(one.share.greedy), percent(one.share.drawn)])]),
     ]),
+    `\nThe demo model as it is served (${served.profile}), one request at a time, without guesses; ms per token`,
+    tableText([["constraint", "sampling", "without", "with", "share"], ...served.cases.map((one) => [one.name, one.sampling, one.bareMsPerToken, one.msPerToken, percent(one.share)])]),
     ...skipped.map((line) => `skipped: ${line}`), "",
   ].join("\n"));
 }

@@ -57,7 +57,7 @@ export async function startHost(pack: string, options: HostOptions): Promise<Hos
     compatibilityDate: COMPATIBILITY_DATE,
     durableObjects: Object.fromEntries(Object.entries(objects).map(([binding, of]) => [binding, { ...of, useSQLite: true }])),
     assets: { directory: assets, binding: "ASSETS", routerConfig: { has_user_worker: true, invoke_user_worker_ahead_of_assets: true } },
-    bindings: { PACK_ID: packId, PACK_SOURCE: "assets", SHARDS_COUNT: String(shards), ISOLATES: "shared", OPEN_ACCESS: "true", ISOLATE_MIB: String(isolateMiB) },
+    bindings: { PACK_ID: packId, PACK_SOURCE: "assets", SHARDS_COUNT: String(shards), ISOLATES: "shared", OPEN_ACCESS: "true", LOG: "off", ISOLATE_MIB: String(isolateMiB) },
     ...(inspectorPort === undefined ? {} : { inspectorPort }),
     ...(registry === undefined ? {} : { unsafeDevRegistryPath: registry }),
   }));
