@@ -1,4 +1,4 @@
-// `node bench/load.ts [--json] [--seconds N] [--streams N]`: the demo model under 64 streams for 60 seconds, with everything a public server meets mixed
+// `node bench/load.ts [--json]`: the demo model under 64 streams for 60 seconds (--streams N, --seconds N), with everything a public server meets mixed
 // in: readers that leave at seeded positions, slow readers, bodies too large, requests that mean nothing. What must hold is judged here: every
 // stream equals its solo run, every refusal has the API's shape, and afterwards nothing is left, neither in the ledger nor in the heap.
 // Exits with 1 where it does not. Speed is reported, not judged.
