@@ -8,6 +8,7 @@ import { readTokenizerJson } from "../formats/pack-reader.ts";
 import type { TraceHeader } from "../formats/trace.ts";
 import { ModelError, moeLayersOf } from "../model/config.ts";
 import { CapacityError } from "../model/heap.ts";
+import type { LogitStage } from "../model/logit-adjustments.ts";
 import { createTokenizer } from "../model/tokenizer.ts";
 import { packSource } from "./byte-sources.ts";
 import { within, systemClock } from "./clock.ts";
@@ -138,13 +139,15 @@ export class Orchestrator extends DurableObject<DurableEnv> {
       emit(event.type === "end" && coldStarts > 0 ? { ...event, coldStarts } : event);
     };
     let generation: Generation;
+    let constraint: LogitStage | null = null;
     try {
       const known = await this.#knownIds(parsed);
       const asked = known.length === 0 ? parsed : { ...parsed, emittedIds: known };
-      const constraint = parsed.constraint === undefined ? null : await (await this.#constraintsOf(serving)).stage(parsed.constraint, parsed.stopIds);
+      constraint = parsed.constraint === undefined ? null : await (await this.#constraintsOf(serving)).stage(parsed.constraint, parsed.stopIds);
       known.forEach((id, index) => emit({ type: "token", index, id }));
       generation = serving.scheduler.submit(asked, this.#metrics.sink(this.#journaled(asked, told), sinceMs), constraint);
     } catch (cause) {
+      constraint?.dispose();
       if (cause instanceof ModelError) return fail({ type: "error", code: "invalid-request", retryable: false, message: cause.message });
       if (cause instanceof CapacityError) return fail({ type: "error", code: "capacity", retryable: true, message: cause.message });
       throw cause;

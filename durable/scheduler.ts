@@ -137,9 +137,13 @@ export class Scheduler {
       this.#queue.shift();
       this.#active.push(run);
       run.admit();
-      // A stream that broke just before its end event.
-      if (run.stage?.isComplete === true) run.finish("stop", null);
-      else if (run.request.maxTokens > 0 && run.generated >= run.request.maxTokens) run.finish("length", null);
+      try {
+        // A stream that broke just before its end event.
+        if (run.stage?.isComplete === true) run.finish("stop", null);
+        else if (run.request.maxTokens > 0 && run.generated >= run.request.maxTokens) run.finish("length", null);
+      } catch (cause) {
+        run.end(failure("step-failed", `What its reply must look like could not be found: ${cause instanceof Error ? cause.message : String(cause)}`, true));
+      }
     }
   }
 

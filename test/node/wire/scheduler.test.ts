@@ -3,6 +3,8 @@
 
 import { describe, expect, it } from "vitest";
 import { sleep } from "../../../durable/clock.ts";
+import type { GenerateEvent } from "../../../durable/generate.ts";
+import type { LogitStage } from "../../../model/logit-adjustments.ts";
 import { LIMITS } from "../../../durable/limits.ts";
 import { alone, request, said, setUp, VOCAB } from "./arithmetic-engine.ts";
 
@@ -143,6 +145,29 @@ describe("an end before the end", () => {
       else expect(events.at(-1)).toMatchObject({ code: "step-failed", message: expect.stringContaining("a finite number was expected") });
     });
     expect(engine.openPositions).toBe(0);
+  });
+});
+
+describe("what a reply must look like", () => {
+  const broken = (at: "isComplete" | "apply" | "push", disposed: () => void): LogitStage => {
+    const fail = (where: string): void => { if (where === at) throw new Error("The grammar broke."); };
+    return {
+      get isComplete() { fail("isComplete"); return false; },
+      apply: (row) => { fail("apply"); return row; },
+      push: () => fail("push"),
+      dispose: disposed,
+    };
+  };
+  it.each(["isComplete", "apply", "push"] as const)("that cannot be found (%s) ends its own generation, and nobody else's", async (at) => {
+    const { scheduler, read, finish } = setUp();
+    const neighbour = read(request(1));
+    const events: GenerateEvent[] = [];
+    let nDisposed = 0;
+    scheduler.submit(request(2), (event) => events.push(event), broken(at, () => { nDisposed++; }));
+    await finish();
+    expect(events.at(-1)).toMatchObject({ type: "error", code: "step-failed", message: expect.stringContaining("The grammar broke.") });
+    expect(nDisposed).toBe(1);
+    expect(said(neighbour.events)).toEqual(await alone(request(1)));
   });
 });
 
