@@ -12,6 +12,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<{ register(program: Comman
   chat: () => import("./commands/chat.ts"),
   inspect: () => import("./commands/inspect.ts"),
   pack: () => import("./commands/pack.ts"),
+  plan: () => import("./commands/plan.ts"),
   verify: () => import("./commands/verify.ts"),
   logits: () => import("./commands/logits.ts"),
   eval: () => import("./commands/eval.ts"),

@@ -1,0 +1,135 @@
+// The document of `plan`: memory, traffic, speed and money of one deployment, put together from the calculators of fleet/.
+// Owns the document's shape, which `--json` prints and plan-text.ts shows, and what is assumed in words. Refuses sums of its own.
+// Sizes of frames and limits come from durable/, where they are in force.
+
+import { type CapacityLimits, type CapacityPack, mostSegments } from "../fleet/capacity-pack.ts";
+import { shardBytes } from "../fleet/capacity-shards.ts";
+import { CLAIMED_REGION_ROUND_TRIP_MS, MEASURED_RATES, type SpeedRates, stepSpeed, type StepSpeed, throughput, TOKENS_PER_REQUEST } from "../fleet/capacity-speed.ts";
+import { stageBytes } from "../fleet/capacity-stages.ts";
+import { type CapacityPlan, type CapacityWish, planCapacity } from "../fleet/capacity.ts";
+import { dollarsPerIdleMonth, dollarsPerMillionTokens, type IdleMonthDollars, PRICES, type TokenDollars } from "../fleet/prices.ts";
+import { type FrameSizes, GUIDE_MESSAGES_PER_SECOND, messageLoad, stepTraffic, type StepTraffic } from "../fleet/traffic.ts";
+import { LIMITS } from "../durable/limits.ts";
+import { FRAME_HEADER_BYTES, maxChunkTokens } from "../durable/protocol.ts";
+import type { PlannedModel } from "./plan-model.ts";
+
+export interface PlanRequest extends Omit<CapacityWish, "contextTokens"> {
+  readonly isolateBytes: number;
+  readonly kernelGbPerSecond?: number | undefined;
+  readonly roundTripMs?: number | undefined;
+}
+
+/** Of docs/protocol.md section 2; a test compares them with the frames' layout. */
+export const FRAME_SIZES: FrameSizes = { headerBytes: FRAME_HEADER_BYTES, groupBytes: 8, tokenBytes: 2 };
+
+/** The limits in force, for isolates of `isolateBytes`. */
+export function capacityLimits(pack: CapacityPack, isolateBytes: number): CapacityLimits {
+  const { config: { router: { topK }, hiddenSize }, activations } = pack;
+  return {
+    isolateBytes, inFlightBytes: LIMITS.inFlightBytes, frameBytes: LIMITS.frameBytes,
+    roundTokens: maxChunkTokens({ topK, maxSegments: mostSegments(pack), hidden: hiddenSize, activations }),
+  };
+}
+
+/** Messages and bytes of a step, without its layers. */
+export interface StepFigures {
+  readonly tokens: number;
+  readonly expertFrames: number;
+  readonly ringFrames: number;
+  readonly hops: number;
+  readonly bytes: number;
+}
+
+export interface RateFigures {
+  readonly roundTripMs: number;
+  /** Where the round trip comes from. */
+  readonly roundTripFrom: "given" | "measured on one machine" | "claimed for one region";
+  readonly alone: StepSpeed;
+  readonly streamTokensPerSecond: number;
+  /** Of one request's prompt, chunk after chunk. */
+  readonly promptTokensPerSecond: number;
+  /** Of a region with all streams, at most what the guide on messages allows. */
+  readonly regionTokensPerSecond: number;
+  readonly limitedByGuide: boolean;
+  readonly dollarsPerMillionTokens: TokenDollars;
+}
+
+export interface PlanDocument {
+  readonly model: { readonly id: string; readonly architecture: string; readonly quant: string | null; readonly kvFormat: string; readonly parameters: number; readonly activeParameters: number };
+  readonly asked: { readonly isolateBytes: number; readonly contextTokens: number; readonly streams: number; readonly regions: readonly string[] };
+  readonly bytes: Omit<CapacityPlan["bytes"], "layerBytes"> & { readonly layerBytes: readonly number[]; readonly kvBytesPerToken: number };
+  readonly isolates: { readonly perRegion: number; readonly all: number; readonly roomBytes: number; readonly largestBytes: number; readonly plannedBytes: number };
+  readonly lanes: { readonly lanes: number; readonly streamsPerLane: number; readonly stagesForWeights: number; readonly stagesSetBy: "weights" | "kv"; readonly residentTokensPerLane: number;
+    readonly stages: readonly (CapacityPlan["stages"][number] & { readonly bytes: number })[] };
+  readonly shards: { readonly shards: number; readonly isSliced: boolean; readonly expertBytes: number; readonly largestBytes: number; readonly smallestBytes: number };
+  readonly traffic: { readonly token: StepFigures; readonly step: StepFigures; readonly promptChunk: StepFigures;
+    readonly stageMessagesPerStep: number; readonly shardMessagesPerStep: number; readonly guideMessagesPerSecond: number;
+    /** null where nothing is sent. */
+    readonly guideTokensPerSecond: number | null };
+  readonly speed: { readonly rates: Omit<SpeedRates, "roundTripMs">; readonly cachedTokens: number; readonly groupTokens: number; readonly at: readonly RateFigures[] };
+  readonly idleMonthDollars: IdleMonthDollars;
+  readonly prices: typeof PRICES;
+  readonly assumptions: readonly string[];
+}
+
+const figures = (step: StepTraffic): StepFigures =>
+  ({ tokens: step.tokens, expertFrames: step.expertFrames, ringFrames: step.ringFrames, hops: step.hops, bytes: step.expertBytes + step.ringBytes });
+
+/** Plans; throws CapacityPlanError where it cannot be. */
+export function planDocument({ pack, contextTokens, quant, packBytes }: PlannedModel, request: PlanRequest): PlanDocument {
+  const limits = capacityLimits(pack, request.isolateBytes);
+  const wish: CapacityWish = { contextTokens, streams: request.streams, nShards: request.nShards, regions: request.regions };
+  const plan = planCapacity(pack, limits, wish);
+  const held = plan.experts.shards.filter(({ weightBytes }) => weightBytes > 0).map(shardBytes);
+  const traffic = (tokens: number, outputs: number): StepTraffic => stepTraffic(pack, plan, { tokens, outputs }, FRAME_SIZES);
+  // A step carries one token of each request of its group; there are as many groups as stages, so that every stage has one.
+  const groupTokens = Math.min(limits.roundTokens, Math.ceil(plan.streamsPerLane / Math.min(plan.stages.length, plan.streamsPerLane)));
+  const [one, grouped, chunk] = [traffic(1, 1), traffic(groupTokens, groupTokens), traffic(limits.roundTokens, 1)];
+  const load = messageLoad(plan, grouped);
+  const cachedTokens = Math.ceil(contextTokens / 2);
+  const rates: SpeedRates = { ...MEASURED_RATES, kernelGbPerSecond: request.kernelGbPerSecond ?? MEASURED_RATES.kernelGbPerSecond };
+  const roundTrips: readonly (readonly [number, RateFigures["roundTripFrom"]])[] = request.roundTripMs === undefined
+    ? [[MEASURED_RATES.roundTripMs, "measured on one machine"], [CLAIMED_REGION_ROUND_TRIP_MS, "claimed for one region"]] : [[request.roundTripMs, "given"]];
+  const at = roundTrips.map(([roundTripMs, roundTripFrom]): RateFigures => {
+    const speedOf = (step: StepTraffic): StepSpeed => stepSpeed(pack, plan, step, cachedTokens, { ...rates, roundTripMs });
+    const [alone, together] = [speedOf(one), speedOf(grouped)];
+    const { streamTokensPerSecond, regionTokensPerSecond } = throughput(plan, alone, together, groupTokens);
+    const limitedByGuide = regionTokensPerSecond > load.guideTokensPerSecond;
+    const tokensPerSecond = Math.min(regionTokensPerSecond, load.guideTokensPerSecond);
+    return {
+      roundTripMs, roundTripFrom, alone, streamTokensPerSecond, promptTokensPerSecond: 1000 * chunk.tokens / speedOf(chunk).stepMs, regionTokensPerSecond: tokensPerSecond, limitedByGuide,
+      dollarsPerMillionTokens: dollarsPerMillionTokens({
+        messages: (2 * grouped.expertFrames + grouped.ringFrames) / groupTokens, stageSeconds: plan.lanes * plan.stages.length / tokensPerSecond,
+        shardSeconds: together.shardComputeMs / 1000 / groupTokens, workerRequests: 1 / TOKENS_PER_REQUEST,
+      }),
+    };
+  });
+  const { config } = pack;
+  const nRegions = Math.max(1, request.regions.length);
+  const weightBytes = plan.lanes * plan.stages.reduce((sum, stage) => sum + stage.weightBytes, 0) + plan.experts.shards.reduce((sum, shard) => sum + shard.weightBytes, 0);
+  return {
+    model: { id: pack.id, architecture: config.architecture, quant, kvFormat: pack.kvFormat, parameters: plan.parameters.total, activeParameters: plan.parameters.active },
+    asked: { isolateBytes: request.isolateBytes, contextTokens, streams: request.streams, regions: request.regions },
+    bytes: { ...plan.bytes, kvBytesPerToken: plan.kvBytesPerToken },
+    isolates: { perRegion: plan.isolatesPerRegion, all: plan.isolates, roomBytes: limits.isolateBytes - limits.inFlightBytes, largestBytes: plan.largestIsolateBytes, plannedBytes: plan.plannedBytes },
+    lanes: { lanes: plan.lanes, streamsPerLane: plan.streamsPerLane, stagesForWeights: plan.stagesForWeights, stagesSetBy: plan.stagesSetBy, residentTokensPerLane: plan.residentTokensPerLane,
+      stages: plan.stages.map((stage) => ({ ...stage, bytes: stageBytes(stage) })) },
+    shards: { shards: held.length, isSliced: plan.experts.isSliced, expertBytes: plan.bytes.expertBytes, largestBytes: Math.max(0, ...held), smallestBytes: held.length === 0 ? 0 : Math.min(...held) },
+    traffic: { token: figures(one), step: figures(grouped), promptChunk: figures(chunk), stageMessagesPerStep: load.stageMessagesPerStep, shardMessagesPerStep: load.shardMessagesPerStep,
+      guideMessagesPerSecond: GUIDE_MESSAGES_PER_SECOND, guideTokensPerSecond: Number.isFinite(load.guideTokensPerSecond) ? load.guideTokensPerSecond : null },
+    speed: { rates: { kernelGbPerSecond: rates.kernelGbPerSecond, kernelGopPerSecond: rates.kernelGopPerSecond, attentionGbPerSecond: rates.attentionGbPerSecond, sendMs: rates.sendMs }, cachedTokens, groupTokens, at },
+    idleMonthDollars: dollarsPerIdleMonth({ packBytes, cachedBytes: nRegions * weightBytes, objects: plan.isolates }),
+    prices: PRICES,
+    assumptions: ASSUMPTIONS,
+  };
+}
+
+const ASSUMPTIONS: readonly string[] = [
+  "Every token draws its experts evenly; a recorded trace routes less evenly, and a placement made from it sends fewer frames.",
+  "Every layer waits for its slowest shard; a step's parts follow each other. Rates are measured on a development machine (docs/benchmarks.md, 2026-11-22), not at Cloudflare.",
+  "The round trip claimed for one region is a third party's figure for reads within one; the other is between objects on one machine.",
+  "Messages count as a twentieth of a request at every object that receives them, also replies on sockets a stage opened (not confirmed in production, 2026-11).",
+  "Stages are billed from the first token to the last, with all streams busy; shards only while they compute, since their sockets hibernate.",
+  `A request has ${TOKENS_PER_REQUEST} tokens, prompt and reply. Free allotments and the account's monthly fee are left out.`,
+  "Regions are copies of the whole deployment: tokens per second and dollars per token are of one of them, isolates and idle months of all.",
+];

@@ -1,0 +1,71 @@
+// What `plan` plans: a pack as its manifest says, or a model from its config alone, as `workers-moe pack --quant` would write it.
+// Owns the choice between the two. Refuses weights: neither a pack's parts nor a checkpoint's tensors are read, so a folder with nothing but config.json will do.
+// The packless pack is cli/memory-table.ts's, whose bytes a test holds to those of real packs.
+
+import { readFile, stat } from "node:fs/promises";
+import { basename, join, resolve } from "node:path";
+import type { CapacityPack } from "../fleet/capacity-pack.ts";
+import { CapacityPlanError } from "../fleet/capacity-pack.ts";
+import { ConfigFields } from "../model/architectures/config-fields.ts";
+import { architectureOfHuggingFace } from "../model/architectures/index.ts";
+import { type ModelConfig, ModelError } from "../model/config.ts";
+import type { Quant } from "../formats/pack-formats.ts";
+import { plannedPack } from "./memory-table.ts";
+import { openPath } from "./open-model.ts";
+
+/** What a model without a pack can be planned as: `source` would need its tensors. */
+export type PlannedQuant = Exclude<Quant, "source">;
+export const DEFAULT_QUANT: PlannedQuant = "q4";
+export const DEFAULT_CONTEXT_TOKENS = 4096;
+
+export interface PlannedModel {
+  readonly pack: CapacityPack;
+  readonly contextTokens: number;
+  /** null of a pack, whose formats are what they are. */
+  readonly quant: PlannedQuant | null;
+  /** Bytes in the store; of a model that is not packed, of its blobs. */
+  readonly packBytes: number;
+}
+
+export interface PlannedModelOptions {
+  readonly quant?: PlannedQuant | undefined;
+  readonly contextTokens?: number | undefined;
+}
+
+/** `path`: a pack folder, a .gguf file, an address, or a folder with config.json. Throws SourceError, ModelError or CapacityPlanError. */
+export async function openPlannedModel(path: string, options: PlannedModelOptions): Promise<PlannedModel> {
+  const config = await loneConfig(path);
+  if (config !== null) return plannedConfig(basename(resolve(path)), config, options);
+  const opened = await openPath(path);
+  if (opened.kind === "checkpoint") return plannedConfig(opened.checkpoint.name, opened.checkpoint.config, options);
+  if (options.quant !== undefined) throw new CapacityPlanError(`${path} is a pack, whose formats are fixed; --quant ${options.quant} is for a model that is not packed yet.`);
+  const { manifest } = opened;
+  return {
+    pack: manifest, quant: null, packBytes: manifest.parts.reduce((sum, { bytes }) => sum + bytes, 0),
+    contextTokens: options.contextTokens ?? Math.min(DEFAULT_CONTEXT_TOKENS, manifest.contextLength),
+  };
+}
+
+/** A config alone, as if it were packed with `quant` and a context of what is planned. */
+export function plannedConfig(name: string, config: ModelConfig, { quant = DEFAULT_QUANT, contextTokens = Math.min(DEFAULT_CONTEXT_TOKENS, config.maxPositions) }: PlannedModelOptions): PlannedModel {
+  if (contextTokens > config.maxPositions) throw new CapacityPlanError(`A context of ${contextTokens} tokens was asked for; ${name} has positions for ${config.maxPositions}.`);
+  const { blobs, ...rest } = plannedPack(name, config, quant, contextTokens);
+  const pack: CapacityPack = { ...rest, blobs, contextLength: contextTokens };
+  const bytes = [...Object.values(blobs), ...[...pack.shared, ...pack.experts].flatMap(({ segments }) => segments)].reduce((sum, blob) => sum + blob.bytes, 0);
+  return { pack, contextTokens, quant, packBytes: bytes };
+}
+
+/** The config of a local folder that has config.json and no manifest.json; null of everything else. */
+async function loneConfig(path: string): Promise<ModelConfig | null> {
+  const isFile = async (name: string): Promise<boolean> => (await stat(join(path, name)).catch(() => null))?.isFile() === true;
+  if (await isFile("manifest.json") || !(await isFile("config.json"))) return null;
+  let json: unknown;
+  try {
+    json = JSON.parse(await readFile(join(path, "config.json"), "utf8"));
+  } catch (cause) {
+    throw new ModelError(`${path}, config.json is no JSON: ${cause instanceof Error ? cause.message : String(cause)}.`, { cause });
+  }
+  if (typeof json !== "object" || json === null || Array.isArray(json)) throw new ModelError(`${path}, config.json: expected an object of settings.`);
+  const fields = new ConfigFields(`${path}, config.json`, json);
+  return architectureOfHuggingFace(fields).fromHuggingFace(fields, null);
+}
