@@ -1,0 +1,76 @@
+// The plan of a deployment as a record: which shard holds which segments, the ring's stages, how many lanes, where, and of which epoch.
+// Owns the document (docs/formats.md, "The plan") and its validation. Refuses to make plans (plan.ts, placement.ts, capacity.ts) and to change one:
+// another placement is another record with a higher epoch. A plan never changes a bit of any answer.
+
+import { z } from "zod";
+import type { Plan, PlannedRange } from "./plan.ts";
+
+export const FLEET_PLAN_VERSION = 1;
+
+/** From the first to before the last. */
+export type Span = readonly [from: number, to: number];
+
+export interface PlannedShard {
+  /** Ascending by (layer, expert, segment). A segment may be on several shards: these are its replicas. Empty: the shard is at rest, its number stays its own. */
+  readonly slots: readonly PlannedRange[];
+  /** Location hint; null where the platform chooses. */
+  readonly region: string | null;
+}
+
+/** One orchestrator of a ring. Spans of all stages together cover embedding rows, layers and head rows once, ascending. */
+export interface PlannedStage {
+  readonly embeddingRows: Span;
+  readonly layers: Span;
+  /** Of a tied head, too: its rows are held where the embedding's are, and this names them. */
+  readonly headRows: Span;
+  /** Experts of its own layers that it computes itself. */
+  readonly slots: readonly PlannedRange[];
+}
+
+export interface FleetPlan {
+  readonly version: typeof FLEET_PLAN_VERSION;
+  readonly packId: string;
+  /** SHA-256 (hex) of the pack's manifest.json. */
+  readonly packHash: string;
+  /** Names the line of epochs this plan belongs to: objects of one fleet live on from epoch to epoch. */
+  readonly fleet: string;
+  /** From 1, one more with each change. */
+  readonly epoch: number;
+  readonly shards: readonly PlannedShard[];
+  /** Of one lane; all lanes are alike. */
+  readonly stages: readonly PlannedStage[];
+  readonly lanes: number;
+  /** Every object lives in it and never leaves; null: none. */
+  readonly jurisdiction: string | null;
+}
+
+const count = z.int().min(0).max(0xffffffff);
+const span = z.tuple([count, count]).refine(([from, to]) => to >= from, "a span ends before it begins");
+const range = z.strictObject({ layer: z.int().min(0).max(0xffff), expert: z.int().min(0).max(0xffff), segments: span.refine(([from, to]) => to > from, "a range of segments is empty") });
+const document = z.strictObject({
+  version: z.literal(FLEET_PLAN_VERSION), packId: z.string().min(1), packHash: z.string().regex(/^[0-9a-f]{64}$/), fleet: z.string().min(1).max(64), epoch: z.int().min(1).max(0xffffffff),
+  shards: z.array(z.strictObject({ slots: z.array(range), region: z.string().nullable() })).max(0xffff),
+  stages: z.array(z.strictObject({ embeddingRows: span, layers: span, headRows: span, slots: z.array(range) })).min(1).max(1024),
+  lanes: z.int().min(1).max(1024), jurisdiction: z.string().nullable(),
+});
+
+/** The record in a parsed JSON document. Throws RangeError naming the field. */
+export function parseFleetPlan(value: unknown): FleetPlan {
+  const found = document.safeParse(value);
+  if (found.success) return found.data;
+  const [issue] = found.error.issues;
+  throw new RangeError(`The plan's field ${issue!.path.join(".") || "(the document)"} is not as expected: ${issue!.message}.`);
+}
+
+/** What a plan of shards becomes as a record. `ownShard`: the number of the part that a sole orchestrator computes itself; null where it has none. */
+export function recordOf(plan: Plan, of: Pick<FleetPlan, "packId" | "packHash" | "fleet"> & {
+  readonly nLayers: number; readonly vocabSize: number; readonly ownShard: number | null; readonly regionOf: (shard: number) => string | null;
+}): FleetPlan {
+  const rows: Span = [0, of.vocabSize];
+  return {
+    version: FLEET_PLAN_VERSION, packId: of.packId, packHash: of.packHash, fleet: of.fleet, epoch: plan.epoch,
+    shards: plan.slots.flatMap((slots, shard) => (shard === of.ownShard ? [] : [{ slots, region: of.regionOf(shard) }])),
+    stages: [{ embeddingRows: rows, layers: [0, of.nLayers], headRows: rows, slots: of.ownShard === null ? [] : plan.slots[of.ownShard]! }],
+    lanes: 1, jurisdiction: null,
+  };
+}
