@@ -36,6 +36,10 @@ export class Run implements Generation {
   /** The prompt's pages are kept as soon as they are whole, the rest when the generation ends. */
   promptKept = false;
   ended = false;
+  /** A step uses its timeline. */
+  isStepping = false;
+  /** How often its timeline was lost since it last said something. */
+  losses = 0;
   readonly lookup = new PromptLookup();
   readonly draftLength: DraftLength;
   /** Own tokens of this step, 0 when it takes no part. */
@@ -87,8 +91,17 @@ export class Run implements Generation {
   /** Takes its next token. */
   push(id: number): void {
     this.#firstMs ??= this.#clock.nowMs();
+    this.losses = 0;
     this.ids.push(id);
     this.stage?.push(id);
+  }
+
+  /** Its timeline is gone: what was evaluated is evaluated again. */
+  lose(): void {
+    this.losses++;
+    this.timeline = null;
+    this.states = null;
+    this.promptKept = false;
   }
 
   finish(reason: "stop" | "length" | "deadline", stopId: number | null): void {

@@ -15,6 +15,7 @@ export interface Limits {
   readonly chunkTokens: number;
   readonly sharedChunkTokens: number;
   readonly draftTokens: number;
+  readonly timelineLosses: number;
   readonly frameDeadlineMs: number;
   readonly prepareDeadlineMs: number;
   readonly drainMs: number;
@@ -70,6 +71,8 @@ export const LIMITS: Limits = Object.freeze({
   sharedChunkTokens: 128,
   /** Guesses after one generation's last token: with it they make one piece of eight, the widest the matrix products take at once. 0 = none. */
   draftTokens: 7,
+  /** Times in a row that a generation's KV cache may be lost with a stage before it is given up: each costs the evaluation of all its tokens. */
+  timelineLosses: 8,
   /** A frame not answered in this time is tried again: an abort may lose what was sent and a send on a dead socket succeeds silently (2026-11). */
   frameDeadlineMs: 5_000,
   /** A handshake call that does not answer: longer than a frame's, since the object may be starting in another place. */

@@ -18,6 +18,7 @@ import type { GenerateFailure, GenerateRequest } from "./generate.ts";
 import { refusalOf } from "./generate-request.ts";
 import { type EventSink, failure, type Generation, Run } from "./generation-run.ts";
 import type { Limits } from "./limits.ts";
+import { LostTimelinesError } from "./lost-timelines.ts";
 import { shareStep } from "./step-share.ts";
 import { StepTrace } from "./step-trace.ts";
 import type { TraceSamples } from "./trace-samples.ts";
@@ -26,6 +27,8 @@ import type { TraceSamples } from "./trace-samples.ts";
 export interface StepEngine extends Pick<Engine, "step" | "maxChunkTokens" | "contextLength"> {
   readonly config: { readonly vocabSize: number; readonly router: { readonly topK: number } };
   readonly kv: Pick<KvCache, "open" | "keep" | "close">;
+  /** Steps it takes before the first is done: one for each stage of a ring. Absent: one. */
+  readonly stepsAtOnce?: number;
 }
 
 const TOO_LATE = failure("deadline-exceeded", "The request's deadline passed before its reply began.", true);
@@ -39,6 +42,11 @@ export class Scheduler {
   readonly #gate = new DraftGate();
   readonly #queue: FairQueue<Run>;
   #active: Run[] = [];
+  /** Their timelines were lost: they come back before anybody new is admitted. */
+  #lost: Run[] = [];
+  readonly #underWay = new Set<Promise<void>>();
+  /** Ends the loop's wait for a step: somebody new could begin one. */
+  #wake: () => void = () => {};
   #looping = false;
   steps = 0;
   /** Generations whose reader went away. */
@@ -56,7 +64,7 @@ export class Scheduler {
     this.#queue = new FairQueue(limits.queuedGenerations);
   }
 
-  get activeCount(): number { return this.#active.length; }
+  get activeCount(): number { return this.#active.length + this.#lost.length; }
   get queuedCount(): number { return this.#queue.length; }
 
   /**
@@ -74,13 +82,18 @@ export class Scheduler {
     const displaced = this.#queue.push(run.caller, run);
     if (displaced !== null) this.#refuse(displaced, failure("overloaded", `${this.#active.length} generations run and ${this.#queue.length} wait, the most this server takes; try again later.`, true));
     this.#admit();
-    if (!this.#looping && this.#active.length > 0) void this.#loop();
+    if (this.#looping) this.#wake();
+    else if (this.#active.length > 0) void this.#loop();
     return run;
   }
 
   /** Ends everything with an error event: the model goes away. */
   stop(reason: GenerateFailure): void {
     for (const run of this.#active) run.end(reason);
+    for (const run of this.#lost.splice(0)) {
+      run.end(reason);
+      run.stage?.dispose();
+    }
     for (const run of [...this.#queue]) {
       this.#queue.remove(run.caller, run);
       run.end(reason);
@@ -108,7 +121,7 @@ export class Scheduler {
 
   /** Ends what has had its time: with what it has said, where it has begun to. */
   #expire(): void {
-    for (const run of this.#active) if (!run.ended && this.#isLate(run)) {
+    for (const run of [...this.#active, ...this.#lost]) if (!run.ended && this.#isLate(run)) {
       if (run.generated === 0) run.end(TOO_LATE);
       else run.finish("deadline", null);
     }
@@ -120,6 +133,9 @@ export class Scheduler {
 
   /** Moves waiting generations into the batch, callers taking turns, as far as places and KV memory go. */
   #admit(): void {
+    this.#readmit();
+    // Nobody new takes the memory that those who were here before wait for.
+    if (this.#lost.length > 0) return;
     while (this.#active.length < this.#limits.activeGenerations) {
       const run = this.#queue.first;
       if (run === undefined) return;
@@ -147,6 +163,24 @@ export class Scheduler {
     }
   }
 
+  /** Timelines anew for those that lost theirs; their tokens are evaluated again, from the first. */
+  #readmit(): void {
+    for (let run = this.#lost[0]; run !== undefined; run = this.#lost[0]) {
+      if (!run.ended) {
+        try {
+          run.timeline = this.#engine.kv.open(run.positions, null);
+        } catch (error) {
+          if (!(error instanceof CapacityError)) throw error;
+          if (this.#active.length > 0) return; // those under way will give memory back
+          run.end(failure("capacity", `The KV cache of this generation was lost and does not fit any more: ${error.message}`, true));
+        }
+      }
+      this.#lost.shift();
+      if (run.ended) run.stage?.dispose();
+      else this.#active.push(run);
+    }
+  }
+
   async #loop(): Promise<void> {
     this.#looping = true;
     try {
@@ -155,8 +189,10 @@ export class Scheduler {
         this.#sweep();
         this.#admit();
         this.#sweep();
-        if (this.#active.length === 0) break;
-        await this.#step();
+        const most = this.#engine.stepsAtOnce ?? 1;
+        while (this.#underWay.size < most && this.#begin(most)) { /* as many as there is work for */ }
+        if (this.#underWay.size === 0) break;
+        await Promise.race([...this.#underWay, ...(this.#underWay.size < most ? [new Promise<void>((resolve) => { this.#wake = resolve; })] : [])]);
         this.#sweep();
         // Rounds to objects of the same process can run without ever leaving the microtask queue (workerd, 2026-11): without this pause
         // readers, cancellations and new requests would starve.
@@ -168,25 +204,41 @@ export class Scheduler {
     this.#onIdle();
   }
 
-  /** Frees what ended generations held. */
+  /** Frees what ended generations held, unless a step still uses it. */
   #sweep(): void {
-    for (const run of this.#active) if (run.ended && run.timeline !== null) {
+    for (const run of this.#active) if (run.ended && !run.isStepping && run.timeline !== null) {
       this.#keep(run);
       this.#engine.kv.close(run.timeline);
       run.stage?.dispose();
       run.timeline = null;
     }
-    this.#active = this.#active.filter((run) => !run.ended);
+    this.#active = this.#active.filter((run) => !run.ended || run.isStepping);
   }
 
   #keep(run: Run): void {
     if (run.shared !== null && run.timeline !== null) this.#engine.kv.keep(run.timeline, run.shared);
   }
 
-  async #step(): Promise<void> {
-    const { config: { vocabSize, router }, maxChunkTokens } = this.#engine;
-    const { taking: runs, next } = shareStep(this.#active, { maxChunkTokens, vocabSize, limits: this.#limits, gate: this.#gate });
-    this.#active = next;
+  /** Starts a step of those that are in none, an equal part of everybody where `most` steps run at once; false where nobody could take part. */
+  #begin(most: number): boolean {
+    const { config: { vocabSize }, maxChunkTokens } = this.#engine;
+    const [idle, stepping] = [this.#active.filter((run) => !run.isStepping), this.#active.filter((run) => run.isStepping)];
+    if (idle.length === 0) return false;
+    // Nobody more than an equal part, so that no step grows long; and some left for the others that may begin now.
+    const nTaking = Math.min(Math.ceil(this.#active.length / most), Math.ceil(idle.length / (most - this.#underWay.size)));
+    const { taking, next } = shareStep(idle.slice(0, nTaking), { maxChunkTokens, vocabSize, limits: this.#limits, gate: this.#gate });
+    this.#active = [...idle.slice(nTaking), ...next, ...stepping];
+    for (const run of taking) run.isStepping = true;
+    const step = this.#step(taking).finally(() => {
+      for (const run of taking) run.isStepping = false;
+      this.#underWay.delete(step);
+    });
+    this.#underWay.add(step);
+    return true;
+  }
+
+  async #step(runs: readonly Run[]): Promise<void> {
+    const { config: { vocabSize, router } } = this.#engine;
     const entries = runs.map((run) => this.#entryOf(run));
     this.steps++;
     const starts = runs.map((run) => run.evaluated);
@@ -223,8 +275,19 @@ export class Scheduler {
       if (decodes) this.#gate.note(runs.length, runs.some((run) => run.draft.length > 0), this.#clock.nowMs() - startMs, said);
     } catch (cause) {
       const message = cause instanceof Error ? cause.message : String(cause);
-      for (const run of runs) run.end(failure("step-failed", `A step of the model failed: ${message}`, true));
+      for (const run of runs) {
+        if (cause instanceof LostTimelinesError && !run.ended && run.losses < this.#limits.timelineLosses) this.#rebuild(run);
+        else run.end(failure("step-failed", `A step of the model failed: ${message}`, true));
+      }
     }
+  }
+
+  /** Takes a generation whose timeline is lost out of the batch, to come back with its tokens. */
+  #rebuild(run: Run): void {
+    this.#engine.kv.close(run.timeline!);
+    run.lose();
+    this.#active = this.#active.filter((other) => other !== run);
+    this.#lost.push(run);
   }
 
   /** Its tokens of this step, and the logits that will decide the next. */

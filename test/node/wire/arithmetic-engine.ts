@@ -3,6 +3,7 @@
 
 import type { GenerateEvent, GenerateRequest } from "../../../durable/generate.ts";
 import { LIMITS, type Limits } from "../../../durable/limits.ts";
+import { LostTimelinesError } from "../../../durable/lost-timelines.ts";
 import { Scheduler, type StepEngine } from "../../../durable/scheduler.ts";
 import type { TraceSamples } from "../../../durable/trace-samples.ts";
 import { probabilitiesOf } from "../../../model/draw.ts";
@@ -31,6 +32,9 @@ export class ArithmeticEngine implements StepEngine {
   readonly contextLength = 200;
   readonly maxChunkTokens: number;
   readonly steps: { ids: number[]; timeline: number }[][] = [];
+  stepsAtOnce = 1;
+  mostAtOnce = 0;
+  #atOnce = 0;
   openPositions = 0;
   fail: ((step: number) => Error | null) | null = null;
   poison = -1;
@@ -42,6 +46,10 @@ export class ArithmeticEngine implements StepEngine {
   readonly kept: { scope: string; ids: number[] }[] = [];
   readonly #capacity: number;
   readonly #history = new Map<number, number[]>();
+  /** Open when all were lost: nothing may be evaluated in them any more. */
+  readonly #lost = new Set<number>();
+  readonly #stepping = new Set<number>();
+  readonly #open = new Set<number>();
   #nextId = 0;
 
   constructor(maxChunkTokens: number, capacity = 10_000) {
@@ -54,6 +62,7 @@ export class ArithmeticEngine implements StepEngine {
       if (this.openPositions + maxTokens > this.#capacity) throw new CapacityError(`${maxTokens} positions do not fit.`);
       this.openPositions += maxTokens;
       const timeline: Timeline = { id: this.#nextId++, maxTokens, pageTable: 0, pages: [], ropeOffset: 0, length: 0 };
+      this.#open.add(timeline.id);
       if (shared === null) return timeline;
       // The longest beginning of what was kept: the same promise as kv-cache.ts, by a plain list.
       const common = (kept: readonly number[]): number => { const at = kept.findIndex((id, i) => id !== shared.ids[i]); return at < 0 ? kept.length : at; };
@@ -68,18 +77,35 @@ export class ArithmeticEngine implements StepEngine {
     },
     close: (timeline: Timeline): void => {
       if (!this.#history.delete(timeline.id) && timeline.length > 0) throw new Error("A timeline was closed twice.");
+      if (this.#stepping.has(timeline.id)) throw new Error("A timeline was closed while a step used it.");
+      this.#open.delete(timeline.id);
       this.openPositions -= timeline.maxTokens;
     },
   };
 
   async step(entries: readonly StepEntry[], taps: readonly Tap[] = []): Promise<StepResult> {
+    if (entries.some((e) => this.#stepping.has(e.timeline.id))) throw new Error("A timeline is in two steps at once.");
+    if (++this.#atOnce > this.stepsAtOnce) throw new Error(`${this.#atOnce} steps run at once.`);
+    this.mostAtOnce = Math.max(this.mostAtOnce, this.#atOnce);
+    for (const e of entries) this.#stepping.add(e.timeline.id);
+    try {
+      return await this.#evaluate(entries, taps);
+    } finally {
+      this.#atOnce--;
+      for (const e of entries) this.#stepping.delete(e.timeline.id);
+    }
+  }
+
+  async #evaluate(entries: readonly StepEntry[], taps: readonly Tap[]): Promise<StepResult> {
     const n = entries.reduce((sum, e) => sum + e.ids.length, 0);
     if (n > this.maxChunkTokens || n === 0 || entries.some((e) => e.ids.length === 0)) throw new Error(`A step of ${n} tokens was submitted.`);
     this.steps.push(entries.map((e) => ({ ids: Array.from(e.ids), timeline: e.timeline.id })));
     if (this.held !== null) await new Promise<void>((resolve) => this.held!.push(resolve));
     await this.elapse?.(n);
     const error = this.fail?.(this.steps.length - 1) ?? null;
+    if (error instanceof LostTimelinesError) for (const id of this.#open) this.#lost.add(id);
     if (error !== null) throw error;
+    if (entries.some((e) => this.#lost.has(e.timeline.id))) throw new LostTimelinesError("An entry's timeline was lost before.");
     const logits = entries.map((e) => {
       if (e.timeline.length + e.ids.length > e.timeline.maxTokens) throw new Error("More tokens than reserved.");
       const history = this.#history.get(e.timeline.id) ?? [];
