@@ -3,10 +3,11 @@
 // and renamed when complete, so no half-written file is left.
 
 import type { Command } from "commander";
-import { closeSync, openSync, readFileSync, renameSync, rmSync, writeSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { endianness } from "node:os";
 import { evaluate, openPack } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
+import { writeWhole } from "../whole-file.ts";
 
 interface LogitsOptions {
   readonly tokens: string;
@@ -30,20 +31,13 @@ async function logits(pack: string, options: LogitsOptions): Promise<void> {
   const { vocabSize } = engine.config;
   const ids = readIds(options.tokens, vocabSize);
   if (ids.length > engine.contextLength) throw new Error(`${options.tokens} holds ${ids.length} token ids; this pack serves a context of ${engine.contextLength}.`);
-  const partial = `${options.out}.partial`;
-  const file = openSync(partial, "w");
   const bar = startProgress({ label: "logits", total: ids.length, unit: "tokens", quiet: options.json === true });
   try {
-    await evaluate(engine, ids, (position, row) => {
-      writeSync(file, new Uint8Array(row.buffer, row.byteOffset, row.byteLength));
+    await writeWhole(options.out, (write) => evaluate(engine, ids, (position, row) => {
+      write(new Uint8Array(row.buffer, row.byteOffset, row.byteLength));
       bar.update(position + 1);
-    });
-    renameSync(partial, options.out);
-  } catch (cause) {
-    rmSync(partial, { force: true });
-    throw cause;
+    }));
   } finally {
-    closeSync(file);
     bar.stop();
   }
   const result = { out: options.out, tokens: ids.length, vocabulary: vocabSize, packHash, kernels: kernels.kernels.name };

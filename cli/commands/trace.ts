@@ -3,7 +3,7 @@
 // the load fleet/expert-load.ts. A file is written beside its name and renamed when complete.
 
 import type { Command } from "commander";
-import { closeSync, openSync, readFileSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { StepTrace } from "../../durable/step-trace.ts";
 import { readTrace, traceHeaderBytes, traceRecords, type Trace, type TraceHeader, type TraceRecord } from "../../formats/trace.ts";
 import { ExpertLoad, type LayerLoad } from "../../fleet/expert-load.ts";
@@ -11,6 +11,7 @@ import { moeLayersOf } from "../../model/config.ts";
 import { openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
 import { readText } from "../read-text.ts";
+import { writeWhole } from "../whole-file.ts";
 
 interface TraceOptions {
   readonly text?: string;
@@ -139,22 +140,6 @@ async function routeWindow(engine: LocalModel["engine"], window: readonly number
     }
   } finally {
     engine.kv.close(timeline);
-  }
-}
-
-/** Fills a file beside `out` and renames it; without `out` what is written goes nowhere. */
-async function writeWhole(out: string | undefined, fill: (write: (bytes: Uint8Array) => void) => Promise<void> | void): Promise<void> {
-  if (out === undefined) return fill(() => {});
-  const partial = `${out}.partial`;
-  const file = openSync(partial, "w");
-  try {
-    await fill((bytes) => { for (let at = 0; at < bytes.length; ) at += writeSync(file, bytes, at); });
-    renameSync(partial, out);
-  } catch (cause) {
-    rmSync(partial, { force: true });
-    throw cause;
-  } finally {
-    closeSync(file);
   }
 }
 

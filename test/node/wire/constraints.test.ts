@@ -1,9 +1,7 @@
 // Replies held to schemas and grammars, over vocabularies of every kind: whatever the logits say, what is drawn is what the constraint describes,
 // and a constraint with one way leaves no choice. Judged by JSON.parse and by small checks of the schema's own.
 
-import { readFileSync } from "node:fs";
-import { beforeAll, describe, expect, it } from "vitest";
-import { buildGrammar } from "../../../cli/build-grammar.mjs";
+import { describe, expect, it } from "vitest";
 import type { Constraint } from "../../../durable/generate.ts";
 import { LIMITS } from "../../../durable/limits.ts";
 import { byteLevelDocument, sentencePieceDocument, TOKEN_TYPES } from "../../../formats/tokenizer-document.ts";
@@ -11,17 +9,9 @@ import { PRE_TOKENIZERS } from "../../../formats/pre-tokenizers.ts";
 import { BYTE_ALPHABET } from "../../../model/byte-alphabet.ts";
 import { PLAIN_SAMPLING, sample } from "../../../model/sampling.ts";
 import { createTokenizer, type Tokenizer } from "../../../model/tokenizer.ts";
+import { Constraints, grammarWasm as wasm } from "../../support/constraints-module.ts";
 import { SeededRandom } from "../../support/seeded-random.ts";
 import { tinyTokenizerJson } from "../../support/tiny-tokenizer.ts";
-
-type ConstraintsModule = typeof import("../../../durable/constraints.ts");
-let Constraints: ConstraintsModule["Constraints"];
-let wasm: WebAssembly.Module;
-beforeAll(async () => {
-  buildGrammar();
-  ({ Constraints } = await import("../../../durable/constraints.ts"));
-  wasm = new WebAssembly.Module(readFileSync(new URL("../../../build/xgrammar.wasm", import.meta.url)));
-});
 
 const EOS = 0;
 const tiny = createTokenizer(tinyTokenizerJson(97));

@@ -1,28 +1,16 @@
 // Schemas and grammars that would hold up everyone or break the library: each is refused before the library sees it, quickly and in words, and the
 // next request is served as if nothing had been. Rules that are merged describe what they described.
 
-import { readFileSync } from "node:fs";
 import fc from "fast-check";
-import { beforeAll, describe, expect, it } from "vitest";
-import { buildGrammar } from "../../../cli/build-grammar.mjs";
+import { describe, expect, it } from "vitest";
 import { requireBoundedGrammar, requireBoundedRules, requireBoundedSchema } from "../../../durable/grammar-bounds.ts";
 import type { Constraint } from "../../../durable/generate.ts";
 import { mergedRules } from "../../../durable/grammar-rules.ts";
 import { LIMITS, type Limits } from "../../../durable/limits.ts";
 import { PLAIN_SAMPLING, sample } from "../../../model/sampling.ts";
 import { createTokenizer } from "../../../model/tokenizer.ts";
+import { Constraints, GrammarLibrary, grammarWasm as wasm } from "../../support/constraints-module.ts";
 import { tinyTokenizerJson } from "../../support/tiny-tokenizer.ts";
-
-type ConstraintsModule = typeof import("../../../durable/constraints.ts");
-let Constraints: ConstraintsModule["Constraints"];
-let GrammarLibrary: typeof import("../../../durable/grammar-library.ts")["GrammarLibrary"];
-let wasm: WebAssembly.Module;
-beforeAll(async () => {
-  buildGrammar();
-  ({ Constraints } = await import("../../../durable/constraints.ts"));
-  ({ GrammarLibrary } = await import("../../../durable/grammar-library.ts"));
-  wasm = new WebAssembly.Module(readFileSync(new URL("../../../build/xgrammar.wasm", import.meta.url)));
-});
 
 const VOCAB = 97;
 const tiny = createTokenizer(tinyTokenizerJson(VOCAB));

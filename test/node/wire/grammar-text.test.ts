@@ -1,9 +1,7 @@
 // Grammars as texts: classes of characters beyond ASCII mean those characters, strings of JSON schemas are JSON, control tokens come only where a format
 // names them, whatever the logits say and whatever tokens of single bytes a vocabulary has. Judged by acceptance, byte by byte.
 
-import { readFileSync } from "node:fs";
-import { beforeAll, describe, expect, it } from "vitest";
-import { buildGrammar } from "../../../cli/build-grammar.mjs";
+import { describe, expect, it } from "vitest";
 import { withJsonStrings, withUtf8Classes } from "../../../durable/character-classes.ts";
 import type { Constraint } from "../../../durable/generate.ts";
 import { LIMITS } from "../../../durable/limits.ts";
@@ -13,15 +11,7 @@ import { BYTE_ALPHABET } from "../../../model/byte-alphabet.ts";
 import { createTokenizer } from "../../../model/tokenizer.ts";
 import type { ChatRequest } from "../../../worker/schemas.ts";
 import { harmonyFormat } from "../../../worker/harmony-constraint.ts";
-
-type ConstraintsModule = typeof import("../../../durable/constraints.ts");
-let Constraints: ConstraintsModule["Constraints"];
-let wasm: WebAssembly.Module;
-beforeAll(async () => {
-  buildGrammar();
-  ({ Constraints } = await import("../../../durable/constraints.ts"));
-  wasm = new WebAssembly.Module(readFileSync(new URL("../../../build/xgrammar.wasm", import.meta.url)));
-});
+import { Constraints, grammarWasm as wasm } from "../../support/constraints-module.ts";
 
 const CONTROL = ["<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|return|>", "<|call|>"];
 /** Ids 0 to 255 are the bytes; then the control tokens. */
