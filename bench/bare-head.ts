@@ -7,6 +7,7 @@ import { engineRegions, type EngineRegions } from "../model/engine-regions.ts";
 import { Heap } from "../model/heap.ts";
 import { activationFormatOf, formatCode, matrixBytes, type MatrixFormat } from "../model/kernels.ts";
 import { Head, type EntryLogits, type LogitsRequest } from "../model/logits.ts";
+import { wholeModel } from "../model/stage-span.ts";
 import { chooseKernels, RESERVED_BYTES } from "../model/wasm-kernels.ts";
 
 const HEAP_LIMIT_BYTES = 2 * 1024 ** 3;
@@ -42,7 +43,7 @@ export function openHead(like: ModelConfig, format: MatrixFormat, vocabSize: num
   for (let done = 0; done < bytes; done += pattern.length) heap.u8.set(pattern.subarray(0, Math.min(pattern.length, bytes - done)), ptr + done);
   heap.f32.fill(1, norm / 4, norm / 4 + hiddenSize);
   for (let i = 0; i < hiddenSize; i++) heap.f32[at.x / 4 + i] = Math.sin(i * 12.9898);
-  const head = new Head(config, kernels, heap, { norm, normBias: 0, headBias: 0, head: { ptr, code: formatCode(format), takes: activationFormatOf(format), nRows: vocabSize, nCols: hiddenSize } }, at);
+  const head = new Head(config, kernels, heap, { span: wholeModel(config), norm, normBias: 0, headBias: 0, head: { ptr, code: formatCode(format), takes: activationFormatOf(format), nRows: vocabSize, nCols: hiddenSize } }, at);
   const run = (request: LogitsRequest): EntryLogits => head.run([{ ids: [0], logits: request }])[0]!;
   return { format, vocabSize, bytes, run, logits: () => run("last").logits };
 }

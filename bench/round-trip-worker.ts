@@ -4,7 +4,8 @@
 
 import { DurableObject } from "cloudflare:workers";
 import { SeededRandom } from "../durable/clock.ts";
-import { hostIsolate, type DurableEnv } from "../durable/env.ts";
+import type { DurableEnv } from "../durable/env.ts";
+import { hostIsolate } from "../durable/host-isolate.ts";
 import { openFanOut } from "../durable/fan-out.ts";
 import { blobsOfSlots, maxSegmentsOf } from "../durable/memory-plan.ts";
 import { currentPack } from "../durable/opened-packs.ts";
@@ -53,12 +54,12 @@ export class RoundTrips extends DurableObject<BenchEnv> {
     const { heap } = tenant;
     const { manifest, packHash } = await currentPack(this.env);
     const { config: c, activations } = manifest;
-    const { plan, clients, ...lines } = openFanOut(this.env, manifest, packHash, limits, tenant.isolate);
+    const { plan, placement, clients, ownSlots, ...lines } = openFanOut(this.env, manifest, packHash, limits, tenant.isolate);
     await lines.connect();
     const echoes = await Promise.all(clients.map((_, shard) => this.#echo(`echo-${shard}`)));
 
     // The experts themselves, adopted from the same memory.
-    const everything = plan.slots.flat();
+    const everything = [...plan.shards.flatMap(({ slots }) => slots), ...ownSlots];
     if (!tenant.adopt(blobsOfSlots(manifest, everything))) throw new Error("The shards' experts are not in this isolate; the benchmark expects one process.");
     const table = new Map(manifest.experts.map((e) => [e.layer * 65536 + e.expert, e]));
     const local = new LocalExperts(new ExpertRunner(kernels, heap, c, c.expertIntermediateSize, 8), (layer, expert, segment) => {
@@ -72,7 +73,7 @@ export class RoundTrips extends DurableObject<BenchEnv> {
     const acts = heap.alloc(rowBytes, "benchmark");
     const rows = heap.alloc(c.router.topK * maxSegmentsOf(manifest) * c.hiddenSize * 4, "benchmark");
     heap.u8.fill(3, acts, acts + rowBytes);
-    const made = routings(nTokens, c).map((routing) => roundOf(routing, manifest, plan.shardOf, clients.length, acts, rowBytes, rows));
+    const made = routings(nTokens, c).map((routing) => roundOf(routing, manifest, (layer, expert, segment) => placement.partOf(layer, expert, segment), clients.length, acts, rowBytes, rows));
 
     const kinds: Record<string, (round: Round) => Promise<unknown> | unknown> = {
       fanOut: (round) => fanOut.run(round.batch.layer, round.batch),

@@ -11,6 +11,7 @@ import { activationFormatOf, formatCode, matrixBytes, type Kernels } from "../mo
 import { ExpertRunner, type SegmentWeights } from "../model/local-experts.ts";
 import { Head } from "../model/logits.ts";
 import { StreamedExperts } from "../model/streamed-experts.ts";
+import { wholeModel } from "../model/stage-span.ts";
 import { bindTrunk, type LoadedTensor } from "../model/trunk.ts";
 import { chooseKernels, RESERVED_BYTES } from "../model/wasm-kernels.ts";
 import { kernelModules } from "./open-pack.ts";
@@ -134,7 +135,7 @@ export class LayeredModel {
     const { format, ...matrix } = await tensor(c.tieWordEmbeddings ? "embed" : "head");
     if (format === "f32-vector") throw new ModelError(`The head is ${format}; a matrix was expected.`);
     const head = new Head(c, this.#kernels, heap, {
-      head: { ...matrix, code: formatCode(format), takes: activationFormatOf(format) }, norm: await vector("norm", true), normBias: await vector("normBias", c.norm === "layer"),
+      span: wholeModel(c), head: { ...matrix, code: formatCode(format), takes: activationFormatOf(format) }, norm: await vector("norm", true), normBias: await vector("normBias", c.norm === "layer"),
       headBias: await vector("headBias", c.headBias),
     }, at);
     return {

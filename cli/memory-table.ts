@@ -10,12 +10,12 @@ import { kvBytes, maxSegmentsOf, orchestratorMemory, plannedBytes, shardMemory, 
 import { maxChunkTokens } from "../durable/protocol.ts";
 import { makePlan, slicedExperts } from "../fleet/plan.ts";
 import { FORMAT_LIMITS } from "../formats/limits.ts";
-import { formatOf, type Quant } from "../formats/pack-formats.ts";
+import { formatOf, type PackFormats, type Quant } from "../formats/pack-formats.ts";
 import { ConfigFields } from "../model/architectures/config-fields.ts";
 import { architectureOfHuggingFace } from "../model/architectures/index.ts";
 import { sharedWidth, trunkTensors, type ExpertKind, type ModelConfig } from "../model/config.ts";
 import { ropeTables } from "../model/trunk.ts";
-import { activationFormatOf, matrixBytes, segmentBytes } from "../model/kernels.ts";
+import { activationFormatOf, matrixBytes, type MatrixFormat, segmentBytes } from "../model/kernels.ts";
 import { ROOT } from "./setup.mjs";
 
 const MIB = 1024 * 1024;
@@ -48,24 +48,30 @@ function configOf(name: string): ModelConfig {
   return architectureOfHuggingFace(fields).fromHuggingFace(fields, null);
 }
 
+/** Formats that a checkpoint's own types ask for. */
+export interface PlannedFormats extends PackFormats {
+  /** Of a matrix, by its canonical name. */
+  formatOf(name: string): MatrixFormat;
+}
+
 /** A pack as `workers-moe pack --quant` would write it, without a byte of weights: every blob is its own. */
-export function plannedPack(id: string, config: ModelConfig, quant: Exclude<Quant, "source">, contextLength: number, segmentWidth: number = FORMAT_LIMITS.segmentWidth): PlannedPack {
+export function plannedPack(id: string, config: ModelConfig, formats: Exclude<Quant, "source"> | PlannedFormats, contextLength: number, segmentWidth: number = FORMAT_LIMITS.segmentWidth): PlannedPack {
   let blobs = 0;
   const blob = (bytes: number): { hash: string; bytes: number; extents: [] } => ({ hash: String(blobs++), bytes, extents: [] });
-  const format = (name: string, nCols: number) => formatOf({ name, type: "F32", storedType: "F32", nCols }, quant);
+  const format = (name: string, nCols: number) => (typeof formats === "string" ? formatOf({ name, type: "F32", storedType: "F32", nCols }, formats) : formats.formatOf(name));
   const trunk: Record<string, PlannedPack["blobs"][string]> = {};
   for (const t of trunkTensors(config)) {
     if (t.kind === "vector") {
       trunk[t.name] = { format: "f32-vector", rows: 1, cols: t.length, ...blob(t.length * 4) };
       continue;
     }
-    const [of, count] = [format(t.name, t.nCols), t.kind === "matrices" ? t.count : 1];
+    const [of, count] = t.kind === "matrices" ? [format(`${t.name}.0`, t.nCols), t.count] : [format(t.name, t.nCols), 1];
     trunk[t.name] = { format: of, count, rows: t.nRows, cols: t.nCols, ...blob(count * matrixBytes(of, t.nRows, t.nCols)) };
   }
   const ropeRows = ropeTables(config) * contextLength;
   trunk["rope"] = { format: "f32-vector", rows: ropeRows, cols: config.rope.dim, ...blob(ropeRows * config.rope.dim * 4) };
-  const [gateUp, down] = [format("experts.gate", config.hiddenSize), format("experts.down", config.expertIntermediateSize)];
-  const ffn = (kind: ExpertKind, width: number) => {
+  const ffn = (kind: ExpertKind, at: string, width: number) => {
+    const [gateUp, down] = [format(`${at}.gate`, config.hiddenSize), format(`${at}.down`, width)];
     const segments = [];
     for (let start = 0; start < width; start += segmentWidth) {
       const end = Math.min(width, start + segmentWidth);
@@ -75,10 +81,11 @@ export function plannedPack(id: string, config: ModelConfig, quant: Exclude<Quan
   };
   const layers = Array.from({ length: config.nLayers }, (_, layer) => layer);
   return {
-    id, config, kvFormat: quant === "f32" ? "f32" : "f16", activations: activationFormatOf(gateUp), blobs: trunk,
-    shared: layers.filter((layer) => sharedWidth(config, layer) > 0).map((layer) => ({ layer, ...ffn("swiglu", sharedWidth(config, layer)) })),
+    id, config, blobs: trunk,
+    ...(typeof formats === "string" ? { kvFormat: formats === "f32" ? "f32" : "f16", activations: activationFormatOf(format("experts.gate", config.hiddenSize)) } : { kvFormat: formats.kvFormat, activations: formats.activations }),
+    shared: layers.filter((layer) => sharedWidth(config, layer) > 0).map((layer) => ({ layer, ...ffn("swiglu", `layers.${layer}.shared`, sharedWidth(config, layer)) })),
     experts: layers.filter((layer) => config.layerFfns[layer] === "moe").flatMap((layer) =>
-      Array.from({ length: config.nExperts }, (_, expert) => ({ layer, expert, ...ffn(config.expertKind, config.expertIntermediateSize) }))),
+      Array.from({ length: config.nExperts }, (_, expert) => ({ layer, expert, ...ffn(config.expertKind, `layers.${layer}.experts.${expert}`, config.expertIntermediateSize) }))),
   };
 }
 

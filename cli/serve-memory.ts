@@ -9,15 +9,11 @@ import { maxChunkTokens } from "../durable/protocol.ts";
 import { makePlan } from "../fleet/plan.ts";
 import { MAX_ROUNDS } from "../model/experts.ts";
 import { RESERVED_BYTES } from "../model/wasm-kernels.ts";
+import { holdersOf, type ServeLayout } from "./serve-layout.ts";
 
 const MIB = 1024 * 1024;
 /** The most `--isolate-mib` can ask for. */
 export const MOST_ISOLATE_MIB = Math.floor(LIMITS.memoryMaximumBytes / MIB);
-
-export interface ServeLayout {
-  readonly shards: number;
-  readonly processes: number;
-}
 
 export interface ServeMemory {
   /** The orchestrator: trunk, working memory, and the KV cache of one request of the whole context. */
@@ -29,14 +25,16 @@ export interface ServeMemory {
   readonly isolateMib: number;
 }
 
-export function serveMemory(pack: PlannedPack & { readonly contextLength: number }, { shards, processes }: ServeLayout): ServeMemory {
+export function serveMemory(pack: PlannedPack & { readonly contextLength: number }, layout: ServeLayout): ServeMemory {
+  const { shards, processes } = layout;
   const { config } = pack;
   const roundTokens = maxChunkTokens({ topK: config.router.topK, maxSegments: maxSegmentsOf(pack), hidden: config.hiddenSize, activations: pack.activations });
   // Shards in other processes allow steps of two rounds.
   const stepTokens = processes > 1 ? Math.min(LIMITS.chunkTokens, MAX_ROUNDS * roundTokens) : roundTokens;
   const trunkBytes = plannedBytes(orchestratorMemory(pack, { stepTokens, roundTokens, ranges: [] }, LIMITS)) + kvBytes(pack, pack.contextLength);
   const plan = makePlan(pack.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map((s) => s.bytes) })), shards);
-  const shardBytes = plan.slots.map((slots) => (slots.length === 0 ? 0 : plannedBytes(shardMemory(pack, slots, LIMITS))));
+  const held = layout.slots ?? plan.slots.map((_, shard) => plan.slots.flatMap((slots, own) => (holdersOf(layout, own).includes(shard) ? slots : [])));
+  const shardBytes = held.map((slots) => (slots.length === 0 ? 0 : plannedBytes(shardMemory(pack, slots, LIMITS))));
   const processBytes = Array.from({ length: processes }, (_, process) => {
     const here = shardBytes.filter((_, shard) => (processes === 1 ? true : process - 1 === shard % (processes - 1)));
     return RESERVED_BYTES + (process === 0 ? trunkBytes : 0) + (process === 0 && processes > 1 ? 0 : here.reduce((sum, bytes) => sum + bytes, 0));

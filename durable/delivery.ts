@@ -31,7 +31,7 @@ export function deliver(run: Run, evaluated: Evaluated): number {
   const row = (i: number): Float32Array => logits.subarray(i * vocabSize, (i + 1) * vocabSize);
   let held = 0;
   try {
-    if (draft.length === 0 && entry.logits === "all") run.emit(scored(run, start, n, row));
+    if (draft.length === 0 && entry.logits === "all") tellScores(run, scored(run, start, n, row));
     if (draft.length === 0 && run.left > 0) return 0;
     if (request.maxTokens === 0) {
       run.finish("length", null);
@@ -85,13 +85,21 @@ function pool(run: Run, n: number, states: Float32Array): void {
   run.finish("length", null);
 }
 
+/** Emits what was not told before: a prompt whose timeline was lost is evaluated again. */
+function tellScores(run: Run, { start, tokens }: ReturnType<typeof scored>): void {
+  const fresh = tokens.slice(Math.max(0, run.scoresTold - start));
+  if (fresh.length === 0) return;
+  run.emit({ type: "prompt", start: Math.max(start, run.scoresTold), tokens: fresh });
+  run.scoresTold = start + tokens.length;
+}
+
 /** Row i scores the token after position start + i; the first token of a prompt has no score. */
-function scored(run: Run, start: number, n: number, row: (i: number) => Float32Array): GenerateEvent {
+function scored(run: Run, start: number, n: number, row: (i: number) => Float32Array): { readonly start: number; readonly tokens: readonly ScoredToken[] } {
   const { promptIds, logprobs: nTop } = run.request;
   const tokens: ScoredToken[] = start === 0 ? [{ id: promptIds[0]!, logprob: null, top: [] }] : [];
   for (let i = 0; i < n && start + i + 1 < promptIds.length; i++) {
     const id = promptIds[start + i + 1]!;
     tokens.push({ id, ...logprobs(row(i), id, nTop ?? 0) });
   }
-  return { type: "prompt", start: start === 0 ? 0 : start + 1, tokens };
+  return { start: start === 0 ? 0 : start + 1, tokens };
 }

@@ -1,17 +1,26 @@
-// What the Durable Objects are given by the deployment: bindings, variables, and the isolate they share.
+// What the Durable Objects are given by the deployment: bindings and variables.
 // Owns reading the variables. Refuses defaults for what must be said: an error names the variable, what was found and expected.
 
 import { slicedExperts, wholeExperts, type Assign } from "../fleet/plan.ts";
+import { isLocationHint, LOCATION_HINTS, type LocationHint } from "../fleet/regions.ts";
 import type { PackEnv } from "./byte-sources.ts";
-import { thisIsolate, type Isolate } from "./isolate.ts";
-import { kernelModules } from "./kernel-modules.ts";
-import { LIMITS } from "./limits.ts";
+import type { Directory } from "./directory.ts";
 import type { Orchestrator } from "./orchestrator.ts";
 import type { ExpertShard } from "./shard.ts";
 
 export interface DurableEnv extends PackEnv {
   readonly ORCHESTRATOR: DurableObjectNamespace<Orchestrator>;
   readonly SHARDS: DurableObjectNamespace<ExpertShard>;
+  /** Absent: the plan is the one these variables make, and never changes. */
+  readonly DIRECTORY?: DurableObjectNamespace<Directory>;
+  /** Names the fleet, whose objects live on from plan to plan. Absent or empty: a digest of the settings that make its first plan, so that other settings are another fleet. */
+  readonly FLEET?: string;
+  /** On how many different shards every segment lies in the first plan, as a decimal number. Absent: 1. */
+  readonly REPLICAS?: string;
+  /** Memory in MiB, of all shards together, for replicas of experts that are chosen often, made and ended as the load asks. Absent or "0": none are. */
+  readonly AUTO_REPLICAS_MIB?: string;
+  /** Name of a file beside the pack with the first plan (given-plan.ts). Absent or empty: it is the one the variables below make. */
+  readonly PLAN_FILE?: string;
   /** Shards the experts are spread over, as a decimal number. */
   readonly SHARDS_COUNT: string;
   /** Scripts that hold shards, bound as SHARDS_0, SHARDS_1, ...: shard n lives in script n modulo this. Absent or "0": all in SHARDS. */
@@ -34,6 +43,35 @@ export function shardCount(env: DurableEnv): number {
   return count;
 }
 
+export function replicaCount(env: Pick<DurableEnv, "REPLICAS">): number {
+  const count = Number(env.REPLICAS ?? "1");
+  if (!Number.isInteger(count) || count < 1 || count > 16) throw new RangeError(`The variable REPLICAS is "${env.REPLICAS}"; expected a number from 1 to 16.`);
+  return count;
+}
+
+export function autoReplicaBytes(env: Pick<DurableEnv, "AUTO_REPLICAS_MIB">): number {
+  const mib = Number(env.AUTO_REPLICAS_MIB ?? "0");
+  if (!Number.isInteger(mib) || mib < 0 || mib > 1024 * 1024) throw new RangeError(`The variable AUTO_REPLICAS_MIB is "${env.AUTO_REPLICAS_MIB}"; expected a number of MiB, 0 for no replicas of its own.`);
+  return mib * 1024 * 1024;
+}
+
+/** Name of the fleet. Throws RangeError where it is no name. */
+export function fleetName(env: Pick<DurableEnv, "FLEET" | "REPLICAS" | "SHARDS_COUNT" | "SHARD_SCRIPTS" | "SHARD_REGIONS" | "PLAN_UNIT" | "ORCHESTRATOR_HOLDS">): string {
+  const given = env.FLEET ?? "";
+  if (given !== "") {
+    if (!/^[\w.-]{1,64}$/.test(given)) throw new RangeError(`The variable FLEET is "${given}"; expected 1 to 64 letters, digits, points, hyphens or underscores.`);
+    return given;
+  }
+  const settings = JSON.stringify([env.SHARDS_COUNT, env.REPLICAS ?? "1", env.SHARD_SCRIPTS ?? "0", env.SHARD_REGIONS ?? "", env.PLAN_UNIT ?? "expert", env.ORCHESTRATOR_HOLDS ?? "trunk"]);
+  // FNV-1a, twice from different seeds: it tells a handful of settings apart, and needs no wait as SHA-256 would.
+  const digest = [0x811c9dc5, 0x9747b28c].map((seed) => Array.from(settings).reduce((h, c) => Math.imul(h ^ c.charCodeAt(0), 0x01000193), seed) >>> 0);
+  return digest.map((word) => word.toString(16).padStart(8, "0")).join("");
+}
+
+/** The directory of a fleet; null where the deployment has none. Its name holds the pack's hash: another revision is served by other shards under a plan of its own. */
+export const fleetDirectory = (env: DurableEnv, packHash: string): DurableObjectStub<Directory> | null =>
+  env.DIRECTORY?.getByName(`${env.PACK_ID}/${packHash.slice(0, 12)}/${fleetName(env)}`) ?? null;
+
 /** Where shard number `shard` lives. Throws RangeError when the scripts' bindings are not there. */
 export function shardNamespace(env: DurableEnv, shard: number): DurableObjectNamespace<ExpertShard> {
   const scripts = Number(env.SHARD_SCRIPTS ?? "0");
@@ -45,11 +83,8 @@ export function shardNamespace(env: DurableEnv, shard: number): DurableObjectNam
   return namespace;
 }
 
-/** The platform's location hints (2026-11). A record, so that a hint the platform gains or loses is a type error here. */
-const REGIONS: Readonly<Record<DurableObjectLocationHint, true>> = {
-  wnam: true, enam: true, sam: true, weur: true, eeur: true, apac: true, "apac-ne": true, "apac-se": true, oc: true, afr: true, me: true,
-};
-const isRegion = (hint: string): hint is DurableObjectLocationHint => Object.hasOwn(REGIONS, hint);
+/** Our list against the platform's own (2026-11): a hint that it gains or loses is a type error here. */
+const isRegion: [DurableObjectLocationHint] extends [LocationHint] ? (hint: string) => hint is DurableObjectLocationHint : never = isLocationHint;
 
 /** Where shard number `shard` is asked to live; null where the platform chooses. */
 export function shardRegion(env: Pick<DurableEnv, "SHARD_REGIONS">, shard: number): DurableObjectLocationHint | null {
@@ -57,7 +92,7 @@ export function shardRegion(env: Pick<DurableEnv, "SHARD_REGIONS">, shard: numbe
   if (list.trim() === "") return null;
   const hints = list.split(",").map((hint) => hint.trim());
   for (const hint of hints) {
-    if (!isRegion(hint)) throw new RangeError(`The variable SHARD_REGIONS is "${list}", and "${hint}" is no region; expected a comma list of ${Object.keys(REGIONS).join(", ")}.`);
+    if (!isRegion(hint)) throw new RangeError(`The variable SHARD_REGIONS is "${list}", and "${hint}" is no region; expected a comma list of ${LOCATION_HINTS.join(", ")}.`);
   }
   return hints.filter(isRegion)[shard % hints.length]!;
 }
@@ -80,5 +115,3 @@ export function strictIsolates(env: Pick<DurableEnv, "ISOLATES">): boolean {
   if (env.ISOLATES !== "shared" && env.ISOLATES !== "strict") throw new RangeError(`The variable ISOLATES is "${env.ISOLATES}"; expected "shared" or "strict".`);
   return env.ISOLATES === "strict";
 }
-
-export const hostIsolate = (): Isolate => thisIsolate(kernelModules, LIMITS);

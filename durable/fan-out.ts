@@ -1,81 +1,49 @@
-// The lines from one orchestrator to the shards of a plan, and the experts behind them.
-// Owns which shard has which slots, and the clients. Refuses the engine and its memory: whoever holds them asks for `experts`.
+// What lines and their first plan are made of in a deployment: variables, shard objects, the platform's clock.
+// Owns the plan that the variables make, with its replicas. Refuses lines themselves (epoch-lines.ts) and any other plan (plan-in-force.ts).
 
+import { recordOf, type FleetPlan } from "../fleet/fleet-plan.ts";
+import { makePlan, type Plan, type PlannedRange } from "../fleet/plan.ts";
 import type { PackManifest } from "../formats/manifest.ts";
-import { makePlan, type Plan } from "../fleet/plan.ts";
-import type { ModelConfig } from "../model/config.ts";
-import type { Experts } from "../model/experts.ts";
-import type { Heap } from "../model/heap.ts";
-import type { Kernels } from "../model/kernels.ts";
-import { MixedExperts, type LocalExperts } from "../model/local-experts.ts";
-import { ShardClient } from "./client.ts";
-import { SeededRandom, systemClock } from "./clock.ts";
-import { orchestratorHoldsExperts, planUnit, shardCount, shardNamespace, shardRegion, strictIsolates, type DurableEnv } from "./env.ts";
-import { PROTOCOL_VERSION } from "./handshake.ts";
+import { systemClock } from "./clock.ts";
+import { fleetName, orchestratorHoldsExperts, planUnit, replicaCount, shardCount, shardNamespace, shardRegion, strictIsolates, type DurableEnv } from "./env.ts";
+import { fanOutOf, type FanOut, type LineParts } from "./epoch-lines.ts";
 import type { Isolate } from "./isolate.ts";
 import type { Limits } from "./limits.ts";
 import { ObjectTransport, shardName } from "./shard-transport.ts";
-import { WebSocketExperts } from "./websocket-experts.ts";
 
-/** What the plan gives a shard, known before anything is loaded. */
-export interface ShardShare {
-  readonly weightBytes: number;
-  /** (layer, expert) pairs it holds something of. */
-  readonly experts: number;
-  /** Where it was asked to live; null where the platform chose. */
-  readonly region: DurableObjectLocationHint | null;
-}
-
-export interface FanOut {
-  readonly plan: Plan;
-  readonly clients: readonly ShardClient[];
-  /** Of each client, in its order. */
-  readonly shares: readonly ShardShare[];
-  /** Slots of the orchestrator itself; the last part of the placement when there are any. */
-  readonly ownSlots: Plan["slots"][number];
-  /** Connects every shard that has slots; rejects with ShardError. */
-  connect(): Promise<unknown>;
-  /** Experts for an engine over `heap` and its kernels with rounds of at most `maxTokens`: those behind the lines, and `own` for the own slots, without which a plan that has some is refused. */
-  experts(heap: Heap, kernels: Pick<Kernels, "checksum">, maxTokens: number, own?: () => LocalExperts): Experts;
-  close(reason: string): void;
-}
-
-/**
- * Fewest tokens of a step that are worth two rounds: each expert should still get about eight tokens in each half, the batch the
- * kernels are fastest with.
- */
-export const overlapTokens = ({ nExperts, router }: ModelConfig): number => (router.topK === 0 ? Infinity : Math.ceil((16 * nExperts) / router.topK));
+/** Lines to shard objects. */
+export const objectLines = (env: DurableEnv, manifest: PackManifest, limits: Limits, isolate: Pick<Isolate, "name" | "inFlight">): LineParts => ({
+  manifest, limits, isolate, clock: systemClock, strictIsolates: strictIsolates(env),
+  transport: (plan, shard, nameAttempt) => {
+    const { region } = plan.shards[shard]!;
+    const namespace = shardNamespace(env, shard);
+    return new ObjectTransport(plan.jurisdiction === null ? namespace : namespace.jurisdiction(plan.jurisdiction as DurableObjectJurisdiction),
+      shardName(plan, shard, region, nameAttempt), region as DurableObjectLocationHint | null);
+  },
+});
 
 /** `isolate` is what the lines share with their neighbours: its name and its bytes in flight. */
-export function openFanOut(env: DurableEnv, manifest: PackManifest, packHash: string, limits: Limits, isolate: Pick<Isolate, "name" | "inFlight">): FanOut {
-  const { config, activations } = manifest;
-  const nShards = shardCount(env);
-  // The orchestrator's own share, if it has one, is the plan's last part.
-  const nParts = nShards + (orchestratorHoldsExperts(env) ? 1 : 0);
-  const plan = makePlan(manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map((s) => s.bytes) })), nParts, planUnit(env));
-  const shares = Array.from({ length: nShards }, (_, shard) => ({ weightBytes: plan.shardBytes[shard]!, experts: plan.shardExperts[shard]!, region: shardRegion(env, shard) }));
-  const clients = plan.slots.slice(0, nShards).map((slots, shard) => new ShardClient({
-    transport: (nameAttempt) => {
-      const { region } = shares[shard]!;
-      return new ObjectTransport(shardNamespace(env, shard), shardName(manifest.id, packHash, plan.epoch, shard, nParts, region, nameAttempt), region);
-    },
-    hello: { protocolVersion: PROTOCOL_VERSION, packHash, epoch: plan.epoch, slots, strictIsolates: strictIsolates(env) },
-    // Jitter only has to differ between shards; it never touches a result.
-    limits, clock: systemClock, random: new SeededRandom(shard + 1), budget: isolate.inFlight, isolate: isolate.name,
-  }));
-  return {
-    plan, clients, shares, ownSlots: plan.slots[nShards] ?? [],
-    // A shard without slots has nothing to say; it is never sent a frame either.
-    connect: () => Promise.all(clients.filter((_, shard) => plan.slots[shard]!.length > 0).map((client) => client.connect())),
-    experts: (heap, kernels, maxTokens, own) => {
-      const onShards = new WebSocketExperts({
-        clients, placement: { nParts, partOf: plan.shardOf }, heap, kernels, hidden: config.hiddenSize,
-        activations, maxTokens, frameBytes: limits.frameBytes, overlapTokens: overlapTokens(config), clock: systemClock,
-      });
-      if (nParts === nShards) return onShards;
-      if (own === undefined) throw new Error("The plan gives the orchestrator experts of its own, and nobody here computes them.");
-      return new MixedExperts(onShards, own(), nShards);
-    },
-    close: (reason) => { for (const client of clients) client.close(reason); },
-  };
+export const openFanOut = (env: DurableEnv, manifest: PackManifest, packHash: string, limits: Limits, isolate: Pick<Isolate, "name" | "inFlight">): FanOut =>
+  fanOutOf(objectLines(env, manifest, limits, isolate), defaultPlan(env, manifest, packHash));
+
+/** The plan that the deployment's variables make: epoch 1 of their fleet. Throws RangeError naming the variable. */
+export function defaultPlan(env: DurableEnv, manifest: PackManifest, packHash: string): FleetPlan {
+  const { config } = manifest;
+  const [nShards, nReplicas, holdsExperts] = [shardCount(env), replicaCount(env), orchestratorHoldsExperts(env)];
+  if (nReplicas > nShards) throw new RangeError(`The variable REPLICAS asks for every segment on ${nReplicas} shards, and SHARDS_COUNT gives ${nShards}.`);
+  // The orchestrator's own share, if it has one, is the last part.
+  const table = manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map(({ bytes }) => bytes) }));
+  const plan = makePlan(table, nShards + (holdsExperts ? 1 : 0), planUnit(env));
+  return recordOf(replicated(plan, nShards, nReplicas), {
+    packId: manifest.id, packHash, fleet: fleetName(env), nLayers: config.nLayers, vocabSize: config.vocabSize,
+    ownShard: holdsExperts ? nShards : null, regionOf: (shard) => shardRegion(env, shard),
+  });
+}
+
+/** Each shard also holds what the shards before it do, round in a ring: two that fail together share as little as can be. */
+function replicated(plan: Plan, nShards: number, nReplicas: number): Plan {
+  const order = (a: PlannedRange, b: PlannedRange): number => a.layer - b.layer || a.expert - b.expert || a.segments[0] - b.segments[0];
+  const slots = plan.slots.map((own, part) => (part >= nShards ? own
+    : Array.from({ length: nReplicas }, (_, back) => plan.slots[(part - back + nShards) % nShards]!).flat().sort(order)));
+  return { ...plan, slots };
 }

@@ -83,6 +83,8 @@ export interface MoeUsage {
   readonly frames: number;
   readonly bytes: number;
   readonly retries: number;
+  /** Frames that were late and went to another holder as well. */
+  readonly hedges: number;
 }
 
 /** Where a generation's time went; whole milliseconds, the platform's clock has no finer (2026-11). */
@@ -141,6 +143,8 @@ export interface ShardStatus {
   readonly frames: number;
   readonly bytes: number;
   readonly retries: number;
+  /** Frames of which others were asked too, because this shard was late. */
+  readonly hedges: number;
   /** Last reason for a reconnect or a retry; null when none. */
   readonly lastFault: string | null;
 }

@@ -28,11 +28,13 @@ export class Run implements Generation {
   readonly accepted: Promise<GenerateFailure | null>;
   readonly settleAcceptance: (failure: GenerateFailure | null) => void;
   readonly ids: number[];
-  readonly moe = { steps: 0, frames: 0, bytes: 0, retries: 0 };
+  readonly moe = { steps: 0, frames: 0, bytes: 0, retries: 0, hedges: 0 };
   readonly onCancel: () => void;
   timeline: Timeline | null = null;
   /** Prompt tokens that an earlier generation had evaluated already. */
   cachedTokens = 0;
+  /** Prompt tokens whose scores were emitted. */
+  scoresTold = 0;
   /** The prompt's pages are kept as soon as they are whole, the rest when the generation ends. */
   promptKept = false;
   ended = false;

@@ -5,7 +5,8 @@
 
 import type { ByteSource } from "../formats/byte-source.ts";
 import type { NamedBlob, PackManifest } from "../formats/manifest.ts";
-import { loadBlobs } from "../formats/pack-reader.ts";
+import { loadBlobs, type LoadOptions } from "../formats/pack-reader.ts";
+import { placeExtent } from "../formats/stage-blobs.ts";
 import { CapacityError, Heap } from "../model/heap.ts";
 import type { Kernels } from "../model/kernels.ts";
 import { chooseKernels, RESERVED_BYTES, type KernelModules } from "../model/wasm-kernels.ts";
@@ -23,21 +24,34 @@ export type TenantKind = "orchestrator" | "shard";
 /** What a tenant may use of WebAssembly memory: the isolate's bytes less what frames in flight may take. */
 export const tenantBytes = (limits: Limits): number => limits.isolateBytes - limits.inFlightBytes;
 
+/** What an isolate is made of: kernels and a heap over their memory. Simulations lend many of them one compiled instance and a range of its memory each. */
+export interface IsolateParts {
+  readonly kernels: Kernels;
+  readonly heap: Heap;
+  readonly name?: string;
+}
+
+/** A memory of its own, the kernels that suit the engine, and a heap over all of it. */
+export function isolateParts(modules: KernelModules, limits: Limits): IsolateParts {
+  const memory = createMemory(limits);
+  return { kernels: chooseKernels({ modules, memory }).kernels, heap: new Heap(memory, RESERVED_BYTES, limits.memoryMaximumBytes - RESERVED_BYTES) };
+}
+
 export class Isolate {
   readonly heap: Heap;
   readonly kernels: Kernels;
   readonly inFlight: InFlightBudget;
   readonly limits: Limits;
   /** Tells isolates apart, for whoever asks whether two objects share a thread. */
-  readonly name = crypto.randomUUID();
+  readonly name: string;
   readonly #blobs = new Map<string, ResidentBlob>();
   readonly #tenants = new Map<string, Tenant>();
 
-  constructor(modules: KernelModules, limits: Limits) {
+  constructor({ kernels, heap, name }: IsolateParts, limits: Limits) {
     this.limits = limits;
-    const memory = createMemory(limits);
-    this.kernels = chooseKernels({ modules, memory }).kernels;
-    this.heap = new Heap(memory, RESERVED_BYTES, limits.memoryMaximumBytes - RESERVED_BYTES);
+    this.kernels = kernels;
+    this.heap = heap;
+    this.name = name ?? crypto.randomUUID();
     this.inFlight = new InFlightBudget(limits.inFlightBytes);
   }
 
@@ -135,6 +149,8 @@ export class Tenant {
   get weightBytes(): number { return this.#heldBytes; }
   get ownBytes(): number { return this.#ownBytes; }
 
+  holds(hash: string): boolean { return this.#held.has(hash); }
+
   /** Address of a resident blob this tenant holds. */
   ptrOf(hash: string): number {
     const blob = this.isolate.resident(hash);
@@ -145,7 +161,7 @@ export class Tenant {
   /** Holds exactly these blobs if all of them are resident: no reading, no copying. Returns false and changes nothing otherwise. */
   adopt(blobs: readonly NamedBlob[]): boolean {
     if (!blobs.every(({ blob }) => this.isolate.resident(blob.hash) !== undefined)) return false;
-    this.#hold(blobs);
+    this.hold(blobs);
     return true;
   }
 
@@ -156,9 +172,10 @@ export class Tenant {
 
   /**
    * Holds exactly these blobs, reading what is not resident. Resolves when every byte is in place and its hash checked; throws
-   * CapacityError when they do not fit (nothing is read then) or SourceError. `onProgress` gets bytes present out of all.
+   * CapacityError when they do not fit (nothing is read then) or SourceError. `onProgress` gets bytes present out of all; `reads` may name
+   * origins nearer than the source.
    */
-  async load(source: ByteSource, manifest: PackManifest, blobs: readonly NamedBlob[], onProgress: (loadedBytes: number) => void): Promise<void> {
+  async load(source: ByteSource, manifest: PackManifest, blobs: readonly NamedBlob[], onProgress: (loadedBytes: number) => void, reads: Omit<LoadOptions, "onProgress"> = {}): Promise<void> {
     const unique = new Map(blobs.map((named) => [named.blob.hash, named]));
     const totalBytes = [...unique.values()].reduce((sum, { blob }) => sum + blob.bytes, 0);
     this.#require(totalBytes - this.#heldBytes, `${unique.size} blobs of pack ${manifest.id}`);
@@ -174,8 +191,8 @@ export class Tenant {
       const presentBytes = this.#heldBytes;
       onProgress(presentBytes);
       await loadBlobs(source, manifest, missing.map(({ named, ptr }) => ({
-        ...named, write: (bytes, offset) => this.heap.u8.set(bytes, ptr + offset),
-      })), { onProgress: (loaded) => onProgress(presentBytes + loaded) });
+        ...named, write: (bytes, offset) => placeExtent(this.heap.u8, ptr, named, bytes, offset),
+      })), { ...reads, onProgress: (loaded) => onProgress(Math.min(totalBytes, presentBytes + loaded)) });
       for (const { named, ptr } of missing.splice(0)) this.#publish(named, ptr);
     } finally {
       // Whatever was not published was not read whole.
@@ -194,7 +211,8 @@ export class Tenant {
     for (const hash of [...this.#held.keys()]) this.#letGo(hash);
   }
 
-  #hold(blobs: readonly NamedBlob[]): void {
+  /** Holds exactly these blobs, which are resident. */
+  hold(blobs: readonly NamedBlob[]): void {
     const wanted = new Map(blobs.map(({ blob }) => [blob.hash, blob.bytes]));
     for (const hash of [...this.#held.keys()]) if (!wanted.has(hash)) this.#letGo(hash);
     for (const [hash, bytes] of wanted) this.#take(hash, bytes);
@@ -285,6 +303,6 @@ export const weightMemories = (): number => memoriesCreated;
 
 /** The isolate's singleton, made at first use. */
 export function thisIsolate(modules: KernelModules, limits: Limits): Isolate {
-  current ??= new Isolate(modules, limits);
+  current ??= new Isolate(isolateParts(modules, limits), limits);
   return current;
 }

@@ -5,7 +5,7 @@
 import type { DurableEnv } from "./env.ts";
 import { thisIsolate } from "./isolate.ts";
 import { kernelModules } from "./kernel-modules.ts";
-import { LIMITS } from "./limits.ts";
+import { LIMITS, type Limits } from "./limits.ts";
 
 export interface LocalEnv extends DurableEnv {
   readonly ISOLATE_MIB: string;
@@ -14,10 +14,15 @@ export interface LocalEnv extends DurableEnv {
 const MIB = 1024 * 1024;
 const MOST_MIB = Math.floor(LIMITS.memoryMaximumBytes / MIB);
 
-/** Makes the isolate with the local limit unless it is there; gives the environment back. */
-export function lifted<Env extends LocalEnv>(env: Env): Env {
+/** The limits with the isolate's bytes that the environment names. */
+export function liftedLimits(env: LocalEnv): Limits {
   const mebibytes = Number(env.ISOLATE_MIB);
   if (!Number.isInteger(mebibytes) || mebibytes < 1 || mebibytes > MOST_MIB) throw new RangeError(`The variable ISOLATE_MIB is "${env.ISOLATE_MIB}"; expected a whole number from 1 to ${MOST_MIB}.`);
-  thisIsolate(kernelModules, Object.freeze({ ...LIMITS, isolateBytes: mebibytes * MIB }));
+  return Object.freeze({ ...LIMITS, isolateBytes: mebibytes * MIB });
+}
+
+/** Makes the isolate with the local limit unless it is there; gives the environment back. */
+export function lifted<Env extends LocalEnv>(env: Env): Env {
+  thisIsolate(kernelModules, liftedLimits(env));
   return env;
 }

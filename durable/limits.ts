@@ -21,10 +21,30 @@ export interface Limits {
   readonly drainMs: number;
   readonly frameAttempts: number;
   readonly backoffBaseMs: number;
+  readonly backoffMostMs: number;
+  readonly outageMs: number;
+  readonly latencySamples: number;
+  readonly latencyLeastSamples: number;
+  readonly deadlineFactor: number;
+  readonly deadlineFloorMs: number;
+  readonly hedgeFloorMs: number;
+  readonly directoryMs: number;
   readonly warmingMs: number;
   readonly loadPollMs: number;
   readonly loadRetryMs: number;
   readonly shardNames: number;
+  readonly servedEpochs: number;
+  readonly donorReadBytes: number;
+  readonly donorReads: number;
+  readonly donorDeadlineMs: number;
+  readonly donorFaults: number;
+  readonly storeAttempts: number;
+  readonly storeStallMs: number;
+  readonly cacheRowBytes: number;
+  readonly cacheBatchBytes: number;
+  readonly cachePauseMs: number;
+  readonly cachePauses: number;
+  readonly cacheBytes: number;
   readonly activeGenerations: number;
   readonly queuedGenerations: number;
   readonly requestWaitMs: number;
@@ -50,6 +70,17 @@ export interface Limits {
   readonly logitBytes: number;
   readonly lingerMs: number;
   readonly traceBytes: number;
+  readonly directoryPauseMs: number;
+  readonly directoryPauseMostMs: number;
+  readonly planWarmMs: number;
+  readonly adoptDeadlineMs: number;
+  readonly laneLeaseMs: number;
+  readonly planDrainMs: number;
+  readonly planRetireMs: number;
+  readonly pastChanges: number;
+  readonly recentFaults: number;
+  readonly knownLanes: number;
+  readonly replicaTickMs: number;
 }
 
 export const LIMITS: Limits = Object.freeze({
@@ -73,16 +104,32 @@ export const LIMITS: Limits = Object.freeze({
   draftTokens: 7,
   /** Times in a row that a generation's KV cache may be lost with a stage before it is given up: each costs the evaluation of all its tokens. */
   timelineLosses: 8,
-  /** A frame not answered in this time is tried again: an abort may lose what was sent and a send on a dead socket succeeds silently (2026-11). */
+  /** Longest time to an answer before a frame counts as lost: an abort may lose what was sent and a send on a dead socket succeeds silently (2026-11). */
   frameDeadlineMs: 5_000,
   /** A handshake call that does not answer: longer than a frame's, since the object may be starting in another place. */
   prepareDeadlineMs: 20_000,
   /** Pause in which queued messages are delivered before a deadline counts: a long computation in this isolate must not fail its neighbours. */
   drainMs: 10,
-  /** Tries of one frame in all; a shard that fails four times in a row is not coming back within a step. */
+  /** Wrong answers to one frame; a shard that errs four times in a row will not be right within a step. */
   frameAttempts: 4,
-  /** Full-jitter backoff: uniform in [0, base * 2^attempt). */
+  /** Full-jitter backoff: uniform in [0, base * 2^failures). */
   backoffBaseMs: 50,
+  /** Ceiling of that backoff: a process that comes back after seconds is found soon after. */
+  backoffMostMs: 2_000,
+  /** How long a line that cannot be opened, or says nothing, holds a step up before it fails: a process or object that restarts takes seconds, reading its weights again has `warmingMs`. */
+  outageMs: 60_000,
+  /** Round trips remembered of each line and size class: a few steps' worth, so that a shard that grows slow is known as such soon. */
+  latencySamples: 64,
+  /** Fewest of them that say anything: a 95th percentile of less is the largest by chance. */
+  latencyLeastSamples: 16,
+  /** A frame's deadline over the longest recent round trip: a reconnect repeats all that was under way. */
+  deadlineFactor: 4,
+  /** Shortest deadline: a garbage collection, a neighbour's computation or the whole-millisecond clock (2026-11) must not look like a dead socket. */
+  deadlineFloorMs: 1_000,
+  /** Soonest hedge: two drains, below which a clock of whole milliseconds that stands still during computation (2026-11) tells nothing. */
+  hedgeFloorMs: 20,
+  /** How long an orchestrator that starts waits for the directory: losing it freezes scaling only. */
+  directoryMs: 2_000,
   /** How long a shard may keep answering that it is loading: 90 MiB at the slowest R2 rate seen (a few MiB/s, 2026-11), with room. */
   warmingMs: 120_000,
   /** How long `prepare` waits for a load to finish before it answers with progress, and the pause it then asks for. */
@@ -91,6 +138,30 @@ export const LIMITS: Limits = Object.freeze({
   loadRetryMs: 10_000,
   /** Names tried for a shard that keeps landing in a shared isolate (strict mode). */
   shardNames: 3,
+  /** Epochs one shard serves at a time: the one in force, the next, and those of lanes that lag; more means that nobody retires them. */
+  servedEpochs: 8,
+  /** Bytes of one answer between shards: an extent, the unit that has a hash. */
+  donorReadBytes: 4 * MIB,
+  /** Such answers on their way to one shard: each lies in its JS heap beside the 90 MiB. */
+  donorReads: 2,
+  /** A donor that does not answer: 4 MiB between regions at the slowest rate seen of the store, which is asked next. */
+  donorDeadlineMs: 3_000,
+  /** Times a donor may have nothing to give before it is passed over for the rest of a load; a lie, a failure and silence count as so many. */
+  donorFaults: 3,
+  /** Tries of one read of the store, jittered as those of a frame; what came before a failure is not read again where the store has ranges. */
+  storeAttempts: 4,
+  /** A read of the store in which not a byte comes for so long is begun again: R2 shows 4 s at its 95th percentile (2026-11). */
+  storeStallMs: 10_000,
+  /** One row of the weight cache: the platform allows 2 MB (2026-11), and half a row less is copied at a time. */
+  cacheRowBytes: MIB,
+  /** Written to the cache in one turn: at least one extent; messages sent meanwhile wait for it. */
+  cacheBatchBytes: 4 * MIB,
+  /** Between two such writes. */
+  cachePauseMs: 50,
+  /** A shard that answers frames puts a write off so often: three seconds in all. */
+  cachePauses: 60,
+  /** Weights above this are not cached: no isolate of the platform holds as much, so they lie on a local machine with the store beside them. */
+  cacheBytes: 128 * MIB,
   /** Generations in one batch: the decode tokens of one step. */
   activeGenerations: 32,
   /** Generations that wait for a place or for KV memory; beyond that a request is refused at once instead of timing out later. */
@@ -141,4 +212,26 @@ export const LIMITS: Limits = Object.freeze({
   lingerMs: 60_000,
   /** Sampled routing that is kept: the last 1,000 tokens of a model with 48 layers and 8 experts per token, in JS heap beside the 90 MiB. */
   traceBytes: 2 * MIB,
+  /** The directory asks again after so long, twice as long after each time that brought nothing, jittered: loading takes seconds. */
+  directoryPauseMs: 250,
+  /** And at most after so long: an alarm is a billed request, and nobody waits for a change of plan. */
+  directoryPauseMostMs: 5_000,
+  /** A change whose shards are not warm by then is given up: five times the longest load of one shard (warmingMs), since all load at the same time. */
+  planWarmMs: 10 * 60_000,
+  /** One call of `adopt`: it connects warm shards and waits for the end of a step, which may be one of 512 tokens on slow shards. */
+  adoptDeadlineMs: 60_000,
+  /** An orchestrator that has neither called nor answered for so long is gone: it registers again before it serves. Twice what one call of `adopt` may take. */
+  laneLeaseMs: 120_000,
+  /** Between the last flip and the first retire: frames that are hedged or repeated are answered instead of refused. */
+  planDrainMs: 1_000,
+  /** Shards that cannot be told to let go of an old epoch by then hold it until the next change, which costs memory and nothing else. */
+  planRetireMs: 60_000,
+  /** Ended changes of plan that are remembered. */
+  pastChanges: 20,
+  /** Faults of shards that are remembered, the latest. */
+  recentFaults: 32,
+  /** Orchestrators of one fleet: lanes times stages, far below the calls one invocation may make. */
+  knownLanes: 256,
+  /** How often the directory looks at the load for replicas: their decayed counts follow the load over minutes. */
+  replicaTickMs: 30_000,
 });

@@ -144,6 +144,7 @@ export class OrchestratorMetrics {
       .counter("frames_total", "Request frames sent to a shard, further attempts included.", shards((client) => client.frames))
       .counter("frame_bytes_total", "Bytes of frames to and from a shard.", shards((client) => client.bytes))
       .counter("frame_retries_total", "Frames that were sent again.", shards((client) => client.retries))
+      .counter("frame_hedges_total", "Frames that other holders were asked for too, because this shard was late.", shards((client) => client.hedges))
       .histogram("frame_round_trip_seconds", "From sending a frame to taking its reply, by shard.", clients.map((client) => ({ labels: { shard: client.name }, of: client.roundTrips })))
       .gauge("shard_connected", "1 where the line to a shard is open; a line at rest opens with the next step.", shards((client) => (client.state === "open" ? 1 : 0)));
     if (serving !== null) {

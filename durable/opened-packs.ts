@@ -4,6 +4,9 @@
 
 import { openPack, type OpenPack } from "../formats/pack-reader.ts";
 import { packSource, type PackEnv } from "./byte-sources.ts";
+import { SeededRandom, systemClock } from "./clock.ts";
+import { LIMITS } from "./limits.ts";
+import { SteadySource } from "./steady-source.ts";
 
 /** More than one only while a deployment changes over; the oldest goes. */
 const KEPT = 4;
@@ -14,7 +17,7 @@ export const knownPack = (packHash: string): OpenPack | undefined => packs.get(p
 
 /** Reads the manifest as it is now. */
 export async function currentPack(env: PackEnv): Promise<OpenPack> {
-  const pack = await openPack(packSource(env));
+  const pack = await openPack(new SteadySource(packSource(env), { clock: systemClock, random: new SeededRandom(Date.now()), limits: LIMITS }));
   packs.delete(pack.packHash);
   packs.set(pack.packHash, pack);
   for (const hash of packs.keys()) {

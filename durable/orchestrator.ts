@@ -1,27 +1,31 @@
 // The Durable Object that runs the token loop: it holds the trunk and the KV cache, and fans experts out to shards.
-// Owns the model's state (cold, warming, ready, failed), POST /generate, GET /status, /metrics and /traces. Refuses text, keys and public routes (worker/),
+// Owns the model's state (cold, warming, ready, failed), POST /generate, GET /status, /metrics and /traces, and the plan it goes by. Refuses text, keys and public routes (worker/),
 // and awaited durable writes on the token path (an output gate costs about 10 ms, 2026-11): what replies have said is noted in batches nobody waits for.
 
 import { DurableObject } from "cloudflare:workers";
 import grammarModule from "../build/xgrammar.wasm";
+import { parseFleetPlan, type FleetPlan } from "../fleet/fleet-plan.ts";
 import { readTokenizerJson } from "../formats/pack-reader.ts";
 import type { TraceHeader } from "../formats/trace.ts";
 import { ModelError, moeLayersOf } from "../model/config.ts";
 import { CapacityError } from "../model/heap.ts";
 import type { LogitStage } from "../model/logit-adjustments.ts";
 import { createTokenizer } from "../model/tokenizer.ts";
+import type { AdoptReply, PlanRegistry } from "./adoption.ts";
 import { packSource } from "./byte-sources.ts";
 import { within, systemClock } from "./clock.ts";
 import { Constraints } from "./constraints.ts";
-import { hostIsolate, strictIsolates, type DurableEnv } from "./env.ts";
+import { fleetDirectory, strictIsolates, type DurableEnv } from "./env.ts";
+import { hostIsolate } from "./host-isolate.ts";
 import { FAILURE_STATUS, type GenerateEvent, type GenerateFailure, type GenerateRequest, type OrchestratorStatus } from "./generate.ts";
 import { isFailure, parseGenerateRequest } from "./generate-request.ts";
 import { tenantBytes, type Tenant } from "./isolate.ts";
 import { OrchestratorMetrics } from "./metrics.ts";
 import { METRICS_CONTENT_TYPE } from "./metrics-text.ts";
+import { isOf, PlanInForce } from "./plan-in-force.ts";
 import { ReplyJournal } from "./reply-journal.ts";
 import type { EventSink, Generation } from "./generation-run.ts";
-import { Scheduler } from "./scheduler.ts";
+import { Scheduler, type StepEngine } from "./scheduler.ts";
 import { bringUp, type Progress, type ServedModel } from "./served-model.ts";
 import { TraceSamples, traceShare } from "./trace-samples.ts";
 
@@ -36,6 +40,7 @@ const encoder = new TextEncoder();
 export class Orchestrator extends DurableObject<DurableEnv> {
   readonly #tenant: Tenant;
   readonly #journal: ReplyJournal;
+  readonly #plans: PlanInForce;
   readonly #metrics = new OrchestratorMetrics(systemClock);
   #serving: Serving | null = null;
   #loading: Promise<Serving> | null = null;
@@ -48,6 +53,10 @@ export class Orchestrator extends DurableObject<DurableEnv> {
   constructor(ctx: DurableObjectState, env: DurableEnv) {
     super(ctx, env);
     this.#journal = new ReplyJournal(ctx.storage, systemClock, hostIsolate().limits);
+    this.#plans = new PlanInForce({
+      storage: { get: (key) => ctx.storage.get(key), put: (key, plan) => ctx.storage.put(key, plan) }, directory: (packHash) => registryOf(env, packHash),
+      name: ctx.id.name ?? ctx.id.toString(), clock: systemClock, limits: hostIsolate().limits,
+    });
     this.#tenant = hostIsolate().enter(ctx.id.toString(), "orchestrator", `orchestrator ${ctx.id.name ?? ctx.id.toString()}`, this, strictIsolates(env));
   }
 
@@ -64,6 +73,23 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     return new Response(`An orchestrator answers POST /generate, GET /status, GET /metrics and GET /traces; got ${request.method} ${pathname}.\n`, { status: 404 });
   }
 
+  /** RPC of the directory (adoption.ts). Steps go on meanwhile; where no model is up, the plan is kept for the next start. */
+  async adopt(plan: FleetPlan): Promise<AdoptReply> {
+    let asked: FleetPlan;
+    try {
+      // Copied out of what the call holds open, and checked: the directory may be of another version for minutes (2026-11).
+      asked = parseFleetPlan(structuredClone(plan));
+    } catch (cause) {
+      return { state: "refused", epoch: this.#serving?.model.epochs.plan.epoch ?? 0, message: cause instanceof Error ? cause.message : String(cause) };
+    }
+    if (this.#loading !== null) await this.#loading.catch(() => undefined);
+    if (this.#serving !== null) return this.#serving.model.epochs.adopt(asked);
+    const kept = await this.#plans.kept();
+    if (kept !== null && isOf(kept, asked) && kept.epoch >= asked.epoch) return { state: "adopted", epoch: kept.epoch };
+    await this.#plans.keep(asked);
+    return { state: "adopted", epoch: asked.epoch };
+  }
+
   /** The model, brought up at the first call; a failed attempt is reported and the next call tries again. */
   #model(): Promise<Serving> {
     if (this.#serving !== null) return Promise.resolve(this.#serving);
@@ -77,11 +103,11 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     const sinceMs = systemClock.nowMs();
     try {
       const share = traceShare(this.env); // before anything is held
-      const model = await bringUp(this.env, this.#tenant, progress);
+      const model = await bringUp(this.env, this.#tenant, progress, this.#plans);
       const { limits } = this.#tenant.isolate;
       // Which generations are sampled touches none of them.
       const samples = new TraceSamples(traceHeader(model), share, { next: () => Math.random() }, limits);
-      const scheduler = new Scheduler(this.#metrics.measured(model.engine), systemClock, limits, () => this.#linger(), samples);
+      const scheduler = new Scheduler(inEpochs(this.#metrics.measured(model.engine), model), systemClock, limits, () => this.#linger(), samples);
       this.#failure = null;
       this.#serving = { model, scheduler, samples };
       this.#metrics.loaded(sinceMs, true);
@@ -103,7 +129,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     this.#cancelLinger = systemClock.after(this.#tenant.isolate.limits.lingerMs, () => {
       this.#cancelLinger = null;
       if (this.#serving === null || this.#serving.scheduler.activeCount > 0) return;
-      for (const client of this.#serving.model.clients) client.rest();
+      for (const client of this.#serving.model.epochs.clients) client.rest();
     });
   }
 
@@ -207,7 +233,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
   #metricsText(): string {
     const { model, scheduler } = this.#serving ?? {};
     return this.#metrics.text({
-      status: this.#status(), clients: model?.clients ?? this.#progress?.clients ?? [],
+      status: this.#status(), clients: model?.epochs.clients ?? this.#progress?.clients ?? [],
       serving: model === undefined || scheduler === undefined ? null : { kv: model.engine.kv, scheduler },
     });
   }
@@ -217,7 +243,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     const p = this.#progress;
     const shards = (p?.clients ?? []).map((client, shard) => ({
       name: client.name, state: client.state, ...p!.shares[shard]!, loadedBytes: client.loadedBytes, totalBytes: client.totalBytes,
-      frames: client.frames, bytes: client.bytes, retries: client.retries, lastFault: client.lastFault,
+      frames: client.frames, bytes: client.bytes, retries: client.retries, hedges: client.hedges, lastFault: client.lastFault,
     }));
     const loadedBytes = shards.reduce((sum, shard) => sum + (shard.state === "open" ? shard.weightBytes : shard.loadedBytes), p?.trunkBytes ?? 0);
     const totalBytes = shards.reduce((sum, shard) => sum + shard.weightBytes, p?.trunkTotalBytes ?? 0);
@@ -244,8 +270,26 @@ const traceHeader = ({ manifest: { id, config }, packHash }: ServedModel): Trace
   model: id, packHash, nExperts: config.nExperts, topK: config.router.topK, moeLayers: moeLayersOf(config), columns: ["ids", "weights"],
 });
 
+/** The directory; what it answers is copied, since the runtime keeps a call open until its result is disposed of (2026-11). */
+function registryOf(env: DurableEnv, packHash: string): PlanRegistry | null {
+  const directory = fleetDirectory(env, packHash);
+  return directory === null ? null : {
+    register: async (orchestrator, initial) => {
+      const answer = await directory.register(orchestrator, initial);
+      const plan = structuredClone({ ...answer });
+      (answer as Partial<Disposable>)[Symbol.dispose]?.();
+      return plan;
+    },
+  };
+}
+
 /** How often its shards have read weights. */
-const loadsOf = (serving: Serving | null): number => serving?.model.clients.reduce((sum, { loads }) => sum + loads, 0) ?? 0;
+const loadsOf = (serving: Serving | null): number => serving?.model.epochs.loads ?? 0;
+
+/** Each step in one epoch. One that nobody traces may be done again: taps have seen parts of it already. */
+const inEpochs = (engine: StepEngine, { epochs }: ServedModel): StepEngine => ({
+  ...engine, step: (entries, taps = []) => epochs.step(taps.length === 0, () => engine.step(entries, taps)),
+});
 
 const fail = (failure: GenerateFailure): Response => Response.json(failure, { status: FAILURE_STATUS[failure.code] });
 

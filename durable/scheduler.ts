@@ -257,6 +257,7 @@ export class Scheduler {
         run.moe.frames += result.frames;
         run.moe.bytes += result.bytes;
         run.moe.retries += result.retries;
+        run.moe.hedges += result.hedges;
         if (!run.promptKept && run.evaluated >= run.request.promptIds.length) {
           run.promptKept = true;
           this.#keep(run);

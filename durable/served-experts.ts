@@ -1,4 +1,4 @@
-// The experts one shard holds, ready to answer frames: slots in memory, regions for rows, one runner.
+// The experts one shard holds, ready to answer frames: the slots of each epoch it serves, regions for rows, one runner.
 // Owns the way from a request frame's payload to a reply frame. Refuses sockets and loading (shard.ts), and to add rows up.
 // A reply is a pure function of slot bytes and request payload. docs/protocol.md section 2.
 
@@ -21,9 +21,15 @@ export function bindSlots(tenant: Tenant, manifest: PackManifest, ranges: readon
   return (layer, expert, segment) => (expert < nExperts ? table[layer * nExperts + expert]?.[segment] : undefined);
 }
 
+/** Slots to serve under the number of their epoch. */
+export interface EpochSlots {
+  readonly epoch: number;
+  readonly slots: readonly SlotRange[];
+}
+
 /** Why a request is refused. */
 export interface FrameFault {
-  readonly code: "bad-frame" | "bad-checksum" | "unknown-slot";
+  readonly code: "bad-frame" | "bad-checksum" | "wrong-epoch" | "unknown-slot";
   readonly message: string;
 }
 
@@ -34,22 +40,24 @@ export class ServedExperts {
   readonly #tenant: Tenant;
   readonly #manifest: PackManifest;
   readonly #runner: ExpertRunner;
-  readonly #lookup: SegmentLookup;
+  readonly #lookups: ReadonlyMap<number, SegmentLookup>;
   readonly #warmUp: SegmentWeights | undefined;
   readonly #rowBytes: number;
   readonly #request: number;
   readonly #reply: number;
 
   /** The blobs must be held by the tenant. Throws CapacityError when the regions do not fit. */
-  constructor(tenant: Tenant, manifest: PackManifest, ranges: readonly SlotRange[]) {
+  constructor(tenant: Tenant, manifest: PackManifest, epochs: readonly EpochSlots[]) {
+    const ranges = epochs.flatMap(({ slots }) => slots);
     const { limits, kernels } = tenant.isolate;
     const hidden = manifest.config.hiddenSize;
     this.#tenant = tenant;
     this.#manifest = manifest;
     this.#rowBytes = activationRowBytes(manifest.activations, hidden);
-    this.#lookup = bindSlots(tenant, manifest, ranges);
-    const [first] = ranges;
-    this.#warmUp = first === undefined ? undefined : this.#lookup(first.layer, first.expert, first.segments[0]);
+    this.#lookups = new Map(epochs.map(({ epoch, slots }) => [epoch, bindSlots(tenant, manifest, slots)]));
+    const first = epochs.find(({ slots }) => slots.length > 0);
+    const [slot] = first?.slots ?? [];
+    this.#warmUp = first === undefined || slot === undefined ? undefined : this.#lookups.get(first.epoch)!(slot.layer, slot.expert, slot.segments[0]);
     this.#runner = new ExpertRunner(kernels, tenant.heap, manifest.config, maxSlotWidth(manifest, ranges), frameTokens(manifest, limits));
     this.#request = tenant.heap.alloc(limits.frameBytes, "frames");
     this.#reply = tenant.heap.alloc(limits.frameBytes, "frames");
@@ -68,6 +76,8 @@ export class ServedExperts {
    */
   answer(header: FrameHeader, request: ArrayBuffer, nowMs: () => number): ArrayBuffer | FrameFault {
     const startMs = nowMs();
+    const lookup = this.#lookups.get(header.epoch);
+    if (lookup === undefined) return { code: "wrong-epoch", message: `The frame is of epoch ${header.epoch}; this shard serves ${[...this.#lookups.keys()].join(", ")}.` };
     const { heap, isolate: { kernels, limits } } = this.#tenant;
     const { config, activations } = this.#manifest;
     if (header.hidden !== config.hiddenSize || header.activations !== activations) {
@@ -86,13 +96,13 @@ export class ServedExperts {
     const fault = faultOfLists(header, u32, groups, u16, tokens);
     if (fault !== null) return { code: "bad-frame", message: fault };
     for (let g = groups; g < groups + 2 * header.nGroups; g += 2) {
-      if (this.#lookup(header.layer, u32[g]! & 0xffff, u32[g]! >>> 16) !== undefined) continue;
-      return { code: "unknown-slot", message: `Layer ${header.layer}, expert ${u32[g]! & 0xffff}, segment ${u32[g]! >>> 16} is not held here.` };
+      if (lookup(header.layer, u32[g]! & 0xffff, u32[g]! >>> 16) !== undefined) continue;
+      return { code: "unknown-slot", message: `Layer ${header.layer}, expert ${u32[g]! & 0xffff}, segment ${u32[g]! >>> 16} is not held here in epoch ${header.epoch}.` };
     }
     const rowBytes = header.hidden * 4;
     for (let g = groups, token = tokens, row = this.#reply + FRAME_HEADER_BYTES; g < groups + 2 * header.nGroups; g += 2) {
       const count = u32[g + 1]!;
-      this.#runner.runGroup(this.#lookup(header.layer, u32[g]! & 0xffff, u32[g]! >>> 16)!, u16, token, token + count, this.#request + at.activations, this.#rowBytes, row);
+      this.#runner.runGroup(lookup(header.layer, u32[g]! & 0xffff, u32[g]! >>> 16)!, u16, token, token + count, this.#request + at.activations, this.#rowBytes, row);
       token += count;
       row += count * rowBytes;
     }

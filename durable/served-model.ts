@@ -3,26 +3,30 @@
 
 import { bindPackTrunk, bindShared, segmentCounts } from "../formats/load-model.ts";
 import type { PackManifest } from "../formats/manifest.ts";
-import type { Plan } from "../fleet/plan.ts";
+import type { FleetPlan } from "../fleet/fleet-plan.ts";
 import { Engine } from "../model/engine.ts";
 import { MAX_ROUNDS } from "../model/experts.ts";
 import { ExpertRunner, LocalExperts } from "../model/local-experts.ts";
 import { packSource } from "./byte-sources.ts";
 import type { ShardClient } from "./client.ts";
 import type { DurableEnv } from "./env.ts";
-import { openFanOut, type ShardShare } from "./fan-out.ts";
+import { fanOutOf, type FanOut, type ShardShare } from "./epoch-lines.ts";
+import { EpochSwitch } from "./epoch-switch.ts";
+import { defaultPlan, objectLines } from "./fan-out.ts";
+import { givenPlan } from "./given-plan.ts";
 import type { Tenant } from "./isolate.ts";
 import { blobsOfSlots, maxSegmentsOf, maxSlotWidth, orchestratorMemory, plannedBytes, trunkBlobs, kvBytes } from "./memory-plan.ts";
 import { currentPack } from "./opened-packs.ts";
+import type { PlanInForce } from "./plan-in-force.ts";
 import { maxChunkTokens } from "./protocol.ts";
 import { bindSlots } from "./served-experts.ts";
 
 export interface ServedModel {
   readonly manifest: PackManifest;
   readonly packHash: string;
-  readonly plan: Plan;
   readonly engine: Engine;
-  readonly clients: readonly ShardClient[];
+  /** The plan in force and the lines to its shards; its `step` is the way to the engine's. */
+  readonly epochs: EpochSwitch;
 }
 
 /** Progress while a model comes up; `clients` and `shares` fill as soon as the plan is known. */
@@ -36,18 +40,22 @@ export interface Progress {
   pack: { readonly id: string; readonly hash: string; readonly contextLength: number } | null;
 }
 
-/** Loads everything. Throws SourceError, ModelError, CapacityError or ShardError; what was opened is closed again then. */
-export async function bringUp(env: DurableEnv, tenant: Tenant, progress: Progress): Promise<ServedModel> {
+const show = (progress: Progress, { plan, clients, shares }: FanOut): void => void Object.assign(progress, { epoch: plan.epoch, clients, shares });
+
+/** Loads everything. `plans`: who knows which plan is in force; without it that of the variables is. Throws SourceError, ModelError, CapacityError or ShardError; what was opened is closed again then. */
+export async function bringUp(env: DurableEnv, tenant: Tenant, progress: Progress, plans: PlanInForce | null = null): Promise<ServedModel> {
   const { isolate } = tenant;
   const { limits } = isolate;
   const { manifest, packHash } = await currentPack(env);
   if (manifest.id !== env.PACK_ID) throw new Error(`${packSource(env).description} holds the pack "${manifest.id}"; the variable PACK_ID says "${env.PACK_ID}".`);
   const { config } = manifest;
   progress.pack = { id: manifest.id, hash: packHash, contextLength: manifest.contextLength };
-  const fanOut = openFanOut(env, manifest, packHash, limits, isolate);
-  progress.epoch = fanOut.plan.epoch;
-  progress.clients = fanOut.clients;
-  progress.shares = fanOut.shares;
+  const initial = (await givenPlan(env, manifest, packHash)) ?? defaultPlan(env, manifest, packHash);
+  const plan: FleetPlan = plans === null ? initial : await plans.atStart(initial);
+  const live: { epochs: EpochSwitch | null } = { epochs: null };
+  const lines = { ...objectLines(env, manifest, limits, isolate), stale: () => live.epochs?.stale() };
+  const fanOut = fanOutOf(lines, plan);
+  show(progress, fanOut);
   try {
     const connected = fanOut.connect();
     // The trunk may fail first; the shards' failure must not go unhandled then.
@@ -63,14 +71,20 @@ export async function bringUp(env: DurableEnv, tenant: Tenant, progress: Progres
     await connected;
     // Where shards have threads of their own a step may be two rounds long: one is computed there while the other is here.
     const stepTokens = fanOut.clients.some((client) => client.elsewhere) ? Math.min(limits.chunkTokens, MAX_ROUNDS * roundTokens) : roundTokens;
-    const experts = fanOut.experts(tenant.heap, isolate.kernels, roundTokens, () => new LocalExperts(
-      new ExpertRunner(isolate.kernels, tenant.heap, config, maxSlotWidth(manifest, ranges), roundTokens), bindSlots(tenant, manifest, ranges), config.hiddenSize));
+    const own = ranges.length === 0 ? undefined : new LocalExperts(
+      new ExpertRunner(isolate.kernels, tenant.heap, config, maxSlotWidth(manifest, ranges), roundTokens), bindSlots(tenant, manifest, ranges), config.hiddenSize);
+    const frame = tenant.heap.alloc(limits.frameBytes, "frames");
+    const epochs = new EpochSwitch({
+      lines, plans, ownSlots: ranges, switched: (to) => show(progress, to),
+      expertsOf: (of) => of.experts(tenant.heap, isolate.kernels, roundTokens, own === undefined ? undefined : () => own, frame),
+    }, fanOut);
+    live.epochs = epochs;
     const engine = new Engine({
       config, kernels: isolate.kernels, heap: tenant.heap, kvFormat: manifest.kvFormat, activations: manifest.activations, maxChunkTokens: stepTokens,
-      maxRoundTokens: roundTokens, segmentCounts: segmentCounts(manifest), shared: bindShared(manifest, (hash) => tenant.ptrOf(hash)), experts,
+      maxRoundTokens: roundTokens, segmentCounts: segmentCounts(manifest), shared: bindShared(manifest, (hash) => tenant.ptrOf(hash)), experts: epochs.experts,
       trunk: bindPackTrunk(manifest, (hash) => tenant.ptrOf(hash)),
     });
-    return { manifest, packHash, plan: fanOut.plan, engine, clients: fanOut.clients };
+    return { manifest, packHash, engine, epochs };
   } catch (error) {
     fanOut.close("the model could not be loaded");
     tenant.freeOwn();

@@ -46,6 +46,8 @@ export interface ShardLineParts {
   readonly limits: Limits;
   readonly clock: Clock;
   readonly random: Random;
+  /** The shard has ended this epoch: a newer plan is in force, and whoever knows it should be asked. */
+  readonly stale?: () => void;
 }
 
 /** Whoever sends frames over the line. */
@@ -56,16 +58,21 @@ export interface LineUser {
   message(data: ArrayBuffer): void;
   /** The open socket closed by itself; the line is as it was until `drop`. */
   lost(cause: string): void;
-  /** One attempt to connect failed, and another follows if anybody still waits. */
-  attemptFailed(cause: string): void;
+  /** One attempt to connect failed, and another follows if anybody still waits. `answered`: by a shard that refused; otherwise nobody could be reached. */
+  attemptFailed(cause: string, answered: boolean): void;
   /** No attempt will help; the line is idle. */
   gaveUp(error: ShardError): void;
 }
 
 export type LineState = "idle" | "connecting" | "open" | "closed";
 
+/** A cause as the end of a sentence: those that come from elsewhere may be sentences themselves. */
+export const unended = (cause: string): string => cause.replace(/\.$/, "");
+
 interface Waiter {
-  attempt: number;
+  refusals: number;
+  /** Since when nobody answers; -1 while somebody does. */
+  lostSinceMs: number;
   resolve(): void;
   reject(error: ShardError): void;
 }
@@ -107,17 +114,16 @@ export class ShardLine {
   get connection(): number { return this.#connection; }
   /** True once the shard has said that it lives in another isolate: it may compute while this one does. */
   get elsewhere(): boolean { return this.#elsewhere; }
-  /** What the shard last said about its loading. */
   /** How often the shard has read weights, as far as it said so here. */
   get loads(): number { return this.#loads; }
   get loadedBytes(): number { return this.#loadedBytes; }
   get totalBytes(): number { return this.#totalBytes; }
 
-  /** Resolves when the shard is ready and the socket open; rejects with ShardError when every attempt failed. */
+  /** Resolves when the shard is ready and the socket open; rejects with ShardError when it was refused for good, too often, or nobody answered for too long. */
   connect(): Promise<void> {
     if (this.#state === "open") return Promise.resolve();
     return new Promise((resolve, reject) => {
-      this.#waiters.push({ attempt: 0, resolve, reject });
+      this.#waiters.push({ refusals: 0, lostSinceMs: -1, resolve, reject });
       this.ensure();
     });
   }
@@ -130,6 +136,13 @@ export class ShardLine {
       this.#state = "connecting";
       void this.#connectLoop(++this.#generation);
     }
+  }
+
+  /** Opens the line though nobody waits for it; after failures not at once. */
+  wake(): void {
+    if (this.#state !== "idle") return;
+    if (this.#failures > 0) this.reopen();
+    else this.ensure();
   }
 
   /** Hands bytes to the open socket; throws what the socket throws. */
@@ -216,13 +229,14 @@ export class ShardLine {
           this.#transport = this.#p.transport(++this.#nameAttempt);
           continue;
         } else if (!welcome.retryable) {
+          if (welcome.code === "retired") this.#p.stale?.();
           return this.#giveUp(new ShardError(this.name, false, `Shard ${this.name} refused (${welcome.code}): ${welcome.message}`));
         } else {
-          pauseMs = this.#attemptFailed(`it refused (${welcome.code}): ${welcome.message}`);
+          pauseMs = this.#attemptFailed(`it refused (${welcome.code}): ${welcome.message}`, true);
         }
       } catch (cause) {
         if (!current()) return;
-        pauseMs = this.#attemptFailed(`connecting failed: ${cause instanceof Error ? cause.message : String(cause)}`);
+        pauseMs = this.#attemptFailed(`connecting failed: ${cause instanceof Error ? cause.message : String(cause)}`, false);
       }
       if (!this.#user.isWaiting && this.#waiters.length === 0) {
         this.#state = "idle";
@@ -260,20 +274,26 @@ export class ShardLine {
   }
 
   /** Counts an attempt for everything that waits; returns the pause before the next one, in milliseconds. */
-  #attemptFailed(cause: string): number {
+  #attemptFailed(cause: string, answered: boolean): number {
+    const { limits, clock } = this.#p;
     this.lastFault = cause;
     for (const waiter of this.#waiters.splice(0)) {
-      if (++waiter.attempt >= this.#p.limits.frameAttempts) waiter.reject(new ShardError(this.name, true, `Shard ${this.name} could not be reached in ${waiter.attempt} attempts; last: ${cause}.`));
+      if (answered) {
+        waiter.refusals++;
+        waiter.lostSinceMs = -1;
+      } else if (waiter.lostSinceMs < 0) waiter.lostSinceMs = clock.nowMs();
+      const lostMs = waiter.lostSinceMs < 0 ? 0 : clock.nowMs() - waiter.lostSinceMs;
+      if (waiter.refusals >= limits.frameAttempts) waiter.reject(new ShardError(this.name, true, `Shard ${this.name} refused ${waiter.refusals} times; last: ${unended(cause)}.`));
+      else if (lostMs >= limits.outageMs) waiter.reject(new ShardError(this.name, true, `Shard ${this.name} could not be reached for ${Math.round(lostMs)} ms; last: ${unended(cause)}.`));
       else this.#waiters.push(waiter);
     }
-    this.#user.attemptFailed(cause);
+    this.#user.attemptFailed(cause, answered);
     return this.#backoffMs();
   }
 
   #backoffMs(): number {
     const { limits, random } = this.#p;
-    const attempt = Math.min(++this.#failures, limits.frameAttempts);
-    return random.next() * limits.backoffBaseMs * 2 ** attempt;
+    return random.next() * Math.min(limits.backoffMostMs, limits.backoffBaseMs * 2 ** ++this.#failures);
   }
 
   #giveUp(error: ShardError): void {

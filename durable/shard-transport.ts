@@ -1,16 +1,18 @@
 // The platform's way to a shard object, as the client's ShardTransport: RPC for the handshake, one WebSocket for frames.
 // Owns names of objects and the quirks of client sockets. Refuses retries (shard-line.ts, client.ts).
 
+import type { FleetPlan } from "../fleet/fleet-plan.ts";
 import type { DurableEnv } from "./env.ts";
 import type { Hello, Welcome } from "./handshake.ts";
 import type { FrameSocket, ShardTransport, SocketHandlers } from "./shard-line.ts";
 
 /**
  * Name of a shard object: objects never move and never change their revision, so the name carries both, and the region where one is asked
- * for: another region is another object. `nameAttempt` above 0 is another object for the same work, tried when the first landed in a shared isolate.
+ * for: another region is another object. No epoch: an object lives on from plan to plan. `nameAttempt` above 0 is another object for the same
+ * work, tried when the first landed in a shared isolate.
  */
-export const shardName = (packId: string, packHash: string, epoch: number, shard: number, nShards: number, region: DurableObjectLocationHint | null, nameAttempt: number): string =>
-  `${packId}/${packHash.slice(0, 12)}/epoch-${epoch}/${shard}-of-${nShards}${region === null ? "" : `@${region}`}${nameAttempt === 0 ? "" : `~${nameAttempt}`}`;
+export const shardName = ({ packId, packHash, fleet }: Pick<FleetPlan, "packId" | "packHash" | "fleet">, shard: number, region: string | null, nameAttempt: number): string =>
+  `${packId}/${packHash.slice(0, 12)}/${fleet}/${shard}${region === null ? "" : `@${region}`}${nameAttempt === 0 ? "" : `~${nameAttempt}`}`;
 
 export class ObjectTransport implements ShardTransport {
   readonly name: string;

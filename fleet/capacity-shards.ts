@@ -15,17 +15,29 @@ export interface ShardCapacity {
 }
 
 export interface ShardsCapacity {
+  /** Each segment once: on the shard that holds it first. */
   readonly plan: Plan;
+  /** Of each shard, its replicas of others' segments among them. */
+  readonly slots: readonly (readonly PlannedRange[])[];
   readonly isSliced: boolean;
   /** In the plan's order; a shard without slots has nothing. */
   readonly shards: readonly ShardCapacity[];
 }
 
+/** How many shards, and how many of them hold each segment. */
+export interface ShardsWish {
+  /** null: the fewest that fit. */
+  readonly nShards: number | null;
+  readonly replicas: number;
+  /** Kept free over all shards, for copies of the experts that are asked most. */
+  readonly spareBytes: number;
+}
+
 /** All that an object uses. */
 export const shardBytes = (shard: ShardCapacity): number => shard.weightBytes + shard.scratchBytes + shard.frameBytes;
 
-/** The expert table, looked up by (layer, expert). */
-class ExpertSegments {
+/** The expert table, looked up by (layer, expert), and what slots of it take. */
+export class ExpertSegments {
   readonly #of: ReadonlyMap<number, CapacityPack["experts"][number]>;
   readonly #pack: CapacityPack;
   readonly #limits: CapacityLimits;
@@ -52,6 +64,12 @@ class ExpertSegments {
     return { weightBytes, scratchBytes: this.#scratchBytes(width), frameBytes: 2 * allocatedBytes(this.#limits.frameBytes) };
   }
 
+  /** Most weights that fit a shard beside frames and the working memory of the pack's widest segment. */
+  get weightRoomBytes(): number {
+    const width = this.#pack.experts.reduce((most, { segments }) => segments.reduce((w, { start, end }) => Math.max(w, end - start), most), 1);
+    return roomBytes(this.#limits) - this.#scratchBytes(width) - 2 * allocatedBytes(this.#limits.frameBytes);
+  }
+
   #scratchBytes(width: number): number {
     const { config, activations } = this.#pack;
     const tokens = Math.min(0xffff, Math.ceil(this.#limits.frameBytes / activationRowBytes(activations, config.hiddenSize)));
@@ -60,13 +78,32 @@ class ExpertSegments {
   }
 }
 
+/** A plan whose every segment is on `replicas` shards: what a shard holds, the next ones hold too, the first after the last. So a plan that is even stays even. */
+export function replicated(known: ExpertSegments, plan: Plan, replicas: number, isSliced: boolean): ShardsCapacity {
+  const n = plan.nShards;
+  const slots = plan.slots.map((own, shard) => (replicas === 1 ? own : joinedRanges(Array.from({ length: replicas }, (_, r) => plan.slots[(shard - r + n) % n]!).flat())));
+  return { plan, slots, isSliced, shards: slots.map((of) => known.capacity(of)) };
+}
+
+/** Ascending, neighbours as one range. */
+function joinedRanges(ranges: readonly PlannedRange[]): PlannedRange[] {
+  const joined: PlannedRange[] = [];
+  for (const range of [...ranges].sort((a, b) => a.layer - b.layer || a.expert - b.expert || a.segments[0] - b.segments[0])) {
+    const last = joined.at(-1);
+    if (last !== undefined && last.layer === range.layer && last.expert === range.expert && last.segments[1] === range.segments[0]) joined[joined.length - 1] = { ...last, segments: [last.segments[0], range.segments[1]] };
+    else joined.push(range);
+  }
+  return joined;
+}
+
 /**
- * The experts over `nShards` shards, or over the fewest that hold them where `nShards` is null; a dense pack has none. Throws CapacityPlanError where
- * a segment fits no isolate, or the experts do not fit so many shards.
+ * The experts over `nShards` shards, or over the fewest that hold them; a dense pack has none. Throws CapacityPlanError where a segment fits no isolate, or the
+ * experts do not fit so many shards.
  */
-export function planShards(pack: CapacityPack, limits: CapacityLimits, nShards: number | null): ShardsCapacity {
+export function planShards(pack: CapacityPack, limits: CapacityLimits, { nShards, replicas, spareBytes }: ShardsWish): ShardsCapacity {
   const [table, room, known] = [expertTable(pack), roomBytes(limits), new ExpertSegments(pack, limits)];
-  if (table.length === 0) return { plan: makePlan([], 1), isSliced: false, shards: [] };
+  if (table.length === 0) return { plan: makePlan([], 1), slots: [], isSliced: false, shards: [] };
+  if (nShards !== null && replicas > nShards) throw new CapacityPlanError(`${replicas} replicas of every segment were asked for over ${nShards} shards; each is on another shard, so there must be at least ${replicas}.`);
   const alone = (ranges: PlannedRange[]): number => shardBytes(known.capacity(ranges));
   let isSliced = false;
   let nUnits = 0;
@@ -84,30 +121,27 @@ export function planShards(pack: CapacityPack, limits: CapacityLimits, nShards: 
     });
   }
   const assign = isSliced ? slicedExperts : wholeExperts;
-  const over = (n: number): ShardsCapacity => {
-    const plan = makePlan(table, n, assign);
-    return { plan, isSliced, shards: plan.slots.map((slots) => known.capacity(slots)) };
-  };
-  const fits = ({ shards }: ShardsCapacity): boolean => shards.every((shard) => shardBytes(shard) <= room);
+  const over = (n: number): ShardsCapacity => replicated(known, makePlan(table, n, assign), replicas, isSliced);
+  const fits = ({ shards }: ShardsCapacity): boolean => shards.every((shard) => shardBytes(shard) + spareBytes / shards.length <= room);
   if (nShards !== null) {
     const asked = over(nShards);
     if (fits(asked)) return asked;
     const largest = Math.max(...asked.shards.map(shardBytes));
-    throw new CapacityPlanError(`Over ${nShards} shards the largest takes ${mib(largest)}, but an isolate of ${mib(limits.isolateBytes)} has ${mib(room)} for an object. `
-      + `The experts need at least ${fewest(over, fits, pack, room, nUnits).plan.nShards} shards.`);
+    throw new CapacityPlanError(`Over ${nShards} shards the largest takes ${mib(largest)}${spareBytes > 0 ? `, and ${mib(spareBytes / nShards)} of each is asked for copies` : ""}, but an isolate of ${mib(limits.isolateBytes)} has ${mib(room)} for an object. `
+      + `The experts need at least ${fewest(over, fits, pack, room, nUnits * replicas, { replicas, spareBytes }).plan.nShards} shards.`);
   }
-  return fewest(over, fits, pack, room, nUnits);
+  return fewest(over, fits, pack, room, nUnits * replicas, { replicas, spareBytes });
 }
 
-/** Every part alone fits, so the search ends at one shard each. */
-function fewest(over: (n: number) => ShardsCapacity, fits: (plan: ShardsCapacity) => boolean, pack: CapacityPack, room: number, nUnits: number): ShardsCapacity {
+/** Every part alone fits, so without anything spare the search ends at one shard for each. */
+function fewest(over: (n: number) => ShardsCapacity, fits: (plan: ShardsCapacity) => boolean, pack: CapacityPack, room: number, nParts: number, { replicas, spareBytes }: Pick<ShardsWish, "replicas" | "spareBytes">): ShardsCapacity {
   const unique = new Map(pack.experts.flatMap(({ segments }) => segments.map(({ hash, bytes }) => [hash, bytes] as const)));
-  let bytes = 0;
-  for (const of of unique.values()) bytes += of;
-  const most = Math.min(nUnits, 0xffff);
-  for (let n = Math.max(1, Math.ceil(bytes / room)); n <= most; n++) {
+  let bytes = spareBytes;
+  for (const of of unique.values()) bytes += of * replicas;
+  const most = Math.min(nParts + Math.ceil(spareBytes / room), 0xffff);
+  for (let n = Math.max(replicas, Math.ceil(bytes / room)); n <= most; n++) {
     const found = over(n);
     if (fits(found)) return found;
   }
-  throw new CapacityPlanError(`The experts take ${mib(bytes)} in ${nUnits} parts, more than ${most} shards of ${mib(room)} hold. Give more --memory, or pack with fewer bits.`);
+  throw new CapacityPlanError(`The experts take ${mib(bytes)} in ${nParts} parts${replicas > 1 ? `, each on ${replicas} shards` : ""}, more than ${most} shards of ${mib(room)} hold. Give more --memory, or pack with fewer bits.`);
 }

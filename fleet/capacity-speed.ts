@@ -4,7 +4,7 @@
 
 import { type CapacityPack, ffnBytes } from "./capacity-pack.ts";
 import type { CapacityPlan } from "./capacity.ts";
-import { missChance, type LayerTraffic, type StepTraffic } from "./traffic.ts";
+import type { LayerTraffic, StepTraffic } from "./traffic.ts";
 
 export interface SpeedRates {
   /** Weights read by a product of one token, 1e9 bytes a second. */
@@ -31,54 +31,19 @@ export const CLAIMED_REGION_ROUND_TRIP_MS = 4;
 /** Tokens of an ordinary request, prompt and reply, over which one request to the front Worker is spread. */
 export const TOKENS_PER_REQUEST = 500;
 
-/** Expected most experts of one layer that one token finds on one shard. Shards are taken as apart from each other, which is near enough. */
-export function busiestExperts(nExperts: number, topK: number, heldExperts: Uint32Array): number {
-  const most = Math.max(0, ...heldExperts);
-  const counts = new Map<number, number>();
-  for (const held of heldExperts) if (held > 0) counts.set(held, (counts.get(held) ?? 0) + 1);
-  const holders = heldExperts.reduce((n, held) => n + (held > 0 ? 1 : 0), 0);
-  let expected = 0;
-  for (let m = 0; m < Math.min(most, topK); m++) {
-    // Some shard has at least its share.
-    let atMost = m * holders < topK ? 0 : 1;
-    for (const [held, shards] of counts) atMost *= hypergeometricAtMost(nExperts, topK, held, m) ** shards;
-    expected += 1 - atMost;
-  }
-  return expected;
-}
-
-/** Chance that of `topK` experts drawn from `nExperts` at most `m` are among `held`. */
-export function hypergeometricAtMost(nExperts: number, topK: number, held: number, m: number): number {
-  let [chance, sum] = [missChance(nExperts, topK, held), 0];
-  // Where none cannot be, begin at the least that can.
-  const least = Math.max(0, topK - (nExperts - held));
-  if (least > 0) {
-    chance = 1;
-    for (let i = 0; i < nExperts - held; i++) chance *= (topK - i) / (nExperts - i);
-  }
-  for (let j = least; j <= Math.min(m, held, topK); j++) {
-    sum += chance;
-    chance *= (held - j) * (topK - j) / ((j + 1) * (nExperts - held - topK + j + 1));
-  }
-  return Math.min(1, sum);
-}
-
 /** Milliseconds of a product: the weights once, or the operations of all tokens, whichever is longer. */
 const productMs = (bytes: number, multiplies: number, rates: SpeedRates): number =>
   Math.max(bytes / rates.kernelGbPerSecond, 2 * multiplies / rates.kernelGopPerSecond) / 1e6;
 
 /** Milliseconds of the slowest shard in one layer of a step, and of all shards together. */
-export function shardMs(pack: CapacityPack, layer: LayerTraffic, tokens: number, rates: SpeedRates, of: { readonly expertBytes: number; readonly expertParameters: number; readonly sharePerHolder: number }): { slowest: number; all: number } {
-  const { nExperts, router: { topK } } = pack.config;
-  const chosen = 1 - (1 - topK / nExperts) ** tokens;
-  let [slowest, all] = [0, 0];
-  for (const held of layer.heldExperts) {
-    if (held === 0) continue;
-    const ms = productMs(held * chosen * of.expertBytes * of.sharePerHolder, tokens * topK * held / nExperts * of.expertParameters * of.sharePerHolder, rates);
+export function shardMs(layer: LayerTraffic, of: { readonly expertBytes: number; readonly expertParameters: number }, rates: SpeedRates): { slowest: number; all: number } {
+  let [slowest, all] = [productMs(layer.busiestExperts * of.expertBytes, 0, rates), 0];
+  layer.expertsRead.forEach((read, shard) => {
+    const ms = productMs(read * of.expertBytes, layer.expertTokens[shard]! * of.expertParameters, rates);
     slowest = Math.max(slowest, ms);
     all += ms;
-  }
-  return { slowest: Math.max(slowest, productMs(busiestExperts(nExperts, topK, layer.heldExperts) * of.expertBytes * of.sharePerHolder, 0, rates)), all };
+  });
+  return { slowest, all };
 }
 
 export interface StepSpeed {
@@ -105,9 +70,8 @@ export function stepSpeed(pack: CapacityPack, plan: Pick<CapacityPlan, "stages" 
   const attentionMs = tokens * cachedTokens * plan.kvBytesPerToken / rates.attentionGbPerSecond / 1e6;
   const nExperts = Math.max(1, pack.experts.length);
   const expertBytes = pack.experts.reduce((sum, expert) => sum + ffnBytes(expert), 0) / nExperts;
-  const holders = traffic.layers[0]?.heldExperts.reduce((sum, held) => sum + held, 0) ?? 0;
-  const of = { expertBytes, expertParameters: plan.parameters.ofOneExpert, sharePerHolder: holders === 0 ? 1 : config.nExperts / holders };
-  const layers = traffic.layers.map((layer) => ({ layer: layer.layer, frames: layer.frames, ...shardMs(pack, layer, tokens, rates, of) }));
+  const of = { expertBytes, expertParameters: plan.parameters.ofOneExpert };
+  const layers = traffic.layers.map((layer) => ({ layer: layer.layer, frames: layer.frames, ...shardMs(layer, of, rates) }));
   const waits = layers.map(({ slowest, frames }) => slowest + rates.roundTripMs + frames * rates.sendMs);
   const expertsMs = layers.reduce((sum, { slowest }) => sum + slowest, 0);
   const messagesMs = traffic.hops * rates.roundTripMs / 2 + (traffic.expertFrames + traffic.ringFrames) * rates.sendMs;

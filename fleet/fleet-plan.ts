@@ -47,11 +47,28 @@ export interface FleetPlan {
 const count = z.int().min(0).max(0xffffffff);
 const span = z.tuple([count, count]).refine(([from, to]) => to >= from, "a span ends before it begins");
 const range = z.strictObject({ layer: z.int().min(0).max(0xffff), expert: z.int().min(0).max(0xffff), segments: span.refine(([from, to]) => to > from, "a range of segments is empty") });
+const slots = z.array(range).superRefine((ranges, context) => {
+  const place = ({ layer, expert }: PlannedRange): number => layer * 0x10000 + expert;
+  ranges.forEach((next, i) => {
+    const last = ranges[i - 1];
+    if (last === undefined || place(last) < place(next) || (place(last) === place(next) && last.segments[1] <= next.segments[0])) return;
+    context.addIssue({ code: "custom", path: [i], message: "ranges ascend by layer, expert and segment, and hold each segment once" });
+  });
+});
+const stages = z.array(z.strictObject({ embeddingRows: span, layers: span, headRows: span, slots })).min(1).max(1024).superRefine((all, context) => {
+  for (const field of ["embeddingRows", "layers", "headRows"] as const) {
+    let end = 0;
+    all.forEach(({ [field]: [from, to] }, i) => {
+      if (from === to) return; // a stage without any of them
+      if (from !== end) context.addIssue({ code: "custom", path: [i, field], message: `the stages before reach up to ${end} and this one begins at ${from}` });
+      end = to;
+    });
+  }
+});
 const document = z.strictObject({
-  version: z.literal(FLEET_PLAN_VERSION), packId: z.string().min(1), packHash: z.string().regex(/^[0-9a-f]{64}$/), fleet: z.string().min(1).max(64), epoch: z.int().min(1).max(0xffffffff),
-  shards: z.array(z.strictObject({ slots: z.array(range), region: z.string().nullable() })).max(0xffff),
-  stages: z.array(z.strictObject({ embeddingRows: span, layers: span, headRows: span, slots: z.array(range) })).min(1).max(1024),
-  lanes: z.int().min(1).max(1024), jurisdiction: z.string().nullable(),
+  version: z.literal(FLEET_PLAN_VERSION), packId: z.string().min(1), packHash: z.string().regex(/^[0-9a-f]{64}$/), fleet: z.string().regex(/^[\w.-]{1,64}$/, "1 to 64 letters, digits, points, hyphens or underscores were expected"), epoch: z.int().min(1).max(0xffffffff),
+  shards: z.array(z.strictObject({ slots, region: z.string().nullable() })).max(0xffff),
+  stages, lanes: z.int().min(1).max(1024), jurisdiction: z.string().nullable(),
 });
 
 /** The record in a parsed JSON document. Throws RangeError naming the field. */

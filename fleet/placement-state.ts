@@ -14,6 +14,8 @@ export interface SearchGoal {
   readonly maxCrossCost: number;
 }
 
+const TOP = 3;
+
 export class PlacementState {
   readonly task: PlacementTask;
   readonly goal: SearchGoal;
@@ -24,6 +26,8 @@ export class PlacementState {
   readonly #bytes: Float64Array;
   readonly #squares: Float64Array;
   readonly #largest: Float64Array;
+  /** Of each layer the shards with the largest loads, largest first, -1 where there are fewer: two of them may be those that an exchange changes. */
+  readonly #top: Int32Array;
   /** Cost of an expert's activations with the neighbouring layers, were it in a region: [regions][layers * nExperts]. */
   readonly #pull: Float64Array;
   readonly #movesInto: Float64Array;
@@ -42,6 +46,7 @@ export class PlacementState {
     this.#bytes = shardBytesOf(task, start);
     this.#squares = new Float64Array(nLayers);
     this.#largest = new Float64Array(nLayers);
+    this.#top = new Int32Array(nLayers * TOP);
     for (let i = 0; i < nLayers; i++) this.#sumUp(i);
     this.slowest = this.#largest.reduce((total, x) => total + x, 0);
     this.#movesInto = transposed(task);
@@ -81,7 +86,12 @@ export class PlacementState {
     const row = layer * nShards;
     const [fromLoad, toLoad] = [this.#loads[row + from]!, this.#loads[row + to]!];
     let largest = Math.max(fromLoad - shift, toLoad + shift);
-    for (let s = 0; s < nShards; s++) if (s !== from && s !== to && this.#loads[row + s]! > largest) largest = this.#loads[row + s]!;
+    for (let k = layer * TOP; k < (layer + 1) * TOP; k++) {
+      const s = this.#top[k]!;
+      if (s < 0 || s === from || s === to) continue;
+      if (this.#loads[row + s]! > largest) largest = this.#loads[row + s]!;
+      break;
+    }
     this.slowestChange = largest - this.#largest[layer]!;
     const squares = this.#squares[layer]!;
     const limit = this.goal.maxSquares[layer]!;
@@ -118,14 +128,22 @@ export class PlacementState {
   }
 
   #sumUp(layer: number): void {
-    let [squares, largest] = [0, 0];
-    for (let at = layer * this.task.nShards; at < (layer + 1) * this.task.nShards; at++) {
-      const x = this.#loads[at]!;
+    const { nShards } = this.task;
+    const [loads, row, top, first] = [this.#loads, layer * nShards, this.#top, layer * TOP];
+    let [squares, least] = [0, -1];
+    top.fill(-1, first, first + TOP);
+    for (let s = 0; s < nShards; s++) {
+      const x = loads[row + s]!;
       squares += x * x;
-      if (x > largest) largest = x;
+      if (x <= least) continue;
+      let k = first + TOP - 1;
+      for (; k > first && (top[k - 1]! < 0 || loads[row + top[k - 1]!]! < x); k--) top[k] = top[k - 1]!;
+      top[k] = s;
+      const last = top[first + TOP - 1]!;
+      if (last >= 0) least = loads[row + last]!;
     }
     this.#squares[layer] = squares;
-    this.#largest[layer] = largest;
+    this.#largest[layer] = Math.max(0, loads[row + top[first]!]!);
   }
 
   /** Experts of the layers before and after learn that `e` went from one region (-1: from nowhere) to another. */

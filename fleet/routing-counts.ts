@@ -88,3 +88,11 @@ export function countsOfTotals({ layers, nExperts, load, moves }: {
 function emptyCounts(layers: readonly number[], nExperts: number): RoutingCounts {
   return { layers: [...layers], nExperts, load: new Float64Array(layers.length * nExperts), moves: new Float64Array(Math.max(0, layers.length - 1) * nExperts * nExperts) };
 }
+
+/** What is known without a trace: every expert, and every pair of consecutive ones, as often as any other. */
+export function evenCounts(layers: readonly number[], nExperts: number): RoutingCounts {
+  const counts = emptyCounts(layers, nExperts);
+  counts.load.fill(1);
+  counts.moves.fill(1);
+  return counts;
+}

@@ -1,12 +1,12 @@
 // What a step sends: frames to shards and back, hops along the ring, bytes, and messages at the busiest object.
-// Owns expected values over uniform routing: each token draws its experts evenly and apart from other tokens. A trace says otherwise and placement uses it;
-// here it is the case that spreads most and so sends the most frames. Refuses time: capacity-speed.ts. Frames are those of docs/protocol.md.
+// Owns expected values where each token draws its experts evenly and apart from other tokens, the case that spreads most and so sends the most frames; by a trace
+// traced-traffic.ts says the same figures. Refuses time: capacity-speed.ts. Frames are those of docs/protocol.md.
 
 import { type ActivationFormat, activationRowBytes } from "../model/kernels.ts";
 import { moeLayersOf, type ModelConfig } from "../model/config.ts";
-import type { CapacityPack } from "./capacity-pack.ts";
 import type { StageCapacity } from "./capacity-stages.ts";
 import type { CapacityPlan } from "./capacity.ts";
+import { busiestExperts, missChance } from "./even-draws.ts";
 import type { Plan } from "./plan.ts";
 
 /** Soft limit of a Durable Object: requests or messages a second (Cloudflare's FAQ, 2026-11: about 1,000, with 500 to 1,000 named elsewhere). */
@@ -19,24 +19,25 @@ export interface FrameSizes {
   readonly tokenBytes: number;
 }
 
-/** Chance that a token's `topK` of `nExperts` experts are all among the others. */
-export function missChance(nExperts: number, topK: number, held: number): number {
-  let chance = 1;
-  for (let i = 0; i < topK; i++) chance *= Math.max(0, nExperts - held - i) / (nExperts - i);
-  return chance;
-}
-
+/** Expected figures of one layer in one step. An expert cut over shards counts on each by the part it has there. */
 export interface LayerTraffic {
   readonly layer: number;
-  /** Chance of each shard that a step of these tokens sends it a frame. */
+  /** Of each shard, the chance that the step sends it a frame. */
   readonly touchChance: Float64Array;
-  /** Experts of the layer of which each shard holds something. */
-  readonly heldExperts: Uint32Array;
-  /** Expected frames one way; as many come back. */
+  /** Experts whose weights each shard reads. */
+  readonly expertsRead: Float64Array;
+  /** Products of one token with one expert that each shard computes. */
+  readonly expertTokens: Float64Array;
+  /** Most experts that one token finds on one shard: what the layer waits for at least. */
+  readonly busiestExperts: number;
+  /** Frames one way; as many come back. */
   readonly frames: number;
-  /** Expected bytes both ways. Padding, at most 30 bytes a frame, is left out. */
+  /** Bytes both ways. Padding, at most 30 bytes a frame, is left out. */
   readonly bytes: number;
 }
+
+/** What a step of so many tokens sends in each layer with experts, by even draws (evenTraffic) or as a trace has it (traced-traffic.ts). */
+export type ExpertTraffic = (tokens: number) => readonly LayerTraffic[];
 
 export interface StepTraffic {
   readonly tokens: number;
@@ -53,8 +54,15 @@ export interface StepTraffic {
   readonly ringBytes: number;
 }
 
+export interface ExpertTrafficShape {
+  readonly config: Pick<ModelConfig, "hiddenSize" | "nExperts" | "layerFfns"> & { readonly router: Pick<ModelConfig["router"], "topK"> };
+  readonly activations: ActivationFormat;
+  /** Of each expert. */
+  readonly segmentsPerExpert: number;
+}
+
 /** Of each shard, how many experts of each layer it holds something of. */
-export function heldByShard(plan: Plan, layers: readonly number[]): ReadonlyMap<number, Uint32Array> {
+function heldByShard(plan: Pick<Plan, "slots" | "nShards">, layers: readonly number[]): ReadonlyMap<number, Uint32Array> {
   const held = new Map(layers.map((layer) => [layer, new Uint32Array(plan.nShards)]));
   const seen = new Set<string>();
   plan.slots.forEach((slots, shard) => {
@@ -68,24 +76,24 @@ export function heldByShard(plan: Plan, layers: readonly number[]): ReadonlyMap<
   return held;
 }
 
-interface ExpertTrafficShape {
-  readonly config: Pick<ModelConfig, "hiddenSize" | "nExperts" | "layerFfns"> & { readonly router: Pick<ModelConfig["router"], "topK"> };
-  readonly activations: ActivationFormat;
-  /** Of each layer with experts, the segments of an expert. */
-  readonly segmentsPerExpert: number;
+/** Bytes of one layer's frames there and back: headers, a row of activations per token and shard, groups, and an index and a row back for each segment of each token's experts. */
+export function frameBytes({ config: { hiddenSize, router: { topK } }, activations, segmentsPerExpert }: ExpertTrafficShape, sizes: FrameSizes,
+  of: { readonly tokens: number; readonly frames: number; readonly rows: number; readonly groups: number }): number {
+  return 2 * of.frames * sizes.headerBytes + of.rows * activationRowBytes(activations, hiddenSize) + of.groups * sizes.groupBytes
+    + of.tokens * topK * segmentsPerExpert * (sizes.tokenBytes + 4 * hiddenSize);
 }
 
-/** What one step of `tokens` sends to the shards of a plan, layer by layer. */
-export function expertTraffic({ config, activations, segmentsPerExpert }: ExpertTrafficShape, plan: Plan, tokens: number, sizes: FrameSizes): LayerTraffic[] {
-  const { hiddenSize, nExperts, router: { topK } } = config;
-  const layers = moeLayersOf(config);
+/** What one step of `tokens` sends to the shards of a plan, layer by layer, where every token draws its experts evenly. `plan` holds each segment once. */
+export function evenTraffic(shape: ExpertTrafficShape, plan: Pick<Plan, "slots" | "nShards">, tokens: number, sizes: FrameSizes): LayerTraffic[] {
+  const { config: { nExperts, router: { topK } }, segmentsPerExpert } = shape;
+  const layers = moeLayersOf(shape.config);
   const held = heldByShard(plan, layers);
-  const rowBytes = activationRowBytes(activations, hiddenSize);
-  // Of a token: its experts' segments. Of a step: the experts that at least one token chose.
-  const entries = tokens * topK * segmentsPerExpert;
-  const groups = nExperts * (1 - (1 - topK / nExperts) ** tokens) * segmentsPerExpert;
+  // The experts that at least one token of the step chose.
+  const chosen = 1 - (1 - topK / nExperts) ** tokens;
   return layers.map((layer) => {
     const heldExperts = held.get(layer)!;
+    const holders = heldExperts.reduce((sum, count) => sum + count, 0);
+    const share = nExperts / holders;
     const touchChance = new Float64Array(plan.nShards);
     let [frames, rows] = [0, 0];
     heldExperts.forEach((count, shard) => {
@@ -95,17 +103,17 @@ export function expertTraffic({ config, activations, segmentsPerExpert }: Expert
       frames += touchChance[shard]!;
       rows += tokens * (1 - miss);
     });
-    return { layer, touchChance, heldExperts, frames, bytes: 2 * frames * sizes.headerBytes + rows * rowBytes + groups * sizes.groupBytes + entries * (sizes.tokenBytes + 4 * hiddenSize) };
+    return {
+      layer, touchChance, frames, expertsRead: Float64Array.from(heldExperts, (count) => count * chosen * share), expertTokens: Float64Array.from(heldExperts, (count) => tokens * topK * count / nExperts * share),
+      busiestExperts: busiestExperts(nExperts, topK, heldExperts) * share, bytes: frameBytes(shape, sizes, { tokens, frames, rows, groups: nExperts * chosen * segmentsPerExpert }),
+    };
   });
 }
 
 /** Frames, hops and bytes of one step of `tokens` in one lane; `outputs` of them have their next token drawn. */
-export function stepTraffic(pack: CapacityPack, plan: Pick<CapacityPlan, "stages" | "experts">, step: { readonly tokens: number; readonly outputs: number }, sizes: FrameSizes): StepTraffic {
-  const { config, activations } = pack;
-  const segments = pack.experts.reduce((sum, e) => sum + e.segments.length, 0);
-  const layers = pack.experts.length === 0 ? []
-    : expertTraffic({ config, activations, segmentsPerExpert: segments / pack.experts.length }, plan.experts.plan, step.tokens, sizes);
-  const ring = ringTraffic(config, plan.stages, step, sizes);
+export function stepTraffic(config: ModelConfig, stages: readonly StageCapacity[], step: { readonly tokens: number; readonly outputs: number }, sizes: FrameSizes, experts: ExpertTraffic): StepTraffic {
+  const layers = experts(step.tokens);
+  const ring = ringTraffic(config, stages, step, sizes);
   return {
     tokens: step.tokens, layers, ringFrames: ring.frames, ringReceived: ring.received, ringBytes: ring.bytes, hops: 2 * layers.length + ring.hops,
     expertFrames: layers.reduce((sum, { frames }) => sum + frames, 0), expertBytes: layers.reduce((sum, { bytes }) => sum + bytes, 0),

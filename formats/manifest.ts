@@ -218,6 +218,8 @@ function checkExtents(m: PackManifest, fail: Fail): void {
 export interface NamedBlob {
   readonly name: string;
   readonly blob: Pick<PackBlob, "hash" | "bytes" | "extents">;
+  /** Where in the first extent the bytes begin: of a run of a blob (stage-blobs.ts); absent = 0. */
+  readonly skipBytes?: number;
 }
 
 /** What the trunk's holder loads: its tensors, then dense layers and shared experts. */

@@ -1,6 +1,6 @@
 // Reads a pack: its manifest, then blobs by name into memory of the caller's choice. Owns the plan of reads (each part once,
-// near extents together, whole parts where the source has no ranges) and the hash check of every extent before a byte of
-// it is handed on. Refuses to hold more than one extent per lane.
+// near extents together, whole parts where the source has no ranges), who is asked before the source, and the hash check of every
+// extent, whatever it came from, before a byte of it is handed on. Refuses to hold more than one extent per lane.
 
 import { type ByteSource, SourceError } from "./byte-source.ts";
 import { FORMAT_LIMITS } from "./limits.ts";
@@ -39,11 +39,14 @@ export interface BlobTarget extends NamedBlob {
 }
 
 /** One extent wanted by some targets. */
-interface WantedExtent {
+export interface WantedExtent {
   readonly part: number;
   readonly offset: number;
   readonly bytes: number;
   readonly hash: string;
+  /** A blob it belongs to, and where in it; below 0 where the blob is a run that begins within the extent. */
+  readonly blobHash: string;
+  readonly blobOffset: number;
   readonly uses: { readonly target: BlobTarget; readonly blobOffset: number }[];
 }
 
@@ -58,20 +61,34 @@ interface PlannedRead {
 /** Extents closer than this are read as one range: a request costs more than these bytes. */
 const JOIN_GAP_BYTES = 64 * 1024;
 
-/** The reads that bring all extents, each part at most once when the source has no ranges. */
-export function planReads(manifest: PackManifest, targets: readonly BlobTarget[], hasRanges: boolean): PlannedRead[] {
+/** Somebody who may have an extent nearer than the source. */
+export interface ExtentOrigin {
+  /** Bytes said to be the extent's, or null. Does not throw; the buffer is the caller's until it asks again. */
+  offer(extent: WantedExtent): Promise<Uint8Array<ArrayBuffer> | null>;
+  /** What it offered was something else, and was not used. True where it may have another offer. */
+  mistaken(extent: WantedExtent): boolean;
+}
+
+/** The extents of all targets, each once, in the order of the parts. */
+function extentsOf(targets: readonly BlobTarget[]): WantedExtent[] {
   const wanted = new Map<string, WantedExtent>();
   for (const target of targets) {
     let blobOffset = 0;
     for (const [part, offset, bytes, hash] of target.blob.extents) {
       const key = `${part} ${offset}`;
-      const extent = wanted.get(key) ?? { part, offset, bytes, hash, uses: [] };
+      const extent = wanted.get(key) ?? { part, offset, bytes, hash, blobHash: target.blob.hash, blobOffset: blobOffset - (target.skipBytes ?? 0), uses: [] };
       extent.uses.push({ target, blobOffset });
       wanted.set(key, extent);
       blobOffset += bytes;
     }
   }
-  const extents = [...wanted.values()].sort((a, b) => a.part - b.part || a.offset - b.offset);
+  return [...wanted.values()].sort((a, b) => a.part - b.part || a.offset - b.offset);
+}
+
+/** The reads that bring all extents, each part at most once when the source has no ranges. */
+export const planReads = (manifest: PackManifest, targets: readonly BlobTarget[], hasRanges: boolean): PlannedRead[] => readsOf(manifest, extentsOf(targets), hasRanges);
+
+function readsOf(manifest: PackManifest, extents: readonly WantedExtent[], hasRanges: boolean): PlannedRead[] {
   const reads: { part: number; offset: number; end: number; extents: WantedExtent[] }[] = [];
   for (const extent of extents) {
     const last = reads.at(-1);
@@ -93,6 +110,12 @@ export interface LoadOptions {
   readonly lanes?: number;
   /** Called with the bytes written so far, counted per target. */
   onProgress?(loadedBytes: number): void;
+  /** Asked for each extent before the source is, in this order. The source is read for what none of them had. */
+  readonly nearer?: readonly ExtentOrigin[];
+  /** Extents asked of them at a time. */
+  readonly nearerLanes?: number;
+  /** Called for each extent that was right, with who gave it; null for the source. */
+  onExtent?(extent: WantedExtent, from: ExtentOrigin | null): void;
   readonly signal?: AbortSignal;
 }
 
@@ -103,28 +126,71 @@ export interface LoadOptions {
 export async function loadBlobs(
   source: ByteSource, manifest: PackManifest, targets: readonly BlobTarget[], options: LoadOptions = {},
 ): Promise<void> {
-  const reads = planReads(manifest, targets, source.hasRanges);
-  let next = 0;
   let loadedBytes = 0;
+  const hand: Hand = (extent, bytes, from) => {
+    for (const { target, blobOffset } of extent.uses) {
+      target.write(bytes, blobOffset);
+      options.onProgress?.((loadedBytes += bytes.length));
+    }
+    options.onExtent?.(extent, from);
+  };
+  const extents = extentsOf(targets);
+  const { nearer = [], signal } = options;
+  const left = nearer.length === 0 ? extents : await askNearer(extents, nearer, options.nearerLanes ?? 1, hand, signal);
+  const reads = readsOf(manifest, left, source.hasRanges);
+  const spare: Uint8Array<ArrayBuffer>[] = [];
+  const mostBytes = left.reduce((most, { bytes }) => Math.max(most, bytes), 0);
+  await inLanes(reads, options.lanes ?? 1, signal, async (read) => {
+    const buffer = spare.pop() ?? new Uint8Array(mostBytes);
+    await readExtents(source, manifest, read, buffer, hand);
+    spare.push(buffer);
+  });
+}
+
+/** Takes an extent whose bytes are right. */
+type Hand = (extent: WantedExtent, bytes: Uint8Array<ArrayBuffer>, from: ExtentOrigin | null) => void;
+
+/** Works on all items, some at a time; ends them all with the first failure. */
+async function inLanes<T>(items: readonly T[], lanes: number, signal: AbortSignal | undefined, work: (item: T) => Promise<void>): Promise<void> {
+  let next = 0;
   let failed = false;
-  const onExtent = (bytes: number): void => options.onProgress?.((loadedBytes += bytes));
   const lane = async (): Promise<void> => {
-    const buffer = new Uint8Array(FORMAT_LIMITS.extentBytes);
-    while (next < reads.length && !failed) {
-      options.signal?.throwIfAborted();
+    while (next < items.length && !failed) {
+      signal?.throwIfAborted();
       try {
-        await readExtents(source, manifest, reads[next++]!, buffer, onExtent);
+        await work(items[next++]!);
       } catch (error) {
         failed = true;
         throw error;
       }
     }
   };
-  await Promise.all(Array.from({ length: Math.min(options.lanes ?? 1, Math.max(1, reads.length)) }, lane));
+  await Promise.all(Array.from({ length: Math.min(lanes, Math.max(1, items.length)) }, lane));
+}
+
+/** The extents none of the origins had, in their order. */
+async function askNearer(extents: readonly WantedExtent[], origins: readonly ExtentOrigin[], lanes: number, hand: Hand, signal: AbortSignal | undefined): Promise<WantedExtent[]> {
+  const found = new Set<WantedExtent>();
+  await inLanes(extents, lanes, signal, async (extent) => {
+    for (const origin of origins) {
+      let asksAgain = true;
+      while (asksAgain) {
+        const bytes = await origin.offer(extent);
+        if (bytes === null) break;
+        if (bytes.length === extent.bytes && (await sha256Hex(bytes)) === extent.hash) {
+          hand(extent, bytes, origin);
+          found.add(extent);
+          return;
+        }
+        asksAgain = origin.mistaken(extent);
+      }
+    }
+  });
+  return extents.filter((extent) => !found.has(extent));
 }
 
 async function readExtents(
-  source: ByteSource, manifest: PackManifest, read: PlannedRead, buffer: Uint8Array<ArrayBuffer>, onExtent: (bytes: number) => void,
+  source: ByteSource, manifest: PackManifest, read: PlannedRead, buffer: Uint8Array<ArrayBuffer>, hand: Hand,
 ): Promise<void> {
   const part = manifest.parts[read.part]!;
   const stream = source.hasRanges ? source.read(part.name, read.offset, read.end - read.offset) : source.read(part.name);
@@ -148,7 +214,7 @@ async function readExtents(
         at += n;
         filled += n;
         if (filled === extent.bytes) {
-          await deliver(source, manifest, extent, buffer.subarray(0, filled), onExtent);
+          await deliver(source, manifest, extent, buffer.subarray(0, filled), hand);
           filled = 0;
           index++;
         }
@@ -165,16 +231,13 @@ async function readExtents(
 }
 
 async function deliver(
-  source: ByteSource, manifest: PackManifest, extent: WantedExtent, bytes: Uint8Array<ArrayBuffer>, onExtent: (bytes: number) => void,
+  source: ByteSource, manifest: PackManifest, extent: WantedExtent, bytes: Uint8Array<ArrayBuffer>, hand: Hand,
 ): Promise<void> {
   const found = await sha256Hex(bytes);
   if (found !== extent.hash) {
     throw new HashMismatch(`${describe(source, manifest, extent)}: found SHA-256 ${found}, expected ${extent.hash}; the bytes are damaged.`);
   }
-  for (const { target, blobOffset } of extent.uses) {
-    target.write(bytes, blobOffset);
-    onExtent(bytes.length);
-  }
+  hand(extent, bytes, null);
 }
 
 function describe(source: ByteSource, manifest: PackManifest, extent: WantedExtent): string {

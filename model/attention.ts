@@ -16,6 +16,8 @@ export interface AttentionParts {
   readonly trunk: TrunkWeights;
   readonly kvFormat: KvFormat;
   readonly kvLayerBytes: number;
+  /** Number of the layer with which a page begins. */
+  readonly firstLayer: number;
   /** Most tokens of a step. */
   readonly maxTokens: number;
   /** Addresses. */
@@ -53,7 +55,7 @@ class PlainAttention implements Attention {
   }
 
   run(layer: number, { attention, o, oBias, sinks }: LayerWeights, first: number, nTokens: number, out: number, outStride: number): void {
-    const { config: c, kernels: k, trunk, at, normed, products, kvLayerBytes } = this.#p;
+    const { config: c, kernels: k, trunk, at, normed, products, kvLayerBytes, firstLayer } = this.#p;
     const w = attention as PlainWeights;
     const [qStride, kvStride] = [c.nHeads * c.headDim * 4, c.nKvHeads * c.headDim * 4];
     const [pages, pageTables, positions, ropePositions] = [at.pages + first * 4, at.pageTables + first * 4, at.positions + first * 4, at.ropePositions + first * 4];
@@ -73,7 +75,7 @@ class PlainAttention implements Attention {
     const style = ROPE_STYLES.indexOf(c.rope.style);
     k.ropeRows(style, at.q, qStride, nTokens, c.nHeads, c.headDim, c.rope.dim, trunk.rope, ropePositions);
     k.ropeRows(style, at.k, kvStride, nTokens, c.nKvHeads, c.headDim, c.rope.dim, trunk.rope, ropePositions);
-    const [kvFormat, offset] = [KV_FORMATS.indexOf(this.#p.kvFormat), layer * kvLayerBytes];
+    const [kvFormat, offset] = [KV_FORMATS.indexOf(this.#p.kvFormat), (layer - firstLayer) * kvLayerBytes];
     k.kvWrite(kvFormat, at.k, at.v, kvStride, nTokens, c.nKvHeads, c.headDim, pages, offset, positions);
     const attended = this.#attended;
     attended.quantised = false;
@@ -135,7 +137,7 @@ class LatentAttention implements Attention {
 
   /** At most LATENT_TOKENS tokens, to rows of what all heads give at `to`. */
   #some(layer: number, { attention, sinks }: LayerWeights, first: number, n: number, to: number): void {
-    const { config: c, kernels: k, trunk, at, normed, products, kvLayerBytes } = this.#p;
+    const { config: c, kernels: k, trunk, at, normed, products, kvLayerBytes, firstLayer } = this.#p;
     const { kvLoraRank, nopeHeadDim, ropeHeadDim, valueHeadDim } = this.#mla;
     const w = attention as LatentWeights;
     const headStride = (nopeHeadDim + ropeHeadDim) * 4;
@@ -154,7 +156,7 @@ class LatentAttention implements Attention {
     products.product(w.kvA, normed, first, n, at.k, kStride);
     k.rmsNormRows(at.k, kStride, w.kvANorm, this.#mla.normEps, at.k, kStride, n, kvLoraRank);
     k.ropeRows(style, at.k + kvLoraRank * 4, kStride, n, 1, ropeHeadDim, ropeHeadDim, trunk.rope, ropePositions);
-    const [kvFormat, offset] = [KV_FORMATS.indexOf(this.#p.kvFormat), layer * kvLayerBytes];
+    const [kvFormat, offset] = [KV_FORMATS.indexOf(this.#p.kvFormat), (layer - firstLayer) * kvLayerBytes];
     k.kvWrite(kvFormat, at.k, 0, kStride, n, 1, c.headDim, at.pages + first * 4, offset, positions);
 
     if (w.kB.takes === "qa8") k.quantizeRows(at.q, headStride, at.headInQa8, activationRowBytes("qa8", nopeHeadDim), n * c.nHeads, nopeHeadDim);

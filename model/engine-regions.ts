@@ -1,10 +1,11 @@
 // The memory of an engine's step: every region it allocates once, by name and in bytes. The engine allocates what this table says and
 // nothing else, so that whoever plans memory (durable/memory-plan.ts) knows the bytes before anything is allocated.
-// Refuses weights and KV pages: those are counted where they are held.
+// What a stage of a ring does not need takes 0 bytes. Refuses weights and KV pages: those are counted where they are held.
 
 import { attendedSize, latentDim, type ModelConfig } from "./config.ts";
 import { PAIR_BYTES } from "./expert-batch.ts";
 import { activationRowBytes, attentionScratchBytes, expertScratchBytes, matmulScratchBytes, topLogitsScratchBytes } from "./kernels.ts";
+import { drawsTokens, endsLayers, isEmpty, wholeModel, type StageSpan } from "./stage-span.ts";
 
 /** Rows of logits computed at a time. */
 export const LOGIT_ROWS = 8;
@@ -24,6 +25,8 @@ const align16 = (bytes: number): number => Math.ceil(bytes / 16) * 16;
 export const hiddenStride = (c: ModelConfig): number => align16(c.hiddenSize * 4);
 export const routerStride = (c: ModelConfig): number => align16(c.nExperts * 4);
 export const logitStride = (c: ModelConfig): number => align16(c.vocabSize * 4);
+/** Of the region of logits: whole rows where tokens are drawn, else those of the own rows of the head. */
+export const logitRowBytes = (c: ModelConfig, span: StageSpan): number => (drawsTokens(span) ? logitStride(c) : align16((span.headRows[1] - span.headRows[0]) * 4));
 
 /** What the regions' sizes depend on beside the config. */
 export interface RegionSizes {
@@ -31,8 +34,10 @@ export interface RegionSizes {
   readonly nTokens: number;
   /** Most segments of a routed expert. */
   readonly maxSegments: number;
-  /** Widest segment of a dense layer or shared expert; 0 = the model has none. */
+  /** Widest segment of the engine's dense layers and shared experts; 0 = it has none. */
   readonly sharedSegmentWidth: number;
+  /** What the engine holds; absent = the whole model. */
+  readonly span?: StageSpan;
 }
 
 /** Addresses or bytes of activation rows in both formats. */
@@ -48,7 +53,7 @@ function attentionRegions(c: ModelConfig, nTokens: number) {
     return { q: nTokens * qDim * 4, k: nTokens * kvDim * 4, v: nTokens * kvDim * 4, latentQ: 0, latentOut: 0, ...rowRegions("lowQ", 0, 0), ...rowRegions("headIn", 0, 0), ...rowRegions("headOut", 0, 0) };
   }
   const { qLoraRank, kvLoraRank, nopeHeadDim, ropeHeadDim } = c.mla;
-  const n = LATENT_TOKENS;
+  const n = nTokens === 0 ? 0 : LATENT_TOKENS;
   return {
     q: n * c.nHeads * (nopeHeadDim + ropeHeadDim) * 4, k: n * align16(c.headDim * 4), v: 0,
     latentQ: n * c.nHeads * c.headDim * 4, latentOut: n * c.nHeads * kvLoraRank * 4,
@@ -61,22 +66,30 @@ function attentionRegions(c: ModelConfig, nTokens: number) {
 /**
  * Bytes of each region. Regions named ...F32, ...Qa8 are rows in that format, ...F32Ptrs and ...Qa8Ptrs the u32 addresses of those rows.
  */
-export function engineRegions(c: ModelConfig, { nTokens: n, maxSegments, sharedSegmentWidth }: RegionSizes) {
+export function engineRegions(c: ModelConfig, { nTokens, maxSegments, sharedSegmentWidth, span = wholeModel(c) }: RegionSizes) {
   const k = c.router.topK;
+  const ownFfns = c.layerFfns.slice(...span.layers);
+  const [hasLayers, passes, hasHead] = [ownFfns.length > 0, ownFfns.length > 0 || !isEmpty(span.embeddingRows), !isEmpty(span.headRows)];
+  const n = hasLayers ? nTokens : 0;
+  const nRouted = ownFfns.includes("moe") ? nTokens : 0;
+  const nShared = hasLayers && sharedSegmentWidth > 0 ? nTokens : 0;
+  const nFinals = hasHead ? LOGIT_ROWS : 0;
+  const nTops = hasHead || drawsTokens(span) ? LOGIT_ROWS : 0;
   const widest = Math.max(c.hiddenSize, attendedSize(c), c.mla?.qLoraRank ?? 0, latentDim(c));
   return {
-    ...rowRegions("normed", n, c.hiddenSize), ...rowRegions("attended", n, attendedSize(c)), ...rowRegions("finals", LOGIT_ROWS, c.hiddenSize),
+    ...rowRegions("normed", n, c.hiddenSize), ...rowRegions("attended", n, attendedSize(c)),
+    ...rowRegions("finals", nFinals, c.hiddenSize), finalsF32: hasHead || endsLayers(c, span) ? LOGIT_ROWS * activationRowBytes("f32", c.hiddenSize) : 0,
     ...attentionRegions(c, n),
-    x: n * hiddenStride(c), y: n * hiddenStride(c),
-    routerLogits: n * routerStride(c), ids: n * k * 4, weights: n * k * 4, pairs: n * k * PAIR_BYTES,
-    expertRows: n * k * maxSegments * c.hiddenSize * 4,
-    sharedRows: sharedSegmentWidth > 0 ? n * hiddenStride(c) : 0, sharedSegmentRows: sharedSegmentWidth > 0 ? n * hiddenStride(c) : 0,
-    sharedPairs: sharedSegmentWidth > 0 ? n * PAIR_BYTES : 0, sharedGates: c.sharedGate ? n * 16 : 0,
+    x: passes ? nTokens * hiddenStride(c) : 0, y: n * hiddenStride(c),
+    routerLogits: nRouted * routerStride(c), ids: nRouted * k * 4, weights: nRouted * k * 4, pairs: nRouted * k * PAIR_BYTES,
+    expertRows: nRouted * k * maxSegments * c.hiddenSize * 4,
+    sharedRows: nShared * hiddenStride(c), sharedSegmentRows: nShared * hiddenStride(c),
+    sharedPairs: nShared * PAIR_BYTES, sharedGates: c.sharedGate ? nShared * 16 : 0,
     positions: n * 4, ropePositions: n * 4, pages: n * 4, pageTables: n * 4,
-    logits: LOGIT_ROWS * logitStride(c),
-    topIds: LOGIT_ROWS * MAX_TOP_LOGITS * 4, topValues: LOGIT_ROWS * MAX_TOP_LOGITS * 4, notFinite: LOGIT_ROWS * 4,
-    scratch: Math.max(matmulScratchBytes(widest), attentionScratchBytes(c.headDim, latentDim(c)), topLogitsScratchBytes(c.hiddenSize),
-      sharedSegmentWidth > 0 ? expertScratchBytes(c.hiddenSize, sharedSegmentWidth) : 0),
+    logits: LOGIT_ROWS * logitRowBytes(c, span),
+    topIds: nTops * MAX_TOP_LOGITS * 4, topValues: nTops * MAX_TOP_LOGITS * 4, notFinite: nTops * 4,
+    scratch: Math.max(hasLayers ? Math.max(matmulScratchBytes(widest), attentionScratchBytes(c.headDim, latentDim(c))) : 0, hasHead ? topLogitsScratchBytes(c.hiddenSize) : 0,
+      nShared > 0 ? expertScratchBytes(c.hiddenSize, sharedSegmentWidth) : 0),
   };
 }
 

@@ -1,33 +1,40 @@
-// The engine: one forward pass over a batch of tokens of several timelines. Tests, CLI, and the orchestrator all use this one.
+// The engine: one forward pass over a batch of tokens of several timelines, through all of a model or through what one stage of a ring holds of it.
+// Tests, CLI, and the orchestrator all use this one.
 // Owns the order of operations of a step and its regions of memory, allocated once (engine-regions.ts). Knows nothing of tokens as text,
 // of HTTP or of shards: experts are behind the Experts seam. Refuses concurrent steps. Arithmetic: docs/arithmetic.md. Definition: definition.ts.
 
 import { activationRows, normalise, RowProducts, type ActivationRows } from "./activation-rows.ts";
 import { attentionOf, type Attention } from "./attention.ts";
-import { ModelError, type ModelConfig } from "./config.ts";
+import { ModelError, latentDim, type ModelConfig } from "./config.ts";
 import { engineRegions, hiddenStride, routerStride, type EngineRegions } from "./engine-regions.ts";
 import { ExpertBatchBuilder, PAIR_BYTES } from "./expert-batch.ts";
 import { MAX_ROUNDS, type ExpertBatch, type ExpertRunInfo, type Experts } from "./experts.ts";
 import type { Heap } from "./heap.ts";
-import type { ActivationFormat, Kernels, KvFormat } from "./kernels.ts";
-import { KvCache, type Timeline } from "./kv-cache.ts";
+import { kvLayerBytes, kvPageBytes, type ActivationFormat, type Kernels, type KvFormat } from "./kernels.ts";
+import { HeapPages, KvCache, NoPages, type Timeline } from "./kv-cache.ts";
 import type { SegmentWeights } from "./local-experts.ts";
-import { Head, type LogitsRequest } from "./logits.ts";
+import type { HeadAsk } from "./head-rows.ts";
+import { Head, type EntryLogits, type HeadPlan, type LogitsRequest } from "./logits.ts";
+import type { HeadAnswer, HeadPart } from "./ring-logits.ts";
+import { ResidualRows } from "./residual-rows.ts";
 import { routeTokens } from "./router.ts";
 import type { TopLogits } from "./sampling.ts";
 import { SharedFfn } from "./shared-ffn.ts";
+import { endsLayers, holdsAll, isEmpty, type StageSpan } from "./stage-span.ts";
 import type { Tap, TapPoint } from "./taps.ts";
-import type { TrunkWeights } from "./trunk.ts";
+import type { LayerWeights, TrunkWeights } from "./trunk.ts";
 
 export interface EngineParts {
   readonly config: ModelConfig;
   readonly kernels: Kernels;
   readonly heap: Heap;
+  /** What it holds decides what it does (stage-span.ts). */
   readonly trunk: TrunkWeights;
+  /** Of the engine's own layers. */
   readonly experts: Experts;
   /** Segments of each expert, [layer][expert]; empty rows for layers without experts. */
   readonly segmentCounts: readonly ArrayLike<number>[];
-  /** Segments of each layer's dense part or shared expert, in memory; empty for layers without. */
+  /** Segments of each layer's dense part or shared expert, in memory; empty for layers without, and for those of other stages. */
   readonly shared: readonly (readonly SegmentWeights[])[];
   readonly kvFormat: KvFormat;
   /** What experts consume. */
@@ -53,7 +60,31 @@ export interface StepResult {
   readonly frames: number;
   readonly bytes: number;
   readonly retries: number;
+  readonly hedges: number;
 }
+
+/** Tokens of one timeline in a stage's pass, continuing at timeline.length; ids count only where a stage has embedding rows. */
+export type PassEntry = Pick<StepEntry, "timeline" | "ids">;
+
+/** What a stage gets for a pass. */
+export interface StagePass {
+  readonly entries: readonly PassEntry[];
+  /** Residual rows f32 [tokens, hidden] from the stage before; null at the first. */
+  readonly rows: Float32Array | null;
+  /** Tokens of the step whose final rows are wanted, ascending: HeadPlan says which. */
+  readonly asked: readonly number[];
+}
+
+export interface PassResult {
+  /** Residual rows f32 [tokens, hidden] for the next stage; of the stage with the last layer final rows f32 [asked, hidden]. Fresh memory. */
+  readonly rows: Float32Array;
+  readonly frames: number;
+  readonly bytes: number;
+  readonly retries: number;
+  readonly hedges: number;
+}
+
+interface FrameSums { frames: number; bytes: number; retries: number; hedges: number }
 
 const NO_IDS = new Uint32Array(0);
 const NO_WEIGHTS = new Float32Array(0);
@@ -84,8 +115,10 @@ export class Engine {
   readonly #at: EngineRegions;
   readonly #normed: ActivationRows;
   readonly #products: RowProducts;
-  readonly #attention: Attention;
+  /** null without layers. */
+  readonly #attention: Attention | null;
   readonly #shared: SharedFfn;
+  readonly #residual: ResidualRows;
   readonly #head: Head;
   readonly #timelineIds: Uint32Array;
   readonly #xStride: number;
@@ -105,23 +138,28 @@ export class Engine {
     const sharedSegmentWidth = parts.shared.flat().reduce((most, { width }) => Math.max(most, width), 0);
     this.#maxRoundTokens = Math.min(n, parts.maxRoundTokens ?? n);
     if (n > MAX_ROUNDS * this.#maxRoundTokens) throw new ModelError(`Steps of ${n} tokens were asked for in rounds of ${this.#maxRoundTokens}; at most ${MAX_ROUNDS} rounds make a step.`);
-    const at = Object.fromEntries(Object.entries(engineRegions(c, { nTokens: n, maxSegments, sharedSegmentWidth }))
+    const { span } = trunk;
+    const hasLayers = !isEmpty(span.layers);
+    const at = Object.fromEntries(Object.entries(engineRegions(c, { nTokens: n, maxSegments, sharedSegmentWidth, span }))
       .map(([region, bytes]) => [region, bytes === 0 ? 0 : heap.alloc(bytes, "engine scratch")])) as unknown as EngineRegions;
     this.#at = at;
-    this.kv = new KvCache(heap, c, parts.kvFormat, this.contextLength);
+    const pageBytes = kvPageBytes(parts.kvFormat, span.layers[1] - span.layers[0], c.nKvHeads, c.headDim, latentDim(c));
+    this.kv = new KvCache(hasLayers ? new HeapPages(heap, pageBytes) : new NoPages(), c, this.contextLength, pageBytes);
     this.#xStride = hiddenStride(c);
     this.#rowBytes = c.router.topK * maxSegments * c.hiddenSize * 4;
-    this.#normed = activationRows(heap, n, c.hiddenSize, { f32: at.normedF32, qa8: at.normedQa8, f32Ptrs: at.normedF32Ptrs, qa8Ptrs: at.normedQa8Ptrs });
+    this.#normed = activationRows(heap, hasLayers ? n : 0, c.hiddenSize, { f32: at.normedF32, qa8: at.normedQa8, f32Ptrs: at.normedF32Ptrs, qa8Ptrs: at.normedQa8Ptrs });
     this.#products = new RowProducts(kernels, at.scratch);
-    this.#attention = attentionOf({
-      config: c, kernels, heap, trunk, kvFormat: parts.kvFormat, kvLayerBytes: this.kv.layerBytes, maxTokens: n, at, normed: this.#normed, products: this.#products,
+    this.#attention = !hasLayers ? null : attentionOf({
+      config: c, kernels, heap, trunk, kvFormat: parts.kvFormat, kvLayerBytes: kvLayerBytes(parts.kvFormat, c.nKvHeads, c.headDim, latentDim(c)), firstLayer: span.layers[0], maxTokens: n, at, normed: this.#normed, products: this.#products,
     });
     this.#shared = new SharedFfn({ config: c, kernels, heap, segments: parts.shared, at, products: this.#products });
+    this.#residual = new ResidualRows(c, kernels, heap, trunk, at.x);
     this.#head = new Head(c, kernels, heap, trunk, at);
     this.#timelineIds = new Uint32Array(n);
-    const shape = { maxTokens: this.#maxRoundTokens, topK: c.router.topK, nExperts: c.nExperts, maxSegments, hidden: c.hiddenSize };
+    const nExperts = c.layerFfns.slice(...span.layers).includes("moe") ? c.nExperts : 0;
+    const shape = { maxTokens: this.#maxRoundTokens, topK: c.router.topK, nExperts, maxSegments, hidden: c.hiddenSize };
     this.#waves = Array.from({ length: MAX_ROUNDS }, (): Wave =>
-      ({ first: 0, nTokens: 0, builder: new ExpertBatchBuilder(heap, shape, parts.experts.placement), batch: null, nPairs: 0, nSharedPairs: 0, running: null }));
+      ({ first: 0, nTokens: 0, builder: new ExpertBatchBuilder(heap, shape, parts.experts), batch: null, nPairs: 0, nSharedPairs: 0, running: null }));
   }
 
   /** Gives every region back. Timelines must be closed by their owners. */
@@ -129,34 +167,53 @@ export class Engine {
     for (const ptr of new Set(Object.values(this.#at))) if (ptr !== 0) this.#p.heap.free(ptr);
   }
 
+  /** What it holds of the model. */
+  get span(): StageSpan { return this.#p.trunk.span; }
+
   /**
    * Evaluates the entries' tokens and returns the asked logits. Timelines advance only when everything succeeded, so a failed
-   * step can be repeated. Taps run in the given order at their points.
+   * step can be repeated. Taps run in the given order at their points. Needs an engine that holds the whole model.
    */
-  async step(entries: readonly StepEntry[], taps: readonly Tap[] = []): Promise<StepResult> {
+  step(entries: readonly StepEntry[], taps: readonly Tap[] = []): Promise<StepResult> {
+    return this.#alone(async () => {
+      if (!holdsAll(this.config, this.span)) throw new Error("A whole step was asked of one stage of a ring; it makes passes.");
+      const sum = { frames: 0, bytes: 0, retries: 0, hedges: 0 };
+      await this.#through(entries, null, taps, sum);
+      const results = this.#head.run(entries);
+      for (const { timeline, ids } of entries) timeline.length += ids.length;
+      return { logits: results.map(({ logits }) => logits), tops: results.map(({ top }) => top), ...sum };
+    });
+  }
+
+  /**
+   * A stage's part of a step: embeds what its rows hold, runs its layers, and gives what comes out. As with a step, timelines advance only when everything
+   * succeeded; a pass at a former length is a repetition.
+   */
+  pass({ entries, rows, asked }: StagePass, taps: readonly Tap[] = []): Promise<PassResult> {
+    return this.#alone(async () => {
+      const sum = { frames: 0, bytes: 0, retries: 0, hedges: 0 };
+      const nTokens = await this.#through(entries, rows, taps, sum);
+      if (asked.some((token) => !Number.isInteger(token) || token < 0 || token >= nTokens)) throw new ModelError(`The final row of a token was asked for that is not among the ${nTokens} of the pass.`);
+      const out = endsLayers(this.config, this.span) ? this.#head.finals(asked) : this.#residual.take(nTokens);
+      for (const { timeline, ids } of entries) timeline.length += ids.length;
+      return { rows: out, ...sum };
+    });
+  }
+
+  /** Which final rows a step of a ring will ask for and in which form; where tokens are drawn. Nothing of the step is needed for it. */
+  plan(entries: readonly StepEntry[]): HeadPlan { return this.#head.plan(entries); }
+
+  /** What the own rows of the head say to asks about final rows [asks, hidden]. May be called while a pass is under way, as `conclude`. */
+  answers(asks: readonly HeadAsk[], finals: Float32Array): HeadAnswer[] { return this.#head.answers(asks, finals); }
+
+  /** What the entries of the plan get, where tokens are drawn. Throws ModelError where the parts, ascending, do not answer the plan. */
+  conclude(plan: HeadPlan, finals: Float32Array, parts: readonly HeadPart[]): readonly EntryLogits[] { return this.#head.conclude(plan, finals, parts); }
+
+  async #alone<Result>(run: () => Promise<Result>): Promise<Result> {
     if (this.#stepping) throw new Error("Engine.step was called while a step is running; a caller must await the previous one.");
     this.#stepping = true;
-    const sum = { frames: 0, bytes: 0, retries: 0 };
     try {
-      const waves = this.#split(this.#embed(entries));
-      this.#steps++;
-      // A wavefront: while one half's experts are computed elsewhere, the other half's attention runs here. It sees the first half's
-      // keys of this layer, which are written by then, and none of its own later ones.
-      for (let layer = 0; layer < this.config.nLayers; layer++) {
-        for (const wave of waves) {
-          if (layer > 0) await this.#collect(layer - 1, wave, taps, sum);
-          this.#attend(layer, wave);
-          this.#sendOut(layer, wave, taps);
-          const computesMeanwhile = waves.length > 1 || this.#p.shared[layer]!.length > 0;
-          const departing = computesMeanwhile && wave.running !== null ? this.#p.experts.depart() : undefined;
-          if (departing !== undefined) await departing;
-          wave.nSharedPairs = this.#shared.run(layer, this.#p.trunk.layers[layer]!.sharedGate, this.#normed, wave.first, wave.nTokens);
-        }
-      }
-      for (const wave of waves) await this.#collect(this.config.nLayers - 1, wave, taps, sum);
-      const results = this.#head.run(entries);
-      for (const entry of entries) entry.timeline.length += entry.ids.length;
-      return { logits: results.map(({ logits }) => logits), tops: results.map(({ top }) => top), ...sum };
+      return await run();
     } finally {
       // After a failure the other half may still be under way; its regions are this engine's again only when it has settled.
       for (const wave of this.#waves) {
@@ -166,6 +223,32 @@ export class Engine {
       this.#stepping = false;
     }
   }
+
+  /** The tokens through the own layers; returns their number. */
+  async #through(entries: readonly PassEntry[], rows: Float32Array | null, taps: readonly Tap[], sum: FrameSums): Promise<number> {
+    const nTokens = this.#embed(entries, rows);
+    const [first, end] = this.span.layers;
+    if (first === end) return nTokens;
+    const waves = this.#split(nTokens);
+    this.#steps++;
+    // A wavefront: while one half's experts are computed elsewhere, the other half's attention runs here. It sees the first half's
+    // keys of this layer, which are written by then, and none of its own later ones.
+    for (let layer = first; layer < end; layer++) {
+      for (const wave of waves) {
+        if (layer > first) await this.#collect(layer - 1, wave, taps, sum);
+        this.#attend(layer, wave);
+        this.#sendOut(layer, wave, taps);
+        const computesMeanwhile = waves.length > 1 || this.#p.shared[layer]!.length > 0;
+        const departing = computesMeanwhile && wave.running !== null ? this.#p.experts.depart() : undefined;
+        if (departing !== undefined) await departing;
+        wave.nSharedPairs = this.#shared.run(layer, this.#layer(layer).sharedGate, this.#normed, wave.first, wave.nTokens);
+      }
+    }
+    for (const wave of waves) await this.#collect(end - 1, wave, taps, sum);
+    return nTokens;
+  }
+
+  #layer(layer: number): LayerWeights { return this.#p.trunk.layers[layer]!; }
 
   /** One wave of all tokens, or two halves where the experts are elsewhere or a round could not take them all. */
   #split(nTokens: number): readonly Wave[] {
@@ -179,11 +262,14 @@ export class Engine {
     return two ? this.#waves : this.#waves.slice(0, 1);
   }
 
-  /** Fills positions, page addresses and the first residual; returns the number of tokens. */
-  #embed(entries: readonly StepEntry[]): number {
+  /** Fills positions, page addresses and the residual: rows that came, and those of tokens that are embedded here. Returns the number of tokens. */
+  #embed(entries: readonly PassEntry[], rows: Float32Array | null): number {
     const { config: c } = this;
-    const { kernels, heap, trunk } = this.#p;
+    const { heap } = this.#p;
     const at = this.#at;
+    const { embeddingRows, layers } = this.span;
+    if (isEmpty(layers) && isEmpty(embeddingRows)) throw new Error("A pass was asked of a stage that holds head rows only; nothing passes through it.");
+    const hasLayers = !isEmpty(layers);
     let t = 0;
     for (const { timeline, ids } of entries) {
       if (timeline.length + ids.length > timeline.maxTokens)
@@ -195,31 +281,32 @@ export class Engine {
         const id = ids[i]!;
         if (!Number.isInteger(id) || id < 0 || id >= c.vocabSize)
           throw new ModelError(`Token id ${id} at position ${position} is outside the vocabulary of ${c.vocabSize}.`);
+        if (!hasLayers) continue;
         heap.u32[at.positions / 4 + t] = position;
         heap.u32[at.ropePositions / 4 + t] = position + timeline.ropeOffset;
         heap.u32[at.pages / 4 + t] = timeline.pages[Math.floor(position / 32)]!;
         heap.u32[at.pageTables / 4 + t] = timeline.pageTable;
         this.#timelineIds[t] = timeline.id;
-        kernels.readRow(trunk.embed.code, trunk.embed.ptr, c.hiddenSize, id, at.x + t * this.#xStride);
       }
     }
-    if (c.embeddingMultiplier !== 1) kernels.scaleRows(at.x, this.#xStride, c.embeddingMultiplier, t, c.hiddenSize);
+    this.#residual.fill(entries, rows, t);
     return t;
   }
 
   #attend(layer: number, { first, nTokens }: Wave): void {
-    const w = this.#p.trunk.layers[layer]!;
-    this.#norm(w.attnNorm, w.attnNormBias, first, nTokens, this.#attention.takes(w));
-    this.#attention.run(layer, w, first, nTokens, this.#at.y + first * this.#xStride, this.#xStride);
+    const w = this.#layer(layer);
+    const attention = this.#attention!;
+    this.#norm(w.attnNorm, w.attnNormBias, first, nTokens, attention.takes(w));
+    attention.run(layer, w, first, nTokens, this.#at.y + first * this.#xStride, this.#xStride);
     this.#addResidual(first, nTokens);
   }
 
   /** Normalises the wave's tokens, routes them and starts their experts, if the layer has any. */
   #sendOut(layer: number, wave: Wave, taps: readonly Tap[]): void {
     const { config: c } = this;
-    const { heap, trunk, activations } = this.#p;
+    const { heap, activations } = this.#p;
     const { first, nTokens } = wave;
-    const w = trunk.layers[layer]!;
+    const w = this.#layer(layer);
     const [x, y] = [this.#at.x + first * this.#xStride, this.#at.y + first * this.#xStride];
     const isSparse = c.layerFfns[layer] === "moe";
     this.#tap(taps, "input", layer, wave, x, c.hiddenSize, nTokens);
@@ -231,10 +318,10 @@ export class Engine {
 
   #route(layer: number, wave: Wave, taps: readonly Tap[]): void {
     const { config: c } = this;
-    const { kernels: k, heap, trunk, experts, activations, segmentCounts } = this.#p;
+    const { kernels: k, heap, experts, activations, segmentCounts } = this.#p;
     const { first, nTokens } = wave;
     const at = this.#at;
-    const w = trunk.layers[layer]!;
+    const w = this.#layer(layer);
     const stride = routerStride(c);
     const logits = at.routerLogits + first * stride;
     const [ids, weights] = [at.ids + first * c.router.topK * 4, at.weights + first * c.router.topK * 4];
@@ -254,7 +341,7 @@ export class Engine {
   }
 
   /** Waits for the wave's experts of a layer and folds their rows, then those every token passes, into the residual. */
-  async #collect(layer: number, wave: Wave, taps: readonly Tap[], sum: { frames: number; bytes: number; retries: number }): Promise<void> {
+  async #collect(layer: number, wave: Wave, taps: readonly Tap[], sum: FrameSums): Promise<void> {
     const { config: c } = this;
     const { kernels } = this.#p;
     const { first, nTokens, batch } = wave;
@@ -265,6 +352,7 @@ export class Engine {
       sum.frames += info.frames;
       sum.bytes += info.bytes;
       sum.retries += info.retries;
+      sum.hedges += info.hedges;
       this.#tap(taps, "expertOutput", layer, wave, batch.rows, c.hiddenSize, batch.groupStart[batch.nGroups]!, info);
       kernels.combine(this.#at.pairs + first * c.router.topK * PAIR_BYTES, wave.nPairs, y, this.#xStride, c.hiddenSize);
     }

@@ -1,8 +1,9 @@
 // From routing decisions to a layer's expert work: tokens grouped by (part, expert, segment), and the order in which rows fold.
 // Owns the order that makes placement invisible (records by ascending expert, tokens ascending within a group) and the one that makes
-// it cheap (what one part computes lies together). Refuses allocation per step: everything is sized once for the largest round.
+// it cheap (what one part computes lies together). Refuses allocation per step: everything is sized for the largest round, what counts
+// parts again when their number changes, which it does only with the placement.
 
-import type { ExpertBatch, Placement } from "./experts.ts";
+import type { ExpertBatch, Experts, Placement } from "./experts.ts";
 import type { Heap } from "./heap.ts";
 
 /** Bytes of one record of the combine kernel: {token, rowPtr, segmentStride, nSegments, weight}. */
@@ -19,24 +20,28 @@ export interface ExpertBatchShape {
 export class ExpertBatchBuilder {
   readonly #heap: Heap;
   readonly #shape: ExpertBatchShape;
-  readonly #placement: Placement;
+  readonly #experts: Pick<Experts, "placement">;
+  /** That of the round under way. */
+  #placement: Placement;
   readonly #groupExpert: Uint32Array;
   readonly #groupSegment: Uint32Array;
   readonly #groupStart: Uint32Array;
   readonly #groupTokens: Uint32Array;
   readonly #groupRow: Uint32Array;
-  readonly #partStart: Uint32Array;
-  readonly #partTokens: Uint32Array; // [nParts] counts, then cursors into groupTokens
-  readonly #partRows: Uint32Array; // [nParts] counts, then cursors into the rows
-  readonly #partGroups: Uint32Array; // [nParts] counts, then cursors into the groups
+  #partStart!: Uint32Array; // [nParts + 1]
+  #partTokens!: Uint32Array; // [nParts] counts, then cursors into groupTokens
+  #partRows!: Uint32Array; // [nParts] counts, then cursors into the rows
+  #partGroups!: Uint32Array; // [nParts] counts, then cursors into the groups
   readonly #counts: Uint32Array; // [nExperts] tokens of each expert
   readonly #lists: Uint32Array; // [nExperts, maxTokens] token numbers
   readonly #listWeights: Float32Array;
 
-  constructor(heap: Heap, shape: ExpertBatchShape, placement: Placement) {
+  /** `experts`: whoever will compute the batches; its placement is read at each build. */
+  constructor(heap: Heap, shape: ExpertBatchShape, experts: Pick<Experts, "placement">) {
     this.#heap = heap;
     this.#shape = shape;
-    this.#placement = placement;
+    this.#experts = experts;
+    this.#placement = experts.placement;
     const maxPairs = shape.maxTokens * shape.topK;
     const maxGroups = Math.min(shape.nExperts, maxPairs) * shape.maxSegments;
     this.#groupExpert = new Uint32Array(maxGroups);
@@ -44,13 +49,18 @@ export class ExpertBatchBuilder {
     this.#groupStart = new Uint32Array(maxGroups + 1);
     this.#groupTokens = new Uint32Array(maxPairs * shape.maxSegments);
     this.#groupRow = new Uint32Array(maxGroups);
-    this.#partStart = new Uint32Array(placement.nParts + 1);
-    this.#partTokens = new Uint32Array(placement.nParts);
-    this.#partRows = new Uint32Array(placement.nParts);
-    this.#partGroups = new Uint32Array(placement.nParts);
+    this.#sizeParts();
     this.#counts = new Uint32Array(shape.nExperts);
     this.#lists = new Uint32Array(shape.nExperts * shape.maxTokens);
     this.#listWeights = new Float32Array(shape.nExperts * shape.maxTokens);
+  }
+
+  #sizeParts(): void {
+    const { nParts } = this.#placement;
+    this.#partStart = new Uint32Array(nParts + 1);
+    this.#partTokens = new Uint32Array(nParts);
+    this.#partRows = new Uint32Array(nParts);
+    this.#partGroups = new Uint32Array(nParts);
   }
 
   /**
@@ -62,6 +72,10 @@ export class ExpertBatchBuilder {
     activations: number, activationStride: number, rows: number, pairs: number): { batch: ExpertBatch; nPairs: number } {
     const { topK, maxTokens } = this.#shape;
     const [u32, f32] = [this.#heap.u32, this.#heap.f32];
+    if (this.#placement !== this.#experts.placement) {
+      this.#placement = this.#experts.placement;
+      this.#sizeParts();
+    }
     this.#counts.fill(0);
     for (let t = 0; t < nTokens; t++) {
       for (let rank = 0; rank < topK; rank++) {
@@ -71,6 +85,7 @@ export class ExpertBatchBuilder {
         this.#listWeights[at] = f32[weights / 4 + t * topK + rank]!;
       }
     }
+    this.#placement.startRound?.(layer, this.#counts, segmentCounts);
     const spanningRow = this.#countParts(layer, segmentCounts);
     const nPairs = this.#fill(layer, segmentCounts, spanningRow, rows, pairs);
     const nGroups = this.#partStart[this.#placement.nParts]!;

@@ -5,9 +5,14 @@
 /** Rounds an engine may have in flight at once: the two halves of a long step (docs/architecture.md). */
 export const MAX_ROUNDS = 2;
 
-/** Who computes what: every (layer, expert, segment) belongs to one part. A part is a shard, or the isolate of the caller. */
+/** Who computes what: every (layer, expert, segment) of a round belongs to one part. A part is a shard, or the isolate of the caller. */
 export interface Placement {
   readonly nParts: number;
+  /**
+   * Where slots have several holders: chooses among them for the round about to be put together, of `tokens[e]` tokens for expert e in
+   * `segmentCounts[e]` segments. What `partOf` says of the layer stays the same until the next call. Absent where there is nothing to choose.
+   */
+  readonly startRound?: (layer: number, tokens: Uint32Array, segmentCounts: ArrayLike<number>) => void;
   /** 0 to nParts - 1. Throws on a slot that nobody holds. */
   partOf(layer: number, expert: number, segment: number): number;
 }
@@ -39,12 +44,12 @@ export interface ExpertBatch {
   readonly rows: number;
 }
 
-/** The frame that took one part's work there and back. */
+/** What took one part's work there and back, whoever of those that hold it answered in the end. */
 export interface PartRun {
   readonly part: number;
-  /** From handing it over to taking its reply, retries and all. */
+  /** From handing it over to taking its last row, retries and all. */
   readonly ms: number;
-  /** Both ways. */
+  /** Of its frame, both ways. */
   readonly bytes: number;
 }
 
@@ -53,14 +58,17 @@ export interface ExpertRunInfo {
   readonly frames: number;
   readonly bytes: number;
   readonly retries: number;
+  /** Frames that were late and went to another holder as well; counted nowhere else. */
+  readonly hedges: number;
   /** One for each part that took a frame, ascending. */
   readonly parts: readonly PartRun[];
 }
 
 /** What a round without any wire reports. */
-export const NO_FRAMES: ExpertRunInfo = Object.freeze({ frames: 0, bytes: 0, retries: 0, parts: [] });
+export const NO_FRAMES: ExpertRunInfo = Object.freeze({ frames: 0, bytes: 0, retries: 0, hedges: 0, parts: [] });
 
 export interface Experts {
+  /** Read anew for every round: it may change from one step to the next. */
   readonly placement: Placement;
   /**
    * Fewest tokens of a step for which two rounds that overlap beat one: Infinity where whoever computes the experts shares the

@@ -1,11 +1,12 @@
-// The KV cache: pages of 32 positions across all layers, timelines that hold them, and pages that ended timelines left for others.
+// The KV cache: pages of 32 positions across an engine's layers, timelines that hold them, and pages that ended timelines left for others.
 // Owns reservation: a timeline gets all its pages when it opens, so a running request never meets a full cache; kept pages give way to it, those
 // used longest ago first. A page that several hold is never written: keys and values of a position depend on the tokens up to it alone.
-// Refuses growth beyond the reservation. Layout and arithmetic: docs/arithmetic.md section 8.
+// Refuses growth beyond the reservation, and memory: a page is whatever its store says (of this heap, or a number that the stages of a ring know).
+// Layout and arithmetic: docs/arithmetic.md section 8.
 
-import { latentDim, type ModelConfig } from "./config.ts";
+import type { ModelConfig } from "./config.ts";
 import { CapacityError, type Heap } from "./heap.ts";
-import { KV_BLOCK, kvLayerBytes, kvPageBytes, type KvFormat } from "./kernels.ts";
+import { KV_BLOCK } from "./kernels.ts";
 import { PrefixTree } from "./prefix-tree.ts";
 
 /** One mutable inference timeline: the evaluated tokens of one request. */
@@ -28,10 +29,54 @@ export interface SharedTokens {
   readonly ids: readonly number[];
 }
 
-export class KvCache {
-  readonly pageBytes: number;
-  readonly layerBytes: number;
+/** Where pages come from. */
+export interface PageStore {
+  /** A page of undefined content, by its address or number. Throws CapacityError. */
+  alloc(): number;
+  free(page: number): void;
+  copy(from: number, to: number): void;
+  /** What kernels find a timeline's pages by; throws CapacityError. */
+  table(pages: readonly number[]): number;
+  freeTable(table: number): void;
+}
+
+/** Pages in this memory. */
+export class HeapPages implements PageStore {
   readonly #heap: Heap;
+  readonly #pageBytes: number;
+
+  constructor(heap: Heap, pageBytes: number) {
+    this.#heap = heap;
+    this.#pageBytes = pageBytes;
+  }
+
+  alloc(): number { return this.#heap.alloc(this.#pageBytes, "kv cache"); }
+  free(page: number): void { this.#heap.free(page); }
+  copy(from: number, to: number): void { this.#heap.u8.copyWithin(to, from, from + this.#pageBytes); }
+
+  table(pages: readonly number[]): number {
+    const table = this.#heap.alloc(pages.length * 4, "kv page table");
+    this.#heap.u32.set(pages, table / 4);
+    return table;
+  }
+
+  freeTable(table: number): void { this.#heap.free(table); }
+}
+
+/** Of an engine without layers: nothing is written to its pages. */
+export class NoPages implements PageStore {
+  #next = 0;
+  alloc(): number { return this.#next++; }
+  free(): void {}
+  copy(): void {}
+  table(): number { return 0; }
+  freeTable(): void {}
+}
+
+export class KvCache {
+  /** Of one page in this memory: 32 positions of an engine's layers; 0 where pages lie elsewhere, or the engine has no layers. */
+  readonly pageBytes: number;
+  readonly #store: PageStore;
   readonly #contextLength: number;
   /** Sequences reserved for more positions take the long frequencies. */
   readonly #shortPositions: number;
@@ -41,12 +86,11 @@ export class KvCache {
   readonly #holders = new Map<number, number>();
   #nextId = 0;
 
-  constructor(heap: Heap, config: ModelConfig, format: KvFormat, contextLength: number) {
-    this.#heap = heap;
+  constructor(store: PageStore, config: Pick<ModelConfig, "rope">, contextLength: number, pageBytes = 0) {
+    this.#store = store;
     this.#contextLength = contextLength;
     this.#shortPositions = config.rope.long?.fromPositions ?? Infinity;
-    this.layerBytes = kvLayerBytes(format, config.nKvHeads, config.headDim, latentDim(config));
-    this.pageBytes = kvPageBytes(format, config.nLayers, config.nKvHeads, config.headDim, latentDim(config));
+    this.pageBytes = pageBytes;
   }
 
   get openTimelines(): number {
@@ -76,22 +120,21 @@ export class KvCache {
     const taken = found.partial === null ? [...found.pages] : [...found.pages, found.partial.page];
     for (const page of taken) this.#hold(page);
     const fresh: number[] = [];
-    let pageTable: number | null = null;
+    const nPages = Math.ceil(maxTokens / KV_BLOCK);
+    let pages: readonly number[];
+    let pageTable: number;
     try {
-      const nPages = Math.ceil(maxTokens / KV_BLOCK);
-      pageTable = this.#alloc(nPages * 4, "kv page table");
-      while (found.pages.length + fresh.length < nPages) fresh.push(this.#hold(this.#alloc(this.pageBytes, "kv cache")));
+      while (found.pages.length + fresh.length < nPages) fresh.push(this.#hold(this.#makeRoom(() => this.#store.alloc())));
       if (found.partial !== null) {
-        this.#heap.u8.copyWithin(fresh[0]!, found.partial.page, found.partial.page + this.pageBytes);
+        this.#store.copy(found.partial.page, fresh[0]!);
         this.#release(taken.pop()!);
       }
+      pages = [...found.pages, ...fresh];
+      pageTable = this.#makeRoom(() => this.#store.table(pages));
     } catch (error) {
       for (const page of [...taken, ...fresh]) this.#release(page);
-      if (pageTable !== null) this.#heap.free(pageTable);
       throw error;
     }
-    const pages = [...found.pages, ...fresh];
-    this.#heap.u32.set(pages, pageTable / 4);
     const length = found.pages.length * KV_BLOCK + (found.partial?.nPositions ?? 0);
     const timeline: Timeline = { id: this.#nextId++, maxTokens, pageTable, pages, ropeOffset, length };
     this.#open.add(timeline);
@@ -108,7 +151,12 @@ export class KvCache {
   close(timeline: Timeline): void {
     if (!this.#open.delete(timeline)) return;
     for (const page of timeline.pages) this.#release(page);
-    this.#heap.free(timeline.pageTable);
+    this.#store.freeTable(timeline.pageTable);
+  }
+
+  /** Lets go of all kept pages: what lay in them is gone. Open timelines are their owners' to close. */
+  forget(): void {
+    for (let page = this.#kept.evict(); page !== null; page = this.#kept.evict()) this.#release(page);
   }
 
   #hold(page: number): number {
@@ -120,14 +168,14 @@ export class KvCache {
     const left = this.#holders.get(page)! - 1;
     if (left > 0) return void this.#holders.set(page, left);
     this.#holders.delete(page);
-    this.#heap.free(page);
+    this.#store.free(page);
   }
 
   /** Memory for a timeline; kept pages make room one by one. */
-  #alloc(bytes: number, purpose: string): number {
+  #makeRoom(alloc: () => number): number {
     for (;;) {
       try {
-        return this.#heap.alloc(bytes, purpose);
+        return alloc();
       } catch (error) {
         if (!(error instanceof CapacityError)) throw error;
         const page = this.#kept.evict();

@@ -100,19 +100,18 @@ export class LocalExperts implements Experts {
 
 /** One part of every layer in this isolate, the others elsewhere: the part that is here runs while the others are out. */
 export class MixedExperts implements Experts {
-  readonly placement: Placement;
   readonly #elsewhere: Experts;
   readonly #here: LocalExperts;
   readonly #part: number;
 
   /** `elsewhere` leaves `part` alone. */
   constructor(elsewhere: Experts, here: LocalExperts, part: number) {
-    this.placement = elsewhere.placement;
     this.#elsewhere = elsewhere;
     this.#here = here;
     this.#part = part;
   }
 
+  get placement(): Placement { return this.#elsewhere.placement; }
   get overlapTokens(): number { return this.#elsewhere.overlapTokens; }
 
   async run(layer: number, batch: ExpertBatch): Promise<ExpertRunInfo> {

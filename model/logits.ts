@@ -1,16 +1,18 @@
-// From the last residuals to logits: the final norm and the head's product, for whole rows or for the largest logits alone.
-// Owns which rows of a step are asked for and in which form; rows of all entries share the head's weights, eight at a time.
-// Refuses sampling (sampling.ts). Whole rows leave WebAssembly only where somebody asked for them. Arithmetic: docs/arithmetic.md section 9.
+// From the last residuals to logits: the final norm, the head's product, and what each entry asked for of it. Owns which rows of a step are asked for and in
+// which form; rows of all entries share the head's weights, eight at a time. The product is head-rows.ts; where a ring holds the head, the same code concludes from
+// the stages' answers (ring-logits.ts). Refuses sampling (sampling.ts). Whole rows leave WebAssembly only where somebody asked for them. docs/arithmetic.md section 9.
 
 import { activationRows, normalise, type ActivationRows } from "./activation-rows.ts";
 import type { ModelConfig } from "./config.ts";
 import { inverseTemperature } from "./draw.ts";
 import { LOGIT_ROWS, MAX_TOP_LOGITS, hiddenStride, logitStride, type EngineRegions } from "./engine-regions.ts";
+import { HeadRows, idsWithin, type AskedRow, type HeadAsk, type HeadWeights, type LogitSource } from "./head-rows.ts";
 import type { Heap } from "./heap.ts";
-import { MATRIX_FORMATS, matrixBytes, type ActivationFormat, type Kernels } from "./kernels.ts";
+import type { ActivationFormat, Kernels } from "./kernels.ts";
 import type { LogitStage } from "./logit-adjustments.ts";
+import { RingLogits, checkParts, type HeadAnswer, type HeadPart } from "./ring-logits.ts";
 import { argmax, type LogitsForm, type TopLogits } from "./sampling.ts";
-import type { TrunkWeights } from "./trunk.ts";
+import { isEmpty } from "./stage-span.ts";
 
 /**
  * Logits of an entry's tokens: none, of the last or of all; whole rows, or only the `top` largest of each, 1 to MAX_TOP_LOGITS, or whole
@@ -32,9 +34,8 @@ export interface EntryLogits {
   readonly top: TopLogits | null;
 }
 
-/** A row of the step that somebody asked for. */
-interface Asked {
-  readonly token: number;
+/** An asked row and what becomes of its logits here. */
+interface PlannedRow extends AskedRow {
   readonly entry: number;
   /** Among the entry's rows. */
   readonly row: number;
@@ -43,84 +44,138 @@ interface Asked {
   readonly stage: LogitStage | null;
 }
 
+/** What a step's entries ask of the head, and room for what they get. */
+export interface HeadPlan {
+  readonly rows: readonly PlannedRow[];
+  readonly results: readonly EntryLogits[];
+}
+
 /** Above this part of the row blocks all of them are computed: rows of other entries share the weights then. */
 const MOST_BLOCKS = 1 / 3;
 
-/** What the head reads of the trunk. */
-export type HeadWeights = Pick<TrunkWeights, "norm" | "normBias" | "head" | "headBias">;
+const NO_VALUES = new Float32Array(0);
+const NO_IDS = new Uint32Array(0);
 
 export class Head {
   readonly #config: ModelConfig;
   readonly #kernels: Kernels;
   readonly #heap: Heap;
-  readonly #trunk: HeadWeights;
+  readonly #weights: HeadWeights;
   readonly #at: EngineRegions;
   readonly #finals: ActivationRows;
-  /** Addresses of the finals in the format the head takes. */
-  readonly #ptrs: number;
+  /** Of the residual in this memory. */
+  readonly #own: LogitSource;
 
   /** `at` holds addresses, not bytes. */
-  constructor(config: ModelConfig, kernels: Kernels, heap: Heap, trunk: HeadWeights, at: EngineRegions) {
+  constructor(config: ModelConfig, kernels: Kernels, heap: Heap, weights: HeadWeights, at: EngineRegions) {
     this.#config = config;
     this.#kernels = kernels;
     this.#heap = heap;
-    this.#trunk = trunk;
+    this.#weights = weights;
     this.#at = at;
-    this.#finals = activationRows(heap, LOGIT_ROWS, config.hiddenSize, { f32: at.finalsF32, qa8: at.finalsQa8, f32Ptrs: at.finalsF32Ptrs, qa8Ptrs: at.finalsQa8Ptrs });
-    this.#ptrs = trunk.head.takes === "f32" ? at.finalsF32Ptrs : at.finalsQa8Ptrs;
+    this.#finals = activationRows(heap, isEmpty(weights.span.headRows) ? 0 : LOGIT_ROWS, config.hiddenSize, { f32: at.finalsF32, qa8: at.finalsQa8, f32Ptrs: at.finalsF32Ptrs, qa8Ptrs: at.finalsQa8Ptrs });
+    this.#own = new HeadRows(this.#parts, (rows, takes) => this.#norm(rows, takes));
   }
 
   /** Logits of a step whose entries lie one after the other in the residual. Throws where more of the largest are asked for than there is room. */
-  run(entries: readonly { readonly ids: ArrayLike<number>; readonly logits: LogitsRequest }[]): EntryLogits[] {
+  run(entries: readonly { readonly ids: ArrayLike<number>; readonly logits: LogitsRequest }[]): readonly EntryLogits[] {
+    return this.#conclude(this.plan(entries), this.#own);
+  }
+
+  /** Which rows are asked for and in which form. Throws where more of the largest are asked for than there is room. */
+  plan(entries: readonly { readonly ids: ArrayLike<number>; readonly logits: LogitsRequest }[]): HeadPlan {
     const { vocabSize, hiddenSize } = this.#config;
-    const [whole, ranked, states, among]: [Asked[], Asked[], Asked[], Asked[]] = [[], [], [], []];
+    const rows: PlannedRow[] = [];
     let first = 0;
     const results = entries.map(({ ids, logits: asked }, entry): EntryLogits => {
       const of = typeof asked === "object" ? asked.of : asked;
       const nRows = of === "all" ? ids.length : of === "last" ? Math.min(1, ids.length) : 0;
       const stage = typeof asked !== "object" || "states" in asked ? null : "among" in asked ? asked.among : asked.stage ?? null;
-      const list = typeof asked !== "object" || "temperature" in asked ? whole : "states" in asked ? states : "among" in asked ? (this.#areFew(stage!.candidates!) ? among : whole) : stage === null ? ranked : whole;
       const temperature = typeof asked === "object" && "temperature" in asked ? asked.temperature : 0;
-      for (let row = 0; row < nRows; row++) list.push({ token: first + ids.length - nRows + row, entry, row, temperature, stage });
+      const k = typeof asked === "object" && "top" in asked ? Math.min(asked.top, vocabSize) : 0;
+      for (let row = 0; row < nRows; row++) {
+        const token = first + ids.length - nRows + row;
+        const ask: HeadAsk = typeof asked !== "object" || "temperature" in asked ? { token, form: "whole" } : "states" in asked ? { token, form: "states" }
+          : "among" in asked ? (this.#areFew(stage!.candidates!) ? { token, form: "among", ids: stage!.candidates! } : { token, form: "whole" })
+          : stage === null ? { token, form: "top", k } : { token, form: "whole" };
+        rows.push({ ask, index: rows.length, entry, row, temperature, stage });
+      }
       first += ids.length;
       if (typeof asked === "object" && "among" in asked) return { logits: new Float32Array(asked.among.candidates!.length), top: null };
       if (typeof asked !== "object" || "temperature" in asked) return { logits: new Float32Array(nRows * vocabSize), top: null };
       if ("states" in asked) return { logits: new Float32Array(nRows * hiddenSize), top: null };
-      const k = Math.min(asked.top, vocabSize);
       if (!Number.isInteger(k) || k < 1 || k > MAX_TOP_LOGITS) throw new Error(`The ${asked.top} largest logits were asked for; 1 to ${MAX_TOP_LOGITS} was expected.`);
       return { logits: new Float32Array(0), top: { k, ids: new Uint32Array(nRows * k), values: new Float32Array(nRows * k), notFinite: new Int32Array(nRows) } };
     });
-    for (let done = 0; done < whole.length; done += LOGIT_ROWS) this.#wholeRows(whole.slice(done, done + LOGIT_ROWS), results);
-    for (const asked of among) this.#candidateRow(asked, results);
-    for (let done = 0; done < ranked.length; done += LOGIT_ROWS) this.#rankedRows(ranked.slice(done, done + LOGIT_ROWS), results);
-    for (let done = 0; done < states.length; done += LOGIT_ROWS) this.#stateRows(states.slice(done, done + LOGIT_ROWS), results);
+    return { rows, results };
+  }
+
+  /** Final rows f32 [tokens, hidden] of the residual in this memory: what crosses a ring to the stages that hold the head. */
+  finals(tokens: readonly number[]): Float32Array {
+    const { hiddenSize } = this.#config;
+    const out = new Float32Array(tokens.length * hiddenSize);
+    const rows = tokens.map((token, index): AskedRow => ({ ask: { token, form: "states" }, index }));
+    inForms(rows, { states: (some) => this.#own.states(some, (i, values) => out.set(values, some[i]!.index * hiddenSize)) });
+    return out;
+  }
+
+  /** What the own rows of the head say to asks about final rows that came from elsewhere. */
+  answers(asks: readonly HeadAsk[], finals: Float32Array): HeadAnswer[] {
+    const { headRows: [from, to] } = this.#weights.span;
+    const source = new HeadRows(this.#parts, (rows, takes) => this.#place(rows, takes, finals));
+    const { f32, u32 } = this.#heap;
+    const answers = new Array<HeadAnswer>(asks.length);
+    const logitsAt = (i: number): number => (source.first + i * source.stride) / 4;
+    inForms(asks.map((ask, index): AskedRow => ({ ask, index })), {
+      whole: (rows) => {
+        source.whole(rows);
+        rows.forEach(({ index }, i) => { answers[index] = { values: f32.slice(logitsAt(i), logitsAt(i) + to - from), ids: NO_IDS, notFinite: -1 }; });
+      },
+      among: (row) => {
+        source.among(row);
+        answers[row.index] = { values: Float32Array.from(idsWithin(row.ask, from, to), (id) => f32[logitsAt(0) + id - from]!), ids: NO_IDS, notFinite: -1 };
+      },
+      ranked: (rows) => {
+        const most = Math.min(mostOf(rows), to - from);
+        source.ranked(rows, most);
+        rows.forEach(({ ask, index }, i) => {
+          const k = Math.min(largestOf(ask), most);
+          const bad = u32[this.#at.notFinite / 4 + i]! | 0;
+          answers[index] = {
+            values: f32.slice(this.#at.topValues / 4 + i * most, this.#at.topValues / 4 + i * most + k),
+            ids: u32.slice(this.#at.topIds / 4 + i * most, this.#at.topIds / 4 + i * most + k).map((id) => id + from), notFinite: bad < 0 ? bad : bad + from,
+          };
+        });
+      },
+      states: (rows) => rows.forEach(({ index }) => { answers[index] = { values: NO_VALUES, ids: NO_IDS, notFinite: -1 }; }),
+    });
+    return answers;
+  }
+
+  /** What the entries get, from the answers of all stages that hold the head. Throws ModelError where these do not fit what was asked. */
+  conclude(plan: HeadPlan, finals: Float32Array, parts: readonly HeadPart[]): readonly EntryLogits[] {
+    checkParts(plan.rows.map(({ ask }) => ask), finals, parts, this.#config);
+    return this.#conclude(plan, new RingLogits(this.#config, this.#heap, this.#at, finals, parts));
+  }
+
+  #conclude({ rows, results }: HeadPlan, source: LogitSource): readonly EntryLogits[] {
+    const { hiddenSize } = this.#config;
+    inForms(rows, {
+      whole: (some) => this.#wholeRows(some, results, source),
+      among: (row) => {
+        source.among(row);
+        this.#staged(this.#at.logits, row.stage!, results[row.entry]!);
+      },
+      ranked: (some) => this.#rankedRows(some, results, source),
+      states: (some) => source.states(some, (i, values) => results[some[i]!.entry]!.logits.set(values, some[i]!.row * hiddenSize)),
+    });
     return results;
   }
 
-  #stateRows(rows: readonly Asked[], results: readonly EntryLogits[]): void {
-    const { hiddenSize } = this.#config;
-    this.#norm(rows, "f32");
-    rows.forEach(({ entry, row }, i) => {
-      const from = (this.#finals.f32 + i * this.#finals.f32Stride) / 4;
-      results[entry]!.logits.set(this.#heap.f32.subarray(from, from + hiddenSize), row * hiddenSize);
-    });
-  }
-
-  /** All logits of the rows, into the region of whole rows. */
-  #compute(rows: readonly Asked[]): void {
-    const { vocabSize, logitsScaling } = this.#config;
-    const { head, headBias } = this.#trunk;
-    const [at, stride] = [this.#at, logitStride(this.#config)];
-    this.#norm(rows);
-    this.#kernels.matmul(head.code, head.ptr, head.nRows, head.nCols, this.#ptrs, rows.length, at.logits, stride, at.scratch);
-    if (headBias !== 0) this.#kernels.addBiasRows(at.logits, stride, headBias, rows.length, vocabSize);
-    if (logitsScaling !== 1) this.#kernels.scaleRows(at.logits, stride, 1 / logitsScaling, rows.length, vocabSize);
-  }
-
-  #wholeRows(rows: readonly Asked[], results: readonly EntryLogits[]): void {
+  #wholeRows(rows: readonly PlannedRow[], results: readonly EntryLogits[], source: LogitSource): void {
     const { vocabSize } = this.#config;
     const [at, stride] = [this.#at, logitStride(this.#config)];
-    this.#compute(rows);
+    source.whole(rows);
     rows.forEach(({ entry, row, temperature, stage }, i) => {
       const logits = at.logits + i * stride;
       if (stage !== null && temperature === 0) return this.#staged(logits, stage, results[entry]!);
@@ -160,49 +215,10 @@ export class Head {
     return blocks * 32 < MOST_BLOCKS * this.#config.vocabSize;
   }
 
-  /** The product of the row blocks in which a candidate lies: each row's logit is the same whatever others are computed. */
-  #candidateRow(asked: Asked, results: readonly EntryLogits[]): void {
-    const { logitsScaling } = this.#config;
-    const { head, headBias } = this.#trunk;
-    const [at, stride, k] = [this.#at, logitStride(this.#config), this.#kernels];
-    const blockBytes = matrixBytes(MATRIX_FORMATS[head.code]!, 32, head.nCols);
-    const candidates = asked.stage!.candidates!;
-    this.#norm([asked]);
-    for (let i = 0; i < candidates.length;) {
-      const first = candidates[i]! >> 5;
-      let last = first;
-      while (i < candidates.length && candidates[i]! >> 5 <= last + 1) last = candidates[i++]! >> 5;
-      const nRows = Math.min((last + 1) * 32, head.nRows) - first * 32;
-      const y = at.logits + first * 128;
-      k.matmul(head.code, head.ptr + first * blockBytes, nRows, head.nCols, this.#ptrs, 1, y, stride, at.scratch);
-      if (headBias !== 0) k.addBiasRows(y, stride, headBias + first * 128, 1, nRows);
-      if (logitsScaling !== 1) k.scaleRows(y, stride, 1 / logitsScaling, 1, nRows);
-    }
-    this.#staged(at.logits, asked.stage!, results[asked.entry]!);
-  }
-
-  /** As the kernel topLogits, over whole rows: a bias on logits is added to them before they are ranked. */
-  #rankWhole(rows: readonly Asked[], most: number): void {
-    const { vocabSize } = this.#config;
-    const [at, stride] = [this.#at, logitStride(this.#config)];
-    this.#compute(rows);
-    this.#kernels.topKRows(at.logits, stride, rows.length, vocabSize, most, at.topIds, at.topValues);
-    for (let i = 0; i < rows.length; i++) {
-      const from = (at.logits + i * stride) / 4;
-      this.#heap.u32[at.notFinite / 4 + i] = this.#heap.f32.subarray(from, from + vocabSize).findIndex((logit) => !Number.isFinite(logit));
-    }
-  }
-
-  #rankedRows(rows: readonly Asked[], results: readonly EntryLogits[]): void {
-    const { head, headBias } = this.#trunk;
+  #rankedRows(rows: readonly PlannedRow[], results: readonly EntryLogits[], source: LogitSource): void {
     const at = this.#at;
-    const most = Math.max(...rows.map(({ entry }) => results[entry]!.top!.k)); // the k largest are the first k of any more
-    if (headBias !== 0) this.#rankWhole(rows, most);
-    else {
-      this.#norm(rows);
-      this.#kernels.topLogits(head.code, head.ptr, head.nRows, head.nCols, this.#ptrs, rows.length, 1 / this.#config.logitsScaling, most,
-        at.topIds, at.topValues, at.notFinite, at.scratch);
-    }
+    const most = mostOf(rows); // the k largest are the first k of any more
+    source.ranked(rows, most);
     rows.forEach(({ entry, row }, i) => {
       const { k, ids, values, notFinite } = results[entry]!.top!;
       const from = i * most;
@@ -212,15 +228,45 @@ export class Head {
     });
   }
 
+  get #parts(): ConstructorParameters<typeof HeadRows>[0] {
+    return { config: this.#config, kernels: this.#kernels, heap: this.#heap, weights: this.#weights, at: this.#at, finals: this.#finals };
+  }
+
   /** Final norm of the rows' residuals, in the format that is taken; neighbours in one call. */
-  #norm(rows: readonly Asked[], takes: ActivationFormat = this.#trunk.head.takes): void {
-    const { norm, normBias } = this.#trunk;
+  #norm(rows: readonly AskedRow[], takes: ActivationFormat): void {
+    const { norm, normBias } = this.#weights;
     const stride = hiddenStride(this.#config);
     for (let i = 0; i < rows.length;) {
+      const { token } = rows[i]!.ask;
       let n = 1;
-      while (i + n < rows.length && rows[i + n]!.token === rows[i]!.token + n) n++;
-      normalise(this.#config, this.#kernels, norm, normBias, this.#at.x + rows[i]!.token * stride, stride, this.#finals, i, n, [takes]);
+      while (i + n < rows.length && rows[i + n]!.ask.token === token + n) n++;
+      normalise(this.#config, this.#kernels, norm, normBias, this.#at.x + token * stride, stride, this.#finals, i, n, [takes]);
       i += n;
     }
   }
+
+  /** Final rows that came from elsewhere, in the format that is taken: the norm's two halves give the bits of the norm that quantises at once. */
+  #place(rows: readonly AskedRow[], takes: ActivationFormat, from: Float32Array): void {
+    const { hiddenSize } = this.#config;
+    const { f32, f32Stride, qa8, qa8Stride } = this.#finals;
+    rows.forEach(({ index }, i) => this.#heap.f32.set(from.subarray(index * hiddenSize, (index + 1) * hiddenSize), (f32 + i * f32Stride) / 4));
+    if (takes === "qa8") this.#kernels.quantizeRows(f32, f32Stride, qa8, qa8Stride, rows.length, hiddenSize);
+  }
+}
+
+const largestOf = (ask: HeadAsk): number => (ask.form === "top" ? ask.k : 0);
+const mostOf = (rows: readonly AskedRow[]): number => rows.reduce((most, { ask }) => Math.max(most, largestOf(ask)), 0);
+
+/** Hands out the rows of each form, LOGIT_ROWS at a time. */
+function inForms<Row extends AskedRow>(rows: readonly Row[], take: {
+  readonly whole?: (rows: readonly Row[]) => void; readonly among?: (row: Row) => void; readonly ranked?: (rows: readonly Row[]) => void; readonly states?: (rows: readonly Row[]) => void;
+}): void {
+  const eights = (form: HeadAsk["form"], run: ((rows: readonly Row[]) => void) | undefined): void => {
+    const some = rows.filter(({ ask }) => ask.form === form);
+    for (let done = 0; done < some.length; done += LOGIT_ROWS) run!(some.slice(done, done + LOGIT_ROWS));
+  };
+  eights("whole", take.whole);
+  for (const row of rows) if (row.ask.form === "among") take.among!(row);
+  eights("top", take.ranked);
+  eights("states", take.states);
 }

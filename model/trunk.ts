@@ -1,9 +1,10 @@
-// The trunk bound to memory: every tensor but the routed experts, as typed fields with addresses.
+// The trunk bound to memory: every tensor but the routed experts, as typed fields with addresses; or what one stage of a ring holds of it.
 // Owns the one step from names to fields: shapes are checked here, naming the tensor, and never again.
 // Refuses to load bytes; whoever loads hands in a look-up by canonical name (config.ts trunkTensors).
 
 import { ModelError, trunkTensors, type ModelConfig } from "./config.ts";
 import { MATRIX_FORMATS, activationFormatOf, formatCode, matrixBytes, type ActivationFormat, type MatrixFormat } from "./kernels.ts";
+import { checkStage, endsLayers, isEmpty, wholeModel, type Span, type StageSpan } from "./stage-span.ts";
 
 /** A tensor in memory as the pack describes it; vectors are `f32-vector` with one row. */
 export interface LoadedTensor {
@@ -68,13 +69,19 @@ export interface LayerWeights {
 }
 
 export interface TrunkWeights {
-  readonly embed: Matrix;
-  readonly layers: readonly LayerWeights[];
+  /** What it holds. */
+  readonly span: StageSpan;
+  /** Rows span.embeddingRows; null without any. */
+  readonly embed: Matrix | null;
+  /** By layer; null of layers beyond span.layers. */
+  readonly layers: readonly (LayerWeights | null)[];
+  /** 0 without the last layer, as normBias. */
   readonly norm: number;
   readonly normBias: number;
-  readonly head: Matrix;
+  /** Rows span.headRows, as headBias; null without any. */
+  readonly head: Matrix | null;
   readonly headBias: number;
-  /** f32 [contextLength][2][ropeDim / 2]; with rope.long as many rows more, of the long frequencies. */
+  /** f32 [contextLength][2][ropeDim / 2]; with rope.long as many rows more, of the long frequencies. 0 without layers. */
   readonly rope: number;
   readonly contextLength: number;
 }
@@ -82,8 +89,12 @@ export interface TrunkWeights {
 /** Tables of the rope blob: one, or the short and the long frequencies' one after the other. */
 export const ropeTables = (config: ModelConfig): number => (config.rope.long === null ? 1 : 2);
 
-/** Binds names to fields. Throws ModelError naming the first tensor that is missing or has another shape. */
-export function bindTrunk(config: ModelConfig, lookup: (name: string) => LoadedTensor | undefined): TrunkWeights {
+/**
+ * Binds the names of what `span` holds to fields; of the vocabulary's matrices `lookup` gives the rows of the span. The rope table's shape is asked for in
+ * any case: it tells the context's length. Throws ModelError naming the first tensor that is missing or has another shape.
+ */
+export function bindTrunk(config: ModelConfig, lookup: (name: string) => LoadedTensor | undefined, span: StageSpan = wholeModel(config)): TrunkWeights {
+  checkStage(config, span);
   const find = (name: string): LoadedTensor => {
     const tensor = lookup(name);
     if (tensor === undefined) throw new ModelError(`Tensor ${name} is missing; architecture ${config.architecture} needs it.`);
@@ -91,12 +102,13 @@ export function bindTrunk(config: ModelConfig, lookup: (name: string) => LoadedT
   };
   const known = new Map(trunkTensors(config).map((tensor) => [tensor.name, tensor]));
 
-  const matrix = (name: string): Matrix => {
+  const matrix = (name: string, rows: Span | null = null): Matrix => {
     const expected = known.get(name);
     const tensor = find(name);
     if (expected === undefined || expected.kind === "vector") throw new Error(`${name} is not a matrix of ${config.architecture}.`);
-    if (tensor.format === "f32-vector" || tensor.nRows !== expected.nRows || tensor.nCols !== expected.nCols)
-      throw new ModelError(`Tensor ${name} is ${tensor.format} [${tensor.nRows}, ${tensor.nCols}]; a matrix [${expected.nRows}, ${expected.nCols}] was expected.`);
+    const nRows = rows === null ? expected.nRows : rows[1] - rows[0];
+    if (tensor.format === "f32-vector" || tensor.nRows !== nRows || tensor.nCols !== expected.nCols)
+      throw new ModelError(`Tensor ${name} is ${tensor.format} [${tensor.nRows}, ${tensor.nCols}]; a matrix [${nRows}, ${expected.nCols}] was expected.`);
     return { ptr: tensor.ptr, code: formatCode(tensor.format), takes: activationFormatOf(tensor.format), nRows: tensor.nRows, nCols: tensor.nCols };
   };
   const optional = (name: string): Matrix | null => (known.has(name) ? matrix(name) : null);
@@ -106,16 +118,19 @@ export function bindTrunk(config: ModelConfig, lookup: (name: string) => LoadedT
     const one = matrix(name);
     return { ...one, count: expected.count, eachBytes: matrixBytes(MATRIX_FORMATS[one.code]!, one.nRows, one.nCols) };
   };
-  const vector = (name: string): number => {
+  const vector = (name: string, rows: Span | null = null): number => {
     const expected = known.get(name);
     if (expected === undefined) return 0;
     const tensor = find(name);
-    if (expected.kind !== "vector" || tensor.format !== "f32-vector" || tensor.nRows * tensor.nCols !== expected.length)
-      throw new ModelError(`Tensor ${name} is ${tensor.format} [${tensor.nRows}, ${tensor.nCols}]; a vector of ${expected.kind === "vector" ? expected.length : "?"} f32 was expected.`);
+    if (expected.kind !== "vector") throw new Error(`${name} is not a vector of ${config.architecture}.`);
+    const length = rows === null ? expected.length : rows[1] - rows[0];
+    if (tensor.format !== "f32-vector" || tensor.nRows * tensor.nCols !== length)
+      throw new ModelError(`Tensor ${name} is ${tensor.format} [${tensor.nRows}, ${tensor.nCols}]; a vector of ${length} f32 was expected.`);
     return tensor.ptr;
   };
 
-  const layers = Array.from({ length: config.nLayers }, (_, n): LayerWeights => {
+  const layers = Array.from({ length: config.nLayers }, (_, n): LayerWeights | null => {
+    if (n < span.layers[0] || n >= span.layers[1]) return null;
     const at = `layers.${n}.`;
     return {
       attnNorm: vector(at + "attnNorm"), attnNormBias: vector(at + "attnNormBias"),
@@ -137,9 +152,12 @@ export function bindTrunk(config: ModelConfig, lookup: (name: string) => LoadedT
   const tables = ropeTables(config);
   if (rope.format !== "f32-vector" || rope.nCols !== config.rope.dim || rope.nRows < tables || rope.nRows % tables !== 0)
     throw new ModelError(`The rope table is ${rope.format} [${rope.nRows}, ${rope.nCols}]; f32 [${tables} x contextLength, ${config.rope.dim}] was expected.`);
-  const embed = matrix("embed");
+  const { embeddingRows, headRows } = span;
+  const embed = isEmpty(embeddingRows) ? null : matrix("embed", embeddingRows);
+  const ends = endsLayers(config, span);
   return {
-    embed, layers, norm: vector("norm"), normBias: vector("normBias"), head: config.tieWordEmbeddings ? embed : matrix("head"), headBias: vector("headBias"),
-    rope: rope.ptr, contextLength: rope.nRows / tables,
+    span, embed, layers, norm: ends ? vector("norm") : 0, normBias: ends ? vector("normBias") : 0,
+    head: config.tieWordEmbeddings ? embed : isEmpty(headRows) ? null : matrix("head", headRows), headBias: isEmpty(headRows) ? 0 : vector("headBias", headRows),
+    rope: isEmpty(span.layers) ? 0 : rope.ptr, contextLength: rope.nRows / tables,
   };
 }

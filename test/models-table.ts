@@ -7,6 +7,7 @@ import { join } from "node:path";
 import type { CellReport } from "../bench/models.ts";
 import { ROOT } from "../cli/setup.mjs";
 import { ARCHITECTURES } from "../model/architectures/index.ts";
+import { fleetTable } from "./fleet-table.ts";
 import { DEVIATIONS, REFUSALS, deviationOf } from "./support/llama-cpp.ts";
 import { FALLBACK, GGUF_TYPES, MODEL_CELLS, type ModelCell, cellTitle, cellsOf, promised } from "./support/model-cells.ts";
 import { isPermuted } from "./support/tiny-files.ts";
@@ -94,7 +95,7 @@ const deviationTable = (): string => table([
 ]);
 
 const PAGE = join(ROOT, "docs/models.md");
-const PARTS = { architectures: architectureTable, cells: cellTable, fallbacks: fallbackTable, "llama.cpp": deviationTable } as const;
+const PARTS = { architectures: architectureTable, fleet: fleetTable, cells: cellTable, fallbacks: fallbackTable, "llama.cpp": deviationTable } as const;
 const marks = (name: string): readonly [string, string] => [`<!-- ${name}: made by \`node test/models-table.ts --write\` -->\n`, `<!-- end of ${name} -->`];
 
 function between(text: string, name: string): string {

@@ -102,11 +102,8 @@ function memory({ isolate }: FleetReply): HTMLElement[] {
 const COLUMNS = ["Shard", "State", "Region", "Epoch", "Weights", "Experts", "Load", "Moved so far", "Retries"] as const;
 const STATES: Readonly<Record<ShardStatus["state"], string>> = { idle: "resting", connecting: "connecting", open: "connected", closed: "closed" };
 
-/** "demo/cbc8e82eacd4/epoch-1/0-of-4" is shard 0 of 4 in epoch 1, whatever follows; any other name stands as it is. */
-function shardName(name: string): { readonly shard: string; readonly of: string; readonly epoch: string } {
-  const [, epoch, shard, n] = /\/epoch-(\d+)\/(\d+)-of-(\d+)(?:[@~][^/]*)?$/.exec(name) ?? [];
-  return epoch === undefined ? { shard: name, of: "", epoch: "–" } : { shard: shard!, of: `of ${n}`, epoch };
-}
+/** "demo/cbc8e82eacd4/main/0", of a fleet "main", is shard 0, whatever follows; any other name stands as it is. */
+const shardNumber = (name: string): string => /\/(\d+)(?:[@~][^/]*)?$/.exec(name)?.[1] ?? name;
 
 /** A shard counts bytes while it loads them; one whose weights are there at once counts none. */
 function weightsOf({ state, weightBytes, loadedBytes, totalBytes }: ShardStatus): [string, string] {
@@ -147,11 +144,10 @@ function shards({ atMs, reply }: Sample, before: Sample | null): HTMLElement[] {
       row.append(cell);
       return cell;
     };
-    const { shard: number, of, epoch } = shardName(shard.name);
-    add(0, number, of);
+    add(0, shardNumber(shard.name), `of ${reply.shards.length}`);
     add(1, STATES[shard.state], shard.lastFault ?? "").dataset["state"] = shard.state;
     add(2, shard.region ?? "any", shard.region === null ? "the platform chose" : REGIONS[shard.region] ?? "");
-    add(3, epoch);
+    add(3, String(reply.epoch ?? "–"));
     add(4, ...weightsOf(shard));
     add(5, count(shard.experts));
     const load = add(6, `${count(framesPerSecond[i]!)} frames/s`);

@@ -14,6 +14,7 @@ import { chatReply, completionReply } from "./completions.ts";
 import { embeddingsReply } from "./embeddings.ts";
 import { crossOrigin, type CorsSettings } from "./cors.ts";
 import { errorBody, errorResponse, RequestError, type RequestErrorInit } from "./errors.ts";
+import { changeFleet, fleetReply, planInForce } from "./fleet.ts";
 import { healthResponse } from "./health.ts";
 import { EDGE_LIMITS } from "./limits.ts";
 import type { LogSettings } from "./log.ts";
@@ -34,11 +35,12 @@ import { streamPosition } from "./stream-position.ts";
 import { responsesReply } from "./responses.ts";
 import { tracesResponse } from "./traces.ts";
 import { responsesSchema } from "./responses-schema.ts";
-import { applyTemplateSchema, type ChatRequest, chatSchema, completionSchema, detokenizeSchema, embeddingsSchema, parseBody, tokenizeSchema } from "./schemas.ts";
+import { applyTemplateSchema, type ChatRequest, chatSchema, completionSchema, detokenizeSchema, embeddingsSchema, fleetChangeSchema, parseBody, tokenizeSchema } from "./schemas.ts";
 import type { FleetReply, ModelList } from "./wire-types.ts";
 
 export { Orchestrator } from "../durable/orchestrator.ts";
 export { ExpertShard } from "../durable/shard.ts";
+export { Directory } from "../durable/directory.ts";
 export { TokenBudget } from "../durable/budget.ts";
 
 export type EdgeEnv = DurableEnv & AdmissionSettings & AuthSettings & CorsSettings & LogSettings;
@@ -108,7 +110,15 @@ app.get("/v1/traces", async (c) => {
 });
 app.get("/v1/fleet", async (c) => {
   requireScope(c.var.caller, "admin");
-  return c.json(await status(c.env, false) satisfies FleetReply);
+  return c.json(await fleetReply(await status(c.env, false), c.env) satisfies FleetReply);
+});
+app.post("/v1/fleet", async (c) => {
+  requireScope(c.var.caller, "admin");
+  return c.json(await changeFleet(await parseBody(c.req.raw, fleetChangeSchema), c.env), 202);
+});
+app.get("/v1/fleet/plan", async (c) => {
+  requireScope(c.var.caller, "admin");
+  return c.json(await planInForce(c.env));
 });
 
 app.get("/v1/models", async (c) => c.json({ object: "list", data: [modelObject(await edgePack(c.env))] } satisfies ModelList));

@@ -20,6 +20,7 @@ export const replyCost = z.object({
   frames: count.describe("Messages between orchestrator and shards in those steps."),
   bytes: count.describe("Bytes of those messages."),
   retries: count.describe("Messages that were sent again."),
+  hedges: count.describe("Messages that were late and went to another holder as well."),
   cold_starts: count.describe("Objects that came up or read weights while the reply waited."),
   timings: z.object({ queue_ms: count, prompt_ms: count, completion_ms: count })
     .describe("Waiting for room, reading the prompt, and from the first token to the last, in whole milliseconds; of several choices the longest. 0 where a stop string ended the reply."),
@@ -167,6 +168,30 @@ export const props = z.object({
 const generations = z.object({ active: count, queued: count, cancelled: count });
 export const health = z.object({ status: z.enum(["ready", "degraded"]).describe("degraded: a shard is not connected at this moment."), model: text.optional(), generations });
 export const healthWaiting = z.object({ status: z.enum(["cold", "warming"]), loaded: finite.min(0).max(1).describe("Share of the bytes that are loaded."), model: text.optional() });
+const sinceMs = z.record(z.string(), count).describe("When each state began, in milliseconds since 1970: planned, warming, committed, flipping, draining, retired, abandoned (docs/fleet.md, \"Epochs\").");
+const changed = {
+  epoch: count.describe("Of the plan it leads to."), reason: text.describe("What was asked for."), shards: z.tuple([count, count]).describe("Shards that hold experts, before and after."),
+  plannedBytes: count.describe("Weights that shards must fetch."), movedBytes: count.describe("Weights they have fetched, as they report it; less where they found some in memory they share."),
+  retries: count.describe("Calls that failed and were made again."), sinceMs, message: text.nullable().describe("Why it waits, or was given up."),
+};
+const change = z.object({ ...changed, fromEpoch: count, state: z.enum(["planned", "warming", "committed", "flipping", "draining", "retired", "abandoned"]), stepsLeft: count.describe("Changes that follow it: where room is short, the way to what was wished has several.") });
+const directory = z.object({
+  plan: z.object({
+    epoch: count, packHash: text, fleet: text, lanes: count, stages: count, jurisdiction: text.nullable(),
+    shards: z.array(z.object({ segments: count.describe("Parts of experts it holds; 0: it rests."), region: text.nullable() })),
+  }).nullable().describe("The plan in force; null before an orchestrator has woken."),
+  change: change.nullable().describe("What is under way."),
+  history: z.array(z.object({ ...changed, outcome: z.enum(["steady", "abandoned"]), endedMs: count })).describe("Changes that ended, the latest first."),
+  lanes: z.array(z.object({ name: text, epoch: count.describe("The newest plan it is known to go by."), seenMs: count, freeKvPositions: count.nullable() })).describe("Orchestrators."),
+  faults: z.array(z.object({ atMs: count, shard: count, cause: text })).describe("Recent ones, the latest first."),
+});
+export const fleetPlan = z.object({
+  version: z.literal(1), packId: text, packHash: text, fleet: text, epoch: count,
+  shards: z.array(z.object({ slots: z.array(z.object({ layer: count, expert: count, segments: z.tuple([count, count]) })), region: text.nullable() })),
+  stages: z.array(z.object({ embeddingRows: z.tuple([count, count]), layers: z.tuple([count, count]), headRows: z.tuple([count, count]), slots: z.array(z.object({ layer: count, expert: count, segments: z.tuple([count, count]) })) })),
+  lanes: count, jurisdiction: text.nullable(),
+}).describe("docs/formats.md, \"The plan\".");
+export const fleetDirectory = directory;
 export const fleet = z.object({
   status: z.enum(["cold", "warming", "ready", "degraded", "failed"]), loaded: finite.min(0).max(1),
   message: text.nullable().describe("Why loading failed."),
@@ -180,9 +205,10 @@ export const fleet = z.object({
     weightBytes: count.describe("What the plan gives it to hold, known before it is loaded."),
     experts: count.describe("Experts of all layers that it holds, wholly or in part."),
     region: text.nullable().describe("The location hint it was made with; null where the platform chose."),
-    loadedBytes: count, totalBytes: count, frames: count, bytes: count, retries: count,
+    loadedBytes: count, totalBytes: count, frames: count, bytes: count, retries: count, hedges: count,
     lastFault: text.nullable().describe("Why a line was last opened anew or a frame sent again."),
   })),
+  directory: directory.nullable().describe("Who owns the plan; null where it cannot be reached: then the plan stands still, and everything else goes on."),
 });
 
 export const tokenList = z.object({ tokens: z.array(count) });

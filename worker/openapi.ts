@@ -7,16 +7,16 @@ import { countTokensSchema, messagesSchema } from "./messages-schema.ts";
 import * as replies from "./openapi-replies.ts";
 import { REPLY_HEADERS } from "./reply-headers.ts";
 import { responsesSchema } from "./responses-schema.ts";
-import { applyTemplateSchema, chatSchema, completionSchema, detokenizeSchema, embeddingsSchema, moe, tokenizeSchema } from "./schemas.ts";
+import { applyTemplateSchema, chatSchema, completionSchema, detokenizeSchema, embeddingsSchema, fleetChangeSchema, moe, tokenizeSchema } from "./schemas.ts";
 
 /** Schemas by the name they have in the document. */
 const SCHEMAS = {
   ChatCompletionRequest: chatSchema, CompletionRequest: completionSchema, ResponseRequest: responsesSchema, MessageRequest: messagesSchema, CountTokensRequest: countTokensSchema,
-  EmbeddingRequest: embeddingsSchema, TokenizeRequest: tokenizeSchema, DetokenizeRequest: detokenizeSchema, ApplyTemplateRequest: applyTemplateSchema, MoeExtensions: moe,
+  EmbeddingRequest: embeddingsSchema, TokenizeRequest: tokenizeSchema, DetokenizeRequest: detokenizeSchema, ApplyTemplateRequest: applyTemplateSchema, FleetChangeRequest: fleetChangeSchema, MoeExtensions: moe,
   ChatCompletion: replies.chatCompletion, ChatCompletionChunk: replies.chatCompletionChunk, Completion: replies.completion, CompletionChunk: replies.completionChunk,
   Response: replies.response, ResponseEvent: replies.responseEvent, Message: replies.message, MessageEvent: replies.messageEvent, InputTokens: replies.inputTokens,
   EmbeddingList: replies.embeddingList, TokenList: replies.tokenList, Content: replies.content, PromptText: replies.promptText,
-  ModelObject: replies.modelObject, ModelList: replies.modelList, Props: replies.props, Health: replies.health, HealthWaiting: replies.healthWaiting, Fleet: replies.fleet,
+  ModelObject: replies.modelObject, ModelList: replies.modelList, Props: replies.props, Health: replies.health, HealthWaiting: replies.healthWaiting, Fleet: replies.fleet, FleetDirectory: replies.fleetDirectory, FleetPlan: replies.fleetPlan,
   Usage: replies.usage, ReplyCost: replies.replyCost, TokenTrace: replies.tokenTrace, Error: replies.errorReply, MessageError: replies.messagesErrorReply,
 } as const satisfies Readonly<Record<string, z.ZodType>>;
 export type SchemaName = keyof typeof SCHEMAS;
@@ -30,6 +30,8 @@ export interface Endpoint {
   readonly request?: SchemaName;
   /** Its whole reply: a schema, or another media type. */
   readonly reply: SchemaName | { readonly mediaType: string };
+  /** Of its reply; absent: 200. */
+  readonly status?: 202;
   /** One event of its stream, where `stream: true` asks for it. */
   readonly event?: SchemaName;
   /** Statuses of its errors beside those that every endpoint has (errorsOf). */
@@ -56,7 +58,9 @@ export const ENDPOINTS: readonly Endpoint[] = [
   { method: "get", path: "/health", summary: "Whether requests are served now. Asking starts the loading; 503 with Retry-After until then.", reply: "Health", errors: [] },
   { method: "get", path: "/ready", summary: "The same without starting anything: a model that sleeps goes on sleeping.", reply: "Health", errors: [] },
   { method: "get", path: "/props", summary: "Context, defaults of sampling, template and special tokens, in llama.cpp's words.", reply: "Props", errors: [503] },
-  { method: "get", path: "/v1/fleet", summary: "Orchestrator and shards: state, memory, traffic.", reply: "Fleet", errors: [403], needsAdmin: true },
+  { method: "get", path: "/v1/fleet", summary: "Orchestrator and shards: state, memory, traffic; the plan in force, and how it changes.", reply: "Fleet", errors: [403], needsAdmin: true },
+  { method: "post", path: "/v1/fleet", summary: "Begins a change of the plan: more or fewer shards, replicas, or another placement. Replies under way go on, the same.", request: "FleetChangeRequest", reply: "FleetDirectory", status: 202, errors: [400, 403, 409, 413, 429, 503], needsAdmin: true },
+  { method: "get", path: "/v1/fleet/plan", summary: "The plan in force: which shard holds what.", reply: "FleetPlan", errors: [403, 409, 503], needsAdmin: true },
   { method: "get", path: "/metrics", summary: "Counters and histograms for Prometheus: of the orchestrator, and of the Worker's isolate that answers.", reply: { mediaType: "text/plain" }, errors: [403], needsAdmin: true },
   { method: "get", path: "/v1/traces", summary: "Routing of a sample of real requests, as a trace file (docs/formats.md).", reply: { mediaType: "application/octet-stream" }, errors: [403, 503], needsAdmin: true },
   { method: "get", path: "/openapi.json", summary: "This document.", reply: { mediaType: "application/json" }, errors: [], isPublic: true },
@@ -72,6 +76,7 @@ export const ERROR_MEANINGS: Readonly<Record<number, string>> = {
   403: "The key lacks the scope admin.",
   404: "No such model.",
   405: "The path does not take this method.",
+  409: "Not now: another change is under way, there is no plan yet, or the plan is already as wished.",
   413: `The body is larger than ${EDGE_LIMITS.bodyBytes} bytes.`,
   429: "Too many requests wait, or the key has had its requests of the minute or its tokens of the day. Retry-After says when to ask again.",
   500: "The server failed.",
@@ -120,9 +125,9 @@ function operation(endpoint: Endpoint): Json {
     ],
     ...(request === undefined ? {} : { requestBody: { required: true, content: { "application/json": { schema: ref(request) } } } }),
     responses: {
-      200: {
+      [endpoint.status ?? 200]: {
         description: event === undefined ? "The reply." : "The whole reply; with `stream: true` server-sent events, the data of each a JSON document or the word [DONE].",
-        ...headersOf(200, endpoint),
+        ...headersOf(endpoint.status ?? 200, endpoint),
         content: { ...whole, ...(event === undefined ? {} : { "text/event-stream": { schema: { type: "string" }, "x-event-schema": ref(event) } }) },
       },
       ...failures,

@@ -71,12 +71,13 @@ export function usageOf(choices: readonly Choice[], ends: readonly (End | undefi
 
 /** What a reply cost the fleet, summed over the choices that ran to their end, and the seed that repeats it. */
 export function moeOf({ seed }: ReplyHead, ends: readonly (End | undefined)[]): object {
-  const counts = { steps: 0, frames: 0, bytes: 0, retries: 0 };
+  const counts = { steps: 0, frames: 0, bytes: 0, retries: 0, hedges: 0 };
   for (const end of ends) {
     counts.steps += end?.moe?.steps ?? 0;
     counts.frames += end?.moe?.frames ?? 0;
     counts.bytes += end?.moe?.bytes ?? 0;
     counts.retries += end?.moe?.retries ?? 0;
+    counts.hedges += end?.moe?.hedges ?? 0;
   }
   // Choices run side by side: the longest of them is what the reply took.
   const most = (of: (timings: Timings) => number): number => Math.max(...ends.map((end) => (end?.timings == null ? 0 : of(end.timings))));

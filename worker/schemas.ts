@@ -177,6 +177,13 @@ const NOT_SUPPORTED: Readonly<Record<string, (value: unknown) => boolean>> = {
 };
 
 /** Reads a body as JSON and checks it; throws a RequestError 400 that says what was found and expected. */
+const wishExpected = "an object with `shards`, `replicas` and/or `plan`";
+export const fleetChangeSchema = z.object({
+  shards: integer(1, 1024).nullish().meta({ description: "How many shards are to hold experts. Left out: as many as now." }),
+  replicas: integer(1, 16).nullish().meta({ description: "On how many different shards each expert is to lie. Left out: as now." }),
+  plan: z.record(z.string(), z.unknown(), "a plan as GET /v1/fleet/plan gives it").nullish().meta({ description: "A placement of your own, in the form of GET /v1/fleet/plan (docs/formats.md, \"The plan\"), in place of the other two; its epoch is not read." }),
+}, wishExpected);
+
 export async function parseBody<Schema extends z.ZodType>(request: Request, schema: Schema): Promise<z.infer<Schema>> {
   const text = await request.text();
   let body: unknown;

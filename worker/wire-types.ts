@@ -1,7 +1,11 @@
 // Types of what the API sends that the page reads: OpenAI's objects and our extensions under `moe`. Types only; worker and page share them.
 
+import type { FleetStatus } from "../durable/directory-record.ts";
+import type { OrchestratorStatus } from "../durable/generate.ts";
+
 /** GET /v1/fleet. */
-export type { OrchestratorStatus as FleetReply, ShardStatus } from "../durable/generate.ts";
+export type FleetReply = OrchestratorStatus & { readonly directory: FleetStatus | null };
+export type { ShardStatus } from "../durable/generate.ts";
 
 /** A frame that took a token to experts of one layer: to which shard, how long until its reply was taken, and its bytes both ways. All tokens of a step share their frames. */
 export interface TraceFrame {
@@ -29,6 +33,8 @@ export interface ReplyCost {
   readonly frames: number;
   readonly bytes: number;
   readonly retries: number;
+  /** Messages that were late and went to another holder as well. */
+  readonly hedges: number;
   /** Objects that came up or read weights while the reply waited. */
   readonly cold_starts: number;
   /** Of the choice that took longest: waiting for room, reading the prompt, and from the first token to the last. Whole milliseconds. */

@@ -2,7 +2,8 @@
 // Owns the figures (parameters, active parameters, bytes of an expert). Refuses reading weights: `verify` does that.
 
 import type { Command } from "commander";
-import { EXPERT_BIASES, EXPERT_MATRICES, type ModelConfig, hasExpertBiases, sharedWidth, trunkTensors } from "../../model/config.ts";
+import { parameterCounts } from "../../fleet/capacity-pack.ts";
+import { EXPERT_BIASES, EXPERT_MATRICES, type ModelConfig, hasExpertBiases } from "../../model/config.ts";
 import { type Checkpoint, expertName } from "../../formats/checkpoint.ts";
 import type { PackManifest } from "../../formats/manifest.ts";
 import { type Opened, openPath } from "../open-model.ts";
@@ -46,18 +47,9 @@ export function register(program: Command): void {
 export const inspect = (opened: Opened): Inspection =>
   opened.kind === "checkpoint" ? inspectCheckpoint(opened.checkpoint) : inspectPack(opened.manifest, opened.packHash);
 
-function parameters(c: ModelConfig): { total: number; active: number } {
-  const ffn = (width: number): number => EXPERT_MATRICES.length * c.hiddenSize * width;
-  const trunk = trunkTensors(c).reduce((n, t) => n + (t.kind === "vector" ? t.length : (t.kind === "matrices" ? t.count : 1) * t.nRows * t.nCols), 0);
-  const shared = c.layerFfns.reduce((n, _, layer) => n + ffn(sharedWidth(c, layer)), 0);
-  const expert = ffn(c.expertIntermediateSize) + (hasExpertBiases(c) ? 2 * c.expertIntermediateSize + c.hiddenSize : 0);
-  const nMoeLayers = c.layerFfns.filter((kind) => kind === "moe").length;
-  return { total: trunk + shared + nMoeLayers * c.nExperts * expert, active: trunk + shared + nMoeLayers * c.router.topK * expert };
-}
-
 function inspectCheckpoint(checkpoint: Checkpoint): Inspection {
   const { config } = checkpoint;
-  const { total, active } = parameters(config);
+  const { total, active } = parameterCounts(config);
   const typeBytes: Record<string, number> = {};
   let totalBytes = 0;
   for (const p of checkpoint.places()) {
@@ -80,7 +72,7 @@ function inspectCheckpoint(checkpoint: Checkpoint): Inspection {
 }
 
 function inspectPack(m: PackManifest, hash: string): Inspection {
-  const { total, active } = parameters(m.config);
+  const { total, active } = parameterCounts(m.config);
   const typeBytes: Record<string, number> = {};
   const add = (format: string, bytes: number): void => void (typeBytes[format] = (typeBytes[format] ?? 0) + bytes);
   for (const blob of Object.values(m.blobs)) add(blob.format, blob.bytes);

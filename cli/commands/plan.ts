@@ -1,17 +1,22 @@
 // `workers-moe plan <pack|model>`: what a deployment needs before anything exists: isolates, stages, shards, messages, tokens a second, dollars.
 // Owns the options and their words. Refuses impossible plans with the numbers (exit code 1) and weights: only a manifest or a config is read.
 
+import { renameSync, writeFileSync } from "node:fs";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { LIMITS } from "../../durable/limits.ts";
-import { QUANTS } from "../../formats/pack-formats.ts";
-import { planDocument } from "../plan-document.ts";
-import { DEFAULT_QUANT, openPlannedModel, type PlannedQuant } from "../plan-model.ts";
+import { type Quant, QUANTS } from "../../formats/pack-formats.ts";
+import { CapacityPlanError } from "../../fleet/capacity-pack.ts";
+import { PLACEMENT_MODES, type PlacementMode } from "../../fleet/placement.ts";
+import { isLocationHint, LOCATION_HINTS } from "../../fleet/regions.ts";
+import { fleetRecord, type FleetRequest, planFleet } from "../plan-fleet.ts";
+import { DEFAULT_QUANT, openPlannedModel } from "../plan-model.ts";
 import { planText } from "../plan-text.ts";
 import { positiveInteger } from "../positive-integer.ts";
 
 const UNITS: Readonly<Record<string, number>> = { KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3 };
-/** Where a Durable Object may be asked to live (2026-11). */
-const LOCATION_HINTS: readonly string[] = ["wnam", "enam", "sam", "weur", "eeur", "apac", "apac-ne", "apac-se", "oc", "afr", "me"];
+/** As durable/env.ts takes it. */
+const FLEET_NAME = /^[\w.-]{1,64}$/;
+const MOST_REPLICAS = 16;
 /** More requests at once than any deployment of this platform serves; the search over lanes stays short. */
 const MOST_STREAMS = 100_000;
 
@@ -24,7 +29,7 @@ export function sizeInBytes(text: string): number {
 
 export function regionList(text: string): string[] {
   const hints = text.split(",").map((hint) => hint.trim());
-  const unknown = hints.find((hint) => !LOCATION_HINTS.includes(hint));
+  const unknown = hints.find((hint) => !isLocationHint(hint));
   if (unknown !== undefined) throw new InvalidArgumentError(`"${unknown}" is no region; expected a comma list of ${LOCATION_HINTS.join(", ")}.`);
   if (new Set(hints).size < hints.length) throw new InvalidArgumentError("A region is named twice.");
   return hints;
@@ -41,6 +46,17 @@ function streamCount(text: string): number {
   return streams;
 }
 
+function replicaCount(text: string): number {
+  const replicas = positiveInteger(text);
+  if (replicas > MOST_REPLICAS) throw new InvalidArgumentError(`Expected at most ${MOST_REPLICAS}.`);
+  return replicas;
+}
+
+function fleetName(text: string): string {
+  if (!FLEET_NAME.test(text)) throw new InvalidArgumentError("Expected 1 to 64 letters, digits, points, hyphens or underscores.");
+  return text;
+}
+
 function shardCount(text: string): number {
   const shards = positiveInteger(text);
   if (shards > 0xffff) throw new InvalidArgumentError("Expected at most 65535.");
@@ -53,10 +69,24 @@ interface PlanOptions {
   readonly streams: number;
   readonly shards?: number;
   readonly regions?: readonly string[];
-  readonly quant?: PlannedQuant;
+  readonly splitRegions?: boolean;
+  readonly quant?: Quant;
+  readonly trace?: readonly string[];
+  readonly placement?: PlacementMode;
+  readonly replicas: number;
+  readonly replicaBudget?: number;
+  readonly out?: string;
+  readonly fleet: string;
   readonly kernelGbPerS?: number;
   readonly roundTripMs?: number;
   readonly json?: boolean;
+}
+
+/** A plan is there whole or not at all. */
+function writeWhole(path: string, text: string): void {
+  const partial = `${path}.partial`;
+  writeFileSync(partial, text);
+  renameSync(partial, path);
 }
 
 export function register(program: Command): void {
@@ -68,16 +98,27 @@ export function register(program: Command): void {
     .addOption(new Option("--streams <n>", "requests at once").argParser(streamCount).default(1))
     .addOption(new Option("--shards <n>", "expert shards (default: the fewest that fit)").argParser(shardCount))
     .addOption(new Option("--regions <hints>", "location hints, comma-separated: the whole deployment in each").argParser(regionList))
-    .addOption(new Option("--quant <format>", `of a model that is not packed (default: ${DEFAULT_QUANT})`).choices(QUANTS.filter((quant) => quant !== "source")))
+    .option("--split-regions", "one deployment, its shards over the --regions by turns, its stages in the first")
+    .addOption(new Option("--quant <format>", `of a model that is not packed (default: ${DEFAULT_QUANT}); source: by the types of its tensors`).choices(QUANTS))
+    .addOption(new Option("--trace <file>", "routing of real tokens (workers-moe trace): frames, loads and placement by it; may be given several times").argParser((file: string, before: string[] | undefined) => [...(before ?? []), file]))
+    .addOption(new Option("--placement <mode>", "of experts on shards (default: joint with a trace, contiguous without)").choices(PLACEMENT_MODES))
+    .addOption(new Option("--replicas <n>", "shards that hold each segment").argParser(replicaCount).default(1))
+    .addOption(new Option("--replica-budget <size>", "of all shards together, for copies of the experts that the trace asks most").argParser(sizeInBytes))
+    .option("--out <file>", "write the plan of a pack as the record that a fleet begins with (docs/formats.md)")
+    .addOption(new Option("--fleet <name>", "that the record is of").argParser(fleetName).default("main"))
     .addOption(new Option("--kernel-gb-per-s <n>", "weights read by a product of one token, 1e9 bytes a second").argParser(positiveNumber))
     .addOption(new Option("--round-trip-ms <n>", "there and back between two objects").argParser(positiveNumber))
     .option("--json", "print one JSON document")
     .action(async (path: string, options: PlanOptions) => {
       const model = await openPlannedModel(path, { quant: options.quant, contextTokens: options.context });
-      const plan = planDocument(model, {
-        isolateBytes: options.memory, streams: options.streams, nShards: options.shards ?? null, regions: options.regions ?? [],
-        kernelGbPerSecond: options.kernelGbPerS, roundTripMs: options.roundTripMs,
-      });
-      process.stdout.write(options.json === true ? `${JSON.stringify(plan)}\n` : planText(plan));
+      const { traces, regions } = { traces: options.trace ?? [], regions: options.regions ?? [] };
+      if (options.splitRegions === true && regions.length < 2) throw new CapacityPlanError(`--split-regions spreads shards over several --regions; ${regions.length} given.`);
+      const request: FleetRequest = {
+        isolateBytes: options.memory, streams: options.streams, nShards: options.shards ?? null, regions, regionHolds: options.splitRegions === true ? "turns of shards" : "deployment",
+        replicas: options.replicas, spareBytes: options.replicaBudget ?? 0, traces, placement: options.placement ?? null, kernelGbPerSecond: options.kernelGbPerS, roundTripMs: options.roundTripMs,
+      };
+      const { plan, document } = await planFleet(model, request);
+      if (options.out !== undefined) writeWhole(options.out, `${JSON.stringify(fleetRecord(model, plan, request, options.fleet))}\n`);
+      process.stdout.write(options.json === true ? `${JSON.stringify(document)}\n` : planText(document) + (options.out === undefined ? "" : `\n${options.out} has the plan, epoch 1 of fleet "${options.fleet}".\n`));
     });
 }

@@ -1,30 +1,41 @@
 // `workers-moe serve <pack>`: the whole system on this machine, in workerd under `wrangler dev`, with the page and the API on one port.
-// Owns the temporary assets folder (links to page and pack), the child processes, and the word `ready`, printed once /health says so.
-// With --processes N the shards live in N - 1 processes of their own, joined by wrangler's dev registry. Refuses to guess ports: a taken one is
-// an error that says how to choose another. Refuses packs that would not fit before anything is started (../serve-memory.ts).
+// Owns the temporary assets folder (links to page and pack), when processes run (../local-cluster.ts), and the word `ready`, printed once /health says so.
+// With --processes N the shards live in N - 1 processes of their own; one that ends is started again, and only the first one's end ends all.
+// Refuses packs that would not fit before anything is started (../serve-memory.ts).
 
-import { InvalidArgumentError, type Command } from "commander";
-import { spawn, type ChildProcess } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
+import { InvalidArgumentError, Option, type Command } from "commander";
+import type { ChildProcess } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
+import { usablePlan } from "../../durable/usable-plan.ts";
+import { parseFleetPlan, type FleetPlan } from "../../fleet/fleet-plan.ts";
+import type { PackManifest } from "../../formats/manifest.ts";
 import { openPack } from "../../formats/pack-reader.ts";
+import { writeClusterState } from "../cluster-state.ts";
 import { FolderSource } from "../file-source.ts";
+import { startFirst, startShards, type Deployment } from "../local-cluster.ts";
+import { freePort, HOST, portNumber, requireFreePort } from "../local-ports.ts";
 import { positiveInteger } from "../positive-integer.ts";
+import { requireLayout, type ServeLayout } from "../serve-layout.ts";
 import { liftedNotice, MOST_ISOLATE_MIB, requireServeMemory } from "../serve-memory.ts";
 import { assembleAssets, buildProgram, ROOT } from "../setup.mjs";
+import { ShardProcess } from "../shard-process.ts";
 
-const HOST = "127.0.0.1";
 /** wrangler needs 3 to 6 s to bundle and start, loading a large pack a minute; what takes longer has failed silently. */
 const STARTUP_MS_MAX = 300_000;
 const POLL_MS = 100;
+/** Beside the pack's own files, in the assets of this run only. */
+const PLAN_FILE = "fleet-plan.json";
 
 interface ServeOptions {
   readonly port: number;
   readonly processes: number;
   readonly shards: number;
+  readonly replicas: number;
   readonly isolates: string;
   readonly isolateMib?: number;
+  readonly plan?: string;
+  readonly stateFile?: string;
 }
 
 export function register(program: Command): void {
@@ -36,18 +47,21 @@ export function register(program: Command): void {
     .option("--isolates <mode>", "shared: several shards may share one isolate, as they do locally; strict: they refuse", isolatesMode, "shared")
     .option("--isolate-mib <n>", "memory of one isolate, on this machine only: production's 90 MiB hold small trunks", isolateMebibytes)
     .option("--processes <n>", "workerd processes: with more than one, the shards are spread over all but the first", positiveInteger, 1)
+    .option("--replicas <n>", "shards that hold each expert: with 2, no answer waits for one that is down", positiveInteger, 1)
+    .addOption(new Option("--plan <file>", "the first plan, as `workers-moe plan --out` writes it, in place of an even one").conflicts(["shards", "replicas"]))
+    .option("--state-file <file>", "keep a JSON document there: which process holds which shards, its pid, whether it is up")
     .action(serve);
 }
 
 async function serve(packFolder: string, options: ServeOptions): Promise<void> {
   const nScripts = options.processes - 1;
-  if (nScripts > options.shards) {
-    throw new Error(`--processes ${options.processes} leaves ${nScripts} processes for ${options.shards} shards; ask for more shards or for at most ${options.shards + 1} processes.`);
-  }
   const pack = resolve(packFolder);
   const id = readPackId(pack);
-  const { manifest } = await openPack(new FolderSource(pack));
-  requireServeMemory(manifest, options, options.isolateMib ?? null);
+  const { manifest, packHash } = await openPack(new FolderSource(pack));
+  const plan = options.plan === undefined ? null : readPlan(options.plan, manifest, packHash);
+  const layout: ServeLayout = plan === null ? options : { processes: options.processes, shards: plan.shards.length, slots: plan.shards.map(({ slots }) => slots) };
+  requireLayout(layout);
+  requireServeMemory(manifest, layout, options.isolateMib ?? null);
   await requireFreePort(options.port);
   await buildProgram();
 
@@ -57,6 +71,7 @@ async function serve(packFolder: string, options: ServeOptions): Promise<void> {
   process.on("exit", cleanUp);
   const assets = join(work, "assets");
   assembleAssets(assets, { [id]: pack });
+  if (plan !== null) writeFileSync(join(assets, "packs", id, PLAN_FILE), JSON.stringify(plan));
 
   const keySets = ["API_KEYS", "ADMIN_KEYS"].filter((name) => (process.env[name] ?? "") !== "");
   const envFile = join(work, "vars");
@@ -69,60 +84,83 @@ async function serve(packFolder: string, options: ServeOptions): Promise<void> {
   // An entry is a key, or `<name>:<key>` (worker/auth.ts).
   const ownKey = (process.env[keySets[0] ?? ""] ?? "").split(",")[0]!.trim().replace(/^[\w.-]{1,64}:/, "");
 
-  if (options.isolateMib !== undefined) process.stderr.write(`${liftedNotice(manifest, options, options.isolateMib)}\n`);
+  if (options.isolateMib !== undefined) process.stderr.write(`${liftedNotice(manifest, layout, options.isolateMib)}\n`);
 
-  const at: Deployment = { id, assets, envFile, work, nScripts, isLifted: options.isolateMib !== undefined };
-  const children: ChildProcess[] = [];
-  let asked = false; // somebody asked us to stop: how the children then end is no failure
-  const endAll = (signal: NodeJS.Signals): void => { for (const child of children) child.kill(signal); };
-  const stop = (signal: NodeJS.Signals): void => {
-    asked = true;
-    endAll(signal === "SIGHUP" ? "SIGTERM" : signal);
+  const at: Deployment = {
+    id, assets, envFile, work, nScripts, isLifted: options.isolateMib !== undefined,
+    vars: {
+      SHARDS_COUNT: String(layout.shards), REPLICAS: String(layout.replicas ?? 1), ISOLATES: options.isolates,
+      ...(plan === null ? {} : { PLAN_FILE, FLEET: plan.fleet }),
+      ...(options.isolateMib === undefined ? {} : { ISOLATE_MIB: String(options.isolateMib) }),
+    },
   };
-  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, stop);
-  const exitOf = (child: ChildProcess): Promise<number> => new Promise((done) => child.on("exit", (code, signal) => done(signal === null ? code ?? 1 : 0)));
+  await run(at, options, layout.shards, ownKey);
+}
+
+/** Starts the processes, says `ready`, and returns when all have ended. Throws where it was none that was asked for. */
+async function run(at: Deployment, options: Pick<ServeOptions, "port" | "stateFile">, nShards: number, ownKey: string): Promise<void> {
+  const { nScripts } = at;
+  let first: ChildProcess | null = null;
+  const shardProcesses: { readonly port: number; readonly process: ShardProcess }[] = [];
+  const changed = (): void => {
+    if (options.stateFile === undefined) return;
+    writeClusterState(options.stateFile, {
+      url: `http://${HOST}:${options.port}`, firstPid: first?.pid ?? null,
+      shardProcesses: shardProcesses.map(({ port, process: { pid, state, restarts, lastOutageMs } }, script) => ({
+        pid, port, shards: Array.from({ length: nShards }, (_, shard) => shard).filter((shard) => shard % nScripts === script), state, restarts, lastOutageMs,
+      })),
+    });
+  };
+  let asked = false; // somebody asked us to stop: how the children then end is no failure
+  const endAll = (signal: NodeJS.Signals): void => {
+    for (const { process: shards } of shardProcesses) shards.stop(signal);
+    first?.kill(signal);
+  };
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    process.on(signal, () => {
+      asked = true;
+      endAll(signal === "SIGHUP" ? "SIGTERM" : signal);
+    });
+  }
+  // Whatever ends this process, groups of its own making do not outlive it.
+  process.on("exit", () => { for (const { process: shards } of shardProcesses) shards.stop("SIGKILL"); });
+  const allKept = (): Promise<unknown> => Promise.all(shardProcesses.map(({ process: shards }) => shards.kept));
 
   // One after another: processes that start together race for the port over which the registry joins them (2026-11).
-  const shardExits: Promise<number>[] = [];
   for (let script = 0; script < nScripts && !asked; script++) {
     const port = await freePort();
-    const child = startWrangler(writeShardConfig(at, script), port, options, at);
-    children.push(child);
-    const exited = exitOf(child);
-    shardExits.push(exited);
-    const answered = await Promise.race([waitUntilAnswering(`http://${HOST}:${port}/`, () => asked), exited.then(() => false)]);
-    if (!answered && !asked) {
+    const shards = new ShardProcess({
+      label: `Shard process ${script + 1} of ${nScripts}`, start: () => startShards(at, script, port), say: (line) => void process.stderr.write(`${line}\n`), changed,
+      random: Math.random, sleep: (ms) => new Promise((done) => setTimeout(done, ms)), nowMs: () => performance.now(),
+    });
+    shardProcesses.push({ port, process: shards });
+    if (!(await shards.start()) && !asked) {
       endAll("SIGTERM");
-      await Promise.all(shardExits);
+      await allKept();
       throw new Error(`Shard process ${script + 1} of ${nScripts} did not start. What it said is above.`);
     }
   }
-  const child = startWrangler(nScripts === 0 && !at.isLifted ? join(ROOT, "wrangler.toml") : writeMainConfig(at), options.port, options, at);
-  children.push(child);
-  // A signal that came before this process existed has not reached it.
-  if (asked) child.kill("SIGTERM");
-  const exited = exitOf(child);
-  // Shards that end take the server with them: it could only say that they are gone.
-  let lost = false;
-  for (const shardExit of shardExits) void shardExit.then(() => {
-    lost = !asked;
-    child.kill("SIGTERM");
-  });
-  void exited.then(() => endAll("SIGTERM"));
-
-  const url = `http://localhost:${options.port}`;
+  // A signal that came meanwhile has not reached a process that did not exist.
+  if (asked) return void await allKept();
+  const child = startFirst(at, options.port);
+  first = child;
+  changed();
   let stopped = false;
-  void exited.then(() => (stopped = true));
+  const exited = new Promise<number>((done) => child.on("exit", (code, signal) => {
+    stopped = true;
+    endAll("SIGTERM");
+    done(signal === null ? code ?? 1 : asked ? 0 : 1);
+  }));
+
   const ready = await waitUntilReady(`http://${HOST}:${options.port}/health`, ownKey, () => stopped);
-  if (ready === null) process.stdout.write(`ready ${url}\n`);
+  if (ready === null) process.stdout.write(`ready http://localhost:${options.port}\n`);
   else if (!stopped) {
     child.kill("SIGTERM");
-    await Promise.all([exited, ...shardExits]);
+    await Promise.all([exited, allKept()]);
     throw new Error(ready);
   }
   const code = await exited;
-  await Promise.all(shardExits);
-  if (lost) throw new Error("A process with shards ended, and the server with it. What it said is above.");
+  await allKept();
   if (code !== 0 && !asked) throw new Error(`The local runtime ended with exit code ${code}. What it said is above.`);
 }
 
@@ -132,76 +170,6 @@ function settingLine(name: string): string {
   if (value === "") return "";
   if (value.includes("'")) throw new Error(`${name} has a quote (') in it, which cannot be passed on; expected a value without one.`);
   return `${name}='${value}'\n`;
-}
-
-interface Deployment {
-  readonly id: string;
-  readonly assets: string;
-  readonly envFile: string;
-  /** Folder of this run. */
-  readonly work: string;
-  /** Processes that hold nothing but shards. */
-  readonly nScripts: number;
-  /** Isolates are larger than production's. */
-  readonly isLifted: boolean;
-}
-
-const shardScript = (script: number): string => `workers-moe-shards-${script}`;
-
-/** wrangler.toml of the first process: the repository's, with the shards' scripts bound, and the entry that lifts the isolate's limit. */
-function writeMainConfig({ work, nScripts, isLifted }: Deployment): string {
-  const text = readFileSync(join(ROOT, "wrangler.toml"), "utf8").replace(/^main = "(.*)"$/m, (_, main: string) => `main = ${JSON.stringify(join(ROOT, isLifted ? "worker/local-worker.ts" : main))}`);
-  const bindings = Array.from({ length: nScripts }, (_, script) =>
-    `\n[[durable_objects.bindings]]\nname = "SHARDS_${script}"\nclass_name = "ExpertShard"\nscript_name = "${shardScript(script)}"\n`);
-  return writeConfig(work, "main", text + bindings.join(""));
-}
-
-/** wrangler.toml of a process with shards. */
-function writeShardConfig({ work, isLifted }: Deployment, script: number): string {
-  const date = /^compatibility_date = .*$/m.exec(readFileSync(join(ROOT, "wrangler.toml"), "utf8"))![0];
-  return writeConfig(work, shardScript(script), [
-    `name = "${shardScript(script)}"`, `main = ${JSON.stringify(join(ROOT, isLifted ? "worker/local-shards.ts" : "worker/shard-script.ts"))}`, date,
-    '[exports.ExpertShard]', 'type = "durable-object"', 'storage = "sqlite"',
-    '[assets]', 'directory = "assets"', 'binding = "ASSETS"', "run_worker_first = true", "",
-  ].join("\n"));
-}
-
-function writeConfig(work: string, name: string, text: string): string {
-  const folder = join(work, name);
-  mkdirSync(folder, { recursive: true });
-  // The bundler looks for it beside the configuration.
-  cpSync(join(ROOT, "tsconfig.json"), join(folder, "tsconfig.json"));
-  const path = join(folder, "wrangler.toml");
-  writeFileSync(path, text);
-  return path;
-}
-
-function startWrangler(config: string, port: number, options: ServeOptions, at: Deployment): ChildProcess {
-  const vars = [`PACK_ID:${at.id}`, "PACK_SOURCE:assets", `SHARDS_COUNT:${options.shards}`, `SHARD_SCRIPTS:${at.nScripts}`, `ISOLATES:${options.isolates}`,
-    ...(options.isolateMib === undefined ? [] : [`ISOLATE_MIB:${options.isolateMib}`])];
-  const args = [
-    join(ROOT, "node_modules", "wrangler", "bin", "wrangler.js"), "dev",
-    "--config", config, "--local", "--ip", HOST, "--port", String(port), "--inspector-port", "0",
-    "--assets", at.assets, "--persist-to", join(at.work, `state-${port}`), "--env-file", at.envFile,
-    "--log-level", "warn", "--show-interactive-dev-session=false", ...vars.flatMap((pair) => ["--var", pair]),
-  ];
-  // Local observability makes every WebSocket event four times slower (measured 2026-11 with wrangler 4.164).
-  // A registry of its own: other programs' shards must not be taken for ours.
-  const env = { ...process.env, X_LOCAL_OBSERVABILITY: "false", WRANGLER_SEND_METRICS: "false", WRANGLER_REGISTRY_PATH: join(at.work, "registry") };
-  return spawn(process.execPath, args, { cwd: ROOT, env, stdio: ["ignore", "ignore", "inherit"] });
-}
-
-/** True once anything answers at the address; false when it is time to stop. */
-async function waitUntilAnswering(url: string, stopped: () => boolean): Promise<boolean> {
-  for (const started = performance.now(); !stopped() && performance.now() - started < STARTUP_MS_MAX;) {
-    try {
-      await (await fetch(url)).arrayBuffer();
-      return true;
-    } catch {
-      await new Promise((done) => setTimeout(done, POLL_MS));
-    }
-  }
-  return false;
 }
 
 /** Asks /health until it is ready; null when it is, else a sentence. */
@@ -231,6 +199,18 @@ function sentenceOf(body: string): string {
   }
 }
 
+/** A plan that this pack and this version can begin with; the fleet is its own. */
+function readPlan(path: string, manifest: PackManifest, packHash: string): FleetPlan {
+  let document: unknown;
+  try {
+    document = JSON.parse(readFileSync(path, "utf8"));
+  } catch (cause) {
+    throw new Error(`${path} is no plan: ${cause instanceof Error ? cause.message : String(cause)}`);
+  }
+  const { fleet } = parseFleetPlan(document);
+  return usablePlan(document, { manifest, packHash, fleet });
+}
+
 function readPackId(pack: string): string {
   const manifest = join(pack, "manifest.json");
   if (!existsSync(manifest)) {
@@ -239,35 +219,6 @@ function readPackId(pack: string): string {
   const { id } = JSON.parse(readFileSync(manifest, "utf8")) as { id?: unknown };
   if (typeof id !== "string" || !/^[a-z0-9._-]+$/.test(id)) throw new Error(`${manifest}: \`id\` is ${JSON.stringify(id)}; lower-case letters, digits, '-', '.' and '_' were expected.`);
   return id;
-}
-
-/** A port for a process that only its siblings talk to. */
-function freePort(): Promise<number> {
-  return new Promise((done, failed) => {
-    const probe = createServer().once("error", failed).listen(0, HOST, () => {
-      const { port } = probe.address() as { port: number };
-      probe.close(() => done(port));
-    });
-  });
-}
-
-/** Throws when something listens on the port already. */
-async function requireFreePort(port: number): Promise<void> {
-  await new Promise<void>((free, taken) => {
-    const probe = createServer();
-    probe.once("error", (cause: NodeJS.ErrnoException) => {
-      taken(new Error(cause.code === "EADDRINUSE"
-        ? `Port ${port} is taken by another program. Choose another: \`PORT=${port + 1} npm start\` or \`--port ${port + 1}\`.`
-        : `Port ${port} cannot be used: ${cause.message}.`));
-    });
-    probe.listen(port, HOST, () => probe.close(() => free()));
-  });
-}
-
-function portNumber(text: string): number {
-  const port = positiveInteger(text);
-  if (port > 65_535) throw new InvalidArgumentError("Expected a port number from 1 to 65535.");
-  return port;
 }
 
 function isolateMebibytes(text: string): number {

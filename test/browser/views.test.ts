@@ -36,14 +36,14 @@ describe.skipIf(!hasBrowser)("the page's views", () => {
     const fleet = await (await page.request.get(`${here.server.url}/v1/fleet`)).json() as { shards: { experts: number }[] };
     expect(await column("Experts")).toEqual(fleet.shards.map(({ experts }) => String(experts)));
     expect(new Set(await column("Region"))).toEqual(new Set(["any the platform chose"]));
-    const shard = (more: object): object => ({ name: "p/0/epoch-7/0-of-3", state: "open", weightBytes: 3 * 1024 ** 2, experts: 40, region: null, loadedBytes: 0, totalBytes: 0, frames: 1, bytes: 1, retries: 0, ...more });
+    const shard = (more: object): object => ({ name: "p/0/f/0", state: "open", weightBytes: 3 * 1024 ** 2, experts: 40, region: null, loadedBytes: 0, totalBytes: 0, frames: 1, bytes: 1, retries: 0, hedges: 0, ...more });
     await page.route("**/v1/fleet", (route) => route.fulfill({ json: {
       status: "warming", loaded: 0.5, pack: null, epoch: 8, isolate: null, generations: { active: 0, queued: 0, cancelled: 0 }, drafts: { tokens: 0, held: 0 },
-      shards: [shard({}), shard({ name: "p/0/epoch-8/1-of-3@apac-ne", region: "apac-ne", state: "connecting", loadedBytes: 1024 ** 2, totalBytes: 3 * 1024 ** 2 }), shard({ name: "p/0/epoch-8/2-of-3@weur~1", region: "weur", state: "idle", experts: 0, weightBytes: 0 })],
+      shards: [shard({}), shard({ name: "p/0/f/1@apac-ne", region: "apac-ne", state: "connecting", loadedBytes: 1024 ** 2, totalBytes: 3 * 1024 ** 2 }), shard({ name: "p/0/f/2@weur~1", region: "weur", state: "idle", experts: 0, weightBytes: 0 })],
     } }));
     await page.waitForFunction(() => document.querySelectorAll(".shards tbody tr").length === 3);
     expect(await page.locator(".shards tbody th").allTextContents()).toEqual(["0of 3", "1of 3", "2of 3"]);
-    expect(await column("Epoch")).toEqual(["7", "8", "8"]);
+    expect(await column("Epoch")).toEqual(["8", "8", "8"]);
     expect(await column("Region")).toEqual(["any the platform chose", "apac-ne North-East Asia", "weur Western Europe"]);
     expect(await column("Weights")).toEqual(["3.0 MiB all in memory", "3.0 MiB 1.0 MiB loaded", "0 B"]);
     expect(await column("Experts")).toEqual(["40", "40", "0"]);

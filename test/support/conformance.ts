@@ -12,6 +12,7 @@ const resume = (title: string): string => `test/workerd/resume.test.ts > ${title
 const admission = (title: string): string => `test/workerd/admission.test.ts > ${title}`;
 const known = (title: string): string => `test/workerd/known-failures.test.ts > ${title}`;
 const endings = (title: string): string => `test/workerd/finish-reasons.test.ts > ${title}`;
+const directory = (title: string): string => `test/workerd/directory.test.ts > ${title}`;
 const templates = (title: string): string => `test/node/model/chat-templates.test.ts > ${title}`;
 
 const GREEDY = fields("sampling > with %s of %d is greedy at any temperature");
@@ -81,6 +82,11 @@ export const CONFORMANCE: Partial<Readonly<Record<SchemaName, Readonly<Record<st
   EmbeddingRequest: {
     model: [clients("openai > embeds texts")], input: [api("embeddings > are vectors of length 1, in order, the same alone and in company, as text and as ids")], encoding_format: [api("embeddings > come as base64 of f32 when asked, and count their tokens")],
     dimensions: [api("embeddings > are refused in numbers the model has not, and beyond its context")],
+  },
+  FleetChangeRequest: {
+    shards: [directory("over HTTP > a change is begun by its wish, told while it runs, and refused beside another"), directory("4 to 6 to 3 shards under load > fails and alters nothing, moves what was computed, and ends with the shards wished")],
+    replicas: [directory("4 to 6 to 3 shards under load > goes on from its storage when the directory is evicted in the middle"), directory("over HTTP > what cannot be is refused with its reason")],
+    plan: [directory("over HTTP > a plan of one's own is taken, with its own epoch unread"), directory("over HTTP > what cannot be is refused with its reason")],
   },
   TokenizeRequest: { content: [fields("add_special puts the first token before a text")], add_special: [fields("add_special puts the first token before a text")] },
   DetokenizeRequest: { tokens: [fields("add_special puts the first token before a text")] },

@@ -30,7 +30,7 @@ function scripted(events: readonly GenerateEvent[], status = 200): { asked: Gene
   return { asked, settings: { ORCHESTRATOR: { getByName: () => ({ fetch }) } } };
 }
 const end = (reason: "length" | "deadline", completionTokens: number): GenerateEvent =>
-  ({ type: "end", reason, stopId: null, promptTokens: 3, cachedTokens: 0, completionTokens, moe: { steps: 1, frames: 1, bytes: 1, retries: 0 }, timings: { queueMs: 0, promptMs: 1, completionMs: 2 } });
+  ({ type: "end", reason, stopId: null, promptTokens: 3, cachedTokens: 0, completionTokens, moe: { steps: 1, frames: 1, bytes: 1, retries: 0, hedges: 0 }, timings: { queueMs: 0, promptMs: 1, completionMs: 2 } });
 const untouchable = { ORCHESTRATOR: new Proxy({}, { get: () => { throw new Error("The orchestrator was touched."); } }) };
 
 describe("settings of keys", () => {

@@ -66,13 +66,19 @@ describe("a caller", () => {
 });
 
 describe("scopes", () => {
-  it.each(["/metrics", "/v1/fleet", "/v1/traces"])("what looks inside needs admin, and the refusal says so: %s", async (path) => {
+  it.each(["/metrics", "/v1/fleet", "/v1/fleet/plan", "/v1/traces"])("what looks inside needs admin, and the refusal says so: %s", async (path) => {
     const refused = await ask(`GET ${path}`, bearer("plain-key"), { ORCHESTRATOR: orchestrator });
     expect(refused.status).toBe(403);
     expect(await refused.json()).toMatchObject({ error: { code: "insufficient_permissions", message: expect.stringMatching(/scope "admin".*has "infer"/) } });
   });
   it("the fleet is shown to admin as it is, reasons of faults too", async () => {
-    expect(await (await ask("GET /v1/fleet", bearer("root-key"), { ORCHESTRATOR: orchestrator })).json()).toEqual(STATUS);
+    expect(await (await ask("GET /v1/fleet", bearer("root-key"), { ORCHESTRATOR: orchestrator })).json()).toEqual({ ...STATUS, directory: { plan: null, change: null, history: [], lanes: [], faults: [] } });
+    const deaf = { getByName: () => ({ status: () => { throw new Error("The directory is gone."); } }) };
+    expect(await (await ask("GET /v1/fleet", bearer("root-key"), { ORCHESTRATOR: orchestrator, DIRECTORY: deaf })).json()).toEqual({ ...STATUS, directory: null });
+  });
+  it("a change of the fleet needs admin too", async () => {
+    const refused = await ask("POST /v1/fleet", bearer("plain-key"), { ORCHESTRATOR: orchestrator, DIRECTORY: untouchable });
+    expect([refused.status, await codeOf(refused)]).toEqual([403, "insufficient_permissions"]);
   });
 });
 

@@ -29,7 +29,7 @@ type Reason = "stop" | "length" | "deadline";
 /** Settings of a Worker whose orchestrator says this text, one character a token, and ends like this. */
 async function saying(text: string, reason: Reason): Promise<object> {
   const { tokens } = JSON.parse(await send("/tokenize", { content: text })) as { tokens: number[] };
-  const events: GenerateEvent[] = [...tokens.map((id, index) => ({ type: "token", index, id }) as const), { type: "end", reason, stopId: null, promptTokens: 3, cachedTokens: 0, completionTokens: tokens.length, moe: { steps: 1, frames: 0, bytes: 0, retries: 0 }, timings: { queueMs: 0, promptMs: 1, completionMs: 2 } }];
+  const events: GenerateEvent[] = [...tokens.map((id, index) => ({ type: "token", index, id }) as const), { type: "end", reason, stopId: null, promptTokens: 3, cachedTokens: 0, completionTokens: tokens.length, moe: { steps: 1, frames: 0, bytes: 0, retries: 0, hedges: 0 }, timings: { queueMs: 0, promptMs: 1, completionMs: 2 } }];
   const fetch = async (): Promise<Response> => new Response(events.map((event) => `${JSON.stringify(event)}\n`).join(""));
   return { ORCHESTRATOR: { getByName: () => ({ fetch }) } };
 }

@@ -53,7 +53,7 @@ const lineOf = (event: GenerateEvent): Uint8Array => encoder.encode(`${JSON.stri
 async function saying(text: string, reason: "stop" | "length" = "stop"): Promise<{ settings: object; bytes: number }> {
   const { tokens } = await answer<{ tokens: number[] }>("/tokenize", { content: text });
   const lines = [...tokens.map((id, index): GenerateEvent => ({ type: "token", index, id, logprob: -1, top: [] })),
-    { type: "end", reason, stopId: null, promptTokens: 3, cachedTokens: 0, completionTokens: tokens.length, moe: { steps: 1, frames: 0, bytes: 0, retries: 0 }, timings: { queueMs: 0, promptMs: 1, completionMs: 2 } } satisfies GenerateEvent].map(lineOf);
+    { type: "end", reason, stopId: null, promptTokens: 3, cachedTokens: 0, completionTokens: tokens.length, moe: { steps: 1, frames: 0, bytes: 0, retries: 0, hedges: 0 }, timings: { queueMs: 0, promptMs: 1, completionMs: 2 } } satisfies GenerateEvent].map(lineOf);
   const fetch = async (): Promise<Response> => {
     let next = 0;
     return new Response(new ReadableStream({ pull(sink) { if (next < lines.length) sink.enqueue(lines[next++]!); else sink.close(); } }, { highWaterMark: 0 }));

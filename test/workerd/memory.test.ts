@@ -2,7 +2,7 @@
 // and what would not fit is refused by that plan before a byte is read.
 
 import { afterEach, expect, it } from "vitest";
-import { hostIsolate } from "../../durable/env.ts";
+import { hostIsolate } from "../../durable/host-isolate.ts";
 import type { GenerateFailure } from "../../durable/generate.ts";
 import { Tenant } from "../../durable/isolate.ts";
 import { LIMITS, type Limits } from "../../durable/limits.ts";

@@ -101,6 +101,7 @@ const samples: readonly (readonly [SchemaName, readonly object[], readonly objec
   ["TokenizeRequest", [{ content: "a", add_special: true }], [{}, { content: 1 }]],
   ["DetokenizeRequest", [{ tokens: [] }, { tokens: [1] }], [{ tokens: "a" }, { tokens: [-1] }]],
   ["ApplyTemplateRequest", [say], [{ messages: "a" }]],
+  ["FleetChangeRequest", [{ shards: 3 }, { shards: 3, replicas: 2 }, { plan: { version: 1 } }, {}], [{ shards: 0 }, { shards: 1.5 }, { replicas: 17 }, { plan: "3 shards" }]],
 ];
 
 describe.each(samples)("%s", (name, taken, refused) => {
@@ -140,15 +141,16 @@ describe("replies", () => {
     "/v1/messages": [chat, { ...chat, max_tokens: 100, tools: [{ name: "locate", input_schema: POINT }], tool_choice: { type: "any" } }],
     "/v1/messages/count_tokens": [chat], "/v1/embeddings": [{ input: "abc" }, { input: ["a", "b"], encoding_format: "base64" }],
     "/tokenize": [{ content: "abc" }], "/detokenize": [{ tokens: [5, 6] }], "/apply-template": [chat],
+    "/v1/fleet": [{ shards: 3 }],
   };
-  for (const { method, path, reply, event } of ENDPOINTS) {
+  for (const { method, path, reply, event, status = 200 } of ENDPOINTS) {
     if (typeof reply !== "string") continue;
     const bodies = method === "get" ? [undefined] : requests[path]!;
     it.each(bodies.map((body) => [body] as const))(`of ${path} are ${reply}: %j`, async (body) => {
       const response = await ask(path.replace("{id}", PACK), body);
       const text = await response.text();
       if (path === "/health" && response.status === 503) return conforms("HealthWaiting", JSON.parse(text));
-      expect(response.status, text).toBe(200);
+      expect(response.status, text).toBe(status);
       conforms(reply, JSON.parse(text));
     });
     if (event === undefined) continue;

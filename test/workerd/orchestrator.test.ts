@@ -3,7 +3,7 @@
 
 import { runInDurableObject } from "cloudflare:test";
 import { afterEach, describe, expect, it } from "vitest";
-import { hostIsolate } from "../../durable/env.ts";
+import { hostIsolate } from "../../durable/host-isolate.ts";
 import { generate } from "../../durable/generate-client.ts";
 import type { GenerateEvent, GenerateFailure } from "../../durable/generate.ts";
 import { Tenant } from "../../durable/isolate.ts";

@@ -4,7 +4,7 @@
 import { env } from "cloudflare:workers";
 import { afterEach, describe, expect, it } from "vitest";
 import { InFlightBudget } from "../../durable/in-flight-budget.ts";
-import { shardRegion } from "../../durable/env.ts";
+import { fleetName, shardRegion } from "../../durable/env.ts";
 import { openFanOut } from "../../durable/fan-out.ts";
 import { LIMITS } from "../../durable/limits.ts";
 import { openPack } from "../../formats/pack-reader.ts";
@@ -45,12 +45,12 @@ describe("regions of shards", () => {
       fanOut.close("done");
       return calls;
     };
-    const name = (shard: number, region: string): string => `regions-asked/${packHash.slice(0, 12)}/epoch-1/${shard}-of-2${region}`;
+    const name = (list: string, shard: number, region: string): string => `regions-asked/${packHash.slice(0, 12)}/${fleetName({ SHARDS_COUNT: "2", SHARD_REGIONS: list })}/${shard}${region}`;
     const hinted = await asked("weur,oc");
     // One call for the handshake or more, while it loads, and one for the socket.
-    for (const call of hinted) expect([[name(0, "@weur"), { locationHint: "weur" }], [name(1, "@oc"), { locationHint: "oc" }]]).toContainEqual(call);
+    for (const call of hinted) expect([[name("weur,oc", 0, "@weur"), { locationHint: "weur" }], [name("weur,oc", 1, "@oc"), { locationHint: "oc" }]]).toContainEqual(call);
     for (const region of ["weur", "oc"]) expect(hinted.filter(([of]) => String(of).endsWith(region)).length).toBeGreaterThanOrEqual(2);
-    for (const call of await asked("")) expect([[name(0, ""), {}], [name(1, ""), {}]]).toContainEqual(call);
+    for (const call of await asked("")) expect([[name("", 0, ""), {}], [name("", 1, ""), {}]]).toContainEqual(call);
   });
 });
 
@@ -69,7 +69,7 @@ describe("the fleet's status", () => {
     const { epoch, shards } = await statusOf("regions-two");
     expect(epoch).toBe(1);
     expect(shards.map(({ region }) => region)).toEqual(["weur", "sam", "weur"]);
-    expect(shards.map(({ name }) => name.split("/").at(-1))).toEqual(["0-of-3@weur", "1-of-3@sam", "2-of-3@weur"]);
+    expect(shards.map(({ name }) => name.split("/").at(-1))).toEqual(["0@weur", "1@sam", "2@weur"]);
     expect(shards.reduce((sum, { weightBytes }) => sum + weightBytes, 0)).toBe(bytes);
     expect(shards.reduce((sum, shard) => sum + shard.experts, 0)).toBe(experts.length);
   });

@@ -14,8 +14,8 @@ it("serves from one shard, and refuses two with what to do", async () => {
   const response = await orchestrator("strict-2").fetch("http://orchestrator/generate", { method: "POST", body: JSON.stringify(greedy(3)) });
   expect(response.status).toBe(503);
   const { message } = await response.json<GenerateFailure>();
-  expect(message).toMatch(/Shard strict\/[0-9a-f]{12}\/epoch-1\/[01]-of-2~2 was refused under 3 names, each time because its isolate holds another shard/);
-  expect(message).toMatch(/shares its isolate with shard strict\/[0-9a-f]{12}\/epoch-1\/0-of-1/);
+  expect(message).toMatch(/Shard strict\/[0-9a-f]{12}\/[0-9a-f]{16}\/[01]~2 was refused under 3 names, each time because its isolate holds another shard/);
+  expect(message).toMatch(/shares its isolate with shard strict\/[0-9a-f]{12}\/[0-9a-f]{16}\/0/);
   expect(message).toMatch(/Either set ISOLATES = "shared".*or deploy the shards as separate Worker scripts/);
   expect((await statusOf("strict-1")).isolate!.objects.length).toBeGreaterThanOrEqual(4);
 });

@@ -248,7 +248,7 @@ describe("in a generation", () => {
   const target = (texts: readonly string[], reason: "stop" | "length"): (() => GenerateTarget) => () => ({
     fetch: async () => new Response([
       ...tokenizer.ids(texts).map((id, i) => ({ type: "token", id, index: i })),
-      { type: "end", reason, stopId: null, promptTokens: 1, cachedTokens: 0, completionTokens: texts.length, moe: { steps: 1, frames: 0, bytes: 0, retries: 0 }, timings: { queueMs: 0, promptMs: 1, completionMs: 2 } },
+      { type: "end", reason, stopId: null, promptTokens: 1, cachedTokens: 0, completionTokens: texts.length, moe: { steps: 1, frames: 0, bytes: 0, retries: 0, hedges: 0 }, timings: { queueMs: 0, promptMs: 1, completionMs: 2 } },
     ].map((event) => `${JSON.stringify(event)}\n`).join("")),
   }) as unknown as GenerateTarget;
   const request: GenerateRequest = { promptIds: [0], maxTokens: 50, sampling: { ...PLAIN_SAMPLING, temperature: 0, seed: 0 }, choice: 0, stopIds: [], trace: false };
@@ -272,7 +272,7 @@ describe("in a generation", () => {
   it("a completion continues its prompt: the space of its first word is there", async () => {
     const pieces = ["<unk>", "<s>", "\u2581the"];
     const spm = createTokenizer(sentencePieceDocument({ tokens: pieces, types: [2, 3, 1], where: "t" }, { scores: [0, 0, 0], unknownId: 0, byteFallback: false, spacePrefix: "each" }));
-    const events = [{ type: "token", index: 0, id: 2 }, { type: "end", reason: "length", stopId: null, promptTokens: 2, cachedTokens: 0, completionTokens: 1, moe: { steps: 1, frames: 0, bytes: 0, retries: 0 }, timings: { queueMs: 0, promptMs: 1, completionMs: 2 } }];
+    const events = [{ type: "token", index: 0, id: 2 }, { type: "end", reason: "length", stopId: null, promptTokens: 2, cachedTokens: 0, completionTokens: 1, moe: { steps: 1, frames: 0, bytes: 0, retries: 0, hedges: 0 }, timings: { queueMs: 0, promptMs: 1, completionMs: 2 } }];
     const answered = () => ({ fetch: async () => new Response(events.map((event) => `${JSON.stringify(event)}\n`).join("")) }) as unknown as GenerateTarget;
     const text = async (promptIds: readonly number[]): Promise<string> => {
       let all = "";

@@ -56,7 +56,7 @@ describe("the demo's pack", () => {
   it("as a table says the same", async () => {
     const [found, { code, stdout }] = [await documentOf(DEMO, "--shards", "4", "--regions", "weur,enam", "--streams", "3"), await plan(DEMO, "--shards", "4", "--regions", "weur, enam", "--streams", "3")];
     expect(code).toBe(0);
-    expect(found.isolates).toMatchObject({ all: 10, perRegion: 5 });
+    expect(found.isolates).toMatchObject({ all: 10, perDeployment: 5, deployments: 2 });
     expect(stdout).toContain("isolates                   10 in 2 regions, 5 in each;");
     expect(stdout).toContain("3 streams of ");
     expect(stdout).toContain("4, whole experts; ");
@@ -120,7 +120,7 @@ describe("refusals", () => {
 
   it.each([
     [["--memory", "90"], /Expected a size above 0 and below 4 GiB, like 90MiB/], [["--streams", "100001"], /at most 100000/], [["--shards", "65536"], /at most 65535/], [["--round-trip-ms", "-1"], /number above 0/],
-    [["--quant", "source"], /source/],
+    [["--quant", "q5"], /Allowed choices are source, f32/], [["--replicas", "17"], /at most 16/], [["--placement", "best"], /Allowed choices are contiguous, two-stage, joint/], [["--fleet", "a/b"], /letters, digits/],
   ])("%j is wrong usage", async (args, message) => {
     const { code, stdout, stderr } = await plan(DEMO, ...args);
     expect([code, stdout]).toEqual([2, ""]);

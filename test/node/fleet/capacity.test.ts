@@ -16,6 +16,7 @@ import { openTinyHuggingFace, packToMemory } from "../../support/pack-to-memory.
 import { tinyModel } from "../../support/tiny-models.ts";
 
 const MIB = 1024 * 1024;
+const ONE = { replicas: 1, spareBytes: 0, regions: [], regionHolds: "deployment" } as const;
 
 async function realPack(kind: "olmoe" | "mixtral" | "deepseek_v2" | "granitemoe", segmentWidth = 32): Promise<PackManifest> {
   const pack = await packToMemory(await openTinyHuggingFace(tinyModel(kind, 2)), { quant: "q8", segmentWidth });
@@ -49,7 +50,7 @@ describe.each(["olmoe", "mixtral", "deepseek_v2", "granitemoe"] as const)("a rea
   });
 
   it.each([1, 2, 5])("over %i shards each has what the plan that admits loads says", (nShards) => {
-    const { plan, shards, isSliced } = planShards(manifest, capacityLimits(manifest, LIMITS.isolateBytes), nShards);
+    const { plan, shards, isSliced } = planShards(manifest, capacityLimits(manifest, LIMITS.isolateBytes), { nShards, replicas: 1, spareBytes: 0 });
     expect(isSliced).toBe(false);
     plan.slots.forEach((slots, shard) => expect(shards[shard]).toEqual(shardMemory(manifest, slots, LIMITS)));
   });
@@ -81,7 +82,7 @@ const manifest = await realPack("mixtral");
   const largest = Math.max(...one.segments.map((segment) => segment.bytes));
   const alone = plannedBytes(shardMemory(manifest, [{ layer: one.layer, expert: one.expert, segments: [0, 1] }], LIMITS)) - one.segments[0]!.bytes + largest;
   const limits = { ...capacityLimits(manifest, LIMITS.isolateBytes), isolateBytes: alone + LIMITS.inFlightBytes };
-  const { plan, shards, isSliced } = planShards(manifest, limits, null);
+  const { plan, shards, isSliced } = planShards(manifest, limits, { nShards: null, replicas: 1, spareBytes: 0 });
   expect(isSliced).toBe(true);
   plan.slots.forEach((slots, shard) => {
     if (slots.length > 0) expect(shards[shard]).toEqual(shardMemory(manifest, slots, LIMITS));
@@ -120,7 +121,7 @@ describe("by hand", () => {
 
   it("stages: the weights set them, or the KV cache", () => {
     const limits = { isolateBytes: 16 * MIB, inFlightBytes: 8 * MIB, frameBytes: MIB, roundTokens: 8 };
-    const at = (contextTokens: number, streams = 1) => planCapacity(small(contextTokens), limits, { contextTokens, streams, nShards: null, regions: [] });
+    const at = (contextTokens: number, streams = 1) => planCapacity(small(contextTokens), limits, { contextTokens, streams, nShards: null, ...ONE });
     expect([at(32).stages.length, at(32).stagesSetBy]).toEqual([1, "weights"]);
     // 16,384 tokens of 512 bytes are 8 MiB: both layers' cache fills an isolate, one layer's half of it.
     const long = at(12_288);
@@ -144,15 +145,18 @@ describe("by hand", () => {
 
   it("regions are whole copies", () => {
     const limits = capacityLimits(small(64), 90 * MIB);
-    const wish = { contextTokens: 64, streams: 1, nShards: 3 };
+    const wish = { contextTokens: 64, streams: 1, nShards: 3, replicas: 1, spareBytes: 0, regionHolds: "deployment" } as const;
     const [one, two] = [[], ["weur", "enam"]].map((regions) => planCapacity(small(64), limits, { ...wish, regions }));
-    expect([one!.isolates, two!.isolates, two!.isolatesPerRegion]).toEqual([4, 8, 4]);
+    expect([one!.isolates, two!.isolates, two!.isolatesPerDeployment]).toEqual([4, 8, 4]);
     expect(two!.plannedBytes).toBe(2 * one!.plannedBytes);
+    // Or hold one deployment's shards by turns: there is but one of everything.
+    const split = planCapacity(small(64), limits, { ...wish, regions: ["weur", "enam"], regionHolds: "turns of shards" });
+    expect([split.isolates, split.plannedBytes]).toEqual([one!.isolates, one!.plannedBytes]);
   });
 });
 
 describe("what cannot be is refused with the numbers", () => {
-  const wish = { contextTokens: 32, streams: 1, nShards: null, regions: [] };
+  const wish = { contextTokens: 32, streams: 1, nShards: null, ...ONE };
   const limits = { isolateBytes: 90 * MIB, inFlightBytes: 8 * MIB, frameBytes: MIB, roundTokens: 8 };
   const huge = plannedConfig("huge", { ...SMALL, expertIntermediateSize: 1 << 20 }, { quant: "f32", contextTokens: 65_536 }).pack;
 
@@ -174,7 +178,7 @@ describe("for any wish", () => {
   const limitsOf = (isolateMib: number) => ({ isolateBytes: isolateMib * MIB, inFlightBytes: MIB, frameBytes: MIB / 8, roundTokens: 4 });
   const plan = (contextTokens: number, streams: number, isolateMib: number) => {
     try {
-      return planCapacity(small(1 << 15), limitsOf(isolateMib), { contextTokens, streams, nShards: null, regions: [] });
+      return planCapacity(small(1 << 15), limitsOf(isolateMib), { contextTokens, streams, nShards: null, ...ONE });
     } catch {
       return null;
     }

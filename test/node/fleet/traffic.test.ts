@@ -3,10 +3,11 @@
 import { describe, expect, it, test } from "vitest";
 import { FRAME_SIZES } from "../../../cli/plan-document.ts";
 import { requestLayout, replyFrameBytes } from "../../../durable/protocol.ts";
-import { busiestExperts, hypergeometricAtMost, stepSpeed, throughput } from "../../../fleet/capacity-speed.ts";
+import { stepSpeed, throughput } from "../../../fleet/capacity-speed.ts";
+import { busiestExperts, hypergeometricAtMost, missChance } from "../../../fleet/even-draws.ts";
 import { makePlan, type PlannedExpert, slicedExperts } from "../../../fleet/plan.ts";
 import { dollarsPerIdleMonth, dollarsPerMillionTokens } from "../../../fleet/prices.ts";
-import { expertTraffic, messageLoad, missChance, ringTraffic, type StepTraffic } from "../../../fleet/traffic.ts";
+import { evenTraffic, messageLoad, ringTraffic, type StepTraffic } from "../../../fleet/traffic.ts";
 import { uniform } from "../../../model/random.ts";
 
 const config = { hiddenSize: 64, nExperts: 8, layerFfns: ["moe", "moe"] as const, router: { topK: 2 } };
@@ -24,32 +25,34 @@ test("a frame's header, groups and tokens have the sizes of the wire", () => {
 describe("frames to shards", () => {
   it("one shard gets one frame a layer, whatever the step", () => {
     for (const tokens of [1, 7]) {
-      const layers = expertTraffic({ config, activations: "f32", segmentsPerExpert: 1 }, makePlan(table(1), 1), tokens, FRAME_SIZES);
+      const layers = evenTraffic({ config, activations: "f32", segmentsPerExpert: 1 }, makePlan(table(1), 1), tokens, FRAME_SIZES);
       expect(layers.map(({ frames }) => frames)).toEqual([1, 1]);
     }
     // Header both ways, one row of 64 f32, two groups, two tokens, two rows of the reply.
-    const [layer] = expertTraffic({ config, activations: "f32", segmentsPerExpert: 1 }, makePlan(table(1), 1), 1, FRAME_SIZES);
+    const [layer] = evenTraffic({ config, activations: "f32", segmentsPerExpert: 1 }, makePlan(table(1), 1), 1, FRAME_SIZES);
     expect(layer!.bytes).toBeCloseTo(2 * 64 + 256 + 2 * 8 + 2 * 2 + 2 * 256, 9);
   });
 
   it("an expert a shard: one token sends topK frames", () => {
-    const [layer] = expertTraffic({ config, activations: "f32", segmentsPerExpert: 1 }, makePlan(table(1), 8), 1, FRAME_SIZES);
+    const [layer] = evenTraffic({ config, activations: "f32", segmentsPerExpert: 1 }, makePlan(table(1), 8), 1, FRAME_SIZES);
     expect(layer!.frames).toBeCloseTo(2, 12);
     expect(layer!.bytes).toBeCloseTo(2 * (2 * 64 + 256 + 8 + 2 + 256), 9);
   });
 
   it("two shards of four experts: both get one unless both experts lie on the same", () => {
     // Both on one: 4/8 x 3/7 for each of the two.
-    const [layer] = expertTraffic({ config, activations: "f32", segmentsPerExpert: 1 }, makePlan(table(1), 2), 1, FRAME_SIZES);
+    const [layer] = evenTraffic({ config, activations: "f32", segmentsPerExpert: 1 }, makePlan(table(1), 2), 1, FRAME_SIZES);
     expect(layer!.frames).toBeCloseTo(2 - 2 * (4 / 8) * (3 / 7), 12);
-    const [two] = expertTraffic({ config, activations: "f32", segmentsPerExpert: 1 }, makePlan(table(1), 2), 2, FRAME_SIZES);
+    const [two] = evenTraffic({ config, activations: "f32", segmentsPerExpert: 1 }, makePlan(table(1), 2), 2, FRAME_SIZES);
     expect(two!.frames).toBeCloseTo(2 - 2 * ((4 / 8) * (3 / 7)) ** 2, 12);
   });
 
   it("a sliced expert asks every shard that holds a part of it", () => {
-    const [layer] = expertTraffic({ config, activations: "f32", segmentsPerExpert: 4 }, makePlan(table(4), 4, slicedExperts), 1, FRAME_SIZES);
+    const [layer] = evenTraffic({ config, activations: "f32", segmentsPerExpert: 4 }, makePlan(table(4), 4, slicedExperts), 1, FRAME_SIZES);
     expect(layer!.frames).toBe(4);
-    expect([...layer!.heldExperts]).toEqual([8, 8, 8, 8]);
+    // A quarter of two experts on each.
+    for (const [read, products] of Array.from(layer!.expertsRead, (n, shard) => [n, layer!.expertTokens[shard]!] as const)) expect([read, products]).toEqual([0.5, 0.5]);
+    expect(layer!.busiestExperts).toBeCloseTo(0.5, 12);
     expect(layer!.bytes).toBeCloseTo(4 * (2 * 64 + 256) + 8 * (8 + 2 + 256), 9);
   });
 
@@ -71,11 +74,13 @@ describe("frames to shards", () => {
       frames += touched.size;
       groups += chosen.size;
     }
-    const [layer] = expertTraffic({ config, activations: "f32", segmentsPerExpert: 1 }, plan, tokens, FRAME_SIZES);
+    const [layer] = evenTraffic({ config, activations: "f32", segmentsPerExpert: 1 }, plan, tokens, FRAME_SIZES);
     expect(layer!.frames).toBeCloseTo(frames / rounds, 1);
     expect(layer!.bytes / ((frames / rounds) * 128 + (rows / rounds) * 256 + (groups / rounds) * 8 + tokens * 2 * 258)).toBeCloseTo(1, 2);
     // Shards are taken as apart from each other: near, not equal.
-    expect(Math.abs(busiestExperts(8, 2, layer!.heldExperts) - most / rounds)).toBeLessThan(0.1);
+    expect(Math.abs(layer!.busiestExperts - most / rounds)).toBeLessThan(0.1);
+    expect(layer!.expertsRead.reduce((a, b) => a + b)).toBeCloseTo(groups / rounds, 1);
+    expect(layer!.expertTokens.reduce((a, b) => a + b)).toBeCloseTo(tokens * 2, 9);
   });
 });
 
@@ -118,7 +123,7 @@ describe("the ring", () => {
 });
 
 describe("messages against the guide", () => {
-  const layers = [0, 1].map((layer) => ({ layer, touchChance: Float64Array.of(1, 0.5), heldExperts: Uint32Array.of(8, 8), frames: 1.5, bytes: 0 }));
+  const layers = [0, 1].map((layer) => ({ layer, touchChance: Float64Array.of(1, 0.5), expertsRead: Float64Array.of(2, 1), expertTokens: Float64Array.of(6, 2), busiestExperts: 2, frames: 1.5, bytes: 0 }));
   const step: StepTraffic = { tokens: 4, layers, expertFrames: 3, ringFrames: 2, ringReceived: [1, 1], hops: 6, expertBytes: 0, ringBytes: 0 };
   const of = (lanes: number) => ({ lanes, experts: { shards: [{}, {}] }, stages: [{ layers: [0, 1] }, { layers: [1, 2] }] }) as unknown as Parameters<typeof messageLoad>[0];
 
@@ -136,8 +141,11 @@ describe("speed", () => {
   const pack = { config: { ...config, tieWordEmbeddings: false }, experts: [0, 1].flatMap((layer) => Array.from({ length: 8 }, () => ({ layer, segments: [{ bytes: 1e6 }] }))) } as unknown as Parameters<typeof stepSpeed>[0];
   const of = { bytes: { trunkBytes: 9e6, ropeBytes: 1e6, embeddingBytes: 3e6 }, parameters: { trunkProducts: 1e6, ofOneExpert: 1e6 }, kvBytesPerToken: 1000, experts: {},
     stages: [{ weightBytes: 6e6, layers: [0, 1] }, { weightBytes: 2e6, layers: [1, 2] }] } as unknown as Parameters<typeof stepSpeed>[1];
+  const experts = (tokens: number, held: readonly number[]) => ({
+    expertsRead: Float64Array.from(held, (n) => n * (1 - (1 - 2 / 8) ** tokens)), expertTokens: Float64Array.from(held, (n) => tokens * 2 * n / 8), busiestExperts: busiestExperts(8, 2, Uint32Array.from(held)),
+  });
   const step = (tokens: number, held: number[]): StepTraffic => ({
-    tokens, layers: [0, 1].map((layer) => ({ layer, touchChance: new Float64Array(held.length).fill(1), heldExperts: Uint32Array.from(held), frames: held.length, bytes: 0 })),
+    tokens, layers: [0, 1].map((layer) => ({ layer, touchChance: new Float64Array(held.length).fill(1), ...experts(tokens, held), frames: held.length, bytes: 0 })),
     expertFrames: 2 * held.length, ringFrames: 2, ringReceived: [1, 1], hops: 6, expertBytes: 0, ringBytes: 0,
   });
 

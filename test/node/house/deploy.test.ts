@@ -21,6 +21,7 @@ describe("wrangler deploy --dry-run", () => {
     expect(done.status, done.stdout + done.stderr).toBe(0);
     expect(done.stdout).toMatch(/env\.ORCHESTRATOR \(Orchestrator\)\s+Durable Object/);
     expect(done.stdout).toMatch(/env\.SHARDS \(ExpertShard\)\s+Durable Object/);
+    expect(done.stdout).toMatch(/env\.DIRECTORY \(Directory\)\s+Durable Object/);
     expect(done.stdout).toMatch(/env\.BUDGETS \(TokenBudget\)\s+Durable Object/);
     expect(Number(/env\.RATE_LIMITER \((\d+) requests\/60s\)\s+Rate Limit/.exec(done.stdout)?.[1])).toBe(EDGE_LIMITS.requestsPerMinute);
     expect(done.stdout).toMatch(/env\.ASSETS\s+Assets/);

@@ -16,13 +16,14 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   durable: ["model", "formats", "fleet", "build"],
   worker: ["model", "formats", "durable"],
   web: ["types:worker"],
+  sim: ["model", "formats", "fleet", "durable"],
   cli: ["model", "formats", "fleet", "passes", "durable", "worker", "bench", "build", "kernels-as"],
   bench: ["model", "formats", "fleet", "passes", "durable", "worker", "cli", "build"],
   bin: ["cli"],
-  test: ["model", "formats", "fleet", "passes", "durable", "worker", "web", "cli", "bench", "demo", "kernels-as", "build"],
+  test: ["model", "formats", "fleet", "passes", "durable", "worker", "web", "sim", "cli", "bench", "demo", "kernels-as", "build"],
 };
 /** Rooms that may use Node's own modules, and Cloudflare's. */
-const NODE_ROOMS = ["cli", "bin", "bench", "test"];
+const NODE_ROOMS = ["cli", "bin", "bench", "sim", "test"];
 const CLOUDFLARE_ROOMS = ["durable", "worker"];
 
 interface Import {

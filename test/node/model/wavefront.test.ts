@@ -46,7 +46,7 @@ class HeldExperts implements Experts {
         layer, nTokens: batch.nTokens,
         release: end(() => {
           this.#local.runPart(layer, batch, 0);
-          resolve({ frames: 1, bytes: 10, retries: 0, parts: [] });
+          resolve({ frames: 1, bytes: 10, retries: 0, hedges: 0, parts: [] });
         }),
         fail: (error) => end(() => reject(error))(),
       });

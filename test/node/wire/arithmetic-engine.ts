@@ -133,7 +133,7 @@ export class ArithmeticEngine implements StepEngine {
       if (typeof e.logits !== "object" || !("temperature" in e.logits)) return;
       for (let at = 0; at < logits[i]!.length; at += VOCAB) logits[i]!.set(probabilitiesOf(logits[i]!.slice(at, at + VOCAB), e.logits.temperature), at);
     });
-    return { logits, tops, frames: 1, bytes: 10, retries: 0 };
+    return { logits, tops, frames: 1, bytes: 10, retries: 0, hedges: 0 };
   }
 }
 

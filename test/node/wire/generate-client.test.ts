@@ -30,7 +30,7 @@ class ScriptedOrchestrator implements GenerateTarget {
     if ("page" in call) return new Response("<html>", { status: call.page });
     const events: GenerateEvent[] = [0, 2].map((start) => ({ type: "prompt" as const, start, tokens: request.promptIds.slice(start, start + 2).map((id) => ({ id, logprob: null, top: [] })) }));
     for (let index = call.fromStart === true ? 0 : request.emittedIds?.length ?? 0; index < request.maxTokens; index++) events.push({ type: "token", index, id: 100 + index });
-    events.push({ type: "end", reason: "length", stopId: null, promptTokens: 3, cachedTokens: 0, completionTokens: 6, moe: { steps: 1, frames: 0, bytes: 0, retries: 0 }, timings: { queueMs: 0, promptMs: 1, completionMs: 2 } });
+    events.push({ type: "end", reason: "length", stopId: null, promptTokens: 3, cachedTokens: 0, completionTokens: 6, moe: { steps: 1, frames: 0, bytes: 0, retries: 0, hedges: 0 }, timings: { queueMs: 0, promptMs: 1, completionMs: 2 } });
     const text = events.slice(0, call.breakAfter ?? events.length).map((event) => `${JSON.stringify(event)}\n`).join("");
     const bytes = new TextEncoder().encode(call.cut === true ? text.slice(0, -5) : text);
     let at = 0;

@@ -4,7 +4,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { Isolate, Tenant, tenantBytes, weightMemories } from "../../../durable/isolate.ts";
+import { Isolate, isolateParts, Tenant, tenantBytes, weightMemories } from "../../../durable/isolate.ts";
 import { LIMITS, type Limits } from "../../../durable/limits.ts";
 import { blobsOf, type PackManifest } from "../../../formats/manifest.ts";
 import { openPack } from "../../../formats/pack-reader.ts";
@@ -13,7 +13,10 @@ import { openTinyHuggingFace, packToMemory } from "../../support/pack-to-memory.
 import { tinyModel } from "../../support/tiny-models.ts";
 
 const simd128 = new WebAssembly.Module(new Uint8Array(readFileSync(join(import.meta.dirname, "../../../build/kernels-simd128.wasm"))));
-const isolateOf = (limits: Partial<Limits> = {}): Isolate => new Isolate({ simd128 }, { ...LIMITS, memoryMaximumBytes: 64 << 20, ...limits });
+const isolateOf = (limits: Partial<Limits> = {}): Isolate => {
+  const all = { ...LIMITS, memoryMaximumBytes: 64 << 20, ...limits };
+  return new Isolate(isolateParts({ simd128 }, all), all);
+};
 
 class CountingSource extends MemorySource {
   reads = 0;

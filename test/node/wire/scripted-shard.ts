@@ -11,9 +11,9 @@ import { decodeFrame, requestViews, sealReplyFrame } from "./whole-frame.ts";
 
 export type Action =
   | "answer" | "drop" | "duplicate" | "hold" | "corrupt-payload" | "corrupt-header" | "truncate" | "stale-epoch" | "other-connection"
-  | "wrong-shape" | "close" | "close-after-answer" | { readonly slowMs: number } | { readonly refuse: FrameRefusal };
+  | "wrong-shape" | "close" | "close-after-answer" | { readonly slowMs: number } | { readonly refuse: FrameRefusal } | { readonly afterMs: number; readonly then: Action };
 
-export type ConnectAction = "ready" | "loading" | "throw" | "hang" | "open-throws" | "open-closes" | "shared" | "refuse-for-good";
+export type ConnectAction = "ready" | "loading" | "throw" | "hang" | "open-throws" | "open-closes" | "shared" | "refuse" | "refuse-for-good" | "retired";
 
 /** Word i of the row for (layer, expert, segment) of an activation row. */
 export function rowWord(layer: number, expert: number, segment: number, activationSum: number, i: number): number {
@@ -51,6 +51,10 @@ export class ScriptedShard implements ShardTransport {
   readonly frames: FrameHeader[] = [];
   readonly hellos: Hello[] = [];
   opened = 0;
+  /** Until then nobody is there to prepare. */
+  downUntilMs = 0;
+  /** How long a socket takes from now on. */
+  opensAfterMs = 0;
   live: SocketHandlers | null = null;
   inFlight = 0;
   mostInFlight = 0;
@@ -74,8 +78,14 @@ export class ScriptedShard implements ShardTransport {
     return this.#sent.every(({ bytes, copy }) => Buffer.compare(new Uint8Array(bytes), new Uint8Array(copy)) === 0);
   }
 
+  /** What comes of the next connections. */
+  nextConnects(...connects: readonly ConnectAction[]): void {
+    this.#connects.push(...connects);
+  }
+
   async prepare(hello: Hello): Promise<Welcome> {
     this.hellos.push(hello);
+    if (this.#clock.nowMs() < this.downUntilMs) throw new Error("the object was reset");
     const action = this.#connects[0] ?? "ready";
     if (action !== "open-throws" && action !== "open-closes") this.#connects.shift();
     switch (action) {
@@ -83,6 +93,8 @@ export class ScriptedShard implements ShardTransport {
       case "hang": return new Promise(() => {});
       case "loading": return { state: "loading", loadedBytes: 10, totalBytes: 40, retryAfterMs: 250 };
       case "shared": return { state: "refused", code: "isolate-shared", retryable: true, message: "shard-9 lives here." };
+      case "refuse": return { state: "refused", code: "load-failed", retryable: true, message: "the store said 503." };
+      case "retired": return { state: "refused", code: "retired", retryable: false, message: "that epoch is over." };
       case "refuse-for-good": return { state: "refused", code: "pack-hash", retryable: false, message: "another pack." };
       default: return { state: "ready", connection: ++this.#connection, isolate: this.isolate, hasRead: false };
     }
@@ -94,6 +106,7 @@ export class ScriptedShard implements ShardTransport {
       this.#connects.shift();
       throw new Error("no upgrade");
     }
+    if (this.opensAfterMs > 0) await new Promise<void>((resolve) => void this.#clock.after(this.opensAfterMs, resolve));
     this.opened++;
     this.live = handlers;
     this.#held = [];
@@ -119,8 +132,9 @@ export class ScriptedShard implements ShardTransport {
     const { header } = decoded;
     this.frames.push(header);
     this.mostInFlight = Math.max(this.mostInFlight, ++this.inFlight);
-    const action = this.#script.shift() ?? "answer";
-    const later = (delayMs: number, act: () => void): void => void this.#clock.after(delayMs, act);
+    const next = this.#script.shift() ?? "answer";
+    const [action, pauseMs] = typeof next === "object" && "afterMs" in next ? [next.then, next.afterMs] : [next, 0];
+    const later = (delayMs: number, act: () => void): void => void this.#clock.after(pauseMs + delayMs, act);
     const say = (reply: ArrayBuffer): void => {
       this.inFlight--;
       handlers.message(reply);
@@ -131,6 +145,7 @@ export class ScriptedShard implements ShardTransport {
       return reply;
     };
     if (typeof action === "object") {
+      if ("afterMs" in action) throw new Error("A script waits twice for one answer.");
       if ("slowMs" in action) return later(action.slowMs, () => say(reply));
       return later(0, () => say(encodeRefusal(header, action.refuse, `scripted ${action.refuse}`, 100)));
     }

@@ -6,8 +6,9 @@ import { InFlightBudget } from "../../../durable/in-flight-budget.ts";
 import { LIMITS, type Limits } from "../../../durable/limits.ts";
 import type { ShardTransport } from "../../../durable/shard-line.ts";
 import { WebSocketExperts } from "../../../durable/websocket-experts.ts";
+import { ReplicaChoice } from "../../../durable/replica-choice.ts";
 import { ExpertBatchBuilder, PAIR_BYTES } from "../../../model/expert-batch.ts";
-import type { ExpertBatch } from "../../../model/experts.ts";
+import type { ExpertBatch, Experts } from "../../../model/experts.ts";
 import { Heap } from "../../../model/heap.ts";
 import { activationRowBytes, type ActivationFormat } from "../../../model/kernels.ts";
 import { createScalarKernels } from "../../../model/scalar-kernels.ts";
@@ -26,16 +27,12 @@ export const newHeap = (): Heap => new Heap(new WebAssembly.Memory({ initial: 64
 export function clientFor(clock: FakeClock, transport: ShardTransport | ((nameAttempt: number) => ShardTransport), limits: Limits = LIMITS, budget = new InFlightBudget(limits.inFlightBytes)): ShardClient {
   return new ShardClient({
     transport: typeof transport === "function" ? transport : () => transport,
-    hello: { protocolVersion: 2, packHash: "ab", epoch: EPOCH, slots: [], strictIsolates: false },
+    hello: { protocolVersion: 3, packHash: "ab", epoch: EPOCH, slots: [], strictIsolates: false, donors: [] },
     isolate: "here", limits, clock, random: new SeededRandom(7), budget,
   });
 }
 
-export interface Fixture {
-  readonly heap: Heap;
-  readonly experts: WebSocketExperts;
-  readonly clients: readonly ShardClient[];
-  readonly budget: InFlightBudget;
+export interface Batches {
   /** A batch of `nTokens` tokens with 3 experts each, chosen by `seed`, in the regions of round 0 or 1. */
   batch(layer: number, nTokens: number, seed: number, round?: 0 | 1): ExpertBatch;
   /** Words where the rows of a batch differ from what its shards compute: none when all is well. */
@@ -44,7 +41,15 @@ export interface Fixture {
   clear(batch: ExpertBatch): void;
 }
 
-export function fixture(clock: FakeClock, transports: readonly ShardTransport[], activations: ActivationFormat = "qa8", limits: Limits = LIMITS): Fixture {
+export interface Fixture extends Batches {
+  readonly heap: Heap;
+  readonly experts: WebSocketExperts;
+  readonly clients: readonly ShardClient[];
+  readonly budget: InFlightBudget;
+}
+
+/** Each slot is on `nReplicas` of the shards: those after its first one, round in a ring. */
+export function fixture(clock: FakeClock, transports: readonly ShardTransport[], activations: ActivationFormat = "qa8", limits: Limits = LIMITS, nReplicas = 1): Fixture {
   const heap = newHeap();
   const table = [];
   for (let layer = 0; layer < 4; layer++) for (let expert = 0; expert < N_EXPERTS; expert++) table.push({ layer, expert, segmentBytes: [100, 90] });
@@ -52,19 +57,24 @@ export function fixture(clock: FakeClock, transports: readonly ShardTransport[],
   const budget = new InFlightBudget(limits.inFlightBytes);
   const clients = transports.map((transport) => clientFor(clock, transport, limits, budget));
   const maxTokens = 256;
-  const placement = { nParts: transports.length, partOf: plan.shardOf };
-  const experts = new WebSocketExperts({ clients, placement, heap, hidden: HIDDEN, activations, maxTokens, frameBytes: limits.frameBytes, overlapTokens: 64, clock, kernels: createScalarKernels(heap.memory) });
+  const slots = plan.slots.map((_, shard) => Array.from({ length: nReplicas }, (_, back) => plan.slots[(shard - back + transports.length) % transports.length]!).flat());
+  const placement = new ReplicaChoice(slots, clients);
+  const experts = new WebSocketExperts({ clients, placement, heap, frame: heap.alloc(limits.frameBytes, "frames"), hidden: HIDDEN, activations, maxTokens, frameBytes: limits.frameBytes, overlapTokens: 64, clock, kernels: createScalarKernels(heap.memory) });
+  return { heap, experts, clients, budget, ...batchMaker(heap, experts, activations) };
+}
+
+/** Batches for `experts`, two of everything: as many rounds may overlap. */
+export function batchMaker(heap: Heap, experts: Pick<Experts, "placement">, activations: ActivationFormat): Batches {
+  const maxTokens = 256;
   const rowBytes = activationRowBytes(activations, HIDDEN);
   const shape = { maxTokens, topK: TOP_K, nExperts: N_EXPERTS, maxSegments: N_SEGMENTS, hidden: HIDDEN };
-  // Two of everything: as many rounds may overlap.
   const regions = [0, 1].map(() => ({
-    builder: new ExpertBatchBuilder(heap, shape, placement), acts: heap.alloc(maxTokens * rowBytes, "activations"),
+    builder: new ExpertBatchBuilder(heap, shape, experts), acts: heap.alloc(maxTokens * rowBytes, "activations"),
     ids: heap.alloc(maxTokens * TOP_K * 4, "ids"), pairs: heap.alloc(maxTokens * TOP_K * PAIR_BYTES, "pairs"),
     rows: heap.alloc(maxTokens * TOP_K * N_SEGMENTS * HIDDEN * 4, "rows"),
   }));
   const nRowsOf = (batch: ExpertBatch): number => batch.groupStart[batch.nGroups]!;
   return {
-    heap, experts, clients, budget,
     batch(layer, nTokens, seed, round = 0) {
       const { builder, acts, ids, pairs, rows } = regions[round]!;
       const random = new SeededRandom(seed);

@@ -1,0 +1,89 @@
+// A local cluster for benchmarks: the real command `serve --processes N`, with its state file. Owns the process, killing those of its shards, and asking
+// what the fleet says of itself. Refuses processes it did not start: pids come from the state file of its own server.
+
+import { spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { readClusterState, type ClusterState } from "../cli/cluster-state.ts";
+import { freePort } from "../cli/local-ports.ts";
+import { pinnedNode, ROOT } from "../cli/setup.mjs";
+
+const POLL_MS = 50;
+/** A process that does not come back in this time is a finding, not something to wait for. */
+const UP_MS_MAX = 120_000;
+
+export interface ClusterOptions {
+  readonly processes: number;
+  readonly shards: number;
+  readonly replicas: number;
+}
+
+export interface Cluster {
+  readonly url: string;
+  /** What is started and how, for the output. */
+  readonly profile: string;
+  state(): ClusterState;
+  /** SIGKILL to all of a process with shards: wrangler, its runtimes, its bundler. */
+  kill(process: number): void;
+  /** Waits until every process is up; throws when one is not in time, or was given up. */
+  allUp(): Promise<void>;
+  /** The answer of a route that speaks JSON; throws when its status is not 2xx. */
+  ask<T>(path: string, body?: object): Promise<T>;
+  stop(): Promise<void>;
+}
+
+const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));
+
+export async function startCluster(pack: string, { processes, shards, replicas }: ClusterOptions): Promise<Cluster> {
+  const [port, folder] = [await freePort(), mkdtempSync(join(tmpdir(), "workers-moe-cluster-"))];
+  const stateFile = join(folder, "state.json");
+  const args = ["serve", pack, "--port", String(port), "--processes", String(processes), "--shards", String(shards), "--replicas", String(replicas), "--state-file", stateFile];
+  const child = spawn(pinnedNode, [join(ROOT, "bin", "workers-moe.js"), ...args], { cwd: ROOT, env: { ...process.env, API_KEYS: "", ADMIN_KEYS: "" }, stdio: ["ignore", "pipe", "inherit"] });
+  const exited = new Promise<number | null>((done) => child.on("exit", (code) => done(code)));
+  const url = `http://127.0.0.1:${port}`;
+  const stop = async (): Promise<void> => {
+    child.kill("SIGTERM");
+    await exited;
+    rmSync(folder, { recursive: true, force: true });
+  };
+  // Its shard processes are in groups of their own, which a signal to this one does not reach.
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => void stop().then(() => process.exit(1)));
+  let output = "";
+  const isReady = await Promise.race([
+    new Promise<true>((done) => child.stdout!.setEncoding("utf8").on("data", (text: string) => {
+      output += text;
+      if (/^ready /m.test(output)) done(true);
+    })),
+    exited.then(() => false as const),
+  ]);
+  if (!isReady) {
+    await stop();
+    throw new Error("The cluster did not come up. What it said is above.");
+  }
+  const state = (): ClusterState => readClusterState(stateFile);
+  return {
+    url, state, stop,
+    profile: `wrangler dev, ${processes} processes joined by the dev registry: one with the API and the orchestrator, ${processes - 1} with ${shards} shards, each expert on ${replicas === 1 ? "one of them" : `${replicas} of them`}`,
+    kill: (number) => {
+      const { pid } = state().shardProcesses[number]!;
+      if (pid === null) throw new Error(`Shard process ${number + 1} was to be killed, but it is down.`);
+      process.kill(process.platform === "win32" ? pid : -pid, "SIGKILL");
+    },
+    allUp: async () => {
+      for (const started = performance.now(); ; await pause(POLL_MS)) {
+        const processesNow = state().shardProcesses;
+        if (processesNow.every((of) => of.state === "up")) return;
+        if (processesNow.some((of) => of.state === "given up") || performance.now() - started > UP_MS_MAX) {
+          throw new Error(`A shard process did not come back: ${processesNow.map((of) => of.state).join(", ")}.`);
+        }
+      }
+    },
+    ask: async <T>(path: string, body?: object) => {
+      const response = await fetch(`${url}${path}`, body === undefined ? {} : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+      const text = await response.text();
+      if (!response.ok) throw new Error(`${body === undefined ? "GET" : "POST"} ${path} was answered ${response.status}: ${text.slice(0, 500)}`);
+      return JSON.parse(text) as T;
+    },
+  };
+}

@@ -1,0 +1,61 @@
+// The Durable Object that owns the plan of one fleet: directory-core.ts with storage, alarms, and RPC to shards and orchestrators.
+// Owns the wiring. Refuses the token path and public routes (worker/): whoever cannot reach it goes on with the plan it has.
+
+import { DurableObject } from "cloudflare:workers";
+import { parseFleetPlan, type FleetPlan } from "../fleet/fleet-plan.ts";
+import { SeededRandom, systemClock } from "./clock.ts";
+import { loadBalance } from "./directory-balance.ts";
+import { DirectoryCore, WishConflict } from "./directory-core.ts";
+import { DirectoryPlanner, packOf } from "./directory-planner.ts";
+import type { FleetStatus, LaneReport, Wish } from "./directory-record.ts";
+import { ShardObjects } from "./directory-shards.ts";
+import { DirectoryStore } from "./directory-store.ts";
+import { autoReplicaBytes, type DurableEnv } from "./env.ts";
+import { LIMITS, type Limits } from "./limits.ts";
+
+export type DesireReply =
+  | { readonly state: "begun"; readonly fleet: FleetStatus }
+  /** `conflict`: not now, or nothing to do. `impossible`: not with these numbers. */
+  | { readonly state: "refused"; readonly code: "conflict" | "impossible"; readonly message: string };
+
+export class Directory extends DurableObject<DurableEnv> {
+  readonly #core: DirectoryCore;
+
+  constructor(ctx: DurableObjectState, env: DurableEnv, limits: Limits = LIMITS) {
+    super(ctx, env);
+    const budgetBytes = autoReplicaBytes(env);
+    this.#core = new DirectoryCore({
+      storage: new DirectoryStore(ctx.storage), shards: new ShardObjects(env), clock: systemClock, limits,
+      planner: new DirectoryPlanner(env, limits), random: new SeededRandom(crypto.getRandomValues(new Uint32Array(1))[0]!), balance: budgetBytes === 0 ? null : loadBalance({ budgetBytes, pack: (from) => packOf(env, from, limits) }),
+      orchestrators: { adopt: async (name, plan) => ({ ...await env.ORCHESTRATOR.getByName(name).adopt(plan) }) },
+    });
+  }
+
+  register(orchestrator: string, initial: FleetPlan, report?: LaneReport): FleetPlan {
+    return this.#core.register(orchestrator, initial, report);
+  }
+
+  /** `plan` is checked here: it comes from outside. */
+  async desire({ plan, ...counts }: Omit<Wish, "plan"> & { readonly plan?: unknown }): Promise<DesireReply> {
+    try {
+      return { state: "begun", fleet: await this.#core.desire({ ...counts, ...(plan === undefined ? {} : { plan: parseFleetPlan(structuredClone(plan)) }) }) };
+    } catch (cause) {
+      if (cause instanceof WishConflict) return { state: "refused", code: "conflict", message: cause.message };
+      if (cause instanceof RangeError) return { state: "refused", code: "impossible", message: cause.message };
+      throw cause;
+    }
+  }
+
+  status(): FleetStatus {
+    return this.#core.status();
+  }
+
+  /** The plan in force in full; null before the first orchestrator registered. */
+  plan(): FleetPlan | null {
+    return this.#core.plan;
+  }
+
+  override async alarm(): Promise<void> {
+    await this.#core.tick();
+  }
+}

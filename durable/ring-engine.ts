@@ -1,0 +1,259 @@
+// The engine of a ring as the scheduler sees it: steps go out at stage 0 and come back with what was asked, several at a time. Owns the numbers of steps, which of
+// them are under way, and what becomes of them when the ring breaks: sent again where all stages kept their pages, lost otherwise. Refuses sockets (ring-line.ts),
+// arithmetic (stage-core.ts, model/) and to rebuild timelines: the scheduler has their tokens. docs/protocol.md section 6.
+
+import type { Engine, StepEntry, StepResult } from "../model/engine.ts";
+import type { KvCache, SharedTokens, Timeline } from "../model/kv-cache.ts";
+import type { HeadPlan } from "../model/logits.ts";
+import type { HeadAnswer, HeadPart } from "../model/ring-logits.ts";
+import { endsLayers, isEmpty, type StageSpan } from "../model/stage-span.ts";
+import { LostTimelinesError } from "./lost-timelines.ts";
+import type { PageNumbers } from "./page-numbers.ts";
+import { NO_TALLY, ringChunkTokens, type RingEntry, type RingFrame, type RingTally, type RowsFrame } from "./ring-frame.ts";
+import type { StepEngine } from "./scheduler.ts";
+import type { Emit, StageCore } from "./stage-core.ts";
+
+/** Of all asks of a step: 32 KiB of a frame, an eighth of what a row of logits over a small vocabulary takes. */
+const MOST_WANTED_IDS = 8192;
+
+/** A ring that stands. */
+export interface OpenRing {
+  readonly ring: number;
+  /** Every stage has the pages it had when the ring stood last: steps may be sent again. */
+  readonly kept: boolean;
+  /** To stage 1. */
+  send(frame: RingFrame): void;
+  close(reason: string): void;
+}
+
+/** The way to the other stages. */
+export interface RingLinks {
+  /** Prepares all stages and joins them. Rejects when that does not come about. `frame` gets what comes back; `lost` is called at most once. */
+  open(handlers: { frame(frame: RingFrame): void; lost(cause: string): void }): Promise<OpenRing>;
+}
+
+export interface RingEngineParts {
+  /** Of stage 0. */
+  readonly engine: Pick<Engine, "plan" | "conclude" | "config" | "contextLength">;
+  readonly core: StageCore;
+  /** Over `numbers`. */
+  readonly kv: Pick<KvCache, "open" | "keep" | "close" | "forget">;
+  readonly numbers: PageNumbers;
+  readonly spans: readonly StageSpan[];
+  readonly links: RingLinks;
+  readonly epoch: number;
+  /** Most entries of a step. */
+  readonly entries: number;
+  /** Most tokens of a step that every stage takes. */
+  readonly maxChunkTokens: number;
+}
+
+interface Step {
+  readonly number: number;
+  readonly entries: readonly StepEntry[];
+  readonly plan: HeadPlan;
+  readonly frame: RowsFrame;
+  finals: Float32Array | null;
+  /** By the first of their head rows. */
+  readonly parts: Map<number, { readonly headRows: HeadPart["headRows"]; readonly answers: HeadAnswer[] }>;
+  /** What it cost, once the ring has said that all of it was sent; own answers may still be to come. */
+  done: RingTally | null;
+  readonly resolve: (result: StepResult) => void;
+  readonly reject: (cause: Error) => void;
+}
+
+export class RingEngine implements StepEngine {
+  readonly #p: RingEngineParts;
+  readonly config: Engine["config"];
+  readonly contextLength: number;
+  readonly maxChunkTokens: number;
+  readonly stepsAtOnce: number;
+  readonly kv: StepEngine["kv"];
+  /** Final rows go round again where the last head rows lie before the last layer. */
+  readonly #goesTwice: boolean;
+  readonly #steps = new Map<number, Step>();
+  /** Timelines whose pages are as they should be. */
+  #sound = new WeakSet<Timeline>();
+  #next = 1;
+  #ring: OpenRing | null = null;
+  #opening: Promise<void> | null = null;
+  #isClosed = false;
+
+  constructor(parts: RingEngineParts) {
+    const { engine, kv, spans } = parts;
+    this.#p = parts;
+    this.config = engine.config;
+    this.contextLength = engine.contextLength;
+    this.stepsAtOnce = spans.length;
+    const nPages = parts.entries * Math.ceil(engine.contextLength / 32);
+    this.maxChunkTokens = Math.max(1, Math.min(parts.maxChunkTokens, ringChunkTokens({ nEntries: parts.entries, nPages, nWanted: MOST_WANTED_IDS, hidden: engine.config.hiddenSize })));
+    const lastLayer = spans.findIndex((span) => endsLayers(engine.config, span));
+    const lastHead = spans.findIndex(({ headRows }) => headRows[1] === engine.config.vocabSize && !isEmpty(headRows));
+    this.#goesTwice = lastHead > 0 && lastHead < lastLayer;
+    this.kv = {
+      open: (maxTokens: number, shared: SharedTokens | null = null): Timeline => {
+        const timeline = kv.open(maxTokens, shared);
+        this.#sound.add(timeline);
+        return timeline;
+      },
+      keep: (timeline, shared) => { if (this.#sound.has(timeline)) kv.keep(timeline, shared); },
+      close: (timeline) => kv.close(timeline),
+    };
+  }
+
+  /** Brings the ring up, or rejects. */
+  connect(): Promise<void> {
+    if (this.#ring !== null) return Promise.resolve();
+    this.#opening ??= this.#open().finally(() => { this.#opening = null; });
+    return this.#opening;
+  }
+
+  /** Ends the ring; steps under way fail. */
+  close(reason: string): void {
+    this.#isClosed = true;
+    this.#ring?.close(reason);
+    this.#ring = null;
+    this.#failAll(new Error(`The ring was closed: ${reason}`));
+  }
+
+  step(entries: readonly StepEntry[]): Promise<StepResult> {
+    const { engine, numbers } = this.#p;
+    if (entries.some(({ timeline }) => !this.#sound.has(timeline))) return Promise.reject(new LostTimelinesError("A stage lost the KV cache of this timeline."));
+    const plan = withFewIds(engine.plan(entries));
+    const ids = Uint32Array.from(entries.flatMap((entry) => Array.from(entry.ids)));
+    const frame: RowsFrame = {
+      kind: "rows", entries: entries.map(entryOf), asks: plan.rows.map(({ ask }) => ask), copies: numbers.takeCopies(), ids, hidden: engine.config.hiddenSize, rows: null,
+    };
+    return new Promise((resolve, reject) => {
+      const step: Step = { number: this.#next, entries, plan, frame, finals: null, parts: new Map(), done: null, resolve, reject };
+      this.#next = (this.#next + 1) >>> 0;
+      this.#steps.set(step.number, step);
+      if (this.#ring !== null) this.#begin(step, this.#ring);
+      else this.connect().catch((cause: unknown) => this.#failAll(cause instanceof Error ? cause : new Error(String(cause))));
+    });
+  }
+
+  async #open(): Promise<void> {
+    const ring = await this.#p.links.open({
+      frame: (frame) => this.#received(frame),
+      lost: () => this.#lost(ring),
+    });
+    if (this.#isClosed) return ring.close("it is no longer needed");
+    this.#ring = ring;
+    // What a copy was made from may have been written since, so a step with one cannot be sent again.
+    if (!ring.kept || [...this.#steps.values()].some(({ frame, finals }) => frame.copies.length > 0 && finals === null && this.#wasSent.has(frame))) this.#forget();
+    for (const step of [...this.#steps.values()]) this.#begin(step, ring);
+  }
+
+  readonly #wasSent = new WeakSet<RowsFrame>();
+
+  /** The stages' pages are gone, or cannot be trusted: so are all timelines. */
+  #forget(): void {
+    this.#sound = new WeakSet();
+    this.#p.kv.forget();
+    for (const step of [...this.#steps.values()]) {
+      // One that was never sent harmed nobody, but its timeline may be an older one.
+      this.#steps.delete(step.number);
+      step.reject(new LostTimelinesError("A stage of the ring was reset, and the KV cache with it."));
+    }
+  }
+
+  #lost(ring: OpenRing): void {
+    if (this.#ring !== ring) return;
+    this.#ring = null;
+    if (this.#isClosed || this.#steps.size === 0) return;
+    this.connect().catch((cause: unknown) => this.#failAll(cause instanceof Error ? cause : new Error(String(cause))));
+  }
+
+  #begin(step: Step, ring: OpenRing): void {
+    [step.finals, step.done] = [null, null];
+    step.parts.clear();
+    this.#wasSent.add(step.frame);
+    const isWanted = (): boolean => this.#ring === ring && this.#steps.has(step.number);
+    const frame: RingFrame = { ...step.frame, ring: ring.ring, step: step.number, stage: 0, epoch: this.#p.epoch, tally: NO_TALLY };
+    void this.#p.core.take(frame, this.#emitter(ring, true), isWanted);
+  }
+
+  /** Where frames of the own stage go: answers stay, the rest goes on; final rows that have come round only where others wait for them. */
+  #emitter(ring: OpenRing, sendsFinals: boolean): Emit {
+    return (frame) => {
+      if (this.#ring !== ring) return;
+      if (frame.kind === "rows" || (frame.kind === "finals" && sendsFinals)) ring.send(frame);
+      if (frame.kind !== "rows") this.#take(frame);
+    };
+  }
+
+  /** A frame from the last stage. */
+  #received(frame: RingFrame): void {
+    const [ring, step] = [this.#ring, this.#steps.get(frame.step)];
+    if (ring === null || frame.ring !== ring.ring || step === undefined) return; // of an older ring, or of a step that has ended
+    if (frame.kind === "finals" && step.finals === null) {
+      step.finals = frame.rows;
+      return void this.#p.core.take(frame, this.#emitter(ring, this.#goesTwice), () => this.#ring === ring);
+    }
+    this.#take(frame);
+  }
+
+  #take(frame: RingFrame): void {
+    const step = this.#steps.get(frame.step);
+    if (step === undefined) return;
+    switch (frame.kind) {
+      case "rows":
+        return this.#end(step, () => { throw new Error("A step came round without its last layer."); });
+      case "finals":
+        step.finals ??= frame.rows;
+        return;
+      case "answer": {
+        const { headRows, index, answer } = frame;
+        const part = step.parts.get(headRows[0]) ?? { headRows, answers: [] };
+        part.answers[index] = answer;
+        step.parts.set(headRows[0], part);
+        break;
+      }
+      case "done":
+        step.done = frame.tally;
+        break;
+      case "failed":
+        return this.#end(step, () => { throw new Error(`Stage ${frame.stage} of the ring failed: ${frame.message}`); });
+    }
+    const { done } = step;
+    if (done !== null && this.#isAnswered(step)) this.#end(step, () => this.#conclude(step, done));
+  }
+
+  #isAnswered({ frame: { asks }, parts }: Step): boolean {
+    return asks.length === 0 || this.#p.spans.every(({ headRows }) => isEmpty(headRows) || parts.get(headRows[0])?.answers.filter((answer) => answer !== undefined).length === asks.length);
+  }
+
+  #conclude({ plan, parts, finals, entries }: Step, { frames, bytes, retries, hedges }: RingTally): StepResult {
+    const inOrder = [...parts.values()].sort((a, b) => a.headRows[0] - b.headRows[0]);
+    const results = this.#p.engine.conclude(plan, finals ?? new Float32Array(0), inOrder);
+    for (const { timeline, ids } of entries) timeline.length += ids.length;
+    return { logits: results.map(({ logits }) => logits), tops: results.map(({ top }) => top), frames, bytes, retries, hedges };
+  }
+
+  #end(step: Step, result: () => StepResult): void {
+    this.#steps.delete(step.number);
+    try {
+      step.resolve(result());
+    } catch (cause) {
+      step.reject(cause instanceof Error ? cause : new Error(String(cause)));
+    }
+  }
+
+  #failAll(cause: Error): void {
+    for (const step of [...this.#steps.values()]) {
+      this.#steps.delete(step.number);
+      step.reject(cause);
+    }
+  }
+}
+
+/** Asks about many ids become asks about all: their lists would fill the frames. */
+function withFewIds({ rows, results }: HeadPlan): HeadPlan {
+  let left = MOST_WANTED_IDS;
+  return { results, rows: rows.map((row) => (row.ask.form !== "among" || (left -= row.ask.ids.length) >= 0 ? row : { ...row, ask: { token: row.ask.token, form: "whole" } })) };
+}
+
+function entryOf({ timeline: { id, length, maxTokens, ropeOffset, pages }, ids }: StepEntry): RingEntry {
+  return { timeline: id, start: length, nTokens: ids.length, maxTokens, ropeOffset, pages: pages.slice(0, Math.ceil((length + ids.length) / 32)) };
+}

@@ -1,0 +1,73 @@
+// What a stage of a ring does with a frame, without the platform: its part of a step, its part of the head, or nothing, and the frames that go on from there.
+// Owns the order: one frame after the other, as they came. Refuses sockets (ring-line.ts) and the token loop (ring-engine.ts). docs/protocol.md section 6.
+
+import type { Engine } from "../model/engine.ts";
+import { endsLayers, isEmpty } from "../model/stage-span.ts";
+import type { RingAddress, RingFrame, RingTally } from "./ring-frame.ts";
+import { ShardError } from "./shard-line.ts";
+import type { StagePages } from "./stage-pages.ts";
+
+export interface StageCoreParts {
+  readonly engine: Pick<Engine, "pass" | "answers" | "span" | "config">;
+  readonly pages: StagePages;
+  /** Own number in the ring. */
+  readonly stage: number;
+}
+
+export type Emit = (frame: RingFrame) => void;
+
+export class StageCore {
+  readonly #p: StageCoreParts;
+  /** The frame at hand, and those behind it. */
+  #last: Promise<void> = Promise.resolve();
+
+  constructor(parts: StageCoreParts) {
+    this.#p = parts;
+  }
+
+  /** Takes a frame in its turn; `emit` gets what goes to the next stage, in order. Never rejects: what fails is a frame, too. `isWanted` is asked when its turn comes. */
+  take(frame: RingFrame, emit: Emit, isWanted: () => boolean = () => true): Promise<void> {
+    this.#last = this.#last.then(async () => {
+      if (!isWanted()) return;
+      const { stage } = this.#p;
+      const address = ({ ring, step, epoch, tally }: RingAddress): RingAddress => ({ ring, step, stage, epoch, tally });
+      try {
+        if (frame.kind === "rows") await this.#pass(frame, address(frame), emit);
+        else {
+          emit(frame);
+          if (frame.kind === "finals") this.#answer(frame, address(frame), emit);
+        }
+      } catch (cause) {
+        emit({ ...address(frame), kind: "failed", fault: cause instanceof ShardError ? "experts" : "internal", message: cause instanceof Error ? cause.message : String(cause) });
+      }
+    });
+    return this.#last;
+  }
+
+  async #pass(frame: Extract<RingFrame, { kind: "rows" }>, from: RingAddress, emit: Emit): Promise<void> {
+    const { engine, pages } = this.#p;
+    const { entries, asks, ids, hidden } = frame;
+    pages.copy(frame.copies);
+    const timelines = pages.timelines(entries);
+    let first = 0;
+    const taken = entries.map(({ nTokens }, i) => ({ timeline: timelines[i]!, ids: ids.subarray(first, first += nTokens) }));
+    const { rows, ...cost } = await engine.pass({ entries: taken, rows: frame.rows, asked: asks.map(({ token }) => token) });
+    const address = { ...from, tally: added(from.tally, cost) };
+    if (!endsLayers(engine.config, engine.span)) return emit({ ...frame, ...address, rows });
+    if (asks.length === 0) return emit({ ...address, kind: "done" });
+    const finals: Extract<RingFrame, { kind: "finals" }> = { ...address, kind: "finals", asks, hidden, rows };
+    emit(finals);
+    this.#answer(finals, address, emit);
+  }
+
+  #answer({ asks, rows }: Extract<RingFrame, { kind: "finals" }>, address: RingAddress, emit: Emit): void {
+    const { engine } = this.#p;
+    const { headRows } = engine.span;
+    if (isEmpty(headRows)) return;
+    engine.answers(asks, rows).forEach((answer, index) => emit({ ...address, kind: "answer", index, headRows, answer }));
+    if (headRows[1] === engine.config.vocabSize) emit({ ...address, kind: "done" });
+  }
+}
+
+const added = (a: RingTally, b: { readonly frames: number; readonly bytes: number; readonly retries: number; readonly hedges?: number }): RingTally =>
+  ({ frames: a.frames + b.frames, bytes: a.bytes + b.bytes, retries: a.retries + b.retries, hedges: a.hedges + (b.hedges ?? 0) });

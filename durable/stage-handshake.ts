@@ -1,0 +1,23 @@
+// The control messages between stage 0 of a ring and the others, docs/protocol.md section 6. Owns their types. Refuses frames (ring-frame.ts).
+
+import type { FleetPlan } from "../fleet/fleet-plan.ts";
+import type { RefusalCode } from "./handshake.ts";
+
+export interface StageHello {
+  readonly protocolVersion: number;
+  readonly plan: FleetPlan;
+  readonly lane: number;
+  /** Its number, from 1. */
+  readonly stage: number;
+  /** Drawn anew whenever the ring is built. */
+  readonly ring: number;
+  /** Name of the object of stage 0, to which the last stage connects. */
+  readonly first: string;
+  readonly strictIsolates: boolean;
+}
+
+export type StageWelcome =
+  /** `kept`: its pages are those it had when it last answered. `pages`: of the KV cache, as many as it has room for; `chunkTokens`: of a step. */
+  | { readonly state: "ready"; readonly kept: boolean; readonly pages: number; readonly chunkTokens: number; readonly totalBytes: number; readonly isolate: string }
+  | { readonly state: "loading"; readonly loadedBytes: number; readonly totalBytes: number; readonly retryAfterMs: number }
+  | { readonly state: "refused"; readonly code: RefusalCode; readonly message: string; readonly retryable: boolean };

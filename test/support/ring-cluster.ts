@@ -1,0 +1,95 @@
+// A ring of stages that talk by frames, in one process: every hop is encoded, decoded and takes its turn, as over sockets. Owns the hops and what a test may do to
+// them: break the ring, take a stage's memory, send a frame twice. Owns no assertion.
+
+import { PageNumbers } from "../../durable/page-numbers.ts";
+import { RingEngine, type OpenRing, type RingLinks } from "../../durable/ring-engine.ts";
+import { decodeRing, encodeRing, type RingFrame } from "../../durable/ring-frame.ts";
+import { StageCore } from "../../durable/stage-core.ts";
+import { StagePages } from "../../durable/stage-pages.ts";
+import type { ByteSource } from "../../formats/byte-source.ts";
+import type { PackManifest } from "../../formats/manifest.ts";
+import { KvCache } from "../../model/kv-cache.ts";
+import type { StageSpan } from "../../model/stage-span.ts";
+import { openStage, type StageEngine } from "./ring.ts";
+
+const ENTRIES = 8;
+
+export interface RingCluster {
+  readonly engine: RingEngine;
+  readonly numbers: PageNumbers;
+  /** Frames that arrived at a stage so far, 0 among them. */
+  readonly hops: { count: number };
+  /** Called before each hop: what becomes of the frame that is on its way to `stage`. */
+  onHop: ((frame: RingFrame, stage: number) => "pass" | "break" | "twice" | "swallow") | null;
+  /** The ring breaks; `reset`: this stage's memory goes with it. */
+  break(reset: number | null): void;
+  /** How often the ring was built. */
+  readonly built: { count: number };
+}
+
+const CHUNK_TOKENS = 32;
+
+export async function openStages(source: ByteSource, manifest: PackManifest, spans: readonly StageSpan[]): Promise<StageEngine[]> {
+  const stages: StageEngine[] = [];
+  for (const span of spans) stages.push(await openStage(source, manifest, span, CHUNK_TOKENS));
+  return stages;
+}
+
+/** A ring over stages that are there; several may follow each other over the same ones. */
+export function ringCluster(stages: readonly StageEngine[], manifest: PackManifest, nPages = 64): RingCluster {
+  const spans = stages.map(({ engine }) => engine.span);
+  const contextLength = Math.max(...stages.map(({ engine }) => engine.contextLength));
+  const pagesOf = ({ engine, heap }: StageEngine): StagePages => new StagePages({ heap, pageBytes: engine.kv.pageBytes, most: nPages, entries: ENTRIES, pagesPerTimeline: Math.ceil(contextLength / 32) });
+  const coreOf = (stage: number): StageCore => new StageCore({ engine: stages[stage]!.engine, pages: pagesOf(stages[stage]!), stage });
+  const cores = spans.map((_, stage) => coreOf(stage));
+  const numbers = new PageNumbers(nPages);
+  const [hops, built] = [{ count: 0 }, { count: 0 }];
+  let standing: { readonly ring: number; readonly handlers: Parameters<RingLinks["open"]>[0]; isLost: boolean } | null = null;
+  let wasReset = false;
+
+  const breakRing = (reset: number | null): void => {
+    if (reset !== null) {
+      // Whatever lay in the old pages is gone: new ones begin with noise, not with what a rebuilt timeline would write.
+      cores[reset] = coreOf(reset);
+      wasReset = true;
+    }
+    const former = standing;
+    if (former === null || former.isLost) return;
+    former.isLost = true;
+    former.handlers.lost("a test broke it");
+  };
+  const cluster: RingCluster = { engine: undefined as unknown as RingEngine, numbers, hops, built, onHop: null, break: breakRing };
+
+  const deliver = (frame: RingFrame, stage: number, of: NonNullable<typeof standing>): void => {
+    const bytes = encodeRing(frame);
+    const arrive = (): void => {
+      if (of.isLost) return;
+      hops.count++;
+      const action = cluster.onHop?.(decodeRing(bytes.slice(0)), stage) ?? "pass";
+      if (action === "swallow" || of.isLost) return;
+      if (action === "break") return breakRing(null);
+      for (let n = action === "twice" ? 2 : 1; n > 0; n--) {
+        const arrived = decodeRing(bytes.slice(0));
+        if (stage === 0) of.handlers.frame(arrived);
+        else void cores[stage]!.take(arrived, (next) => deliver(next, (stage + 1) % spans.length, of), () => !of.isLost);
+      }
+    };
+    setImmediate(arrive);
+  };
+  const links: RingLinks = {
+    async open(handlers) {
+      const ring = ++built.count;
+      const of = { ring, handlers, isLost: false };
+      standing = of;
+      const kept = !wasReset;
+      wasReset = false;
+      await new Promise((resolve) => void setImmediate(resolve));
+      return { ring, kept, send: (frame) => deliver(frame, 1, of), close: () => { of.isLost = true; } } satisfies OpenRing;
+    },
+  };
+  const first = stages[0]!.engine;
+  const engine = new RingEngine({
+    engine: first, core: { take: (...args) => cores[0]!.take(...args) } as StageCore, kv: new KvCache(numbers, manifest.config, contextLength), numbers, spans, links, epoch: 1, entries: ENTRIES, maxChunkTokens: CHUNK_TOKENS,
+  });
+  return Object.assign(cluster, { engine });
+}
