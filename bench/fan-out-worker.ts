@@ -10,7 +10,10 @@ import { currentPack } from "../durable/opened-packs.ts";
 import { maxChunkTokens } from "../durable/protocol.ts";
 import { blobsOfSlots, maxSegmentsOf, maxSlotWidth, trunkBlobs } from "../durable/memory-plan.ts";
 import { bindSlots } from "../durable/served-experts.ts";
-import { bringUp } from "../durable/served-model.ts";
+import type { DurableEnv } from "../durable/env.ts";
+import { objectWeights } from "../durable/object-weights.ts";
+import { bringUp, startProgress, type ServedModel } from "../durable/served-model.ts";
+import { trunkReads } from "../durable/weight-reads.ts";
 import { bindPackTrunk, bindShared, segmentCounts } from "../formats/load-model.ts";
 import type { PackManifest } from "../formats/manifest.ts";
 import { makePlan } from "../fleet/plan.ts";
@@ -52,12 +55,16 @@ export class FanOutBench extends DurableObject<BenchEnv> {
     return hostIsolate().enter(name, "orchestrator", name, this, false);
   }
 
+  #broughtUp(env: DurableEnv, name: string): Promise<ServedModel> {
+    const tenant = this.#tenant(name);
+    return bringUp({ env, tenant, name, plans: null, manifests: null, reads: trunkReads(objectWeights(env, this.ctx.storage, tenant), () => 0) }, startProgress());
+  }
+
   /** Time per step of whole engines, all steps of one sample after another, engines in turn: `<engine>, batch <n>`. */
   async #steps(shards: readonly number[], batches: readonly number[], repeats: number): Promise<Samples> {
-    const engines = new Map<string, Engine>();
+    const engines = new Map<string, Pick<Engine, "step"> & { readonly config: Pick<Engine["config"], "vocabSize"> } & { readonly kv: Pick<Engine["kv"], "open" | "close"> }>();
     for (const n of shards) {
-      const progress = { trunkBytes: 0, trunkTotalBytes: 0, epoch: null, clients: [], shares: [], pack: null };
-      engines.set(`${n} ${n === 1 ? "shard" : "shards"}`, (await bringUp({ ...this.env, SHARDS_COUNT: String(n) }, this.#tenant(`bench-${n}`), progress)).engine);
+      engines.set(`${n} ${n === 1 ? "shard" : "shards"}`, (await this.#broughtUp({ ...this.env, SHARDS_COUNT: String(n) }, `bench-${n}`)).engine);
     }
     engines.set("in-process", await this.#localEngine());
     const samples: Samples = {};
@@ -115,8 +122,7 @@ export class FanOutBench extends DurableObject<BenchEnv> {
     const { SHARDS_A: elsewhere } = this.env;
     if (elsewhere === undefined) throw new Error("SHARDS_A is not bound; the shards of another script were expected.");
     const env = { ...this.env, SHARDS: elsewhere, SHARDS_COUNT: "1" };
-    const progress = { trunkBytes: 0, trunkTotalBytes: 0, epoch: null, clients: [], shares: [], pack: null };
-    const { engine, manifest, packHash } = await bringUp(env, this.#tenant("bench-two"), progress);
+    const { engine, manifest, packHash } = await this.#broughtUp(env, "bench-two");
     const tenant = this.#tenant("bench-single");
     tenant.adopt(trunkBlobs(manifest));
     const lines = openFanOut(env, manifest, packHash, tenant.isolate.limits, tenant.isolate);

@@ -2,6 +2,7 @@
 // Owns both answers. Refuses to be asked on the token path: whoever owns the plan (directory.ts) calls, and steps go on meanwhile.
 
 import type { FleetPlan } from "../fleet/fleet-plan.ts";
+import type { LaneReport } from "./directory-record.ts";
 
 export type AdoptReply =
   /** Steps go by the plan of this epoch: the one handed over, or a newer one that was in force already. */
@@ -17,7 +18,7 @@ export interface Adopter {
   adopt(plan: FleetPlan): Promise<AdoptReply>;
 }
 
-/** What an orchestrator asks of the directory when it comes up: the plan in force, or its own where there is none yet. What comes is to be checked: it may be another version's. */
+/** What an orchestrator asks of the directory when it comes up, and as a sign of life: the plan in force, or its own where there is none yet. What comes is to be checked: it may be another version's. */
 export interface PlanRegistry {
-  register(orchestrator: string, initial: FleetPlan): Promise<unknown>;
+  register(orchestrator: string, initial: FleetPlan, report?: LaneReport): Promise<unknown>;
 }

@@ -3,6 +3,7 @@
 // Refuses to know what rows mean and who else could answer (websocket-experts.ts, expert-round.ts), and how the line comes about (shard-line.ts).
 // Allocation is per frame: no timer, promise or view per expert or row; one timer serves the whole socket.
 
+import type { LineFault } from "./fault-log.ts";
 import { Histogram, SHORT_SECONDS } from "./histogram.ts";
 import type { InFlightBudget } from "./in-flight-budget.ts";
 import { LatencyEstimate } from "./latency-estimate.ts";
@@ -125,7 +126,8 @@ export class ShardClient implements HolderLine {
   get loads(): number { return this.#line.loads; }
   get loadedBytes(): number { return this.#line.loadedBytes; }
   get totalBytes(): number { return this.#line.totalBytes; }
-  get lastFault(): string | null { return this.#line.lastFault; }
+  get lastFault(): string | null { return this.#line.faults.last; }
+  get faults(): readonly LineFault[] { return this.#line.faults.recent; }
 
   get readiness(): Readiness {
     switch (this.state) {
@@ -142,6 +144,15 @@ export class ShardClient implements HolderLine {
     return this.#p.budget.usedBytes + bytes <= this.#p.budget.limitBytes;
   }
   wake(): void { this.#line.wake(); }
+
+  /** The shard cannot be reached, longer than those wait who need not. */
+  get isAway(): boolean { return this.state !== "open" && this.#line.outage.isLong; }
+  /** A frame waits here for a shard that is away, or has said for as long that it is loading. */
+  isStuck(frame: OutgoingFrame): boolean {
+    if (!this.#queue.includes(frame as Frame)) return false;
+    const { warmingSinceMs } = frame as Frame;
+    return this.isAway || (warmingSinceMs >= 0 && this.#p.clock.nowMs() - warmingSinceMs >= this.#p.limits.degradeAfterMs);
+  }
 
   /** Resolves when the shard is ready and the line open; rejects with ShardError (ShardLine.connect). */
   connect(): Promise<void> {
@@ -342,7 +353,7 @@ export class ShardClient implements HolderLine {
   #refused(at: number, frame: Frame, header: FrameHeader, message: string): void {
     const { limits, clock } = this.#p;
     const cause = `it refused the frame (${header.refusal}): ${message}`;
-    this.#line.lastFault = cause;
+    this.#line.fault(cause);
     if (header.refusal === "wrong-epoch") this.#p.stale?.();
     if (header.refusal === "wrong-epoch" || header.refusal === "unknown-slot") return this.#condemn({ cause, wrong: frame });
     this.#settle(at);
@@ -378,7 +389,7 @@ export class ShardClient implements HolderLine {
   /** Gives up this socket: every pending frame fails at once and is sent again by its own counter, on a fresh connection. */
   #condemn(failure: Failure): void {
     if (this.state !== "open") return;
-    this.#line.lastFault = failure.cause;
+    this.#line.fault(failure.cause);
     // First, so that nothing is sent while the frames are taken back.
     this.#line.drop(1002, "the line is opened anew");
     const again: Frame[] = [];

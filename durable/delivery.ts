@@ -5,6 +5,7 @@ import type { StepEntry } from "../model/engine.ts";
 import { logprobs, sampleForm, type TopLogits } from "../model/sampling.ts";
 import type { GenerateEvent, ScoredToken } from "./generate.ts";
 import { failure, type Run } from "./generation-run.ts";
+import type { LeftOutRows } from "./left-out-rows.ts";
 import type { StepTrace } from "./step-trace.ts";
 
 /** What the engine returned for one entry of a step. */
@@ -15,6 +16,8 @@ export interface Evaluated {
   readonly logits: Float32Array;
   readonly top: TopLogits | null;
   readonly vocabSize: number;
+  /** Of the step: the own tokens' are in run.missingRows already. */
+  readonly leftOut: LeftOutRows;
   /** Of the step, where somebody asked for experts. */
   readonly trace: StepTrace | null;
 }
@@ -55,6 +58,9 @@ export function deliver(run: Run, evaluated: Evaluated): number {
         else if (run.generated >= request.maxTokens) run.finish("length", null);
       }
       if (!isGuessed || run.ended) return held;
+      // The guess held: what its evaluation missed is in the next one.
+      const guessed = start + n - draft.length + held;
+      run.missingRows += evaluated.leftOut.between(run.timeline!.id, guessed, guessed + 1);
     }
   } catch (cause) {
     run.end(failure("step-failed", `Token ${run.generated} could not be chosen: ${cause instanceof Error ? cause.message : String(cause)}`, false));
@@ -63,11 +69,13 @@ export function deliver(run: Run, evaluated: Evaluated): number {
 }
 
 function tokenEvent(run: Run, drawn: ReturnType<typeof sampleForm>, trace: StepTrace | null): GenerateEvent {
+  const missing = run.takeMissingRows();
   const route = run.traces ? trace?.routeOf(run.timeline!.id, run.ids.length - 1) : undefined;
   return {
     type: "token", index: run.generated, id: drawn.id,
     ...(drawn.logprob === undefined ? {} : { logprob: drawn.logprob, top: drawn.top ?? [] }),
     ...(run.generated === 0 && run.cachedTokens > 0 ? { cachedTokens: run.cachedTokens } : {}),
+    ...(missing > 0 ? { degraded: missing } : {}),
     ...(run.traces ? { experts: route?.experts ?? [], weights: route?.weights ?? [], served: { shards: route?.shards ?? [], frames: route?.frames ?? [] } } : {}),
   };
 }

@@ -7,7 +7,7 @@ import { movesOf, planChange } from "../fleet/min-move.ts";
 import type { PlannedExpert } from "../fleet/plan.ts";
 import { decideReplicas, type ReplicaPolicy, type ReplicaState } from "../fleet/replica-policy.ts";
 import { packCopies, partsOf, replicaSlots } from "../fleet/replicas.ts";
-import type { Balance, NextPlans } from "./directory-core.ts";
+import type { Balance, NextPlans } from "./directory-ports.ts";
 import { heldBy, type LaneReport } from "./directory-record.ts";
 
 const MINUTE_MS = 60_000;

@@ -4,67 +4,10 @@
 // Method: ElasticMoE (warm beside what serves, switch at a step's end, drain).
 
 import type { FleetPlan } from "../fleet/fleet-plan.ts";
-import type { AdoptReply } from "./adoption.ts";
-import { within, type Clock, type Random } from "./clock.ts";
+import { within } from "./clock.ts";
+import { LanesHeard } from "./directory-lanes.ts";
+import type { DirectoryPorts, NextPlans, Prepared } from "./directory-ports.ts";
 import { changeStatus, ended, heldBy, summaryOf, type Change, type ChangeState, type PlannedStep, type DirectoryRecord, type FleetStatus, type LaneReport, type Wish } from "./directory-record.ts";
-import type { Limits } from "./limits.ts";
-
-export interface DirectoryStorage {
-  read(): DirectoryRecord;
-  /** Writes all of it, and when to call `tick`, as one: either alone would leave a change to nobody. What is sent later leaves after it is written. */
-  write(record: DirectoryRecord, wakeAtMs: number | null): void;
-  wake(atMs: number | null): void;
-}
-
-export type Prepared =
-  | { readonly state: "ready"; readonly fetchedBytes: number }
-  | { readonly state: "loading" }
-  /** Without `retryable` it will say the same for this plan whenever it is asked. */
-  | { readonly state: "refused"; readonly message: string; readonly retryable: boolean };
-
-export interface DirectoryShards {
-  /** Weight bytes a shard has fetched since it came up, from wherever. */
-  fetched(plan: FleetPlan, shard: number): Promise<number>;
-  /** Warms a shard for `to` beside what it serves. */
-  prepare(from: FleetPlan, to: FleetPlan, shard: number): Promise<Prepared>;
-  /** Lets go of every epoch below `below`. */
-  retire(plan: FleetPlan, shard: number, below: number): Promise<void>;
-  /** Lets go of what `to` would have needed beyond `from`. */
-  release(from: FleetPlan, to: FleetPlan, shard: number): Promise<void>;
-}
-
-export interface DirectoryOrchestrators {
-  adopt(orchestrator: string, plan: FleetPlan): Promise<AdoptReply>;
-}
-
-/** What comes next and what it takes. */
-export interface NextPlans {
-  /** In words: what was asked for. */
-  readonly reason: string;
-  /** To be put in force one after the other, where room is short; their epochs do not matter. Empty where nothing needs to change. */
-  readonly steps: readonly PlannedStep[];
-}
-
-export interface Planner {
-  /** Throws RangeError with the numbers where the wish is impossible. */
-  next(from: FleetPlan, wish: Wish): Promise<NextPlans>;
-}
-
-/** What the load asks for; null where nothing needs to change. Called every so often while nothing is under way; `lastChangeMs`: when a change last ended. */
-export type Balance = (from: FleetPlan, expertCounts: readonly LaneReport["expertCounts"][], nowMs: number, lastChangeMs: number | null) => Promise<NextPlans | null>;
-
-export interface DirectoryPorts {
-  readonly storage: DirectoryStorage;
-  readonly shards: DirectoryShards;
-  readonly orchestrators: DirectoryOrchestrators;
-  readonly planner: Planner;
-  readonly clock: Clock;
-  /** Jitter only. */
-  readonly random: Random;
-  readonly limits: Pick<Limits, "prepareDeadlineMs" | "directoryPauseMs" | "directoryPauseMostMs" | "planWarmMs" | "adoptDeadlineMs" | "laneLeaseMs" | "planDrainMs" | "planRetireMs" | "pastChanges" | "recentFaults" | "knownLanes" | "replicaTickMs">;
-  /** Null: the load changes nothing. */
-  readonly balance: Balance | null;
-}
 
 /** A wish that is not begun: there is no plan yet, another change is under way, or nothing would change. */
 export class WishConflict extends Error {
@@ -74,9 +17,7 @@ export class WishConflict extends Error {
 export class DirectoryCore {
   readonly #ports: DirectoryPorts;
   #record: DirectoryRecord;
-  /** When each orchestrator was last heard of. A new object takes all it knows for alive. */
-  readonly #seenMs = new Map<string, number>();
-  readonly #reports = new Map<string, LaneReport>();
+  readonly #heard: LanesHeard;
   #pass: Promise<void> | null = null;
   /** Passes in a row that brought nothing. */
   #fruitless = 0;
@@ -85,7 +26,7 @@ export class DirectoryCore {
   constructor(ports: DirectoryPorts) {
     this.#ports = ports;
     this.#record = ports.storage.read();
-    for (const { name } of this.#record.lanes) this.#seenMs.set(name, this.#now);
+    this.#heard = new LanesHeard(this.#record.lanes, ports.clock, ports.limits);
   }
 
   get #now(): number { return this.#ports.clock.nowMs(); }
@@ -104,7 +45,7 @@ export class DirectoryCore {
     }
     const known = lanes.find(({ name }) => name === orchestrator);
     if (known === undefined && lanes.length >= this.#ports.limits.knownLanes) throw new RangeError(`The fleet has ${lanes.length} orchestrators, and ${orchestrator} would be one more; ${this.#ports.limits.knownLanes} are expected at most.`);
-    this.#seenMs.set(orchestrator, this.#now);
+    this.#heard.seen(orchestrator);
     const lane = { name: orchestrator, epoch: initial.epoch };
     const next = { ...this.#record, lanes: known === undefined ? [...lanes, lane] : lanes.map((other) => (other === known ? lane : other)) };
     // A plan this directory never gave was given by one before it, which lost its storage: shards may have retired all before it.
@@ -116,7 +57,7 @@ export class DirectoryCore {
   }
 
   #noteReport(orchestrator: string, report: LaneReport): void {
-    this.#reports.set(orchestrator, report);
+    this.#heard.reported(orchestrator, report);
     const known = new Set(this.#record.faults.map((fault) => JSON.stringify(fault)));
     // A report that comes twice says the same.
     const fresh = report.faults.map(({ atMs, shard, cause }) => ({ atMs, shard, cause })).filter((fault) => !known.has(JSON.stringify(fault)));
@@ -159,7 +100,7 @@ export class DirectoryCore {
     const { plan, change, history, lanes, faults } = this.#record;
     return {
       plan: plan === null ? null : summaryOf(plan), change: change === null ? null : changeStatus(change), history, faults,
-      lanes: lanes.map((lane) => ({ ...lane, seenMs: this.#seenMs.get(lane.name)!, freeKvPositions: this.#reports.get(lane.name)?.freeKvPositions ?? null })),
+      lanes: this.#heard.statusOf(lanes), load: this.#heard.load,
     };
   }
 
@@ -300,7 +241,7 @@ export class DirectoryCore {
     for (const [i, reply] of replies.entries()) {
       const { name } = behind[i]!;
       // Epoch 0 is of one without a model: it will register before it has one.
-      if (reply.epoch > 0) this.#seenMs.set(name, this.#now);
+      if (reply.epoch > 0) this.#heard.seen(name);
       if (reply.state === "adopted") {
         next = next.map((lane) => (lane.name === name ? { name, epoch: Math.max(lane.epoch, reply.epoch) } : lane));
         continue;
@@ -308,11 +249,10 @@ export class DirectoryCore {
       nFailed++;
       message = `The orchestrator ${name} has not adopted epoch ${plan.epoch}: ${reply.message}`;
       // It need not call while all is well: silence counts from when it was first asked.
-      const sinceMs = Math.max(this.#seenMs.get(name) ?? 0, this.#record.change?.sinceMs.flipping ?? 0);
+      const sinceMs = Math.max(this.#heard.seenMs(name), this.#record.change?.sinceMs.flipping ?? 0);
       if (this.#now - sinceMs < limits.laneLeaseMs) continue;
       next = next.filter((lane) => lane.name !== name);
-      this.#seenMs.delete(name);
-      this.#reports.delete(name);
+      this.#heard.forget(name);
     }
     const { change } = this.#record;
     const noted = change === null || behind.length === 0 ? change : { ...change, retries: change.retries + nFailed, message };
@@ -323,7 +263,7 @@ export class DirectoryCore {
   /** Tells every shard of either plan, each until it has answered, for a while; then the change has ended. */
   async #tellAll(asked: Change, tell: (shard: number) => Promise<void>): Promise<void> {
     const { clock, limits } = this.#ports;
-    const open = [...new Set([...heldBy(asked.from), ...heldBy(asked.to)])].filter((shard) => !asked.done.includes(shard));
+    const open = [...new Set([...heldBy(asked.from), ...heldBy(asked.to), ...untoldWithin(this.#record, asked)])].filter((shard) => !asked.done.includes(shard));
     const causes = await Promise.all(open.map((shard) => within(clock, limits.prepareDeadlineMs, tell(shard), `it did not answer in ${limits.prepareDeadlineMs} ms`).then(() => null, (cause: unknown) => (cause instanceof Error ? cause.message : String(cause)))));
     const change = this.#current(asked);
     if (change === null) return;
@@ -333,9 +273,10 @@ export class DirectoryCore {
     const saying = failed.length === 0 ? null : `Shard${failed.length === 1 ? "" : "s"} ${failed.join(", ")} could not be told to let go: ${causes.find((cause) => cause !== null)!}.`;
     const message = change.state === "abandoned" ? change.message : saying;
     if (failed.length > 0 && this.#now - change.sinceMs[change.state]! < limits.planRetireMs) return this.#note(change, { done, retries, message });
+    const untold = [...this.#record.untold.filter((shard) => !done.includes(shard)), ...failed.filter((shard) => !this.#record.untold.includes(shard))];
     const history = [ended({ ...change, retries, message }, this.#now), ...this.#record.history].slice(0, limits.pastChanges);
     const [next, ...rest] = change.state === "abandoned" ? [] : change.rest;
-    this.#write({ ...this.#record, change: next === undefined ? null : this.#changeTo(change.to, next, rest, change.reason), history });
+    this.#write({ ...this.#record, change: next === undefined ? null : this.#changeTo(change.to, next, rest, change.reason), history, untold });
   }
 
   /** Lets the load decide, where that is switched on. */
@@ -344,13 +285,16 @@ export class DirectoryCore {
     const { balance } = this.#ports;
     if (balance === null || plan === null || this.#now - this.#balancedMs < this.#ports.limits.replicaTickMs) return;
     this.#balancedMs = this.#now;
-    const next = await balance(plan, [...this.#reports.values()].map(({ expertCounts }) => expertCounts), this.#now, this.#record.history[0]?.endedMs ?? null);
+    const next = await balance(plan, this.#heard.expertCounts, this.#now, this.#record.history[0]?.endedMs ?? null);
     if (next !== null && this.#record.plan === plan && this.#record.change === null) this.#begin(plan, next);
   }
 }
 
 /** Whether somebody is still to be told something. */
 const hasWork = ({ plan, change, lanes }: DirectoryRecord): boolean => change !== null || (plan !== null && lanes.some(({ epoch }) => epoch < plan.epoch));
+
+/** Shards that an earlier change could not tell, and that nobody else would tell now. A plan given later may not know their numbers. */
+const untoldWithin = ({ untold }: DirectoryRecord, { to, state }: Change): number[] => (state === "abandoned" ? [] : untold.filter((shard) => shard < to.shards.length));
 
 const isFurther = (before: DirectoryRecord, now: DirectoryRecord): boolean =>
   before.change?.to.epoch !== now.change?.to.epoch || before.change?.state !== now.change?.state || (before.change?.done.length ?? 0) < (now.change?.done.length ?? 0) || before.lanes !== now.lanes;

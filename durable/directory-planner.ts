@@ -6,13 +6,14 @@ import { movesOf, planChange, type Wish as MoveWish } from "../fleet/min-move.ts
 import type { PlannedExpert } from "../fleet/plan.ts";
 import type { PackManifest } from "../formats/manifest.ts";
 import { allocatedBytes } from "../model/heap.ts";
-import type { NextPlans, Planner } from "./directory-core.ts";
+import type { NextPlans, Planner } from "./directory-ports.ts";
 import { heldBy, type Wish } from "./directory-record.ts";
-import type { DurableEnv } from "./env.ts";
+import { shardRegion, type DurableEnv } from "./env.ts";
 import { tenantBytes } from "./isolate.ts";
 import type { Limits } from "./limits.ts";
 import { shardMemory } from "./memory-plan.ts";
 import { currentPack, knownPack } from "./opened-packs.ts";
+import { requireWithin } from "./places.ts";
 
 async function manifestOf(env: DurableEnv, packHash: string): Promise<PackManifest> {
   const pack = knownPack(packHash) ?? await currentPack(env);
@@ -66,7 +67,7 @@ export class DirectoryPlanner implements Planner {
     const { table, roomBytes } = await packOf(this.#env, from, this.#limits);
     const shards = wish.shards ?? heldBy(from).length;
     const { wished, reason } = wish.plan === undefined
-      ? { wished: { shards, replicas: wish.replicas ?? copiesIn(from), roomBytes }, reason: [`${shards} shards`, ...(wish.replicas === undefined ? [] : [`${wish.replicas} of each expert`])].join(", ") }
+      ? { wished: { shards, replicas: wish.replicas ?? copiesIn(from), roomBytes, region: shardRegion(this.#env, 0) }, reason: [`${shards} shards`, ...(wish.replicas === undefined ? [] : [`${wish.replicas} of each expert`])].join(", ") }
       : { wished: placementOf(from, wish, roomBytes), reason: "a given plan" };
     return stepsOf(from, wished, table, reason);
   }
@@ -77,6 +78,7 @@ function placementOf(from: FleetPlan, { plan, shards, replicas }: Wish, roomByte
   for (const field of ["packId", "packHash", "fleet", "lanes", "jurisdiction", "stages"] as const) {
     if (JSON.stringify(plan![field]) !== JSON.stringify(from[field])) throw new RangeError(`The plan given has another ${field} than the one in force; only shards change while a fleet runs.`);
   }
+  requireWithin(plan!);
   return { parts: plan!.shards.filter(({ slots }) => slots.length > 0), roomBytes };
 }
 

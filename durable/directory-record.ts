@@ -85,9 +85,11 @@ export interface DirectoryRecord {
   readonly lanes: readonly Lane[];
   readonly history: readonly PastChange[];
   readonly faults: readonly ShardFault[];
+  /** Shards that could not be told to let go of old epochs; the next change tells them too. */
+  readonly untold: readonly number[];
 }
 
-export const EMPTY_RECORD: DirectoryRecord = { plan: null, lastEpoch: 0, change: null, lanes: [], history: [], faults: [] };
+export const EMPTY_RECORD: DirectoryRecord = { plan: null, lastEpoch: 0, change: null, lanes: [], history: [], faults: [], untold: [] };
 
 /** What an orchestrator may say of itself when it registers. */
 export interface LaneReport {
@@ -110,13 +112,24 @@ export interface PlanSummary {
 
 export type ChangeStatus = Omit<PastChange, "outcome" | "endedMs"> & { readonly fromEpoch: number; readonly state: ChangeState; /** Changes that follow. */ readonly stepsLeft: number };
 
+/** What orchestrators lately asked of a layer, fading. */
+export interface LayerLoad {
+  readonly layer: number;
+  readonly choices: number;
+  /** The expert chosen most, and how often over the mean of the layer's. */
+  readonly busiest: number;
+  readonly timesMean: number;
+}
+
 /** What `status` tells. */
 export interface FleetStatus {
   readonly plan: PlanSummary | null;
   readonly change: ChangeStatus | null;
   /** Latest first. */
   readonly history: readonly PastChange[];
-  readonly lanes: readonly (Lane & { readonly seenMs: number; readonly freeKvPositions: number | null })[];
+  readonly lanes: readonly (Lane & { readonly seenMs: number; readonly reportedMs: number | null; readonly freeKvPositions: number | null })[];
+  /** Of each layer with experts that was asked lately. */
+  readonly load: readonly LayerLoad[];
   /** Latest first. */
   readonly faults: readonly ShardFault[];
 }

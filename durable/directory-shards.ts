@@ -3,11 +3,12 @@
 
 import type { FleetPlan } from "../fleet/fleet-plan.ts";
 import { movesOf, type ShardMoves } from "../fleet/min-move.ts";
-import type { DirectoryShards, Prepared } from "./directory-core.ts";
+import type { DirectoryShards, Prepared } from "./directory-ports.ts";
 import { packTable } from "./directory-planner.ts";
 import { shardNamespace, strictIsolates, type DurableEnv } from "./env.ts";
 import { PROTOCOL_VERSION, type Donor, type MovedBytes, type SlotRange, type Welcome } from "./handshake.ts";
 import { LIMITS } from "./limits.ts";
+import { hintOf, withinJurisdiction } from "./places.ts";
 import type { ExpertShard } from "./shard.ts";
 import { shardName } from "./shard-transport.ts";
 
@@ -68,8 +69,7 @@ export class ShardObjects implements DirectoryShards {
   #stub(plan: FleetPlan, shard: number): DurableObjectStub<ExpertShard> {
     const { region } = plan.shards[shard]!;
     const namespace = shardNamespace(this.#env, shard);
-    const within = plan.jurisdiction === null ? namespace : namespace.jurisdiction(plan.jurisdiction as DurableObjectJurisdiction);
-    return within.getByName(this.#nameOf(plan, shard), region === null ? {} : { locationHint: region as DurableObjectLocationHint });
+    return withinJurisdiction(namespace, plan.jurisdiction).getByName(this.#nameOf(plan, shard), hintOf(region));
   }
 }
 

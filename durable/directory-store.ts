@@ -4,7 +4,7 @@
 
 import type { FleetPlan } from "../fleet/fleet-plan.ts";
 import { EMPTY_RECORD, type Change, type DirectoryRecord } from "./directory-record.ts";
-import type { DirectoryStorage } from "./directory-core.ts";
+import type { DirectoryStorage } from "./directory-ports.ts";
 
 const PIECE_CHARS = 500_000;
 const RECORD = "record";
@@ -24,8 +24,10 @@ export class DirectoryStore implements DirectoryStorage {
   }
 
   read(): DirectoryRecord {
-    const stored = this.#storage.kv.get<StoredRecord>(RECORD);
-    if (stored === undefined) return EMPTY_RECORD;
+    const found = this.#storage.kv.get<StoredRecord>(RECORD);
+    if (found === undefined) return EMPTY_RECORD;
+    // Fields that an older version did not write.
+    const stored: StoredRecord = { ...EMPTY_RECORD, ...found };
     const plan = stored.plan === null ? null : this.#plan(stored.plan);
     if (stored.change === null) return { ...stored, plan, change: null };
     const { from, to, rest } = stored.change;

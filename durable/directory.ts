@@ -12,6 +12,8 @@ import { ShardObjects } from "./directory-shards.ts";
 import { DirectoryStore } from "./directory-store.ts";
 import { autoReplicaBytes, type DurableEnv } from "./env.ts";
 import { LIMITS, type Limits } from "./limits.ts";
+import { placedEnv } from "./places.ts";
+import { adoptAt } from "./stage-objects.ts";
 
 export type DesireReply =
   | { readonly state: "begun"; readonly fleet: FleetStatus }
@@ -21,13 +23,14 @@ export type DesireReply =
 export class Directory extends DurableObject<DurableEnv> {
   readonly #core: DirectoryCore;
 
-  constructor(ctx: DurableObjectState, env: DurableEnv, limits: Limits = LIMITS) {
+  constructor(ctx: DurableObjectState, deployed: DurableEnv, limits: Limits = LIMITS) {
+    const env = placedEnv(deployed, ctx.id.name);
     super(ctx, env);
     const budgetBytes = autoReplicaBytes(env);
     this.#core = new DirectoryCore({
       storage: new DirectoryStore(ctx.storage), shards: new ShardObjects(env), clock: systemClock, limits,
       planner: new DirectoryPlanner(env, limits), random: new SeededRandom(crypto.getRandomValues(new Uint32Array(1))[0]!), balance: budgetBytes === 0 ? null : loadBalance({ budgetBytes, pack: (from) => packOf(env, from, limits) }),
-      orchestrators: { adopt: async (name, plan) => ({ ...await env.ORCHESTRATOR.getByName(name).adopt(plan) }) },
+      orchestrators: { adopt: (name, plan) => adoptAt(env, name, plan) },
     });
   }
 

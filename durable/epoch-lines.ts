@@ -18,6 +18,7 @@ import type { Limits } from "./limits.ts";
 import { slotsOf } from "./memory-plan.ts";
 import { ReplicaChoice } from "./replica-choice.ts";
 import type { ShardTransport } from "./shard-line.ts";
+import type { StepTerms } from "./step-terms.ts";
 import { WebSocketExperts } from "./websocket-experts.ts";
 
 /** What the plan gives a shard, known before anything is loaded. */
@@ -66,13 +67,17 @@ export interface LineParts {
   readonly transport: (plan: FleetPlan, shard: number, nameAttempt: number) => ShardTransport;
   /** A shard has ended the plan's epoch. */
   readonly stale?: () => void;
+  /** Of the step under way; absent: every step waits for shards that are away. */
+  readonly terms?: StepTerms;
+  /** Of the ring, whose layers' shards these lines lead to; 0 where there is no other. */
+  readonly stage: number;
 }
 
 /** `before`: the lines of the epoch in force, whose shards can give their bytes to those of this one. */
 export function fanOutOf(of: LineParts, plan: FleetPlan, before: FanOut | null = null): FanOut {
   const { manifest, limits, clock, isolate, stale } = of;
   const { config, activations } = manifest;
-  const ownSlots = plan.stages[0]!.slots;
+  const { slots: ownSlots, layers: [firstLayer, endLayer] } = plan.stages[of.stage]!;
   const shares = plan.shards.map(({ slots, region }): ShardShare => ({
     weightBytes: [...slotsOf(manifest, slots)].reduce((sum, { segment, of: expert }) => sum + expert.segments[segment]!.bytes, 0),
     experts: new Set(slots.map(({ layer, expert }) => layer * 65536 + expert)).size, region,
@@ -89,12 +94,12 @@ export function fanOutOf(of: LineParts, plan: FleetPlan, before: FanOut | null =
   const placement = new ReplicaChoice([...plan.shards.map(({ slots }) => slots), ...(ownSlots.length === 0 ? [] : [ownSlots])], clients);
   return {
     plan, clients, shares, ownSlots, placement,
-    // A shard without slots has nothing to say; it is never sent a frame either.
-    connect: () => Promise.all(clients.filter((_, shard) => plan.shards[shard]!.slots.length > 0).map((client) => client.connect())),
+    // A shard without slots of these layers has nothing to say here; it is never sent a frame either.
+    connect: () => Promise.all(clients.filter((_, shard) => plan.shards[shard]!.slots.some(({ layer }) => layer >= firstLayer && layer < endLayer)).map((client) => client.connect())),
     experts: (heap, kernels, maxTokens, own, frame) => {
       const onShards = new WebSocketExperts({
         clients, placement, heap, kernels, hidden: config.hiddenSize, frame: frame ?? heap.alloc(limits.frameBytes, "frames"),
-        activations, maxTokens, frameBytes: limits.frameBytes, overlapTokens: overlapTokens(config), clock,
+        activations, maxTokens, frameBytes: limits.frameBytes, overlapTokens: overlapTokens(config), clock, limits, ...(of.terms === undefined ? {} : { terms: of.terms }),
       });
       if (ownSlots.length === 0) return onShards;
       if (own === undefined) throw new Error("The plan gives the orchestrator experts of its own, and nobody here computes them.");

@@ -62,14 +62,14 @@ export class EpochSwitch {
     });
   }
 
-  /** Does a step in one epoch. One that fails because its epoch is over is done again, once, if it `mayRepeat` and a newer plan has come into force. */
-  async step<T>(mayRepeat: boolean, run: () => Promise<T>): Promise<T> {
+  /** Does a step in one epoch. One that fails because its epoch is over is done again, once, if a newer plan has come into force; whoever watches it must expect that (step-trace.ts). */
+  async step<T>(run: () => Promise<T>): Promise<T> {
     const { epoch } = this.plan;
     try {
       return await this.experts.during(run);
     } catch (cause) {
       if (this.#asking !== null) await this.#asking;
-      if (!mayRepeat || this.plan.epoch === epoch) throw cause;
+      if (this.plan.epoch === epoch) throw cause;
       return this.experts.during(run);
     }
   }
@@ -106,16 +106,20 @@ export class EpochSwitch {
 
   /** What this orchestrator would have to be anew for the plan; null where nothing. */
   #unlike(plan: FleetPlan, inForce: FleetPlan): string | null {
-    if (plan.stages.length !== inForce.stages.length) return `The plan has ${plan.stages.length} stages, and this ring ${inForce.stages.length}: another ring is other orchestrators.`;
+    if (spansOf(plan) !== spansOf(inForce)) return `The plan cuts the model into stages ${spansOf(plan)}, and this ring into ${spansOf(inForce)}: another ring is other orchestrators.`;
     const held = new Set(this.#p.ownSlots.flatMap(segmentsOf));
-    const missing = plan.stages[0]!.slots.flatMap(segmentsOf).find((segment) => !held.has(segment));
-    return missing === undefined ? null : `The plan gives the orchestrator ${missing} to compute itself, which it does not hold.`;
+    const missing = plan.stages[this.#p.lines.stage]!.slots.flatMap(segmentsOf).find((segment) => !held.has(segment));
+    return missing === undefined ? null : `The plan gives stage ${this.#p.lines.stage} ${missing} to compute itself, which it does not hold.`;
   }
 
   #epochOf(fanOut: FanOut): LiveEpoch {
     return { fanOut, experts: this.#p.expertsOf(fanOut), finish: () => fanOut.finish() };
   }
 }
+
+/** Embedding rows, layers and head rows of each stage, in words. */
+const spansOf = ({ stages }: FleetPlan): string =>
+  stages.map(({ embeddingRows, layers, headRows }) => `[${[embeddingRows, layers, headRows].map(([from, to]) => `${from} to ${to}`).join(", ")}]`).join(" ");
 
 const loadsOf = (clients: readonly ShardClient[]): number => clients.reduce((sum, { loads }) => sum + loads, 0);
 const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause));

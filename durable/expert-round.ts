@@ -1,11 +1,12 @@
 // One round of a layer over shards, and what is outstanding of it: the share of each part, and the frames that try to bring it in.
-// Owns the ends: a share ends with the first complete answer, be it the frame's own, a hedge's, or what took the place of a lost one; the round
-// with its last share or its first failure, and then nothing is written any more. Refuses frames' bytes and rows (websocket-experts.ts).
+// Owns the ends: a share ends with the first complete answer, be it the frame's own, a hedge's, or what took the place of a lost one, or is left out where the
+// step's terms say so; the round with its last share or its first failure, and then nothing is written any more. Refuses frames' bytes and rows (websocket-experts.ts).
 
 import type { ExpertBatch, ExpertRunInfo } from "../model/experts.ts";
 import type { OtherHolders, OutgoingFrame, ReplySink, ShardClient } from "./client.ts";
 import type { FrameHeader } from "./protocol.ts";
-import type { ShardError } from "./shard-line.ts";
+import { AwayError, type ShardError } from "./shard-line.ts";
+import type { Terms } from "./step-terms.ts";
 
 /** Numbers of a batch's groups: those of `list`, or, where that is null, [first, end). */
 export interface GroupList {
@@ -33,13 +34,17 @@ export class Round {
   settled = false;
   hedges = 0;
   moved = 0;
+  /** Null: its frames wait as long as an outage may last. */
+  readonly terms: Terms | null;
+  readonly #missing: number[] = [];
   readonly #sent: { readonly bytes: number; readonly client: ShardClient; readonly frame: OutgoingFrame }[] = [];
   readonly promise: Promise<ExpertRunInfo>;
   #resolve!: (info: ExpertRunInfo) => void;
   #reject!: (error: Error) => void;
 
-  constructor(batch: ExpertBatch) {
+  constructor(batch: ExpertBatch, terms: Terms | null = null) {
     this.batch = batch;
+    this.terms = terms;
     this.promise = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
@@ -61,7 +66,26 @@ export class Round {
       bytes += frameBytes;
       retries += frame.retries;
     }
-    this.#resolve({ frames: this.shares.length, bytes, retries, hedges: this.hedges, parts: this.shares.map(({ part, bytes, elapsedMs }) => ({ part, bytes, ms: elapsedMs })) });
+    const computed = this.shares.filter(({ isLeftOut }) => !isLeftOut);
+    this.#resolve({ frames: computed.length, bytes, retries, hedges: this.hedges, parts: computed.map(({ part, bytes, elapsedMs }) => ({ part, bytes, ms: elapsedMs })),
+      ...(this.#missing.length === 0 ? {} : { missing: this.#missing }) });
+  }
+
+  /** Nobody computes these groups. */
+  leaveOut(groups: readonly number[]): void {
+    this.#missing.push(...groups);
+    this.arrived();
+  }
+
+  /** Ends what waits for shards that are away, as the terms say. */
+  look(): void {
+    for (const share of this.shares) {
+      if (this.settled || share.isIn) continue;
+      const away = share.away;
+      if (away === null) continue;
+      if (this.terms?.leavesOut === true) share.leaveOut(this);
+      else this.fail(new AwayError(away, true, `Shard ${away} is away, and a step with generations that do not wait for it was ended.`));
+    }
   }
 
   fail(error: Error): void {
@@ -84,6 +108,11 @@ export class Contender {
     this.#frames.push({ client, frame });
   }
 
+  /** A shard that one of its frames waits for in vain; null where none does. */
+  get away(): string | null {
+    return this.#frames.find(({ client, frame }) => client.isStuck(frame))?.client.name ?? null;
+  }
+
   /** It tries no more, and its frames touch nobody. */
   withdraw(): void {
     this.isOut = true;
@@ -99,12 +128,28 @@ export class Share {
   bytes = 0;
   elapsedMs = 0;
   isIn = false;
+  isLeftOut = false;
   readonly original = new Contender();
   hedge: Contender | null = null;
 
   constructor(part: number, startedAtMs: number) {
     this.part = part;
     this.startedAtMs = startedAtMs;
+  }
+
+  /** The shard for which all who try wait in vain; null where somebody may yet answer. */
+  get away(): string | null {
+    const trying = [this.original, this.hedge].filter((contender) => contender !== null && !contender.isOut);
+    const away = trying.map((contender) => contender!.away);
+    return away.length === 0 || away.includes(null) ? null : away[0]!;
+  }
+
+  leaveOut(round: Round): void {
+    this.isIn = this.isLeftOut = true;
+    this.original.withdraw();
+    this.hedge?.withdraw();
+    const [first, end] = [round.batch.partStart[this.part]!, round.batch.partStart[this.part + 1]!];
+    round.leaveOut(Array.from({ length: end - first }, (_, i) => first + i));
   }
 }
 
@@ -146,6 +191,7 @@ export class FrameOfShare implements ReplySink, OtherHolders {
   failed(error: ShardError): void {
     if (this.#isOver) return;
     if (this.#hasOther) this.contender.withdraw();
+    else if (this.round.terms?.leavesOut === true) this.share.leaveOut(this.round);
     else this.round.fail(error);
   }
 

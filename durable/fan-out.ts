@@ -9,15 +9,16 @@ import { fleetName, orchestratorHoldsExperts, planUnit, replicaCount, shardCount
 import { fanOutOf, type FanOut, type LineParts } from "./epoch-lines.ts";
 import type { Isolate } from "./isolate.ts";
 import type { Limits } from "./limits.ts";
+import { jurisdictionOf, lanesAsked, withinJurisdiction } from "./places.ts";
 import { ObjectTransport, shardName } from "./shard-transport.ts";
 
 /** Lines to shard objects. */
-export const objectLines = (env: DurableEnv, manifest: PackManifest, limits: Limits, isolate: Pick<Isolate, "name" | "inFlight">): LineParts => ({
-  manifest, limits, isolate, clock: systemClock, strictIsolates: strictIsolates(env),
+export const objectLines = (env: DurableEnv, manifest: PackManifest, limits: Limits, isolate: Pick<Isolate, "name" | "inFlight">, stage = 0): LineParts => ({
+  stage, manifest, limits, isolate, clock: systemClock, strictIsolates: strictIsolates(env),
   transport: (plan, shard, nameAttempt) => {
     const { region } = plan.shards[shard]!;
     const namespace = shardNamespace(env, shard);
-    return new ObjectTransport(plan.jurisdiction === null ? namespace : namespace.jurisdiction(plan.jurisdiction as DurableObjectJurisdiction),
+    return new ObjectTransport(withinJurisdiction(namespace, plan.jurisdiction),
       shardName(plan, shard, region, nameAttempt), region as DurableObjectLocationHint | null);
   },
 });
@@ -34,10 +35,11 @@ export function defaultPlan(env: DurableEnv, manifest: PackManifest, packHash: s
   // The orchestrator's own share, if it has one, is the last part.
   const table = manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map(({ bytes }) => bytes) }));
   const plan = makePlan(table, nShards + (holdsExperts ? 1 : 0), planUnit(env));
-  return recordOf(replicated(plan, nShards, nReplicas), {
+  const record = recordOf(replicated(plan, nShards, nReplicas), {
     packId: manifest.id, packHash, fleet: fleetName(env), nLayers: config.nLayers, vocabSize: config.vocabSize,
     ownShard: holdsExperts ? nShards : null, regionOf: (shard) => shardRegion(env, shard),
   });
+  return { ...record, lanes: lanesAsked(env) ?? 1, jurisdiction: jurisdictionOf(env) };
 }
 
 /** Each shard also holds what the shards before it do, round in a ring: two that fail together share as little as can be. */

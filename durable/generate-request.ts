@@ -22,6 +22,7 @@ const schema = z.strictObject({
   logprobs: z.int().min(0).max(LIMITS.topLogprobs).optional(),
   echo: z.boolean().optional(),
   embedding: z.boolean().optional(),
+  degrade: z.boolean().optional(),
   draftTokens: z.int().min(0).max(LIMITS.draftTokens).optional(),
   constraint: z.discriminatedUnion("kind", [
     z.strictObject({ kind: z.literal("json") }), z.strictObject({ kind: z.literal("json-schema"), schema: constraintText, strict: z.boolean() }),

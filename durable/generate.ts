@@ -37,6 +37,8 @@ export interface GenerateRequest {
   readonly draftTokens?: number;
   /** Report the experts chosen for each generated token, in every layer or in one. */
   readonly trace?: boolean | { readonly layer: number };
+  /** Where experts cannot be computed for a while, go on without them (their rows left out of the sum) instead of waiting for them; every token that this touches says so. */
+  readonly degrade?: boolean;
   /** Tokens that would break it are never sampled. */
   readonly constraint?: Constraint;
   /** The name under which the reply's ids are kept for a while. `resume`: what is kept of it comes first, unevaluated, then the rest. */
@@ -85,6 +87,13 @@ export interface MoeUsage {
   readonly retries: number;
   /** Frames that were late and went to another holder as well. */
   readonly hedges: number;
+  /** Only with `degrade`, and absent where nothing was left out: tokens chosen right after rows were missing, and how many of experts were, one for each token evaluated, layer and expert. Later tokens build on them. */
+  readonly degraded?: DegradedUsage;
+}
+
+export interface DegradedUsage {
+  readonly tokens: number;
+  readonly expertRows: number;
 }
 
 /** Where a generation's time went; whole milliseconds, the platform's clock has no finer (2026-11). */
@@ -116,8 +125,8 @@ export type GenerateEvent =
   | { readonly type: "prompt"; readonly start: number; readonly tokens: readonly ScoredToken[] }
   /** f32 [hidden]; only with embedding. */
   | { readonly type: "embedding"; readonly values: readonly number[] }
-  /** Token number `index` (0 = first generated). `cachedTokens` comes with the first: prompt tokens that needed no evaluation, absent for none. `experts` and their `weights` are those of its predecessor's evaluation, which chose it. */
-  | { readonly type: "token"; readonly index: number; readonly id: number; readonly logprob?: number; readonly top?: readonly TokenLogprob[]; readonly experts?: PerLayer; readonly weights?: PerLayer; readonly served?: ServedToken; readonly cachedTokens?: number }
+  /** Token number `index` (0 = first generated). `cachedTokens` comes with the first: prompt tokens that needed no evaluation, absent for none. `experts` and their `weights` are those of its predecessor's evaluation, which chose it. `degraded`: expert rows that were left out of what was evaluated since the token before; absent for none. */
+  | { readonly type: "token"; readonly index: number; readonly id: number; readonly logprob?: number; readonly top?: readonly TokenLogprob[]; readonly experts?: PerLayer; readonly weights?: PerLayer; readonly served?: ServedToken; readonly cachedTokens?: number; readonly degraded?: number }
   /** `coldStarts`: objects that came up or read weights while this generation waited; absent for none. */
   | { readonly type: "end"; readonly reason: "stop" | "length" | "deadline"; readonly stopId: number | null; readonly promptTokens: number; readonly cachedTokens: number; readonly completionTokens: number; readonly moe: MoeUsage; readonly timings: Timings; readonly coldStarts?: number }
   | GenerateFailure;
@@ -171,4 +180,6 @@ export interface OrchestratorStatus {
   /** Guesses evaluated since the model came up, and how many held (draft-gate.ts). */
   readonly drafts: { readonly tokens: number; readonly held: number };
   readonly shards: readonly ShardStatus[];
+  /** Of a ring, those after the first, which is this object; empty where there is none. */
+  readonly stages: readonly { readonly name: string; readonly loadedBytes: number; readonly totalBytes: number; readonly isReady: boolean }[];
 }

@@ -30,6 +30,12 @@ export class Run implements Generation {
   readonly ids: number[];
   readonly moe = { steps: 0, frames: 0, bytes: 0, retries: 0, hedges: 0 };
   readonly onCancel: () => void;
+  /** Expert rows left out since its last token; of those it has said, and how many tokens were touched. */
+  missingRows = 0;
+  #degradedTokens = 0;
+  #toldRows = 0;
+  /** Why it sits steps out: a shard is away, and others in the batch do not wait for it. */
+  held: { readonly shard: string; readonly sinceMs: number } | null = null;
   timeline: Timeline | null = null;
   /** Prompt tokens that an earlier generation had evaluated already. */
   cachedTokens = 0;
@@ -98,6 +104,15 @@ export class Run implements Generation {
     this.stage?.push(id);
   }
 
+  /** What is missing in what its next token was chosen by; that counts as told. */
+  takeMissingRows(): number {
+    const rows = this.missingRows;
+    if (rows > 0) this.#degradedTokens++;
+    this.#toldRows += rows;
+    this.missingRows = 0;
+    return rows;
+  }
+
   /** Its timeline is gone: what was evaluated is evaluated again. */
   lose(): void {
     this.losses++;
@@ -111,7 +126,7 @@ export class Run implements Generation {
     const admittedMs = this.#admittedMs ?? nowMs;
     const firstMs = this.#firstMs ?? nowMs;
     this.end({
-      type: "end", reason, stopId, promptTokens: this.request.promptIds.length, cachedTokens: this.cachedTokens, completionTokens: this.generated, moe: { ...this.moe },
+      type: "end", reason, stopId, promptTokens: this.request.promptIds.length, cachedTokens: this.cachedTokens, completionTokens: this.generated, moe: { ...this.moe, ...(this.isDegraded ? { degraded: { tokens: this.#degradedTokens, expertRows: this.#toldRows + this.missingRows } } : {}) },
       timings: { queueMs: admittedMs - this.#arrivedMs, promptMs: firstMs - admittedMs, completionMs: nowMs - firstMs },
     });
   }
@@ -129,6 +144,9 @@ export class Run implements Generation {
   get evaluated(): number { return this.timeline!.length; }
   get left(): number { return this.ids.length - this.evaluated; }
   get generated(): number { return this.ids.length - this.request.promptIds.length; }
+  get degrades(): boolean { return this.request.degrade === true; }
+  /** Something was left out of what it evaluated: nothing of it is anybody else's. */
+  get isDegraded(): boolean { return this.#toldRows + this.missingRows > 0; }
   /** What others of its scope may take over from it; null where nothing is. */
   get shared(): SharedTokens | null {
     const { cacheScope } = this.request;

@@ -6,7 +6,8 @@ import { FORMAT_LIMITS } from "../formats/limits.ts";
 import type { PackManifest } from "../formats/manifest.ts";
 import { parseJson, readFileOrNull } from "../formats/read-bytes.ts";
 import { packSource } from "./byte-sources.ts";
-import { fleetName, type DurableEnv } from "./env.ts";
+import { fleetBaseName, fleetName, type DurableEnv } from "./env.ts";
+import { planAtPlace } from "./places.ts";
 import { usablePlan } from "./usable-plan.ts";
 
 /** Null where the deployment brings none. Throws SourceError or RangeError that says what was found and expected. */
@@ -16,5 +17,5 @@ export async function givenPlan(env: DurableEnv, manifest: PackManifest, packHas
   const source = packSource(env);
   const bytes = await readFileOrNull(source, name, FORMAT_LIMITS.manifestBytes);
   if (bytes === null) throw new RangeError(`The variable PLAN_FILE is "${name}", and ${source.description} has no such file beside the pack.`);
-  return usablePlan(parseJson(source, name, bytes), { manifest, packHash, fleet: fleetName(env) });
+  return planAtPlace(env, usablePlan(parseJson(source, name, bytes), { manifest, packHash, fleet: fleetBaseName(env) }), fleetName(env));
 }

@@ -39,7 +39,7 @@ export type RefusalCode = (typeof REFUSAL_CODES)[number];
 
 export type Welcome =
   /** `isolate` names the shard's isolate: one that shares the orchestrator's shares its thread too. `hasRead`: it has read weights since it last said so. */
-  | { readonly state: "ready"; readonly connection: number; readonly isolate: string; readonly hasRead: boolean }
+  | { readonly state: "ready"; readonly connection: number; readonly isolate: string; readonly hasRead: boolean; /** Absent from shards of an older deployment. */ readonly read?: ReadFigures }
   | { readonly state: "loading"; readonly loadedBytes: number; readonly totalBytes: number; readonly retryAfterMs: number }
   | { readonly state: "refused"; readonly code: RefusalCode; readonly message: string; readonly retryable: boolean };
 
@@ -51,14 +51,21 @@ export interface MovedBytes {
   readonly store: number;
 }
 
+/** What bringing weights into memory took, since the object came up. */
+export interface ReadFigures {
+  readonly moved: MovedBytes;
+  /** Of all loads together; the platform's clock stands still while an object computes (2026-11). */
+  readonly loadMs: number;
+}
+
 /** What a shard says of itself when asked. */
-export interface ShardReport {
+export interface ShardReport extends ReadFigures {
   /** Epochs whose frames it answers, ascending. */
   readonly epochs: readonly number[];
-  readonly state: "empty" | "loading" | "serving";
+  /** `cold`: told what to serve, and evicted since. */
+  readonly state: "empty" | "cold" | "loading" | "serving";
   readonly isolate: string;
   readonly weightBytes: number;
-  readonly moved: MovedBytes;
   /** Extents of its slots that are not in its cache yet. */
   readonly uncachedExtents: number;
 }

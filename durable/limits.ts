@@ -16,6 +16,9 @@ export interface Limits {
   readonly sharedChunkTokens: number;
   readonly draftTokens: number;
   readonly timelineLosses: number;
+  readonly ringProbeMs: number;
+  readonly ringSilenceMs: number;
+  readonly ringStepMs: number;
   readonly frameDeadlineMs: number;
   readonly prepareDeadlineMs: number;
   readonly drainMs: number;
@@ -23,6 +26,7 @@ export interface Limits {
   readonly backoffBaseMs: number;
   readonly backoffMostMs: number;
   readonly outageMs: number;
+  readonly degradeAfterMs: number;
   readonly latencySamples: number;
   readonly latencyLeastSamples: number;
   readonly deadlineFactor: number;
@@ -45,6 +49,9 @@ export interface Limits {
   readonly cachePauseMs: number;
   readonly cachePauses: number;
   readonly cacheBytes: number;
+  readonly manifestMs: number;
+  readonly keepWarmMs: number;
+  readonly keepWarmCheckMs: number;
   readonly activeGenerations: number;
   readonly queuedGenerations: number;
   readonly requestWaitMs: number;
@@ -81,6 +88,15 @@ export interface Limits {
   readonly recentFaults: number;
   readonly knownLanes: number;
   readonly replicaTickMs: number;
+  readonly pingEveryMs: number;
+  readonly pingDeadlineMs: number;
+  readonly laneTableMs: number;
+  readonly laneTableOldMs: number;
+  readonly coldWaitMs: number;
+  readonly breaksHere: number;
+  readonly reportMs: number;
+  readonly reportKeepMs: number;
+  readonly lineFaults: number;
 }
 
 export const LIMITS: Limits = Object.freeze({
@@ -104,6 +120,12 @@ export const LIMITS: Limits = Object.freeze({
   draftTokens: 7,
   /** Times in a row that a generation's KV cache may be lost with a stage before it is given up: each costs the evaluation of all its tokens. */
   timelineLosses: 8,
+  /** While steps are under way and nothing comes from the ring for so long, it is asked whether it stands. */
+  ringProbeMs: 2_000,
+  /** A ring that does not answer for so long is built anew: longer than a stage computes without a pause (a prompt's chunk on a slow core). */
+  ringSilenceMs: 10_000,
+  /** A step that has not come back by then is sent again in a new ring: what a stage may wait for a shard (outageMs), and some more. */
+  ringStepMs: 90_000,
   /** Longest time to an answer before a frame counts as lost: an abort may lose what was sent and a send on a dead socket succeeds silently (2026-11). */
   frameDeadlineMs: 5_000,
   /** A handshake call that does not answer: longer than a frame's, since the object may be starting in another place. */
@@ -118,6 +140,8 @@ export const LIMITS: Limits = Object.freeze({
   backoffMostMs: 2_000,
   /** How long a line that cannot be opened, or says nothing, holds a step up before it fails: a process or object that restarts takes seconds, reading its weights again has `warmingMs`. */
   outageMs: 60_000,
+  /** How long a shard may be away before steps of those who rather go on without its experts do: a socket that broke is back in tens of milliseconds, an evicted object with its weights in a cache in about a second. */
+  degradeAfterMs: 2_000,
   /** Round trips remembered of each line and size class: a few steps' worth, so that a shard that grows slow is known as such soon. */
   latencySamples: 64,
   /** Fewest of them that say anything: a 95th percentile of less is the largest by chance. */
@@ -162,6 +186,12 @@ export const LIMITS: Limits = Object.freeze({
   cachePauses: 60,
   /** Weights above this are not cached: no isolate of the platform holds as much, so they lie on a local machine with the store beside them. */
   cacheBytes: 128 * MIB,
+  /** How long an object that has a manifest of its own waits for the store's: R2 shows 4 s at its 95th percentile for far more bytes (2026-11). */
+  manifestMs: 5_000,
+  /** Between calls that keep an object's memory (KEEP_WARM): the platform hibernates after 10 s (2026-11), and a call may be late. The price goes by it (fleet/prices.ts). */
+  keepWarmMs: 8_000,
+  /** How often an orchestrator that is kept warm asks the store whether its revision is still the current one. */
+  keepWarmCheckMs: 10 * 60_000,
   /** Generations in one batch: the decode tokens of one step. */
   activeGenerations: 32,
   /** Generations that wait for a place or for KV memory; beyond that a request is refused at once instead of timing out later. */
@@ -234,4 +264,22 @@ export const LIMITS: Limits = Object.freeze({
   knownLanes: 256,
   /** How often the directory looks at the load for replicas: their decayed counts follow the load over minutes. */
   replicaTickMs: 30_000,
+  /** How often regions are asked for a round trip, by each isolate of the Worker that has requests and by each region's first orchestrator: a ping is a billed request. */
+  pingEveryMs: 30_000,
+  /** A ping not answered by then counts as a failure of its region: half the earth and back takes a third of a second. */
+  pingDeadlineMs: 3_000,
+  /** How often the Worker asks the directory for its lanes' free memory while it has requests for several lanes. */
+  laneTableMs: 5_000,
+  /** Older reports say nothing: a lane is then chosen by its prefix alone. */
+  laneTableOldMs: 30_000,
+  /** How long a request waits for a model that is loading where another lane or region may be ready: reading weights from memory or SQLite takes less. */
+  coldWaitMs: 500,
+  /** Breaks in a row after which a stream goes on elsewhere: the first is most often an object that was reset and is back at once. */
+  breaksHere: 2,
+  /** Between two reports of an orchestrator that works: three for each look at the load, and a call every ten seconds is nothing beside frames. */
+  reportMs: 10_000,
+  /** An orchestrator that has reported nothing for so long has nothing to do, and its load says nothing of the next minutes. */
+  reportKeepMs: 5 * 60_000,
+  /** Faults remembered of one line to a shard, the latest: more in ten seconds tell nothing new. */
+  lineFaults: 8,
 });

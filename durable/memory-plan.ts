@@ -3,12 +3,14 @@
 // cannot drift apart. The ledger admits a load by it (isolate.ts), docs/memory.md shows it.
 // Refuses the JS heap: that is measured, not planned.
 
-import { segmentName, trunkBlobsOf, type NamedBlob, type PackExpert, type PackManifest } from "../formats/manifest.ts";
+import { segmentName, type NamedBlob, type PackExpert, type PackManifest } from "../formats/manifest.ts";
+import { stageBlobs } from "../formats/stage-blobs.ts";
 import { ModelError, latentDim } from "../model/config.ts";
 import { engineRegions } from "../model/engine-regions.ts";
 import { allocatedBytes } from "../model/heap.ts";
 import { activationRowBytes, KV_BLOCK, kvPageBytes } from "../model/kernels.ts";
 import { runnerRegions } from "../model/local-experts.ts";
+import { wholeModel, type StageSpan } from "../model/stage-span.ts";
 import { RESERVED_BYTES } from "../model/wasm-kernels.ts";
 import type { SlotRange } from "./handshake.ts";
 import type { Limits } from "./limits.ts";
@@ -31,9 +33,18 @@ export interface Slot {
   readonly of: PackExpert;
 }
 
+const tables = new WeakMap<PlannedPack["experts"], ReadonlyMap<number, PackExpert>>();
+
+/** A pack's experts by layer and number: asked for with every plan, and thousands in all. */
+function tableOf({ experts }: PlannedPack): ReadonlyMap<number, PackExpert> {
+  let table = tables.get(experts);
+  if (table === undefined) tables.set(experts, (table = new Map(experts.map((entry) => [entry.layer * 65536 + entry.expert, entry]))));
+  return table;
+}
+
 /** The slots of some ranges, in order. Throws ModelError when the pack has no such slot. */
 export function* slotsOf(manifest: PlannedPack, ranges: readonly SlotRange[]): Iterable<Slot> {
-  const table = new Map(manifest.experts.map((entry) => [entry.layer * 65536 + entry.expert, entry]));
+  const table = tableOf(manifest);
   for (const { layer, expert, segments: [first, end] } of ranges) {
     const of = table.get(layer * 65536 + expert);
     if (of === undefined) throw new ModelError(`The plan asks for layer ${layer}, expert ${expert}, which pack ${manifest.id} does not have.`);
@@ -48,12 +59,12 @@ export function* slotsOf(manifest: PlannedPack, ranges: readonly SlotRange[]): I
 export const blobsOfSlots = (manifest: PlannedPack, ranges: readonly SlotRange[]): NamedBlob[] =>
   Array.from(slotsOf(manifest, ranges), ({ layer, expert, segment, of }) => ({ name: segmentName(layer, expert, segment), blob: of.segments[segment]! }));
 
-/** The trunk's blobs, dense layers and shared experts among them. */
-export const trunkBlobs = (manifest: PlannedPack): NamedBlob[] => [...trunkBlobsOf(manifest)];
+/** The trunk's blobs, dense layers and shared experts among them; or what a stage holds of them. */
+export const trunkBlobs = (manifest: PlannedPack, span: StageSpan = wholeModel(manifest.config)): NamedBlob[] => [...stageBlobs(manifest, span)];
 
-/** Widest segment of dense layers and shared experts; 0 where there are none. */
-const sharedSegmentWidth = (manifest: PlannedPack): number =>
-  manifest.shared.flatMap(({ segments }) => segments).reduce((most, { start, end }) => Math.max(most, end - start), 0);
+/** Widest segment of the span's dense layers and shared experts; 0 where there are none. */
+const sharedSegmentWidth = (manifest: PlannedPack, { layers: [first, end] }: StageSpan): number =>
+  manifest.shared.filter(({ layer }) => layer >= first && layer < end).flatMap(({ segments }) => segments).reduce((most, { start, end: to }) => Math.max(most, to - start), 0);
 
 /** Widest segment of the slots, in intermediate dimensions; at least 1. */
 export function maxSlotWidth(manifest: PlannedPack, ranges: readonly SlotRange[]): number {
@@ -88,25 +99,38 @@ export function shardMemory(manifest: PlannedPack, ranges: readonly SlotRange[],
   };
 }
 
+/** What an orchestrator, or one stage of a ring, is to hold and take at a time. */
+export interface TrunkShare {
+  readonly stepTokens: number;
+  readonly roundTokens: number;
+  /** Experts that it computes itself. */
+  readonly ranges: readonly SlotRange[];
+  /** Of the trunk; absent: all. */
+  readonly span?: StageSpan;
+}
+
 /**
- * An orchestrator with steps of `stepTokens` in rounds of `roundTokens`, which holds the trunk and the experts of `ranges`: weights, the
+ * An orchestrator with steps of `stepTokens` in rounds of `roundTokens`, which holds the trunk, or its span of it, and the experts of `ranges`: weights, the
  * engine's regions, a runner where it has experts, and the frame in which requests are put together. Without KV cache.
  */
-export function orchestratorMemory(manifest: PlannedPack, of: { readonly stepTokens: number; readonly roundTokens: number; readonly ranges: readonly SlotRange[] }, limits: Limits): MemoryPlan {
+export function orchestratorMemory(manifest: PlannedPack, { stepTokens, roundTokens, ranges, span = wholeModel(manifest.config) }: TrunkShare, limits: Limits): MemoryPlan {
   const { config } = manifest;
-  const runner = of.ranges.length === 0 ? 0 : allocated(runnerRegions(config.hiddenSize, maxSlotWidth(manifest, of.ranges), of.roundTokens));
+  const runner = ranges.length === 0 ? 0 : allocated(runnerRegions(config.hiddenSize, maxSlotWidth(manifest, ranges), roundTokens));
   return {
-    weightBytes: weightBytes([...trunkBlobs(manifest), ...blobsOfSlots(manifest, of.ranges)]),
-    scratchBytes: allocated(engineRegions(config, { nTokens: of.stepTokens, maxSegments: maxSegmentsOf(manifest), sharedSegmentWidth: sharedSegmentWidth(manifest) })) + runner,
+    weightBytes: weightBytes([...trunkBlobs(manifest, span), ...blobsOfSlots(manifest, ranges)]),
+    scratchBytes: allocated(engineRegions(config, { nTokens: stepTokens, maxSegments: maxSegmentsOf(manifest), sharedSegmentWidth: sharedSegmentWidth(manifest, span), span })) + runner,
     frameBytes: allocatedBytes(limits.frameBytes),
   };
 }
 
+/** A page of the KV cache: 32 positions of `nLayers` layers, as it lies in memory. */
+export const pageBytes = ({ config, kvFormat }: PlannedPack, nLayers: number): number =>
+  (nLayers === 0 ? 0 : allocatedBytes(kvPageBytes(kvFormat, nLayers, config.nKvHeads, config.headDim, latentDim(config))));
+
 /** KV cache of one request of `nTokens` positions: pages of 32 positions over all layers, and their table. */
 export function kvBytes(manifest: PlannedPack, nTokens: number): number {
-  const { config } = manifest;
   const nPages = Math.ceil(nTokens / KV_BLOCK);
-  return nPages * allocatedBytes(kvPageBytes(manifest.kvFormat, config.nLayers, config.nKvHeads, config.headDim, latentDim(config))) + allocatedBytes(nPages * 4);
+  return nPages * pageBytes(manifest, manifest.config.nLayers) + allocatedBytes(nPages * 4);
 }
 
 /** Bytes of the isolate's memory, which grows in pages of 64 KiB behind a reserved head. */

@@ -25,6 +25,9 @@ export class ExpertLoad {
     this.#tokens = new Uint32Array(nLayers * nExperts);
   }
 
+  /** [layer * nExperts + expert]; it goes on changing. */
+  get tokens(): Uint32Array { return this.#tokens; }
+
   /** Experts that were never chosen too: that they are not is what one wants to see. */
   samples(): Sample[] {
     return this.#layers.flatMap((layer) => Array.from({ length: this.#nExperts }, (_, expert) => ({ labels: { layer, expert }, value: this.#tokens[layer * this.#nExperts + expert]! })));

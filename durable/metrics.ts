@@ -2,7 +2,8 @@
 // Fed from outside the token loop's code: around the engine (`measured`), around a generation's events (`sink`). Refuses whatever is the
 // Worker's to know: endpoints, callers, text. Times are of a clock that may stand still during computation (clock.ts).
 
-import type { Engine } from "../model/engine.ts";
+import type { ModelConfig } from "../model/config.ts";
+import type { KvCache } from "../model/kv-cache.ts";
 import type { ShardClient } from "./client.ts";
 import type { Clock } from "./clock.ts";
 import type { GenerateFailure, GenerateRequest, OrchestratorStatus } from "./generate.ts";
@@ -17,7 +18,7 @@ export interface MetricsView {
   readonly status: OrchestratorStatus;
   readonly clients: readonly ShardClient[];
   /** Null while the model is not up. */
-  readonly serving: { readonly kv: Engine["kv"]; readonly scheduler: Pick<Scheduler, "steps" | "cancelled" | "drafts"> } | null;
+  readonly serving: { readonly kv: KvCache; readonly scheduler: Pick<Scheduler, "steps" | "cancelled" | "drafts"> } | null;
 }
 
 const STATES = ["cold", "warming", "ready", "degraded", "failed"] as const;
@@ -39,6 +40,7 @@ export class OrchestratorMetrics {
   #completionTokens = 0;
   #cacheHits = 0;
   #failedSteps = 0;
+  #degradedTokens = 0;
   #failedLoads = 0;
 
   constructor(clock: Clock) {
@@ -48,6 +50,9 @@ export class OrchestratorMetrics {
   nowMs(): number { return this.#clock.nowMs(); }
   #secondsSince(ms: number): number { return (this.#clock.nowMs() - ms) / 1000; }
 
+  /** How often each expert was chosen, [layer * nExperts + expert]; empty before a model is up. */
+  get choices(): Uint32Array { return this.#expertLoad?.tokens ?? new Uint32Array(0); }
+
   /** The model came up, or did not. */
   loaded(sinceMs: number, succeeded: boolean): void {
     if (succeeded) this.#load.observe(this.#secondsSince(sinceMs));
@@ -55,11 +60,12 @@ export class OrchestratorMetrics {
   }
 
   /** The same engine, its steps measured. */
-  measured(engine: Engine): StepEngine {
-    const load = new ExpertLoad(engine.config);
+  measured(engine: StepEngine, config: ModelConfig): StepEngine {
+    const load = new ExpertLoad(config);
     this.#expertLoad = load;
     return {
-      config: engine.config, kv: engine.kv, maxChunkTokens: engine.maxChunkTokens, contextLength: engine.contextLength,
+      config: engine.config, kv: engine.kv, maxChunkTokens: engine.maxChunkTokens, contextLength: engine.contextLength, stepsAtOnce: engine.stepsAtOnce ?? 1,
+      ...(engine.outages === undefined ? {} : { outages: engine.outages }),
       step: async (entries, taps = []) => {
         const sinceMs = this.#clock.nowMs();
         this.#batch.observe(entries.length);
@@ -100,6 +106,7 @@ export class OrchestratorMetrics {
           else this.#betweenTokens.observe(this.#secondsSince(lastMs));
           lastMs = this.#clock.nowMs();
           this.#completionTokens++;
+          if (event.degraded !== undefined) this.#degradedTokens++;
           found(event.cachedTokens ?? 0);
           break;
         case "end":
@@ -129,6 +136,7 @@ export class OrchestratorMetrics {
       .histogram("step_tokens", "Tokens evaluated in a step: of prompts, of generations, and guesses.", [{ of: this.#stepTokens }])
       .histogram("load_seconds", "Bringing the model up from nothing: manifest, trunk, all shards.", [{ of: this.#load }])
       .counter("load_failures_total", "Attempts to bring the model up that failed.", this.#failedLoads)
+      .counter("degraded_tokens_total", "Tokens of generations that opted in, chosen where expert rows had been left out.", this.#degradedTokens)
       .counter("step_failures_total", "Steps that failed; each ended the generations in it.", this.#failedSteps)
       .counter("generations_ended_total", "Generations that ended, by reason: stop, length, or the code of the failure.", byLabel("reason", this.#ended))
       .counter("generations_refused_total", "Generations that got no place, by code.", byLabel("code", this.#refused))

@@ -11,28 +11,41 @@ import { ModelError, moeLayersOf } from "../model/config.ts";
 import { CapacityError } from "../model/heap.ts";
 import type { LogitStage } from "../model/logit-adjustments.ts";
 import { createTokenizer } from "../model/tokenizer.ts";
-import type { AdoptReply, PlanRegistry } from "./adoption.ts";
+import type { AdoptReply } from "./adoption.ts";
 import { packSource } from "./byte-sources.ts";
 import { within, systemClock } from "./clock.ts";
 import { Constraints } from "./constraints.ts";
-import { fleetDirectory, strictIsolates, type DurableEnv } from "./env.ts";
+import { directoryRegistry } from "./directory-registry.ts";
+import { strictIsolates, type DurableEnv } from "./env.ts";
 import { hostIsolate } from "./host-isolate.ts";
 import { FAILURE_STATUS, type GenerateEvent, type GenerateFailure, type GenerateRequest, type OrchestratorStatus } from "./generate.ts";
 import { isFailure, parseGenerateRequest } from "./generate-request.ts";
 import { tenantBytes, type Tenant } from "./isolate.ts";
 import { OrchestratorMetrics } from "./metrics.ts";
+import { SqlManifestCache } from "./manifest-cache.ts";
 import { METRICS_CONTENT_TYPE } from "./metrics-text.ts";
+import { objectWeights } from "./object-weights.ts";
 import { isOf, PlanInForce } from "./plan-in-force.ts";
-import { ReplyJournal } from "./reply-journal.ts";
+import { placedEnv } from "./places.ts";
+import { otherRegions, RegionPings } from "./region-pings.ts";
+import { LaneReports } from "./lane-report.ts";
+import { ReplyJournal, type SaidToken } from "./reply-journal.ts";
 import type { EventSink, Generation } from "./generation-run.ts";
-import { Scheduler, type StepEngine } from "./scheduler.ts";
-import { bringUp, type Progress, type ServedModel } from "./served-model.ts";
+import { Scheduler } from "./scheduler.ts";
+import { bringUp, startProgress, type Progress, type ServedModel } from "./served-model.ts";
 import { TraceSamples, traceShare } from "./trace-samples.ts";
+import { trunkReads, type TrunkReads } from "./weight-reads.ts";
 
 interface Serving {
   readonly model: ServedModel;
   readonly scheduler: Scheduler;
   readonly samples: TraceSamples;
+  readonly reports: LaneReports;
+}
+
+/** Of the last stage's socket. */
+interface RingAttachment {
+  readonly ring: number;
 }
 
 const encoder = new TextEncoder();
@@ -41,6 +54,11 @@ export class Orchestrator extends DurableObject<DurableEnv> {
   readonly #tenant: Tenant;
   readonly #journal: ReplyJournal;
   readonly #plans: PlanInForce;
+  readonly #pings: RegionPings;
+  /** By which the directory, the ring's last stage and others reach this object. */
+  readonly #name: string;
+  readonly #manifests: SqlManifestCache;
+  readonly #reads: TrunkReads;
   readonly #metrics = new OrchestratorMetrics(systemClock);
   #serving: Serving | null = null;
   #loading: Promise<Serving> | null = null;
@@ -50,14 +68,19 @@ export class Orchestrator extends DurableObject<DurableEnv> {
   #cancelLinger: (() => void) | null = null;
   #constraints: { readonly packHash: string; readonly loaded: Promise<Constraints> } | null = null;
 
-  constructor(ctx: DurableObjectState, env: DurableEnv) {
+  constructor(ctx: DurableObjectState, deployed: DurableEnv) {
+    const env = placedEnv(deployed, ctx.id.name);
     super(ctx, env);
+    this.#pings = new RegionPings(otherRegions(env), systemClock, hostIsolate().limits);
     this.#journal = new ReplyJournal(ctx.storage, systemClock, hostIsolate().limits);
+    this.#name = ctx.id.name ?? ctx.id.toString();
+    this.#manifests = new SqlManifestCache(ctx.storage, hostIsolate().limits);
     this.#plans = new PlanInForce({
-      storage: { get: (key) => ctx.storage.get(key), put: (key, plan) => ctx.storage.put(key, plan) }, directory: (packHash) => registryOf(env, packHash),
-      name: ctx.id.name ?? ctx.id.toString(), clock: systemClock, limits: hostIsolate().limits,
+      storage: { get: (key) => ctx.storage.get(key), put: (key, plan) => ctx.storage.put(key, plan) }, directory: (packHash) => directoryRegistry(env, packHash),
+      name: this.#name, clock: systemClock, limits: hostIsolate().limits,
     });
-    this.#tenant = hostIsolate().enter(ctx.id.toString(), "orchestrator", `orchestrator ${ctx.id.name ?? ctx.id.toString()}`, this, strictIsolates(env));
+    this.#tenant = hostIsolate().enter(ctx.id.toString(), "orchestrator", `orchestrator ${this.#name}`, this, strictIsolates(env));
+    this.#reads = trunkReads(objectWeights(env, ctx.storage, this.#tenant), () => this.#serving?.scheduler.steps ?? 0);
   }
 
   override async fetch(request: Request): Promise<Response> {
@@ -70,7 +93,27 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     }
     if (request.method === "GET" && pathname === "/metrics") return new Response(this.#metricsText(), { headers: { "Content-Type": METRICS_CONTENT_TYPE } });
     if (request.method === "GET" && pathname === "/traces") return this.#traces();
-    return new Response(`An orchestrator answers POST /generate, GET /status, GET /metrics and GET /traces; got ${request.method} ${pathname}.\n`, { status: 404 });
+    if (request.method === "GET" && pathname === "/ping") return Response.json(this.#pings.answer(this.#status().status, searchParams.has("measure")));
+    if (pathname === "/ring" && request.headers.get("Upgrade") === "websocket") return this.#lastStage(Number(searchParams.get("ring") ?? "none"));
+    return new Response(`An orchestrator answers POST /generate, GET /status, GET /metrics, GET /traces and GET /ping; got ${request.method} ${pathname}.\n`, { status: 404 });
+  }
+
+  /** The last stage of the ring connects (docs/protocol.md section 6). */
+  #lastStage(ring: number): Response {
+    const { 0: client, 1: server } = new WebSocketPair();
+    const isWanted = this.#progress?.line?.accept(ring, (reason) => server.close(1000, reason)) === true;
+    if (!isWanted) return new Response("No such ring is being built here.\n", { status: 409 });
+    this.ctx.acceptWebSocket(server);
+    server.serializeAttachment({ ring } satisfies RingAttachment);
+    return new Response(null, { status: 101, webSocket: client });
+  }
+
+  override webSocketMessage(socket: WebSocket, data: string | ArrayBuffer): void {
+    this.#progress?.line?.received((socket.deserializeAttachment() as RingAttachment).ring, data);
+  }
+
+  override webSocketClose(socket: WebSocket, code: number): void {
+    this.#progress?.line?.ended((socket.deserializeAttachment() as RingAttachment).ring, `code ${code}`);
   }
 
   /** RPC of the directory (adoption.ts). Steps go on meanwhile; where no model is up, the plan is kept for the next start. */
@@ -98,19 +141,20 @@ export class Orchestrator extends DurableObject<DurableEnv> {
   }
 
   async #bringUp(): Promise<Serving> {
-    const progress: Progress = { trunkBytes: 0, trunkTotalBytes: 0, epoch: null, clients: [], shares: [], pack: null };
+    const progress = startProgress();
     this.#progress = progress;
     const sinceMs = systemClock.nowMs();
     try {
       const share = traceShare(this.env); // before anything is held
-      const model = await bringUp(this.env, this.#tenant, progress, this.#plans);
+      const model = await bringUp({ env: this.env, tenant: this.#tenant, name: this.#name, plans: this.#plans, reads: this.#reads, manifests: this.#manifests }, progress);
       const { limits } = this.#tenant.isolate;
       // Which generations are sampled touches none of them.
       const samples = new TraceSamples(traceHeader(model), share, { next: () => Math.random() }, limits);
-      const scheduler = new Scheduler(inEpochs(this.#metrics.measured(model.engine), model), systemClock, limits, () => this.#linger(), samples);
+      const scheduler = new Scheduler(this.#metrics.measured(model.engine, model.manifest.config), systemClock, limits, () => this.#linger(), samples);
       this.#failure = null;
-      this.#serving = { model, scheduler, samples };
+      this.#serving = { model, scheduler, samples, reports: this.#reportsOf(model, scheduler) };
       this.#metrics.loaded(sinceMs, true);
+      this.#serving.reports.working();
       this.#linger();
       return this.#serving;
     } catch (cause) {
@@ -123,6 +167,21 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     }
   }
 
+  /** What the directory hears of this lane, and the plan it answers with. */
+  #reportsOf(model: ServedModel, scheduler: Scheduler): LaneReports {
+    const { limits } = this.#tenant.isolate;
+    const { epochs } = model;
+    return new LaneReports({
+      shape: model.manifest.config, choices: () => this.#metrics.choices, clock: systemClock, limits, isWorking: () => scheduler.activeCount + scheduler.queuedCount > 0,
+      freeKvPositions: () => model.freeKvPositions(), faults: () => epochs.clients.map(({ faults }) => faults),
+      tell: async (report) => {
+        const plan = await this.#plans.asked(epochs.plan, report);
+        if (plan !== null) await epochs.adopt(plan);
+        return plan !== null;
+      },
+    });
+  }
+
   /** Closes the sockets after a while without work; the next step opens them again. */
   #linger(): void {
     this.#cancelLinger?.();
@@ -130,6 +189,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
       this.#cancelLinger = null;
       if (this.#serving === null || this.#serving.scheduler.activeCount > 0) return;
       for (const client of this.#serving.model.epochs.clients) client.rest();
+      this.#serving.model.ring?.rest();
     });
   }
 
@@ -146,7 +206,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     const loadsBefore = loadsOf(before);
     let serving: Serving;
     try {
-      const waitMs = Math.min(limits.requestWaitMs, (parsed.deadlineAtMs ?? Infinity) - sinceMs);
+      const waitMs = Math.min(Number(new URL(request.url).searchParams.get("wait") ?? limits.requestWaitMs), limits.requestWaitMs, (parsed.deadlineAtMs ?? Infinity) - sinceMs);
       serving = await within(systemClock, Math.max(0, waitMs), this.#model(), "warming");
     } catch (cause) {
       if (this.#loading !== null) {
@@ -168,16 +228,17 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     let constraint: LogitStage | null = null;
     try {
       const known = await this.#knownIds(parsed);
-      const asked = known.length === 0 ? parsed : { ...parsed, emittedIds: known };
+      const asked = known.length === 0 ? parsed : { ...parsed, emittedIds: known.map(({ id }) => id) };
       constraint = parsed.constraint === undefined ? null : await (await this.#constraintsOf(serving)).stage(parsed.constraint, parsed.stopIds);
-      known.forEach((id, index) => emit({ type: "token", index, id }));
-      generation = serving.scheduler.submit(asked, this.#metrics.sink(this.#journaled(asked, told), sinceMs), constraint);
+      known.forEach(({ id, degraded }, index) => emit({ type: "token", index, id, ...(degraded > 0 ? { degraded } : {}) }));
+      generation = serving.scheduler.submit(asked, this.#metrics.sink(this.#journaled(parsed, known, told), sinceMs), constraint);
     } catch (cause) {
       constraint?.dispose();
       if (cause instanceof ModelError) return fail({ type: "error", code: "invalid-request", retryable: false, message: cause.message });
       if (cause instanceof CapacityError) return fail({ type: "error", code: "capacity", retryable: true, message: cause.message });
       throw cause;
     }
+    serving.reports.working();
     onCancel(() => generation.cancel());
     request.signal.addEventListener("abort", () => generation.cancel());
     // The reader may have left while the model was loading.
@@ -189,18 +250,19 @@ export class Orchestrator extends DurableObject<DurableEnv> {
   }
 
   /** What a reply that is resumed has said already. Scores and experts are kept nowhere, so with them it begins anew. */
-  async #knownIds({ journal, emittedIds, logprobs, trace, echo, maxTokens }: GenerateRequest): Promise<number[]> {
+  async #knownIds({ journal, emittedIds, logprobs, trace, echo, maxTokens }: GenerateRequest): Promise<SaidToken[]> {
     const needsEvaluation = logprobs !== undefined || echo === true || (trace !== undefined && trace !== false);
     if (journal?.resume !== true || emittedIds !== undefined || needsEvaluation) return [];
     return (await this.#journal.read(journal.name)).slice(0, maxTokens);
   }
 
   /** Events as they are, their ids noted under the reply's name. */
-  #journaled({ journal, emittedIds }: GenerateRequest, emit: EventSink): EventSink {
-    if (journal === undefined) return emit;
-    const log = this.#journal.log(journal.name, emittedIds ?? []);
+  #journaled({ journal, emittedIds = [], degrade }: GenerateRequest, known: readonly SaidToken[], emit: EventSink): EventSink {
+    // Of ids that come with the request nobody knows what was missing: they are not noted as if nothing was.
+    if (journal === undefined || (degrade === true && emittedIds.length > 0)) return emit;
+    const log = this.#journal.log(journal.name, emittedIds.length > 0 ? emittedIds.map((id) => ({ id, degraded: 0 })) : known);
     return (event) => {
-      if (event.type === "token") log.push(event.id);
+      if (event.type === "token") log.push({ id: event.id, degraded: event.degraded ?? 0 });
       else if (event.type !== "prompt") log.flush();
       emit(event);
     };
@@ -234,7 +296,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     const { model, scheduler } = this.#serving ?? {};
     return this.#metrics.text({
       status: this.#status(), clients: model?.epochs.clients ?? this.#progress?.clients ?? [],
-      serving: model === undefined || scheduler === undefined ? null : { kv: model.engine.kv, scheduler },
+      serving: model === undefined || scheduler === undefined ? null : { kv: model.kv, scheduler },
     });
   }
 
@@ -245,8 +307,9 @@ export class Orchestrator extends DurableObject<DurableEnv> {
       name: client.name, state: client.state, ...p!.shares[shard]!, loadedBytes: client.loadedBytes, totalBytes: client.totalBytes,
       frames: client.frames, bytes: client.bytes, retries: client.retries, hedges: client.hedges, lastFault: client.lastFault,
     }));
-    const loadedBytes = shards.reduce((sum, shard) => sum + (shard.state === "open" ? shard.weightBytes : shard.loadedBytes), p?.trunkBytes ?? 0);
-    const totalBytes = shards.reduce((sum, shard) => sum + shard.weightBytes, p?.trunkTotalBytes ?? 0);
+    const stages = p?.stages ?? [];
+    const loadedBytes = [...shards.map((shard) => (shard.state === "open" ? shard.weightBytes : shard.loadedBytes)), ...stages.map((stage) => stage.loadedBytes)].reduce((sum, bytes) => sum + bytes, p?.trunkBytes ?? 0);
+    const totalBytes = [...shards.map((shard) => shard.weightBytes), ...stages.map((stage) => stage.totalBytes)].reduce((sum, bytes) => sum + bytes, p?.trunkTotalBytes ?? 0);
     const { scheduler } = this.#serving ?? {};
     const lost = (scheduler?.activeCount ?? 0) > 0 && shards.some((shard) => shard.state === "connecting");
     return {
@@ -262,6 +325,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
       generations: { active: scheduler?.activeCount ?? 0, queued: scheduler?.queuedCount ?? 0, cancelled: scheduler?.cancelled ?? 0 },
       drafts: { tokens: scheduler?.drafts.tokens ?? 0, held: scheduler?.drafts.held ?? 0 },
       shards,
+      stages: stages.map((stage) => ({ ...stage })),
     };
   }
 }
@@ -270,26 +334,8 @@ const traceHeader = ({ manifest: { id, config }, packHash }: ServedModel): Trace
   model: id, packHash, nExperts: config.nExperts, topK: config.router.topK, moeLayers: moeLayersOf(config), columns: ["ids", "weights"],
 });
 
-/** The directory; what it answers is copied, since the runtime keeps a call open until its result is disposed of (2026-11). */
-function registryOf(env: DurableEnv, packHash: string): PlanRegistry | null {
-  const directory = fleetDirectory(env, packHash);
-  return directory === null ? null : {
-    register: async (orchestrator, initial) => {
-      const answer = await directory.register(orchestrator, initial);
-      const plan = structuredClone({ ...answer });
-      (answer as Partial<Disposable>)[Symbol.dispose]?.();
-      return plan;
-    },
-  };
-}
-
 /** How often its shards have read weights. */
 const loadsOf = (serving: Serving | null): number => serving?.model.epochs.loads ?? 0;
-
-/** Each step in one epoch. One that nobody traces may be done again: taps have seen parts of it already. */
-const inEpochs = (engine: StepEngine, { epochs }: ServedModel): StepEngine => ({
-  ...engine, step: (entries, taps = []) => epochs.step(taps.length === 0, () => engine.step(entries, taps)),
-});
 
 const fail = (failure: GenerateFailure): Response => Response.json(failure, { status: FAILURE_STATUS[failure.code] });
 

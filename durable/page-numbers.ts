@@ -5,9 +5,10 @@ import { CapacityError } from "../model/heap.ts";
 import type { PageStore } from "../model/kv-cache.ts";
 
 export class PageNumbers implements PageStore {
-  readonly #most: number;
-  readonly #free: number[] = [];
+  #most: number;
+  readonly #freed: number[] = [];
   #next = 0;
+  #used = 0;
   #copies: (readonly [from: number, to: number])[] = [];
 
   constructor(most: number) {
@@ -15,13 +16,28 @@ export class PageNumbers implements PageStore {
   }
 
   alloc(): number {
-    const number = this.#free.pop() ?? (this.#next < this.#most ? this.#next++ : null);
-    if (number === null) throw new CapacityError(`All ${this.#most} pages of the KV cache that every stage of the ring has room for are in use.`);
+    let number = this.#freed.pop();
+    // Of before a stage came back with less room.
+    while (number !== undefined && number >= this.#most) number = this.#freed.pop();
+    if (number === undefined && this.#next < this.#most) number = this.#next++;
+    if (number === undefined) throw new CapacityError(`All ${this.#most} pages of the KV cache that every stage of the ring has room for are in use.`);
+    this.#used++;
     return number;
   }
 
   free(page: number): void {
-    this.#free.push(page);
+    this.#used--;
+    this.#freed.push(page);
+  }
+
+  /** Pages that are in no use. */
+  get unused(): number { return Math.max(0, this.#most - this.#used); }
+
+  /** The smallest stage has room for so many; true where that is fewer than before: higher numbers mean nothing any more. */
+  limit(most: number): boolean {
+    const isFewer = most < this.#most;
+    if (isFewer) this.#most = most;
+    return isFewer;
   }
 
   copy(from: number, to: number): void {

@@ -5,6 +5,7 @@
 import { parseFleetPlan, type FleetPlan } from "../fleet/fleet-plan.ts";
 import type { PlanRegistry } from "./adoption.ts";
 import { within, type Clock } from "./clock.ts";
+import type { LaneReport } from "./directory-record.ts";
 import type { Limits } from "./limits.ts";
 
 const KEY = "plan";
@@ -40,14 +41,14 @@ export class PlanInForce {
     return (await this.asked(own)) ?? own;
   }
 
-  /** What the directory says to one that would go by `initial`; null where it cannot be reached, or speaks of another pack. */
-  async asked(initial: FleetPlan): Promise<FleetPlan | null> {
+  /** What the directory says to one that would go by `initial`, and has this to report; null where it cannot be reached, or speaks of another pack. */
+  async asked(initial: FleetPlan, report?: LaneReport): Promise<FleetPlan | null> {
     const { directory, name, clock, limits } = this.#p;
     try {
       const registry = directory(initial.packHash);
       if (registry === null) return null;
       // Parsed: an older or newer Worker may be at the other end for minutes (2026-11).
-      const plan = parseFleetPlan(await within(clock, limits.directoryMs, registry.register(name, initial), `the directory did not answer in ${limits.directoryMs} ms`));
+      const plan = parseFleetPlan(await within(clock, limits.directoryMs, registry.register(name, initial, report), `the directory did not answer in ${limits.directoryMs} ms`));
       return isOf(plan, initial) ? plan : null;
     } catch {
       return null;

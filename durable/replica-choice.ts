@@ -1,6 +1,6 @@
 // Which holder of a slot computes it: the placement of a fan-out whose slots may be on several shards. docs/protocol.md section 3.
-// Owns the choice for a round, and where the groups of a late or lost frame go: a function of plan, round and state of the lines. Whoever is
-// chosen, the rows are the same bits. Refuses lines and their timing (client.ts).
+// Owns the choice for a round, and where the groups of a late or lost frame go: a function of plan, rounds so far and state of the lines, so that what is equal
+// takes turns. Whoever is chosen, the rows are the same bits. Refuses lines and their timing (client.ts).
 
 import type { PlannedRange } from "../fleet/plan.ts";
 import { SlotTable } from "../fleet/slot-table.ts";
@@ -23,8 +23,10 @@ export interface PartGroups {
   readonly groups: Uint32Array;
 }
 
-/** One more frame in a round costs about as much as so many rows. */
-const FRAME_ROWS = 2;
+/** One more frame in a round costs about as much as so many rows; half a row more, so that who gets a frame anyway is preferred to an equal. */
+const FRAME_COST = 2.5;
+/** Multiples of it, taken modulo 1, spread evenly however many there are. */
+const GOLDEN = (Math.sqrt(5) - 1) / 2;
 
 export class ReplicaChoice implements Placement {
   readonly nParts: number;
@@ -38,7 +40,10 @@ export class ReplicaChoice implements Placement {
   readonly #rows: Float64Array; // [nParts] of this round
   readonly #nSegments: number;
   readonly #chosen: Int32Array; // [nExperts, nSegments] of this round, -1 = not asked for
+  readonly #turns: Uint32Array; // [nLayers] rounds so far
+  readonly #equal: number[] = [];
   #layer = -1;
+  #turn = 0;
 
   /** `parts`: slots of each; those beyond `lines` are the caller's own, which need no frame. */
   constructor(parts: readonly (readonly PlannedRange[])[], lines: readonly HolderLine[]) {
@@ -49,6 +54,7 @@ export class ReplicaChoice implements Placement {
     this.#readiness = new Uint8Array(parts.length);
     this.#rows = new Float64Array(parts.length);
     const most = (of: (range: PlannedRange) => number): number => parts.reduce((all, ranges) => ranges.reduce((max, range) => Math.max(max, of(range)), all), 0);
+    this.#turns = new Uint32Array(most(({ layer }) => layer + 1));
     this.#nSegments = most(({ segments: [, end] }) => end);
     this.#chosen = new Int32Array(most(({ expert }) => expert + 1) * this.#nSegments).fill(-1);
     const held = parts.reduce((all, ranges) => all + ranges.reduce((sum, { segments: [first, end] }) => sum + end - first, 0), 0);
@@ -76,12 +82,17 @@ export class ReplicaChoice implements Placement {
   #choose(layer: number, tokens: Uint32Array, segmentCounts: ArrayLike<number>): void {
     const [rows, chosen, nSegments] = [this.#rows, this.#chosen, this.#nSegments];
     this.#layer = layer;
+    // Layers begin at different holders: a model's first rounds, and those of a prompt, have few of each.
+    this.#turn = layer + this.#turns[layer]!++;
     rows.fill(0);
     chosen.fill(-1);
     this.#look();
-    // What only one can do comes first, so that the others take what is left.
+    // Who comes first decides for those after it: all take turns at that too, far apart, since neighbours have the same holders.
+    const first = Math.floor(this.#turn * GOLDEN * tokens.length) % tokens.length;
+    // What only one can do comes before, so that the others take what is left.
     for (const shared of [false, true]) {
-      for (let expert = 0; expert < tokens.length; expert++) {
+      for (let i = 0; i < tokens.length; i++) {
+        const expert = (first + i) % tokens.length;
         const nTokens = tokens[expert]!;
         if (nTokens === 0) continue;
         for (let segment = 0; segment < segmentCounts[expert]!; segment++) {
@@ -108,19 +119,25 @@ export class ReplicaChoice implements Placement {
 
   /** `neighbour`: who has the expert's previous segment, whose tokens are the same. */
   #best(holders: readonly number[], neighbour: number): number {
-    let best = holders[0]!;
-    for (const part of holders) if (this.#isBetter(part, best)) best = part;
+    const equal = this.#equal;
+    equal.length = 0;
+    for (const part of holders) {
+      const order = equal.length === 0 ? 0 : this.#compare(part, equal[0]!);
+      if (order < 0) equal.length = 0;
+      if (order <= 0) equal.push(part);
+    }
+    const best = equal[this.#turn % equal.length]!;
     return neighbour >= 0 && holders.includes(neighbour) && this.#readiness[neighbour] === this.#readiness[best] ? neighbour : best;
   }
 
-  #isBetter(part: number, best: number): boolean {
-    const [readiness, bestReadiness] = [this.#readiness[part]!, this.#readiness[best]!];
-    return readiness < bestReadiness || (readiness === bestReadiness && this.#cost(part) < this.#cost(best));
+  /** Below 0 where `part` is to be preferred, 0 where both are equal. */
+  #compare(part: number, other: number): number {
+    return this.#readiness[part]! - this.#readiness[other]! || this.#cost(part) - this.#cost(other);
   }
 
   #cost(part: number): number {
     const rows = this.#rows[part]!;
-    return rows === 0 && part < this.#lines.length ? FRAME_ROWS : rows;
+    return rows === 0 && part < this.#lines.length ? FRAME_COST : rows;
   }
 
   /**
@@ -134,7 +151,7 @@ export class ReplicaChoice implements Placement {
       let [best, bestRows] = [-1, Infinity];
       for (const part of this.#holdersOf(batch.layer, batch.groupExpert[group]!, batch.groupSegment[group]!)) {
         if (part === without || part >= this.#lines.length || !mayTake(part)) continue;
-        const rows = taken.get(part)?.rows ?? FRAME_ROWS;
+        const rows = taken.get(part)?.rows ?? FRAME_COST;
         if (rows < bestRows) [best, bestRows] = [part, rows];
       }
       if (best < 0) return null;

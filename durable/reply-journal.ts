@@ -7,12 +7,20 @@ import type { Limits } from "./limits.ts";
 
 interface Entry {
   readonly ids: Uint32Array;
+  /** Number of each token that expert rows were missing for, and how many; absent for none. */
+  readonly degraded?: readonly (readonly [index: number, rows: number])[];
   readonly atMs: number;
+}
+
+/** A token that was said, and expert rows that were left out of what it was chosen by. */
+export interface SaidToken {
+  readonly id: number;
+  readonly degraded: number;
 }
 
 /** Notes one reply as it grows. */
 export interface ReplyLog {
-  push(id: number): void;
+  push(token: SaidToken): void;
   /** Writes what is not written yet. */
   flush(): void;
 }
@@ -32,24 +40,29 @@ export class ReplyJournal {
     this.#limits = limits;
   }
 
-  /** Ids of a reply that were written; empty where nothing is known of it. */
-  async read(name: string): Promise<number[]> {
-    return Array.from((await this.#storage.get<Entry>(PREFIX + name))?.ids ?? []);
+  /** What of a reply was written; empty where nothing is known of it. */
+  async read(name: string): Promise<SaidToken[]> {
+    const { ids = [], degraded = [] } = (await this.#storage.get<Entry>(PREFIX + name)) ?? {};
+    const rows = new Map(degraded);
+    return Array.from(ids, (id, index) => ({ id, degraded: rows.get(index) ?? 0 }));
   }
 
-  /** Goes on with a reply of which `ids` are known. */
-  log(name: string, ids: readonly number[]): ReplyLog {
-    const all = [...ids];
+  /** Goes on with a reply of which this is known. */
+  log(name: string, said: readonly SaidToken[]): ReplyLog {
+    const all = [...said];
     let written = all.length;
     const flush = (): void => {
       if (written === all.length) return;
       written = all.length;
-      void this.#storage.put<Entry>(PREFIX + name, { ids: Uint32Array.from(all), atMs: this.#clock.nowMs() }, UNCONFIRMED).catch(() => undefined);
+      void this.#storage.put<Entry>(PREFIX + name, {
+        ids: Uint32Array.from(all, ({ id }) => id), atMs: this.#clock.nowMs(),
+        ...(all.some(({ degraded }) => degraded > 0) ? { degraded: all.flatMap(({ degraded }, index) => (degraded > 0 ? [[index, degraded] as const] : [])) } : {}),
+      }, UNCONFIRMED).catch(() => undefined);
       this.#setAlarm();
     };
     return {
-      push: (id) => {
-        all.push(id);
+      push: (token) => {
+        all.push(token);
         if (all.length - written >= this.#limits.journalTokens) flush();
       },
       flush,

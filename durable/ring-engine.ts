@@ -7,6 +7,8 @@ import type { KvCache, SharedTokens, Timeline } from "../model/kv-cache.ts";
 import type { HeadPlan } from "../model/logits.ts";
 import type { HeadAnswer, HeadPart } from "../model/ring-logits.ts";
 import { endsLayers, isEmpty, type StageSpan } from "../model/stage-span.ts";
+import type { Clock } from "./clock.ts";
+import type { Limits } from "./limits.ts";
 import { LostTimelinesError } from "./lost-timelines.ts";
 import type { PageNumbers } from "./page-numbers.ts";
 import { NO_TALLY, ringChunkTokens, type RingEntry, type RingFrame, type RingTally, type RowsFrame } from "./ring-frame.ts";
@@ -21,15 +23,25 @@ export interface OpenRing {
   readonly ring: number;
   /** Every stage has the pages it had when the ring stood last: steps may be sent again. */
   readonly kept: boolean;
+  /** Of the KV cache, and tokens of a step: what the smallest of the other stages takes. */
+  readonly pages: number;
+  readonly chunkTokens: number;
   /** To stage 1. */
   send(frame: RingFrame): void;
   close(reason: string): void;
 }
 
+export interface RingHandlers {
+  /** What comes back. */
+  frame(frame: RingFrame): void;
+  /** Called at most once for each ring that stood. */
+  lost(ring: number): void;
+}
+
 /** The way to the other stages. */
 export interface RingLinks {
-  /** Prepares all stages and joins them. Rejects when that does not come about. `frame` gets what comes back; `lost` is called at most once. */
-  open(handlers: { frame(frame: RingFrame): void; lost(cause: string): void }): Promise<OpenRing>;
+  /** Prepares all stages and joins them. Rejects when that does not come about. */
+  open(handlers: RingHandlers): Promise<OpenRing>;
 }
 
 export interface RingEngineParts {
@@ -41,6 +53,10 @@ export interface RingEngineParts {
   readonly numbers: PageNumbers;
   readonly spans: readonly StageSpan[];
   readonly links: RingLinks;
+  /** Stands already, its handlers this engine's `received` and `lost`. */
+  readonly first: OpenRing;
+  readonly clock: Clock;
+  readonly limits: Pick<Limits, "ringProbeMs" | "ringSilenceMs" | "ringStepMs">;
   readonly epoch: number;
   /** Most entries of a step. */
   readonly entries: number;
@@ -58,6 +74,7 @@ interface Step {
   readonly parts: Map<number, { readonly headRows: HeadPart["headRows"]; readonly answers: HeadAnswer[] }>;
   /** What it cost, once the ring has said that all of it was sent; own answers may still be to come. */
   done: RingTally | null;
+  sentMs: number;
   readonly resolve: (result: StepResult) => void;
   readonly reject: (cause: Error) => void;
 }
@@ -75,13 +92,20 @@ export class RingEngine implements StepEngine {
   /** Timelines whose pages are as they should be. */
   #sound = new WeakSet<Timeline>();
   #next = 1;
-  #ring: OpenRing | null = null;
+  #ring: OpenRing | null;
   #opening: Promise<void> | null = null;
   #isClosed = false;
+  /** Frames that went out, in whatever ring. */
+  readonly #wasSent = new WeakSet<RowsFrame>();
+  /** When anything last came from the ring. */
+  #heardMs = 0;
+  #probedMs: number | null = null;
+  #cancelWatch: (() => void) | null = null;
 
   constructor(parts: RingEngineParts) {
     const { engine, kv, spans } = parts;
     this.#p = parts;
+    this.#ring = parts.first;
     this.config = engine.config;
     this.contextLength = engine.contextLength;
     this.stepsAtOnce = spans.length;
@@ -108,9 +132,18 @@ export class RingEngine implements StepEngine {
     return this.#opening;
   }
 
+  /** Closes the sockets of a ring that nobody uses; the next step builds another. */
+  rest(): void {
+    if (this.#steps.size > 0) return;
+    const ring = this.#ring;
+    this.#ring = null;
+    ring?.close("idle");
+  }
+
   /** Ends the ring; steps under way fail. */
   close(reason: string): void {
     this.#isClosed = true;
+    this.#cancelWatch?.();
     this.#ring?.close(reason);
     this.#ring = null;
     this.#failAll(new Error(`The ring was closed: ${reason}`));
@@ -125,7 +158,7 @@ export class RingEngine implements StepEngine {
       kind: "rows", entries: entries.map(entryOf), asks: plan.rows.map(({ ask }) => ask), copies: numbers.takeCopies(), ids, hidden: engine.config.hiddenSize, rows: null,
     };
     return new Promise((resolve, reject) => {
-      const step: Step = { number: this.#next, entries, plan, frame, finals: null, parts: new Map(), done: null, resolve, reject };
+      const step: Step = { number: this.#next, entries, plan, frame, finals: null, parts: new Map(), done: null, sentMs: 0, resolve, reject };
       this.#next = (this.#next + 1) >>> 0;
       this.#steps.set(step.number, step);
       if (this.#ring !== null) this.#begin(step, this.#ring);
@@ -134,18 +167,16 @@ export class RingEngine implements StepEngine {
   }
 
   async #open(): Promise<void> {
-    const ring = await this.#p.links.open({
-      frame: (frame) => this.#received(frame),
-      lost: () => this.#lost(ring),
-    });
+    const { links, numbers } = this.#p;
+    const ring = await links.open({ frame: (frame) => this.received(frame), lost: (number) => this.lost(number) });
     if (this.#isClosed) return ring.close("it is no longer needed");
     this.#ring = ring;
     // What a copy was made from may have been written since, so a step with one cannot be sent again.
-    if (!ring.kept || [...this.#steps.values()].some(({ frame, finals }) => frame.copies.length > 0 && finals === null && this.#wasSent.has(frame))) this.#forget();
+    const hasLessRoom = numbers.limit(ring.pages);
+    if (hasLessRoom || !ring.kept || [...this.#steps.values()].some(({ frame, finals }) => frame.copies.length > 0 && finals === null && this.#wasSent.has(frame))) this.#forget();
     for (const step of [...this.#steps.values()]) this.#begin(step, ring);
   }
 
-  readonly #wasSent = new WeakSet<RowsFrame>();
 
   /** The stages' pages are gone, or cannot be trusted: so are all timelines. */
   #forget(): void {
@@ -158,8 +189,9 @@ export class RingEngine implements StepEngine {
     }
   }
 
-  #lost(ring: OpenRing): void {
-    if (this.#ring !== ring) return;
+  /** The ring of this number stands no more. Steps under way wait for another. */
+  lost(number: number): void {
+    if (this.#ring?.ring !== number) return;
     this.#ring = null;
     if (this.#isClosed || this.#steps.size === 0) return;
     this.connect().catch((cause: unknown) => this.#failAll(cause instanceof Error ? cause : new Error(String(cause))));
@@ -172,6 +204,35 @@ export class RingEngine implements StepEngine {
     const isWanted = (): boolean => this.#ring === ring && this.#steps.has(step.number);
     const frame: RingFrame = { ...step.frame, ring: ring.ring, step: step.number, stage: 0, epoch: this.#p.epoch, tally: NO_TALLY };
     void this.#p.core.take(frame, this.#emitter(ring, true), isWanted);
+    step.sentMs = this.#p.clock.nowMs();
+    this.#watch();
+  }
+
+  /** A dead socket says nothing: while steps are under way and nothing comes, asks whether the ring stands. */
+  #watch(): void {
+    if (this.#cancelWatch !== null) return;
+    const { clock, limits } = this.#p;
+    this.#cancelWatch = clock.after(limits.ringProbeMs, () => {
+      this.#cancelWatch = null;
+      const ring = this.#ring;
+      if (ring === null || this.#steps.size === 0) {
+        this.#probedMs = null;
+        return;
+      }
+      const nowMs = clock.nowMs();
+      if (this.#probedMs !== null && this.#heardMs >= this.#probedMs) this.#probedMs = null;
+      const oldestMs = Math.min(...[...this.#steps.values()].map(({ sentMs }) => sentMs));
+      if ((this.#probedMs !== null && nowMs - this.#probedMs >= limits.ringSilenceMs) || nowMs - oldestMs >= limits.ringStepMs) {
+        this.#probedMs = null;
+        ring.close("the ring does not answer");
+        return this.lost(ring.ring);
+      }
+      if (this.#probedMs === null && nowMs - this.#heardMs >= limits.ringProbeMs) {
+        this.#probedMs = nowMs;
+        ring.send({ kind: "probe", ring: ring.ring, step: 0, stage: 0, epoch: this.#p.epoch, tally: NO_TALLY });
+      }
+      this.#watch();
+    });
   }
 
   /** Where frames of the own stage go: answers stay, the rest goes on; final rows that have come round only where others wait for them. */
@@ -184,9 +245,11 @@ export class RingEngine implements StepEngine {
   }
 
   /** A frame from the last stage. */
-  #received(frame: RingFrame): void {
+  received(frame: RingFrame): void {
     const [ring, step] = [this.#ring, this.#steps.get(frame.step)];
-    if (ring === null || frame.ring !== ring.ring || step === undefined) return; // of an older ring, or of a step that has ended
+    if (ring === null || frame.ring !== ring.ring) return; // of an older ring
+    this.#heardMs = this.#p.clock.nowMs();
+    if (step === undefined) return; // a probe, or of a step that has ended
     if (frame.kind === "finals" && step.finals === null) {
       step.finals = frame.rows;
       return void this.#p.core.take(frame, this.#emitter(ring, this.#goesTwice), () => this.#ring === ring);

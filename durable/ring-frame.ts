@@ -17,7 +17,7 @@ const ENTRY_WORDS = 8;
 const ASK_WORDS = 4;
 const NONE = 0xffffffff;
 
-export const RING_KINDS = ["rows", "finals", "answer", "done", "failed"] as const;
+export const RING_KINDS = ["rows", "finals", "answer", "done", "failed", "probe"] as const;
 export type RingKind = (typeof RING_KINDS)[number];
 
 const ASK_FORMS = ["whole", "top", "among", "states"] as const satisfies readonly HeadAsk["form"][];
@@ -85,7 +85,7 @@ export interface AnswerFrame {
   readonly answer: HeadAnswer;
 }
 
-export type RingFrame = RingAddress & (RowsFrame | FinalsFrame | AnswerFrame | { readonly kind: "done" } | { readonly kind: "failed"; readonly fault: RingFault; readonly message: string });
+export type RingFrame = RingAddress & (RowsFrame | FinalsFrame | AnswerFrame | { readonly kind: "done" | "probe" } | { readonly kind: "failed"; readonly fault: RingFault; readonly message: string });
 
 /** A frame that cannot be trusted. */
 export class RingFrameError extends Error {
@@ -196,6 +196,7 @@ export function encodeRing(frame: RingFrame): ArrayBuffer {
       });
     }
     case "done":
+    case "probe":
       return sealed(frame, RING_HEADER_BYTES, NOTHING, () => undefined);
     case "failed": {
       const text = new TextEncoder().encode(frame.message).subarray(0, 1024);
@@ -264,6 +265,7 @@ export function decodeRing(buffer: ArrayBuffer): RingFrame {
       return { ...address, kind, index: value, headRows: [from, to], answer: { ids, values, notFinite: notFinite === NONE ? -1 : notFinite! } };
     }
     case "done":
+    case "probe":
       expect(RING_HEADER_BYTES);
       return { ...address, kind };
     case "failed": {

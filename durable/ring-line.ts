@@ -4,7 +4,7 @@
 
 import { type Clock, type Random, sleep, within } from "./clock.ts";
 import type { Limits } from "./limits.ts";
-import type { OpenRing, RingLinks } from "./ring-engine.ts";
+import type { OpenRing, RingHandlers, RingLinks } from "./ring-engine.ts";
 import { decodeRing, encodeRing, type RingFrame } from "./ring-frame.ts";
 import { type FrameSocket, ShardError, type SocketHandlers } from "./shard-line.ts";
 import type { StageHello, StageWelcome } from "./stage-handshake.ts";
@@ -25,12 +25,12 @@ export interface RingLineParts {
   readonly clock: Clock;
   readonly random: Random;
   /** Stage by stage: bytes loaded and in all, and the pages it has room for. */
-  readonly onProgress?: (stage: number, loadedBytes: number, totalBytes: number) => void;
+  readonly onProgress?: (stage: number, loadedBytes: number, totalBytes: number, isReady: boolean) => void;
 }
 
 interface Standing {
   readonly ring: number;
-  readonly handlers: Parameters<RingLinks["open"]>[0];
+  readonly handlers: RingHandlers;
   out: FrameSocket | null;
   isLost: boolean;
 }
@@ -42,15 +42,25 @@ export class RingLine implements RingLinks {
   /** The last stage's socket, by its ring: it may come before the stage has answered that it is ready. */
   #incoming: { readonly ring: number; readonly close: (reason: string) => void } | null = null;
   #arrived: () => void = () => {};
+  #isClosed = false;
   lastFault: string | null = null;
 
   constructor(parts: RingLineParts) {
     this.#p = parts;
   }
 
+  /** Ends whatever stands or is being built; nothing opens any more. */
+  close(reason: string): void {
+    this.#isClosed = true;
+    const standing = this.#standing;
+    if (standing === null) return;
+    standing.isLost = true;
+    this.#drop(standing, reason);
+  }
+
   get isOpen(): boolean { return this.#standing !== null && !this.#standing.isLost && this.#standing.out !== null; }
 
-  async open(handlers: Parameters<RingLinks["open"]>[0]): Promise<OpenRing> {
+  async open(handlers: RingHandlers): Promise<OpenRing> {
     const { transports, limits, clock, random } = this.#p;
     const startMs = clock.nowMs();
     for (let attempt = 0; ; attempt++) {
@@ -68,6 +78,7 @@ export class RingLine implements RingLinks {
         if (standing.isLost) throw new Error(this.lastFault ?? "it was lost as it opened");
         return {
           ring: standing.ring, kept: welcomes.every(({ kept }) => kept),
+          pages: Math.min(...welcomes.map(({ pages }) => pages)), chunkTokens: Math.min(...welcomes.map(({ chunkTokens }) => chunkTokens)),
           send: (frame) => this.#send(standing, frame),
           close: (reason) => { standing.isLost = true; this.#drop(standing, reason); },
         };
@@ -75,7 +86,7 @@ export class RingLine implements RingLinks {
         this.lastFault = cause instanceof Error ? cause.message : String(cause);
         standing.isLost = true;
         this.#drop(standing, "the ring is built anew");
-        if (cause instanceof ShardError && !cause.retryable) throw cause;
+        if (this.#isClosed || (cause instanceof ShardError && !cause.retryable)) throw cause;
         const lostMs = clock.nowMs() - startMs;
         if (lostMs >= limits.outageMs) throw new ShardError("the ring", true, `The ring of ${transports.length + 1} stages could not be built for ${Math.round(lostMs)} ms; last: ${this.lastFault}.`);
         await sleep(clock, random.next() * limits.backoffBaseMs * 2 ** Math.min(attempt + 1, limits.frameAttempts));
@@ -118,11 +129,11 @@ export class RingLine implements RingLinks {
       const welcome = await within(clock, limits.prepareDeadlineMs, transport.prepare({ ...hello, stage, ring: standing.ring }), `stage ${stage} (${transport.name}) did not answer in ${limits.prepareDeadlineMs} ms`);
       if (standing.isLost) throw new Error(this.lastFault ?? "the ring was given up");
       if (welcome.state === "ready") {
-        this.#p.onProgress?.(stage, welcome.totalBytes, welcome.totalBytes);
+        this.#p.onProgress?.(stage, welcome.totalBytes, welcome.totalBytes, true);
         return welcome;
       }
       if (welcome.state === "refused") throw new ShardError(transport.name, welcome.retryable, `Stage ${stage} (${transport.name}) refused (${welcome.code}): ${welcome.message}`);
-      this.#p.onProgress?.(stage, welcome.loadedBytes, welcome.totalBytes);
+      this.#p.onProgress?.(stage, welcome.loadedBytes, welcome.totalBytes, false);
       if (loadingSinceMs < 0) loadingSinceMs = clock.nowMs();
       if (clock.nowMs() - loadingSinceMs > limits.warmingMs) throw new ShardError(transport.name, true, `Stage ${stage} (${transport.name}) was still loading after ${limits.warmingMs} ms.`);
       await sleep(clock, welcome.retryAfterMs);
@@ -145,7 +156,7 @@ export class RingLine implements RingLinks {
     this.lastFault = cause;
     const stood = standing.out !== null;
     this.#drop(standing, "the ring is lost");
-    if (stood) standing.handlers.lost(cause);
+    if (stood) standing.handlers.lost(standing.ring);
   }
 
   #drop(standing: Standing, reason: string): void {

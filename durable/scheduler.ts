@@ -4,12 +4,13 @@
 // the engine's results do not depend on batch or chunking (docs/arithmetic.md section 5), draws only on (seed, choice, position).
 // For the same reason a step may evaluate guesses at what comes next (model/prompt-lookup.ts): those that hold are tokens already.
 
-import type { Engine, StepEntry } from "../model/engine.ts";
+import type { Engine, StepEntry, StepResult } from "../model/engine.ts";
 import { CapacityError } from "../model/heap.ts";
 import type { KvCache } from "../model/kv-cache.ts";
 import type { LogitStage } from "../model/logit-adjustments.ts";
 import { logitsRequest } from "../model/logits.ts";
 import { decidingForm } from "../model/sampling.ts";
+import type { Tap } from "../model/taps.ts";
 import { sleep, type Clock } from "./clock.ts";
 import { deliver } from "./delivery.ts";
 import { DraftGate } from "./draft-gate.ts";
@@ -18,8 +19,11 @@ import type { GenerateFailure, GenerateRequest } from "./generate.ts";
 import { refusalOf } from "./generate-request.ts";
 import { type EventSink, failure, type Generation, Run } from "./generation-run.ts";
 import type { Limits } from "./limits.ts";
+import { LeftOutRows } from "./left-out-rows.ts";
 import { LostTimelinesError } from "./lost-timelines.ts";
 import { shareStep } from "./step-share.ts";
+import { AwayError, ShardError } from "./shard-line.ts";
+import type { StepOutages } from "./step-terms.ts";
 import { StepTrace } from "./step-trace.ts";
 import type { TraceSamples } from "./trace-samples.ts";
 
@@ -29,6 +33,8 @@ export interface StepEngine extends Pick<Engine, "step" | "maxChunkTokens" | "co
   readonly kv: Pick<KvCache, "open" | "keep" | "close">;
   /** Steps it takes before the first is done: one for each stage of a ring. Absent: one. */
   readonly stepsAtOnce?: number;
+  /** Steps for generations that do not wait for shards that are away. Absent: all wait. */
+  readonly outages?: StepOutages;
 }
 
 const TOO_LATE = failure("deadline-exceeded", "The request's deadline passed before its reply began.", true);
@@ -186,6 +192,7 @@ export class Scheduler {
     try {
       for (;;) {
         this.#expire();
+        this.#release();
         this.#sweep();
         this.#admit();
         this.#sweep();
@@ -216,18 +223,19 @@ export class Scheduler {
   }
 
   #keep(run: Run): void {
-    if (run.shared !== null && run.timeline !== null) this.#engine.kv.keep(run.timeline, run.shared);
+    if (run.shared !== null && run.timeline !== null && !run.isDegraded) this.#engine.kv.keep(run.timeline, run.shared);
   }
 
   /** Starts a step of those that are in none, an equal part of everybody where `most` steps run at once; false where nobody could take part. */
   #begin(most: number): boolean {
     const { config: { vocabSize }, maxChunkTokens } = this.#engine;
-    const [idle, stepping] = [this.#active.filter((run) => !run.isStepping), this.#active.filter((run) => run.isStepping)];
+    const mayStep = (run: Run): boolean => !run.isStepping && run.held === null;
+    const [idle, others] = [this.#active.filter(mayStep), this.#active.filter((run) => !mayStep(run))];
     if (idle.length === 0) return false;
     // Nobody more than an equal part, so that no step grows long; and some left for the others that may begin now.
     const nTaking = Math.min(Math.ceil(this.#active.length / most), Math.ceil(idle.length / (most - this.#underWay.size)));
     const { taking, next } = shareStep(idle.slice(0, nTaking), { maxChunkTokens, vocabSize, limits: this.#limits, gate: this.#gate });
-    this.#active = [...idle.slice(nTaking), ...next, ...stepping];
+    this.#active = [...idle.slice(nTaking), ...next, ...others];
     for (const run of taking) run.isStepping = true;
     const step = this.#step(taking).finally(() => {
       for (const run of taking) run.isStepping = false;
@@ -250,7 +258,8 @@ export class Scheduler {
     const samples = sampled.length === 0 ? null : new StepTrace(sampled.map(({ timeline }) => ({ timeline: timeline!.id, from: 0, layer: null })), router.topK);
     const startMs = this.#clock.nowMs();
     try {
-      const result = await this.#engine.step(entries, [...(trace?.taps ?? []), ...(samples?.taps ?? [])]);
+      const leftOut = new LeftOutRows();
+      const result = await this.#evaluate(runs, entries, leftOut, [...(trace?.taps ?? []), ...(samples?.taps ?? [])]);
       let said = 0;
       runs.forEach((run, i) => {
         run.moe.steps++;
@@ -258,13 +267,14 @@ export class Scheduler {
         run.moe.bytes += result.bytes;
         run.moe.retries += result.retries;
         run.moe.hedges += result.hedges;
+        run.missingRows += leftOut.between(run.timeline!.id, starts[i]!, starts[i]! + entries[i]!.ids.length - run.draft.length);
         if (!run.promptKept && run.evaluated >= run.request.promptIds.length) {
           run.promptKept = true;
           this.#keep(run);
         }
         const before = run.generated;
         if (!run.ended) {
-          this.drafts.held += deliver(run, { entry: entries[i]!, start: starts[i]!, logits: result.logits[i]!, top: result.tops[i]!, vocabSize, trace });
+          this.drafts.held += deliver(run, { entry: entries[i]!, start: starts[i]!, logits: result.logits[i]!, top: result.tops[i]!, vocabSize, trace, leftOut });
           this.drafts.tokens += run.draft.length;
         }
         if (run.sample !== null) {
@@ -276,10 +286,34 @@ export class Scheduler {
       if (decodes) this.#gate.note(runs.length, runs.some((run) => run.draft.length > 0), this.#clock.nowMs() - startMs, said);
     } catch (cause) {
       const message = cause instanceof Error ? cause.message : String(cause);
+      const goOn = cause instanceof ShardError && this.#engine.outages !== undefined && !runs.every((run) => run.degrades);
       for (const run of runs) {
-        if (cause instanceof LostTimelinesError && !run.ended && run.losses < this.#limits.timelineLosses) this.#rebuild(run);
+        if (goOn && run.degrades) continue; // the next step is theirs alone, and leaves out what is missing
+        if (cause instanceof AwayError && !run.ended) run.held ??= { shard: cause.shard, sinceMs: this.#clock.nowMs() };
+        else if (cause instanceof LostTimelinesError && !run.ended && run.losses < this.#limits.timelineLosses) this.#rebuild(run);
         else run.end(failure("step-failed", `A step of the model failed: ${message}`, true));
       }
+    }
+  }
+
+  /** A step by the terms of those who take part: as long as somebody waits for shards, none of its rows may be left out. */
+  #evaluate(runs: readonly Run[], entries: readonly StepEntry[], leftOut: LeftOutRows, taps: readonly Tap[]): Promise<StepResult> {
+    const { outages } = this.#engine;
+    if (outages === undefined || !runs.some((run) => run.degrades)) return this.#engine.step(entries, taps);
+    const leavesOut = runs.every((run) => run.degrades);
+    return outages.during({ leavesOut }, () => this.#engine.step(entries, leavesOut ? [leftOut.tap, ...taps] : taps));
+  }
+
+  /** Those who wait for a shard take part again when it is back, or when nobody is left whom that would hold up; or end, when it has taken too long. */
+  #release(): void {
+    const waiting = this.#active.filter((run) => run.held !== null);
+    if (waiting.length === 0) return;
+    const others = this.#active.some((run) => run.degrades && !run.ended);
+    for (const run of waiting) {
+      const { shard, sinceMs } = run.held!;
+      const waitedMs = this.#clock.nowMs() - sinceMs;
+      if (waitedMs >= this.#limits.outageMs && !run.ended) run.end(failure("step-failed", `A step of the model failed: shard ${shard} could not be reached for ${Math.round(waitedMs)} ms.`, true));
+      if (run.ended || !others || this.#engine.outages?.isAway(shard) !== true) run.held = null;
     }
   }
 

@@ -36,6 +36,9 @@ export interface FrameFault {
 /** Calls per batch size that make the engine compile a kernel with its optimising tier before the first request. */
 const WARM_CALLS = 24;
 
+/** Formats of weights whose kernels were warmed: once for an isolate, whoever comes and goes in it. */
+const warmed = new WeakMap<object, Set<string>>();
+
 export class ServedExperts {
   readonly #tenant: Tenant;
   readonly #manifest: PackManifest;
@@ -117,7 +120,11 @@ export class ServedExperts {
   warm(): void {
     const slot = this.#warmUp;
     if (slot === undefined) return;
-    const { heap } = this.#tenant;
+    const { heap, isolate: { kernels } } = this.#tenant;
+    const formats = `${slot.gateUp} ${slot.down}`;
+    const known = warmed.get(kernels) ?? new Set();
+    if (known.has(formats)) return;
+    warmed.set(kernels, known.add(formats));
     heap.u8.fill(0, this.#request, this.#request + 8 * this.#rowBytes);
     const tokens = [0, 1, 2, 3, 4, 5, 6, 7];
     for (const nTokens of [1, 2, 4, 8]) {

@@ -5,7 +5,16 @@ import type { Hello, Retirement, SlotRange } from "./handshake.ts";
 import type { ShardHost } from "./shard-host.ts";
 
 /** Tells hellos apart by what they ask for; donors are of the moment. */
-export const keyOf = (hello: Hello): string => JSON.stringify([hello.packHash, hello.epoch, hello.slots]);
+export const keyOf = ({ packHash, epoch, slots }: Hello): string => `${packHash} ${epoch} ${wordsOf(slots)}`;
+
+/** Lists of slots are long and never change; each is asked about often. */
+const words = new WeakMap<readonly SlotRange[], string>();
+
+function wordsOf(slots: readonly SlotRange[]): string {
+  let found = words.get(slots);
+  if (found === undefined) words.set(slots, (found = JSON.stringify(slots)));
+  return found;
+}
 
 export const rangesOf = (hellos: readonly Hello[]): readonly SlotRange[] => hellos.flatMap(({ slots }) => slots);
 

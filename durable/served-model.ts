@@ -1,93 +1,132 @@
-// Brings a model up in an orchestrator: manifest, plan, shards, trunk, engine, in an order that lets the shards load at the same time.
+// Brings a model up in an orchestrator: the pack as it is now, the plan in force, its own part, and the other stages of the ring where there are any.
 // Owns the assembly and its progress. Refuses requests (orchestrator.ts) and sampling (scheduler.ts).
 
-import { bindPackTrunk, bindShared, segmentCounts } from "../formats/load-model.ts";
-import type { PackManifest } from "../formats/manifest.ts";
 import type { FleetPlan } from "../fleet/fleet-plan.ts";
-import { Engine } from "../model/engine.ts";
-import { MAX_ROUNDS } from "../model/experts.ts";
-import { ExpertRunner, LocalExperts } from "../model/local-experts.ts";
+import type { PackManifest } from "../formats/manifest.ts";
+import type { OpenPack } from "../formats/pack-reader.ts";
+import { allocatedBytes } from "../model/heap.ts";
+import { KV_BLOCK } from "../model/kernels.ts";
+import { KvCache } from "../model/kv-cache.ts";
 import { packSource } from "./byte-sources.ts";
-import type { ShardClient } from "./client.ts";
-import type { DurableEnv } from "./env.ts";
-import { fanOutOf, type FanOut, type ShardShare } from "./epoch-lines.ts";
-import { EpochSwitch } from "./epoch-switch.ts";
-import { defaultPlan, objectLines } from "./fan-out.ts";
+import { SeededRandom, systemClock } from "./clock.ts";
+import { strictIsolates, type DurableEnv } from "./env.ts";
+import type { EpochSwitch } from "./epoch-switch.ts";
+import { defaultPlan } from "./fan-out.ts";
 import { givenPlan } from "./given-plan.ts";
+import { PROTOCOL_VERSION } from "./handshake.ts";
 import type { Tenant } from "./isolate.ts";
-import { blobsOfSlots, maxSegmentsOf, maxSlotWidth, orchestratorMemory, plannedBytes, trunkBlobs, kvBytes } from "./memory-plan.ts";
+import type { ManifestCache } from "./manifest-cache.ts";
 import { currentPack } from "./opened-packs.ts";
+import { PageNumbers } from "./page-numbers.ts";
+import { placeOf } from "./place-names.ts";
 import type { PlanInForce } from "./plan-in-force.ts";
-import { maxChunkTokens } from "./protocol.ts";
-import { bindSlots } from "./served-experts.ts";
+import { RingEngine, type RingHandlers } from "./ring-engine.ts";
+import { RingLine } from "./ring-line.ts";
+import type { StepEngine } from "./scheduler.ts";
+import { StageCore } from "./stage-core.ts";
+import { StageObject } from "./stage-objects.ts";
+import { inEpochs, noProgress, openPages, openPart, type PartProgress, type StagePart } from "./stage-part.ts";
+import type { TrunkReads } from "./weight-reads.ts";
 
 export interface ServedModel {
   readonly manifest: PackManifest;
   readonly packHash: string;
-  readonly engine: Engine;
-  /** The plan in force and the lines to its shards; its `step` is the way to the engine's. */
+  /** For the scheduler: each step in one epoch of the plan. */
+  readonly engine: StepEngine;
+  readonly kv: KvCache;
+  /** Positions of the KV cache that are in no use. */
+  readonly freeKvPositions: () => number;
+  /** The plan in force and the lines to the shards of the own layers. */
   readonly epochs: EpochSwitch;
+  /** Null where one object holds everything. */
+  readonly ring: RingEngine | null;
 }
 
-/** Progress while a model comes up; `clients` and `shares` fill as soon as the plan is known. */
-export interface Progress {
-  trunkBytes: number;
-  trunkTotalBytes: number;
-  /** The plan's; null before there is one. */
-  epoch: number | null;
-  clients: readonly ShardClient[];
-  shares: readonly ShardShare[];
+/** How far another stage of the ring has come. */
+export interface StageProgress {
+  readonly name: string;
+  loadedBytes: number;
+  totalBytes: number;
+  isReady: boolean;
+}
+
+/** Progress while a model comes up; of the ring, too, whose last stage connects before all is up. */
+export interface Progress extends PartProgress {
   pack: { readonly id: string; readonly hash: string; readonly contextLength: number } | null;
+  line: RingLine | null;
+  stages: readonly StageProgress[];
 }
 
-const show = (progress: Progress, { plan, clients, shares }: FanOut): void => void Object.assign(progress, { epoch: plan.epoch, clients, shares });
+export const startProgress = (): Progress => ({ ...noProgress(), pack: null, line: null, stages: [] });
 
-/** Loads everything. `plans`: who knows which plan is in force; without it that of the variables is. Throws SourceError, ModelError, CapacityError or ShardError; what was opened is closed again then. */
-export async function bringUp(env: DurableEnv, tenant: Tenant, progress: Progress, plans: PlanInForce | null = null): Promise<ServedModel> {
-  const { isolate } = tenant;
-  const { limits } = isolate;
-  const { manifest, packHash } = await currentPack(env);
+export interface ModelHost {
+  readonly env: DurableEnv;
+  readonly tenant: Tenant;
+  /** Own name, after which the ring's other stages are named. */
+  readonly name: string;
+  /** Who knows which plan is in force; without it that of the variables is. */
+  readonly plans: PlanInForce | null;
+  readonly reads: TrunkReads;
+  readonly manifests: ManifestCache | null;
+}
+
+/** Loads everything. Throws SourceError, ModelError, CapacityError or ShardError; what was opened is closed again then. */
+export async function bringUp({ env, tenant, name, plans, reads, manifests }: ModelHost, progress: Progress): Promise<ServedModel> {
+  const pack = await currentPack(env, manifests);
+  const { manifest, packHash } = pack;
   if (manifest.id !== env.PACK_ID) throw new Error(`${packSource(env).description} holds the pack "${manifest.id}"; the variable PACK_ID says "${env.PACK_ID}".`);
-  const { config } = manifest;
   progress.pack = { id: manifest.id, hash: packHash, contextLength: manifest.contextLength };
   const initial = (await givenPlan(env, manifest, packHash)) ?? defaultPlan(env, manifest, packHash);
   const plan: FleetPlan = plans === null ? initial : await plans.atStart(initial);
-  const live: { epochs: EpochSwitch | null } = { epochs: null };
-  const lines = { ...objectLines(env, manifest, limits, isolate), stale: () => live.epochs?.stale() };
-  const fanOut = fanOutOf(lines, plan);
-  show(progress, fanOut);
+  // The other stages load while this one does.
+  const line = plan.stages.length === 1 ? null : (progress.line = ringLine(env, tenant, name, plan, progress));
+  const relay: { engine: RingEngine | null } = { engine: null };
+  const handlers: RingHandlers = { frame: (frame) => relay.engine?.received(frame), lost: (ring) => relay.engine?.lost(ring) };
+  const opening = line?.open(handlers);
+  opening?.catch(() => undefined);
+  const part = await openPart({ env, tenant, pack, plan, stage: 0, plans, progress, reads }).catch((cause: unknown) => {
+    line?.close("the model could not be loaded");
+    throw cause;
+  });
+  if (line === null || opening === undefined) return sole(pack, part, tenant);
   try {
-    const connected = fanOut.connect();
-    // The trunk may fail first; the shards' failure must not go unhandled then.
-    connected.catch(() => undefined);
-    const roundTokens = maxChunkTokens({ topK: config.router.topK, maxSegments: maxSegmentsOf(manifest), hidden: config.hiddenSize, activations: manifest.activations });
-    const ranges = fanOut.ownSlots;
-    const blobs = [...trunkBlobs(manifest), ...blobsOfSlots(manifest, ranges)];
-    progress.trunkTotalBytes = blobs.reduce((sum, { blob }) => sum + blob.bytes, 0);
-    // At least the shortest request must find room beside what is loaded.
-    tenant.admit(plannedBytes(orchestratorMemory(manifest, { stepTokens: roundTokens, roundTokens, ranges }, limits)) + kvBytes(manifest, 1), `the trunk of pack ${manifest.id} and what running it takes`);
-    if (!tenant.adopt(blobs)) await tenant.load(packSource(env), manifest, blobs, (bytes) => { progress.trunkBytes = bytes; });
-    progress.trunkBytes = progress.trunkTotalBytes;
-    await connected;
-    // Where shards have threads of their own a step may be two rounds long: one is computed there while the other is here.
-    const stepTokens = fanOut.clients.some((client) => client.elsewhere) ? Math.min(limits.chunkTokens, MAX_ROUNDS * roundTokens) : roundTokens;
-    const own = ranges.length === 0 ? undefined : new LocalExperts(
-      new ExpertRunner(isolate.kernels, tenant.heap, config, maxSlotWidth(manifest, ranges), roundTokens), bindSlots(tenant, manifest, ranges), config.hiddenSize);
-    const frame = tenant.heap.alloc(limits.frameBytes, "frames");
-    const epochs = new EpochSwitch({
-      lines, plans, ownSlots: ranges, switched: (to) => show(progress, to),
-      expertsOf: (of) => of.experts(tenant.heap, isolate.kernels, roundTokens, own === undefined ? undefined : () => own, frame),
-    }, fanOut);
-    live.epochs = epochs;
-    const engine = new Engine({
-      config, kernels: isolate.kernels, heap: tenant.heap, kvFormat: manifest.kvFormat, activations: manifest.activations, maxChunkTokens: stepTokens,
-      maxRoundTokens: roundTokens, segmentCounts: segmentCounts(manifest), shared: bindShared(manifest, (hash) => tenant.ptrOf(hash)), experts: epochs.experts,
-      trunk: bindPackTrunk(manifest, (hash) => tenant.ptrOf(hash)),
+    const first = await opening;
+    const { pages, most } = openPages(part, tenant);
+    const numbers = new PageNumbers(Math.min(most, first.pages));
+    const kv = new KvCache(numbers, manifest.config, manifest.contextLength);
+    const ring = new RingEngine({
+      engine: part.engine, core: new StageCore({ engine: inEpochs(part), pages, stage: 0 }), kv, numbers, spans: plan.stages, links: line, first, epoch: plan.epoch, clock: systemClock,
+      limits: tenant.isolate.limits, entries: tenant.isolate.limits.activeGenerations, maxChunkTokens: Math.min(part.engine.maxChunkTokens, first.chunkTokens),
     });
-    return { manifest, packHash, engine, epochs };
+    relay.engine = ring;
+    return { manifest, packHash, engine: ring, kv, freeKvPositions: () => KV_BLOCK * (numbers.unused + kv.idlePages), epochs: part.epochs, ring };
   } catch (error) {
-    fanOut.close("the model could not be loaded");
-    tenant.freeOwn();
+    line.close("the model could not be loaded");
+    part.close("the model could not be loaded");
     throw error;
   }
+}
+
+function sole({ manifest, packHash }: OpenPack, { engine, epochs, terms }: StagePart, tenant: Tenant): ServedModel {
+  const { config, kv, maxChunkTokens, contextLength } = engine;
+  return {
+    manifest, packHash, epochs, kv, ring: null, freeKvPositions: () => KV_BLOCK * (kv.idlePages + Math.max(0, Math.floor(tenant.roomBytes / allocatedBytes(kv.pageBytes)))),
+    engine: {
+      config, kv, maxChunkTokens, contextLength, step: (entries, taps = []) => epochs.step(() => engine.step(entries, taps)),
+      outages: { during: (of, step) => terms.during(of, step), isAway: (shard) => epochs.clients.some(({ name, isAway }) => name === shard && isAway) },
+    },
+  };
+}
+
+function ringLine(env: DurableEnv, tenant: Tenant, name: string, plan: FleetPlan, progress: Progress): RingLine {
+  const { lane } = placeOf(name);
+  const transports = plan.stages.slice(1).map((_, i) => new StageObject(env, plan, name, lane, i + 1));
+  const stages = transports.map((transport): StageProgress => ({ name: transport.name, loadedBytes: 0, totalBytes: 0, isReady: false }));
+  progress.stages = stages;
+  return new RingLine({
+    transports, hello: { protocolVersion: PROTOCOL_VERSION, plan, lane, first: name, strictIsolates: strictIsolates(env) }, limits: tenant.isolate.limits, clock: systemClock,
+    // Numbers of rings, and jitter: neither ever touches a result.
+    random: new SeededRandom(crypto.getRandomValues(new Uint32Array(1))[0]!),
+    onProgress: (stage, loadedBytes, totalBytes, isReady) => void Object.assign(stages[stage - 1]!, { loadedBytes, totalBytes, isReady }),
+  });
 }

@@ -1,5 +1,5 @@
 // What a shard does, without the platform: the handshake, loading, several epochs of one pack at a time, frames, and bytes for other shards.
-// Owns the hellos it serves, the order of loads, and why it refuses. Refuses public requests, work outside an epoch's slots, and waiting inside a
+// Owns the hellos it serves, the order of loads, and what a frame is answered. Refuses public requests, work outside an epoch's slots, and waiting inside a
 // frame: it answers `warming` instead. docs/protocol.md sections 1 and 2. The host (shard-host.ts) brings memory, time, storage and the ways to weights.
 
 import { ModelError } from "../model/config.ts";
@@ -7,12 +7,12 @@ import { CapacityError } from "../model/heap.ts";
 import type { NamedBlob, PackManifest } from "../formats/manifest.ts";
 import { sleep } from "./clock.ts";
 import { PROTOCOL_VERSION, type Hello, type Retirement, type ShardReport, type Welcome } from "./handshake.ts";
-import { tenantBytes } from "./isolate.ts";
-import { blobsOfSlots, plannedBytes, shardMemory } from "./memory-plan.ts";
+import { blobsOfSlots } from "./memory-plan.ts";
 import { failureOf, LoadRefusal, refused, type Refused } from "./load-refusal.ts";
 import { decodeHeader, encodeRefusal, type FrameHeader } from "./protocol.ts";
 import { ServedExperts } from "./served-experts.ts";
 import { keyOf, rangesOf, ServedHellos } from "./served-hellos.ts";
+import { admit, neighbourOf } from "./shard-admission.ts";
 import type { ShardHost, ShardSocket } from "./shard-host.ts";
 import { WeightKeeper } from "./weight-keeper.ts";
 import { WeightReads } from "./weight-reads.ts";
@@ -58,7 +58,7 @@ export class ShardCore {
     }
     const over = this.#retirementOf(hello);
     if (over !== null) return refused("retired", false, over);
-    const neighbour = this.#neighbour(hello);
+    const neighbour = neighbourOf(tenant, hello);
     if (neighbour !== null) return refused("isolate-shared", true, neighbour);
     const key = keyOf(hello);
     if (!this.#servedKeys.has(key) && !this.#loadings.has(key)) {
@@ -72,7 +72,7 @@ export class ShardCore {
     if (this.#servedKeys.has(key)) {
       const hasRead = this.#hasRead;
       this.#hasRead = false;
-      return { state: "ready", connection: this.#host.newConnection(), isolate: tenant.isolate.name, hasRead };
+      return { state: "ready", connection: this.#host.newConnection(), isolate: tenant.isolate.name, hasRead, read: this.#reads.figures };
     }
     return this.#failureOf(key) ?? { state: "loading", loadedBytes: loading?.loadedBytes ?? 0, totalBytes: loading?.totalBytes ?? 0, retryAfterMs: limits.loadPollMs };
   }
@@ -100,8 +100,9 @@ export class ShardCore {
   report(): ShardReport {
     const { tenant } = this.#host;
     return {
-      epochs: this.#served === null ? [] : this.#hellos.epochs, state: this.#loadings.size > 0 ? "loading" : this.#served === null ? "empty" : "serving",
-      isolate: tenant.isolate.name, weightBytes: tenant.weightBytes, moved: this.#reads.moved, uncachedExtents: this.#keeper.pending,
+      ...this.#reads.figures, epochs: this.#served === null ? [] : this.#hellos.epochs,
+      state: this.#loadings.size > 0 ? "loading" : this.#served !== null ? "serving" : this.#hellos.epochs.length > 0 ? "cold" : "empty",
+      isolate: tenant.isolate.name, weightBytes: tenant.weightBytes, uncachedExtents: this.#keeper.pending,
     };
   }
 
@@ -148,15 +149,6 @@ export class ShardCore {
     return below === null ? null : `Epoch ${hello.epoch} is over: every epoch below ${below} was retired on ${this.#host.tenant.name}.`;
   }
 
-  /** In strict mode, the words that name another shard in this isolate; null when there is none. */
-  #neighbour({ strictIsolates }: Hello): string | null {
-    if (!strictIsolates) return null;
-    const { tenant } = this.#host;
-    const others = tenant.isolate.tenants.filter((other) => other !== tenant && other.kind === "shard" && other.alive);
-    if (others.length === 0) return null;
-    return `${tenant.name} shares its isolate with ${others.map(({ name }) => name).join(", ")}; strict mode wants one shard per isolate.`;
-  }
-
   /** A failure, once. */
   #failureOf(key: string): Refused | null {
     const failure = this.#failures.get(key) ?? null;
@@ -176,11 +168,11 @@ export class ShardCore {
   #adopt(hello: Hello): boolean {
     const { tenant, packs } = this.#host;
     const pack = packs.known(hello.packHash);
-    if (pack === undefined || this.#loadings.size > 0 || this.#neighbour(hello) !== null) return false;
+    if (pack === undefined || this.#loadings.size > 0 || neighbourOf(tenant, hello) !== null) return false;
     try {
       const blobs = blobsOfSlots(pack.manifest, rangesOf(this.#hellos.with(hello)));
       if (!blobs.every(({ blob }) => tenant.isolate.resident(blob.hash) !== undefined)) return false;
-      this.#admit(pack.manifest, hello);
+      admit(tenant, pack.manifest, this.#hellos.with(hello), hello);
       this.#makeRoom(pack.manifest, hello);
       this.#reads.adopted(blobs);
       if (!tenant.adopt([...this.#servedBlobs(pack.manifest), ...blobs])) return false;
@@ -194,25 +186,6 @@ export class ShardCore {
 
   #servedBlobs(manifest: PackManifest): NamedBlob[] {
     return this.#served === null ? [] : blobsOfSlots(manifest, rangesOf(this.#hellos.all));
-  }
-
-  /** Throws LoadRefusal where what is served and `hello` do not fit together, before anything is read or let go. */
-  #admit(manifest: PackManifest, hello: Hello): void {
-    const { tenant } = this.#host;
-    const { limits } = tenant.isolate;
-    const hellos = this.#hellos.with(hello);
-    const epochs = hellos.map(({ epoch }) => epoch).join(", ");
-    if (hellos.length > limits.servedEpochs) throw new LoadRefusal("memory", true, `${tenant.name} would serve the epochs ${epochs}; ${limits.servedEpochs} at a time is the limit, and none of them was retired.`);
-    const nBlobs = new Set(blobsOfSlots(manifest, rangesOf(hellos)).map(({ blob }) => blob.hash)).size;
-    const purpose = `${nBlobs} expert segments of pack ${manifest.id} and what serving them takes${hellos.length > 1 ? `, for the epochs ${epochs} together,` : ""}`;
-    try {
-      tenant.admit(plannedBytes(shardMemory(manifest, rangesOf(hellos), limits)), purpose);
-    } catch (error) {
-      if (!(error instanceof CapacityError)) throw error;
-      // The others may be retired soon; what does not fit alone never will.
-      const fitsAlone = hellos.length > 1 && plannedBytes(shardMemory(manifest, hello.slots, limits)) <= tenantBytes(limits);
-      throw new LoadRefusal("memory", fitsAlone, fitsAlone ? `${error.message} Epoch ${hello.epoch} alone would fit, once the others are retired.` : error.message);
-    }
   }
 
   /** Ends what `hello` takes the place of. */
@@ -274,7 +247,7 @@ export class ShardCore {
   /** Brings a hello's slots in beside what is served, which goes on meanwhile. */
   async #load(hello: Hello, loading: Loading): Promise<void> {
     const { tenant, packs, weights } = this.#host;
-    const pack = packs.known(hello.packHash) ?? await packs.current();
+    const pack = packs.known(hello.packHash) ?? await packs.current(hello.packHash);
     if (pack.packHash !== hello.packHash) {
       throw new LoadRefusal("pack-hash", true, `${weights.store().description} holds revision ${pack.packHash}; the orchestrator serves ${hello.packHash}.`);
     }
@@ -287,9 +260,9 @@ export class ShardCore {
     if (this.#servedKeys.has(keyOf(hello))) return;
     const blobs = blobsOfSlots(manifest, rangesOf(this.#hellos.with(hello)));
     loading.totalBytes = blobs.reduce((sum, { blob }) => sum + blob.bytes, 0);
-    const neighbour = this.#neighbour(hello);
+    const neighbour = neighbourOf(tenant, hello);
     if (neighbour !== null) throw new LoadRefusal("isolate-shared", true, neighbour);
-    this.#admit(manifest, hello);
+    admit(tenant, manifest, this.#hellos.with(hello), hello);
     this.#makeRoom(manifest, hello);
     const isCold = this.#served === null;
     try {

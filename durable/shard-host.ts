@@ -24,8 +24,8 @@ export interface Kept<T> {
 export interface PackPort {
   /** The manifest of a revision if this isolate has read it. */
   known(packHash: string): OpenPack | undefined;
-  /** Reads the manifest as it is now. */
-  current(): Promise<OpenPack>;
+  /** The manifest of the revision that is wanted, where it is at hand; else the store's as it is now. */
+  current(wanted: string): Promise<OpenPack>;
 }
 
 /** A shard's own extents on disk. Everything is synchronous, may throw, and is believed only after its hash was checked. */
@@ -50,15 +50,19 @@ export interface WeightPorts {
   donor(donor: Donor): DonorRead | null;
 }
 
-export interface ShardHost {
+/** What it takes to bring weights into memory: of a shard, and of an orchestrator or stage for its trunk. */
+export interface WeightHost {
   readonly tenant: Tenant;
   readonly clock: Clock;
   /** Jitter only: never part of a result. */
   readonly random: Random;
+  readonly weights: WeightPorts;
+}
+
+export interface ShardHost extends WeightHost {
   readonly hellos: Kept<readonly Hello[]>;
   readonly retired: Kept<Retirement | null>;
   readonly packs: PackPort;
-  readonly weights: WeightPorts;
   /** Another number each time, also after the isolate was made anew. */
   newConnection(): number;
 }

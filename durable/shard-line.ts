@@ -2,8 +2,10 @@
 // Owns the state of the line and its one socket; events of an older socket are dropped here. Refuses to know frames (client.ts) and how a socket comes about (ShardTransport).
 
 import { type Clock, type Random, sleep, within } from "./clock.ts";
+import { FaultLog } from "./fault-log.ts";
 import type { Hello, Welcome } from "./handshake.ts";
 import type { Limits } from "./limits.ts";
+import { LineOutage } from "./line-outage.ts";
 
 /** An open socket. Sending on a dead one may succeed silently; only an answer proves anything. */
 export interface FrameSocket {
@@ -36,6 +38,9 @@ export class ShardError extends Error {
     this.retryable = retryable;
   }
 }
+
+/** Its shard is away, and whoever asked did not want to wait longer (step-terms.ts). */
+export class AwayError extends ShardError {}
 
 export interface ShardLineParts {
   /** Transport of the shard under its first, second, ... name: other names are tried when an isolate is shared in strict mode. */
@@ -100,10 +105,13 @@ export class ShardLine {
   #loadedBytes = 0;
   #totalBytes = 0;
   #elsewhere = false;
-  lastFault: string | null = null;
+  readonly faults: FaultLog;
+  readonly outage: LineOutage;
 
   constructor(parts: ShardLineParts, user: LineUser) {
     this.#p = parts;
+    this.faults = new FaultLog(parts.limits.lineFaults);
+    this.outage = new LineOutage(parts.clock, parts.limits);
     this.#user = user;
     this.#transport = parts.transport(0);
   }
@@ -134,6 +142,7 @@ export class ShardLine {
       this.#failAll(new ShardError(this.name, false, `The line to shard ${this.name} is closed.`));
     } else if (this.#state === "idle") {
       this.#state = "connecting";
+      this.outage.wanted();
       void this.#connectLoop(++this.#generation);
     }
   }
@@ -150,9 +159,15 @@ export class ShardLine {
     this.#socket!.send(bytes);
   }
 
+  /** Something went wrong with the shard. */
+  fault(cause: string): void {
+    this.faults.note(cause, this.#p.clock.nowMs());
+  }
+
   /** The shard has answered: it is no failing one. */
   answered(): void {
     this.#failures = 0;
+    this.faults.answered();
   }
 
   /** Closes the socket and leaves the line idle; late events of it are ignored from here on. */
@@ -164,6 +179,7 @@ export class ShardLine {
   /** Connects anew after a pause. The line is idle, or was until somebody asked for it a moment ago. */
   reopen(): void {
     this.#state = "connecting";
+    this.outage.wanted();
     const generation = ++this.#generation;
     this.#p.clock.after(this.#backoffMs(), () => {
       if (generation === this.#generation && this.#state === "connecting") void this.#connectLoop(generation);
@@ -212,6 +228,7 @@ export class ShardLine {
           return this.#opened(socket, welcome.connection);
         }
         if (welcome.state === "loading") {
+          this.outage.tried();
           if (loadingSinceMs < 0) loadingSinceMs = clock.nowMs();
           this.#loadedBytes = welcome.loadedBytes;
           this.#totalBytes = welcome.totalBytes;
@@ -220,7 +237,7 @@ export class ShardLine {
           }
           pauseMs = welcome.retryAfterMs;
         } else if (welcome.code === "isolate-shared") {
-          this.lastFault = welcome.message;
+          this.fault(welcome.message);
           if (this.#nameAttempt + 1 >= limits.shardNames) {
             return this.#giveUp(new ShardError(this.name, false,
               `Shard ${this.name} was refused under ${limits.shardNames} names, each time because its isolate holds another shard. Last: ${welcome.message} ` +
@@ -269,6 +286,7 @@ export class ShardLine {
     this.#socket = socket;
     this.#connection = connection;
     this.#state = "open";
+    this.outage.over();
     for (const waiter of this.#waiters.splice(0)) waiter.resolve();
     this.#user.opened();
   }
@@ -276,7 +294,8 @@ export class ShardLine {
   /** Counts an attempt for everything that waits; returns the pause before the next one, in milliseconds. */
   #attemptFailed(cause: string, answered: boolean): number {
     const { limits, clock } = this.#p;
-    this.lastFault = cause;
+    this.outage.tried();
+    this.fault(cause);
     for (const waiter of this.#waiters.splice(0)) {
       if (answered) {
         waiter.refusals++;
@@ -297,7 +316,7 @@ export class ShardLine {
   }
 
   #giveUp(error: ShardError): void {
-    this.lastFault = error.message;
+    this.fault(error.message);
     this.#state = "idle";
     this.#failAll(error);
   }

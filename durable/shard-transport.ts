@@ -38,28 +38,33 @@ export class ObjectTransport implements ShardTransport {
     return welcome;
   }
 
-  async open(connection: number, handlers: SocketHandlers): Promise<FrameSocket> {
-    const response = await this.#shard.fetch(`http://shard/connect?connection=${connection}`, { headers: { Upgrade: "websocket" } });
-    const socket = response.webSocket;
-    if (socket === null) throw new Error(`the upgrade was answered with status ${response.status}`);
-    // Sockets a client opened deliver Blob unless told otherwise (2026-11).
-    socket.binaryType = "arraybuffer";
-    let open = true;
-    const closed = (reason: string): void => {
-      if (!open) return;
-      open = false;
-      handlers.closed(reason);
-    };
-    socket.addEventListener("message", (event) => {
-      if (event.data instanceof ArrayBuffer) handlers.message(event.data);
-      else closed("it sent text");
-    });
-    socket.addEventListener("close", (event) => closed(`code ${event.code}${event.reason === "" ? "" : `, ${event.reason}`}`));
-    socket.addEventListener("error", (event) => closed(event.message === "" ? "error" : event.message));
-    socket.accept();
-    return {
-      send: (bytes) => socket.send(bytes),
-      close: (code, reason) => socket.close(code, reason),
-    };
+  open(connection: number, handlers: SocketHandlers): Promise<FrameSocket> {
+    return openFrameSocket(this.#shard, `http://shard/connect?connection=${connection}`, handlers);
   }
+}
+
+/** A WebSocket to an object that answers upgrades at `url`. */
+export async function openFrameSocket(object: { fetch(url: string, init: RequestInit): Promise<Response> }, url: string, handlers: SocketHandlers): Promise<FrameSocket> {
+  const response = await object.fetch(url, { headers: { Upgrade: "websocket" } });
+  const socket = response.webSocket;
+  if (socket === null) throw new Error(`the upgrade was answered with status ${response.status}`);
+  // Sockets a client opened deliver Blob unless told otherwise (2026-11).
+  socket.binaryType = "arraybuffer";
+  let open = true;
+  const closed = (reason: string): void => {
+    if (!open) return;
+    open = false;
+    handlers.closed(reason);
+  };
+  socket.addEventListener("message", (event) => {
+    if (event.data instanceof ArrayBuffer) handlers.message(event.data);
+    else closed("it sent text");
+  });
+  socket.addEventListener("close", (event) => closed(`code ${event.code}${event.reason === "" ? "" : `, ${event.reason}`}`));
+  socket.addEventListener("error", (event) => closed(event.message === "" ? "error" : event.message));
+  socket.accept();
+  return {
+    send: (bytes) => socket.send(bytes),
+    close: (code, reason) => socket.close(code, reason),
+  };
 }

@@ -3,15 +3,15 @@
 // Refuses public requests (no route leads here). What a shard does is shard-core.ts. Loading runs outside blockConcurrencyWhile, which the platform cuts after 30 s (2026-11).
 
 import { DurableObject } from "cloudflare:workers";
-import { packSource } from "./byte-sources.ts";
-import { SeededRandom, systemClock } from "./clock.ts";
 import { shardNamespace, strictIsolates, type DurableEnv } from "./env.ts";
 import { hostIsolate } from "./host-isolate.ts";
 import type { Donor, Hello, Retirement, ShardReport, Welcome } from "./handshake.ts";
-import { currentPack, knownPack } from "./opened-packs.ts";
+import { SqlManifestCache } from "./manifest-cache.ts";
+import { objectWeights } from "./object-weights.ts";
+import { knownPack, packOfRevision } from "./opened-packs.ts";
+import { jurisdictionOf, withinJurisdiction } from "./places.ts";
 import { ShardCore, type ShardSocket } from "./shard-core.ts";
 import type { DonorRead, Kept } from "./shard-host.ts";
-import { SqlWeightCache } from "./weight-cache.ts";
 
 interface Attachment {
   readonly connection: number;
@@ -37,11 +37,11 @@ export class ExpertShard extends DurableObject<DurableEnv> {
   constructor(ctx: DurableObjectState, env: DurableEnv) {
     super(ctx, env);
     const tenant = hostIsolate().enter(ctx.id.toString(), "shard", `shard ${ctx.id.name ?? ctx.id.toString()}`, this, strictIsolates(env));
+    const manifests = new SqlManifestCache(ctx.storage, tenant.isolate.limits);
     this.#core = new ShardCore({
-      tenant, clock: systemClock, random: new SeededRandom(crypto.getRandomValues(new Uint32Array(1))[0]!), newConnection,
+      ...objectWeights(env, ctx.storage, tenant, (donor) => this.#donor(donor)), newConnection,
       hellos: kept<readonly Hello[]>(ctx.storage, "hellos", []), retired: kept<Retirement | null>(ctx.storage, "retired", null),
-      packs: { known: knownPack, current: () => currentPack(env) },
-      weights: { store: () => packSource(env), cache: new SqlWeightCache(ctx.storage, () => tenant.isolate.limits), donor: (donor) => this.#donor(donor) },
+      packs: { known: knownPack, current: (wanted) => packOfRevision(env, wanted, manifests) },
     });
   }
 
@@ -53,7 +53,7 @@ export class ExpertShard extends DurableObject<DurableEnv> {
   #donor({ shard, name }: Donor): DonorRead | null {
     if (name === this.ctx.id.name) return null;
     // A fresh stub each time: one that has seen its object fail stays broken.
-    return (hash, offset, length) => shardNamespace(this.env, shard).getByName(name).read(hash, offset, length);
+    return (hash, offset, length) => withinJurisdiction(shardNamespace(this.env, shard), jurisdictionOf(this.env)).getByName(name).read(hash, offset, length);
   }
 
   override async fetch(request: Request): Promise<Response> {

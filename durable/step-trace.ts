@@ -1,6 +1,6 @@
 // What a step did with tokens somebody wants to know about: experts and weights in every layer, who computed them, and what the frames took.
 // Two taps: `selection` sees what the router chose, `expertOutput` how its rows came about. Owns the notes of one step, by timeline and
-// position. Refuses to be on the path of a step in which nothing is traced: no tap, no cost.
+// position: of a step that was begun again, the last time. Refuses to be on the path of a step in which nothing is traced: no tap, no cost.
 
 import type { ExpertBatch, ExpertRunInfo } from "../model/experts.ts";
 import type { Tap } from "../model/taps.ts";
@@ -28,6 +28,8 @@ export class StepTrace {
   readonly #topK: number;
   readonly #traced: ReadonlyMap<number, Traced>;
   readonly #routes = new Map<number, Map<number, TokenRoute>>();
+  /** Layer of each route's last choice: layers ascend, so one that comes again is of a step begun again. */
+  readonly #lastLayer = new WeakMap<TokenRoute, number>();
 
   constructor(traced: readonly Traced[], topK: number) {
     this.#topK = topK;
@@ -62,7 +64,8 @@ export class StepTrace {
       let routes = this.#routes.get(timeline);
       if (routes === undefined) this.#routes.set(timeline, routes = new Map());
       let route = routes.get(position);
-      if (route === undefined) routes.set(position, route = { experts: [], weights: [], shards: [], frames: [] });
+      if (route === undefined || this.#lastLayer.get(route)! >= layer) routes.set(position, route = { experts: [], weights: [], shards: [], frames: [] });
+      this.#lastLayer.set(route, layer);
       route.experts.push(Array.from(ids.subarray(t * k, (t + 1) * k)));
       route.weights.push(Array.from(weights.subarray(t * k, (t + 1) * k)));
     }

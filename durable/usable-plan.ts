@@ -4,10 +4,11 @@
 import { parseFleetPlan, type FleetPlan } from "../fleet/fleet-plan.ts";
 import { SlotTable } from "../fleet/slot-table.ts";
 import type { PackManifest } from "../formats/manifest.ts";
+import { checkRing } from "../model/stage-span.ts";
 
 /** What the plan must be one of: the pack, and the fleet that the variables name. */
 export interface PlanOwner {
-  readonly manifest: Pick<PackManifest, "id" | "experts">;
+  readonly manifest: Pick<PackManifest, "id" | "experts" | "config">;
   readonly packHash: string;
   readonly fleet: string;
 }
@@ -17,8 +18,16 @@ export function usablePlan(document: unknown, { manifest, packHash, fleet }: Pla
   const plan = parseFleetPlan(document);
   if (plan.packId !== manifest.id || plan.packHash !== packHash) throw new RangeError(`The plan is of pack ${plan.packId}, revision ${plan.packHash}; this pack is ${manifest.id}, revision ${packHash}.`);
   if (plan.fleet !== fleet) throw new RangeError(`The plan is of the fleet "${plan.fleet}", and the variables name the fleet "${fleet}"; expected FLEET to be the plan's.`);
-  if (plan.stages.length !== 1 || plan.lanes !== 1) throw new RangeError(`The plan has ${plan.stages.length} stages and ${plan.lanes} lanes; expected one of each: a deployment that begins as a ring is not part of this version.`);
-  const held = new SlotTable([...plan.shards.map(({ slots }) => slots), plan.stages[0]!.slots]);
+  try {
+    checkRing(manifest.config, plan.stages);
+  } catch (cause) {
+    throw new RangeError(`The plan's stages do not fit this pack: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  }
+  for (const [stage, { slots, layers: [first, end] }] of plan.stages.entries()) {
+    const foreign = slots.find(({ layer }) => layer < first || layer >= end);
+    if (foreign !== undefined) throw new RangeError(`The plan gives stage ${stage}, which has layers ${first} to ${end}, experts of layer ${foreign.layer} to compute; expected its own layers' alone.`);
+  }
+  const held = new SlotTable([...plan.shards, ...plan.stages].map(({ slots }) => slots));
   for (const { layer, expert, segments } of manifest.experts) {
     const missing = segments.findIndex((_, segment) => held.holdersOf(layer, expert, segment).length === 0);
     if (missing >= 0) throw new RangeError(`The plan gives segment ${missing} of layer ${layer}, expert ${expert} to nobody; expected a shard or the orchestrator to hold it.`);

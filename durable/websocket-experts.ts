@@ -9,8 +9,10 @@ import { activationRowBytes, type ActivationFormat, type Kernels } from "../mode
 import { sleep, type Clock } from "./clock.ts";
 import type { OutgoingFrame, ShardClient } from "./client.ts";
 import { Contender, FrameOfShare, Round, Share, type GroupList, type RoundFrames } from "./expert-round.ts";
+import type { Limits } from "./limits.ts";
 import { faultOfPayload, FRAME_HEADER_BYTES, replyFrameBytes, requestLayout, sealRequest, type FrameHeader } from "./protocol.ts";
 import type { PartGroups, ReplicaChoice } from "./replica-choice.ts";
+import type { StepTerms } from "./step-terms.ts";
 
 /** A frame would exceed the limit: the step has more tokens than maxChunkTokens allows. */
 export class FrameSizeError extends Error {
@@ -33,7 +35,13 @@ export interface WebSocketExpertsParts {
   /** Fewest tokens of a step that are worth two rounds when a shard has a thread of its own. */
   readonly overlapTokens: number;
   readonly clock: Clock;
+  readonly limits: Pick<Limits, "degradeAfterMs">;
+  /** Of the step under way. Absent: every round waits. */
+  readonly terms?: StepTerms;
 }
+
+/** Looks at a round's lines within the time after which those who need not wait no longer do. */
+const LOOKS = 4;
 
 export class WebSocketExperts implements Experts, RoundFrames {
   readonly placement: ReplicaChoice;
@@ -63,7 +71,7 @@ export class WebSocketExperts implements Experts, RoundFrames {
     let nShares = 0;
     for (let part = 0; part < clients.length; part++) if (batch.partStart[part + 1]! > batch.partStart[part]!) nShares++;
     if (nShares === 0) return NO_FRAMES;
-    const round = new Round(batch);
+    const round = new Round(batch, this.#p.terms?.current ?? null);
     round.outstanding = nShares;
     try {
       for (let part = 0; part < clients.length && !round.settled; part++) {
@@ -71,12 +79,29 @@ export class WebSocketExperts implements Experts, RoundFrames {
         if (end === first) continue;
         const share = new Share(part, this.nowMs());
         round.shares.push(share);
+        if (round.terms?.leavesOut === true && clients[part]!.isAway) {
+          // Whoever chose it found no other; it is tried all the same, for the next round.
+          clients[part]!.wake();
+          share.leaveOut(round);
+          continue;
+        }
         share.bytes = this.#send(new FrameOfShare(this, round, share, share.original, part, { list: null, first, end }), null);
       }
     } catch (error) {
       round.fail(error instanceof Error ? error : new Error(String(error)));
     }
+    if (round.terms !== null) this.#watch(round);
     return round.promise;
+  }
+
+  #watch(round: Round): void {
+    if (round.settled) return;
+    const { clock, limits } = this.#p;
+    const cancel = clock.after(limits.degradeAfterMs / LOOKS, () => {
+      round.look();
+      this.#watch(round);
+    });
+    round.promise.then(cancel, cancel);
   }
 
   depart(): Promise<void> | undefined {

@@ -1,9 +1,10 @@
-// Brings a shard's weights into its cache after they were loaded, a batch at a time, in writes nobody waits for, and removes what it no longer needs.
+// Brings an object's weights into its cache after they were loaded, a batch at a time, in writes nobody waits for, and removes what it no longer needs.
 // Owns when: after a pause, and later while frames are being answered, since messages wait for a write. Refuses to fail anything: a cache that cannot
 // be written is left as it is, and the weights come from elsewhere the next time.
 
 import type { NamedBlob } from "../formats/manifest.ts";
-import type { ShardHost } from "./shard-host.ts";
+import type { Limits } from "./limits.ts";
+import type { WeightHost } from "./shard-host.ts";
 
 /** An extent as a part of a blob in memory. */
 interface Piece {
@@ -13,11 +14,36 @@ interface Piece {
   readonly bytes: number;
 }
 
+/** Weights above the limit are not cached. Blobs of equal hash share their bytes. */
+export const isCacheable = (blobs: readonly NamedBlob[], { cacheBytes }: Pick<Limits, "cacheBytes">): boolean =>
+  [...new Map(blobs.map(({ blob }) => [blob.hash, blob.bytes])).values()].reduce((sum, bytes) => sum + bytes, 0) <= cacheBytes;
+
+/** The extents that lie in memory as a whole, as parts of their blobs; of a run of a blob, those at its ends may not. */
+function wholePieces(blobs: readonly NamedBlob[]): Map<string, Piece> {
+  const pieces = new Map<string, Piece>();
+  for (const { blob, skipBytes = 0 } of new Map(blobs.map((named) => [named.blob.hash, named])).values()) {
+    let offset = -skipBytes;
+    for (const [, , bytes, hash] of blob.extents) {
+      if (offset >= 0 && offset + bytes <= blob.bytes) pieces.set(hash, { hash, blobHash: blob.hash, offset, bytes });
+      offset += bytes;
+    }
+  }
+  return pieces;
+}
+
+/** The other extents of these blobs: whoever reads them must keep them then, since memory will not hold all of their bytes. */
+export function cutExtents(blobs: readonly NamedBlob[]): Set<string> {
+  const whole = wholePieces(blobs);
+  return new Set(blobs.flatMap(({ blob }) => blob.extents.map(([, , , hash]) => hash)).filter((hash) => !whole.has(hash)));
+}
+
 export class WeightKeeper {
-  readonly #host: ShardHost;
+  readonly #host: WeightHost;
   /** Frames answered so far: it tells whether any came since the last look. */
   readonly #frames: () => number;
   #wanted: Map<string, Piece> = new Map();
+  /** Written by whoever reads them, and not removed here. */
+  #cut: ReadonlySet<string> = new Set();
   /** Null until the cache was asked what it has. */
   #missing: Piece[] | null = [];
   #surplus: string[] = [];
@@ -25,7 +51,7 @@ export class WeightKeeper {
   #lastFrames = 0;
   #pauses = 0;
 
-  constructor(host: ShardHost, frames: () => number) {
+  constructor(host: WeightHost, frames: () => number) {
     this.#host = host;
     this.#frames = frames;
   }
@@ -37,17 +63,9 @@ export class WeightKeeper {
   keep(blobs: readonly NamedBlob[]): void {
     const { weights, tenant } = this.#host;
     if (weights.cache === null) return;
-    this.#wanted = new Map();
-    let sumBytes = 0;
-    for (const { blob } of new Map(blobs.map((named) => [named.blob.hash, named])).values()) {
-      sumBytes += blob.bytes;
-      let offset = 0;
-      for (const [, , bytes, hash] of blob.extents) {
-        this.#wanted.set(hash, { hash, blobHash: blob.hash, offset, bytes });
-        offset += bytes;
-      }
-    }
-    if (sumBytes > tenant.isolate.limits.cacheBytes) this.#wanted = new Map();
+    const kept = isCacheable(blobs, tenant.isolate.limits) ? blobs : [];
+    this.#wanted = wholePieces(kept);
+    this.#cut = cutExtents(kept);
     this.#missing = null;
     this.#schedule();
   }
@@ -76,7 +94,7 @@ export class WeightKeeper {
     if (this.#missing === null) {
       const present = new Set(cache.list());
       this.#missing = [...this.#wanted.values()].filter(({ hash }) => !present.has(hash));
-      this.#surplus = [...present].filter((hash) => !this.#wanted.has(hash));
+      this.#surplus = [...present].filter((hash) => !this.#wanted.has(hash) && !this.#cut.has(hash));
     }
     for (const hash of this.#surplus.splice(0)) cache.remove(hash);
     let written = 0;

@@ -1,28 +1,30 @@
-// Where a shard's weights come from: the isolate's memory, its own cache, a shard that holds them, the store; in this order, extent by extent.
-// Owns the order, which donors are still worth asking, and the count of bytes by origin. Refuses to believe anybody: formats/pack-reader.ts checks every
+// Where weights come from, a shard's and the trunk's: the isolate's memory, the object's own cache, a shard that holds them, the store; in this order,
+// extent by extent. Owns the order, which donors are still worth asking, and the count of bytes by origin and of the time they took. Refuses to believe anybody: formats/pack-reader.ts checks every
 // extent against its hash, whatever it came from. docs/protocol.md section 1.
 
 import type { NamedBlob, PackManifest } from "../formats/manifest.ts";
 import type { ExtentOrigin, WantedExtent } from "../formats/pack-reader.ts";
 import { ModelError } from "../model/config.ts";
 import { within } from "./clock.ts";
-import type { Donor, MovedBytes } from "./handshake.ts";
+import type { Donor, MovedBytes, ReadFigures } from "./handshake.ts";
 import { blobsOfSlots } from "./memory-plan.ts";
-import type { DonorRead, ExtentCache, ShardHost } from "./shard-host.ts";
+import type { DonorRead, ExtentCache, WeightHost } from "./shard-host.ts";
 import { SteadySource } from "./steady-source.ts";
+import { cutExtents, isCacheable, WeightKeeper } from "./weight-keeper.ts";
 
 const uniqueOf = (blobs: readonly NamedBlob[]): Map<string, number> => new Map(blobs.map(({ blob }) => [blob.hash, blob.bytes]));
 
 export class WeightReads {
-  readonly #host: ShardHost;
+  readonly #host: WeightHost;
   readonly #moved: { -readonly [Origin in keyof MovedBytes]: number } = { memory: 0, cache: 0, donors: 0, store: 0 };
+  #loadMs = 0;
 
-  constructor(host: ShardHost) {
+  constructor(host: WeightHost) {
     this.#host = host;
   }
 
-  /** Bytes by origin, since the object came up. */
-  get moved(): MovedBytes { return { ...this.#moved }; }
+  /** Bytes by origin, and how long they took as far as the clock shows, since the object came up. */
+  get figures(): ReadFigures { return { moved: { ...this.#moved }, loadMs: this.#loadMs }; }
 
   /** Counts what the tenant is about to take over from memory. */
   adopted(blobs: readonly NamedBlob[]): void {
@@ -44,10 +46,51 @@ export class WeightReads {
     const asked = donorOrigin(this.#host, manifest, donors);
     if (asked !== null) add("donors", asked);
     const store = new SteadySource(weights.store(), { clock, random, limits: isolate.limits });
-    await tenant.load(store, manifest, blobs, onProgress, {
-      nearer, nearerLanes: isolate.limits.donorReads,
-      onExtent: ({ bytes }, from) => { this.#moved[origins.get(from)!] += bytes; },
-    });
+    const cut = isCacheable(blobs, isolate.limits) ? cutExtents(blobs) : new Set<string>();
+    const sinceMs = clock.nowMs();
+    try {
+      await tenant.load(store, manifest, blobs, onProgress, {
+        nearer, nearerLanes: isolate.limits.donorReads,
+        onExtent: ({ bytes, hash }, from, content) => {
+          const origin = origins.get(from)!;
+          this.#moved[origin] += bytes;
+          // What will not lie in memory whole is written now or never.
+          if (origin !== "cache" && weights.cache !== null && cut.has(hash)) written(weights.cache, hash, content);
+        },
+      });
+    } finally {
+      this.#loadMs += clock.nowMs() - sinceMs;
+    }
+  }
+}
+
+/** The reads of an orchestrator's trunk, or a stage's part of it. */
+export interface TrunkReads {
+  readonly figures: ReadFigures;
+  /** Extents that are not in the cache yet. */
+  readonly uncachedExtents: number;
+  /** As WeightReads.load, and the cache holds the extents of exactly these blobs a while later. */
+  load(manifest: PackManifest, blobs: readonly NamedBlob[], onProgress: (loadedBytes: number) => void): Promise<void>;
+}
+
+/** `steps`: how many were taken so far; while they are, the cache is written later. */
+export function trunkReads(host: WeightHost, steps: () => number): TrunkReads {
+  const [reads, keeper] = [new WeightReads(host), new WeightKeeper(host, steps)];
+  return {
+    get figures() { return reads.figures; },
+    get uncachedExtents() { return keeper.pending; },
+    load: async (manifest, blobs, onProgress) => {
+      await reads.load(manifest, blobs, [], onProgress);
+      keeper.keep(blobs);
+    },
+  };
+}
+
+function written(cache: ExtentCache, hash: string, bytes: Uint8Array): void {
+  try {
+    cache.write(hash, bytes);
+  } catch {
+    // Full, or gone: it comes from elsewhere the next time.
   }
 }
 
@@ -78,7 +121,7 @@ interface AskedDonor {
 }
 
 /** Asks whoever holds an extent's blob, beginning with another one for each blob, and passes over who fails. Null where there is nobody. */
-function donorOrigin({ clock, weights, tenant }: ShardHost, manifest: PackManifest, donors: readonly Donor[]): ExtentOrigin | null {
+function donorOrigin({ clock, weights, tenant }: WeightHost, manifest: PackManifest, donors: readonly Donor[]): ExtentOrigin | null {
   const { limits } = tenant.isolate;
   const holders = new Map<string, AskedDonor[]>();
   for (const donor of donors) {

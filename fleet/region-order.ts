@@ -34,9 +34,14 @@ const CONTINENT_CENTRES: Readonly<Record<string, Point>> = Object.freeze({
 });
 
 /** Hints whose centre lies within a jurisdiction (Durable Object jurisdictions: 2026-11). */
-const JURISDICTION_REGIONS: Readonly<Record<string, readonly LocationHint[]>> = Object.freeze({
+const JURISDICTION_REGIONS = Object.freeze({
   eu: ["weur", "eeur"], us: ["wnam", "enam"], fedramp: ["wnam", "enam"], "fedramp-high": ["wnam", "enam"],
-});
+} satisfies Record<string, readonly LocationHint[]>);
+export type Jurisdiction = keyof typeof JURISDICTION_REGIONS;
+export const JURISDICTIONS = Object.keys(JURISDICTION_REGIONS) as readonly Jurisdiction[];
+export const isJurisdiction = (name: string): name is Jurisdiction => Object.hasOwn(JURISDICTION_REGIONS, name);
+/** Hints that a jurisdiction allows. */
+export const regionsWithin = (jurisdiction: Jurisdiction): readonly LocationHint[] => JURISDICTION_REGIONS[jurisdiction];
 
 /** A round trip guessed from a distance: light in fibre takes 1 ms there and back for 100 km, and cables are about twice as long as the way. */
 const GUESSED_MS_PER_KM = 0.02;
@@ -84,7 +89,7 @@ export function distanceKm(a: Point, b: Point): number {
 
 /** Names in the order to try. `jurisdiction`: null for none. Throws RangeError where it is not known or leaves no region. */
 export function regionOrder(regions: readonly RegionState[], { caller, jurisdiction, nowMs }: { readonly caller: Caller; readonly jurisdiction: string | null; readonly nowMs: number }): string[] {
-  const allowed = jurisdiction === null ? null : Object.hasOwn(JURISDICTION_REGIONS, jurisdiction) ? JURISDICTION_REGIONS[jurisdiction]! : unknown(jurisdiction);
+  const allowed = jurisdiction === null ? null : isJurisdiction(jurisdiction) ? regionsWithin(jurisdiction) : unknown(jurisdiction);
   const within = regions.filter(({ name }) => allowed === null || allowed.some((hint) => hint === name));
   if (within.length === 0) throw new RangeError(`The fleet has ${regions.length === 0 ? "no regions" : `the regions ${regions.map(({ name }) => name).join(", ")}`}${allowed === null ? "" : `; the jurisdiction ${jurisdiction} allows ${allowed.join(", ")}`}.`);
   const from = caller.coordinates ?? (caller.continent !== null && Object.hasOwn(CONTINENT_CENTRES, caller.continent) ? CONTINENT_CENTRES[caller.continent]! : null);
@@ -98,5 +103,5 @@ const guessedMs = (region: string, from: Point | null): number =>
   from === null || !isLocationHint(region) ? Infinity : distanceKm(from, REGION_CENTRES[region]) * GUESSED_MS_PER_KM;
 
 function unknown(jurisdiction: string): never {
-  throw new RangeError(`The jurisdiction ${jurisdiction} is not known; expected one of ${Object.keys(JURISDICTION_REGIONS).join(", ")}.`);
+  throw new RangeError(`The jurisdiction ${jurisdiction} is not known; expected one of ${JURISDICTIONS.join(", ")}.`);
 }

@@ -15,12 +15,21 @@ export interface OpenPack {
 
 /** Reads and validates manifest.json. */
 export async function openPack(source: ByteSource): Promise<OpenPack> {
+  return packOf(source, await readManifest(source));
+}
+
+/** The bytes of manifest.json, as they are. */
+export async function readManifest(source: ByteSource): Promise<Uint8Array<ArrayBuffer>> {
   const bytes = await readFileOrNull(source, "manifest.json", FORMAT_LIMITS.manifestBytes);
   if (bytes === null) {
     throw new SourceError(`${source.description} has no manifest.json, expected a pack (workers-moe pack <model> --out DIR makes one).`);
   }
-  return { manifest: validateManifest(source.description, parseJson(source, "manifest.json", bytes)), packHash: await sha256Hex(bytes) };
+  return bytes;
 }
+
+/** The pack whose manifest.json these bytes are; `source` is for messages. */
+export const packOf = async (source: Pick<ByteSource, "description">, bytes: Uint8Array<ArrayBuffer>): Promise<OpenPack> =>
+  ({ manifest: validateManifest(source.description, parseJson(source, "manifest.json", bytes)), packHash: await sha256Hex(bytes) });
 
 /** The parsed tokenizer.json, or null where the pack has none. Throws when its hash differs from the manifest's. */
 export async function readTokenizerJson(source: ByteSource, manifest: PackManifest): Promise<unknown> {
@@ -114,8 +123,8 @@ export interface LoadOptions {
   readonly nearer?: readonly ExtentOrigin[];
   /** Extents asked of them at a time. */
   readonly nearerLanes?: number;
-  /** Called for each extent that was right, with who gave it; null for the source. */
-  onExtent?(extent: WantedExtent, from: ExtentOrigin | null): void;
+  /** Called for each extent that was right, with who gave it; null for the source. `bytes` are valid until this returns. */
+  onExtent?(extent: WantedExtent, from: ExtentOrigin | null, bytes: Uint8Array<ArrayBuffer>): void;
   readonly signal?: AbortSignal;
 }
 
@@ -132,7 +141,7 @@ export async function loadBlobs(
       target.write(bytes, blobOffset);
       options.onProgress?.((loadedBytes += bytes.length));
     }
-    options.onExtent?.(extent, from);
+    options.onExtent?.(extent, from, bytes);
   };
   const extents = extentsOf(targets);
   const { nearer = [], signal } = options;

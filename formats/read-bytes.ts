@@ -30,7 +30,13 @@ export async function sha256Hex(bytes: Uint8Array<ArrayBuffer>): Promise<string>
   return toHex(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)));
 }
 
-export const toHex = (bytes: Uint8Array): string => Array.from(bytes, (b) => b.toString(16).padStart(2, "0")).join("");
+const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
+
+export function toHex(bytes: Uint8Array): string {
+  let text = "";
+  for (const byte of bytes) text += HEX[byte]!;
+  return text;
+}
 
 /** Parsed UTF-8 JSON, nested at most FORMAT_LIMITS.jsonDepth deep. Throws SourceError naming the file. */
 export function parseJson(source: Pick<ByteSource, "description">, name: string, bytes: Uint8Array): unknown {

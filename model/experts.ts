@@ -62,6 +62,8 @@ export interface ExpertRunInfo {
   readonly hedges: number;
   /** One for each part that took a frame, ascending. */
   readonly parts: readonly PartRun[];
+  /** Groups whose rows nobody computed; what stands in them is anything. Absent: none, as always unless the caller's terms allow it. */
+  readonly missing?: readonly number[];
 }
 
 /** What a round without any wire reports. */

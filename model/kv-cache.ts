@@ -102,6 +102,11 @@ export class KvCache {
     return this.#holders.size;
   }
 
+  /** Kept pages that no open timeline holds: they give way to whoever needs room. */
+  get idlePages(): number {
+    return this.#holders.size - new Set([...this.#open].flatMap(({ pages }) => pages)).size;
+  }
+
   /** Pages kept for later sequences, those in use by open ones included. */
   get keptPages(): number {
     return this.#kept.size;

@@ -1,10 +1,11 @@
 // The directory of a simulated fleet: the fleet's own DirectoryCore over calls that fail, in an object that may die at any moment and comes back by its alarm.
-// Owns what survives it (the record and the alarm) and its ways to shards and orchestrators. Refuses to compute placements: it is wished the plans of sim/plans.ts.
+// Owns what survives it (the record and the alarm) and its ways to shards and orchestrators. Refuses to compute placements: sim/plans.ts has them.
 
 import type { AdoptReply } from "../durable/adoption.ts";
 import type { Random } from "../durable/clock.ts";
-import { DirectoryCore, type Prepared } from "../durable/directory-core.ts";
-import { type DirectoryRecord, EMPTY_RECORD } from "../durable/directory-record.ts";
+import { DirectoryCore } from "../durable/directory-core.ts";
+import type { Prepared } from "../durable/directory-ports.ts";
+import { type DirectoryRecord, EMPTY_RECORD, type Wish } from "../durable/directory-record.ts";
 import { PROTOCOL_VERSION, type Donor, type MovedBytes } from "../durable/handshake.ts";
 import type { FleetPlan } from "../fleet/fleet-plan.ts";
 import { EventLoop } from "./event-loop.ts";
@@ -19,8 +20,10 @@ export interface DirectoryParts {
   readonly random: Random;
   readonly link: Link;
   readonly plans: Plans;
-  readonly shards: readonly ShardObject[];
-  readonly adopt: (near: EventLoop, plan: FleetPlan) => Promise<AdoptReply>;
+  /** Shards under each of their names. */
+  readonly named: readonly (readonly ShardObject[])[];
+  readonly strictIsolates: boolean;
+  readonly adopt: (orchestrator: string, near: EventLoop, plan: FleetPlan) => Promise<AdoptReply>;
   readonly startMs: () => number;
 }
 
@@ -52,7 +55,10 @@ export class DirectoryObject {
 
   #up(): Life {
     if (this.#life !== null) return this.#life;
-    const { time, random, plans } = this.#p;
+    const { time, random, plans, strictIsolates } = this.#p;
+    // As durable/directory-shards.ts has it: which of its names each shard answers to.
+    const attempts = new Map<number, number>();
+    const objectOf = (shard: number): ShardObject => this.#p.named[shard]![attempts.get(shard) ?? 0]!;
     const loop = new EventLoop(time);
     if (this.#lives++ > 0) loop.occupy(this.#p.startMs());
     const core = new DirectoryCore({
@@ -66,30 +72,36 @@ export class DirectoryObject {
         },
         wake: (atMs) => { if (!loop.dead) this.#alarm(atMs); },
       },
-      planner: { next: async (from, { plan }) => ({ reason: "the simulation", steps: plan === undefined ? [] : [{ plan, bytes: plans.moves(from, plan).bytes }] }) },
+      planner: { next: async (from, wish) => ({ reason: "the simulation", steps: plans.steps(from, wish) }) },
       shards: {
-        fetched: (_plan, shard) => this.#ask(loop, shard, async (of) => fetchedBytes(of.report().moved)),
+        fetched: (_plan, shard) => this.#ask(loop, objectOf(shard), async (of) => fetchedBytes(of.report().moved)),
         prepare: async (from, to, shard): Promise<Prepared> => {
-          const donors = (plans.moves(from, to).shards.find((moves) => moves.shard === shard)?.donors ?? []).map((donor): Donor => ({ ...donor, name: this.#p.shards[donor.shard]!.name }));
-          const hello = { protocolVersion: PROTOCOL_VERSION, packHash: to.packHash, epoch: to.epoch, slots: to.shards[shard]!.slots, strictIsolates: false, donors };
-          const welcome = await this.#ask(loop, shard, (of) => of.prepare(hello));
+          const donors = (plans.moves(from, to).shards.find((moves) => moves.shard === shard)?.donors ?? []).map((donor): Donor => ({ ...donor, name: objectOf(donor.shard).name }));
+          const hello = { protocolVersion: PROTOCOL_VERSION, packHash: to.packHash, epoch: to.epoch, slots: to.shards[shard]!.slots, strictIsolates, donors };
+          const welcome = await this.#ask(loop, objectOf(shard), (of) => of.prepare(hello));
           if (welcome.state === "loading") return { state: "loading" };
-          if (welcome.state === "refused") return welcome;
-          return { state: "ready", fetchedBytes: await this.#ask(loop, shard, async (of) => fetchedBytes(of.report().moved)) };
+          if (welcome.state === "refused") {
+            const attempt = (attempts.get(shard) ?? 0) + 1;
+            if (welcome.code !== "isolate-shared") return welcome;
+            if (attempt >= SIM_LIMITS.shardNames) return { ...welcome, retryable: false };
+            attempts.set(shard, attempt);
+            return welcome;
+          }
+          return { state: "ready", fetchedBytes: await this.#ask(loop, objectOf(shard), async (of) => fetchedBytes(of.report().moved)) };
         },
-        retire: (plan, shard, below) => this.#ask(loop, shard, async (of) => of.retire({ packHash: plan.packHash, below })),
+        retire: (plan, shard, below) => this.#ask(loop, objectOf(shard), async (of) => of.retire({ packHash: plan.packHash, below })),
         release: async (from, to, shard) => {
-          if ((from.shards[shard]?.slots ?? []).length === 0) return this.#ask(loop, shard, async (of) => of.retire({ packHash: to.packHash, below: to.epoch + 1 }));
-          await this.#ask(loop, shard, (of) => of.prepare({ protocolVersion: PROTOCOL_VERSION, packHash: to.packHash, epoch: to.epoch, slots: [], strictIsolates: false, donors: [] }));
+          if ((from.shards[shard]?.slots ?? []).length === 0) return this.#ask(loop, objectOf(shard), async (of) => of.retire({ packHash: to.packHash, below: to.epoch + 1 }));
+          await this.#ask(loop, objectOf(shard), (of) => of.prepare({ protocolVersion: PROTOCOL_VERSION, packHash: to.packHash, epoch: to.epoch, slots: [], strictIsolates, donors: [] }));
         },
       },
-      orchestrators: { adopt: (_name, plan) => this.#p.adopt(loop, plan) },
+      orchestrators: { adopt: (name, plan) => this.#p.adopt(name, loop, plan) },
     });
     return (this.#life = { loop, core });
   }
 
-  #ask<T>(loop: EventLoop, shard: number, answer: (core: ControlledShard) => Promise<T>): Promise<T> {
-    return this.#p.shards[shard]!.control(loop, this.#p.link, answer);
+  #ask<T>(loop: EventLoop, shard: ShardObject, answer: (core: ControlledShard) => Promise<T>): Promise<T> {
+    return shard.control(loop, this.#p.link, answer);
   }
 
   /** At most one, and it outlives the object. */
@@ -108,9 +120,9 @@ export class DirectoryObject {
   }
 
   /** True when a change begins. */
-  wish(plan: FleetPlan): boolean {
+  wish(wish: Wish): boolean {
     if (this.#record.change !== null || this.#record.plan === null) return false;
-    void this.#up().core.desire({ plan }).catch(() => undefined); // it may die meanwhile, or be too late: then nothing changes
+    void this.#up().core.desire(wish).catch(() => undefined); // it may die meanwhile, or be too late: then nothing changes
     return true;
   }
 

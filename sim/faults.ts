@@ -5,7 +5,7 @@ import { addressFrame, encodeRefusal, decodeHeader, type FrameRefusal } from "..
 import type { Draws } from "./draws.ts";
 import type { EventLog } from "./event-log.ts";
 import type { Arrivals, SimSocket, Tamper } from "./network.ts";
-import type { FleetPlan } from "../fleet/fleet-plan.ts";
+import type { Wish } from "../durable/directory-record.ts";
 import type { DirectoryObject } from "./directory-object.ts";
 import type { OrchestratorObject } from "./orchestrator-object.ts";
 import type { ShardObject } from "./shard-object.ts";
@@ -18,11 +18,11 @@ export interface FaultyWorld {
   readonly draws: Draws;
   readonly log: EventLog;
   readonly store: Store;
-  readonly orchestrator: OrchestratorObject;
   readonly directory: DirectoryObject;
   /** What the fleet is wished to become. */
-  readonly nextPlan: () => FleetPlan;
+  readonly nextWish: () => Wish;
   readonly shardOf: (socket: SimSocket) => ShardObject;
+  readonly laneOf: (socket: SimSocket) => OrchestratorObject;
   /** One reader goes away; false where none is left. */
   readonly readerLeaves: () => boolean;
   readonly isOver: () => boolean;
@@ -36,6 +36,8 @@ interface Strike {
   readonly world: FaultyWorld;
   readonly socket: SimSocket;
   readonly shard: ShardObject;
+  /** Whose frame it is. */
+  readonly orchestrator: OrchestratorObject;
   /** The request that was about to leave. */
   readonly bytes: ArrayBuffer;
   /** Has happened. */
@@ -57,13 +59,13 @@ interface FaultKind {
   strike(of: Strike): void;
 }
 
-const flipped = (bytes: ArrayBuffer, draws: Draws): ArrayBuffer => {
+export const flipped = (bytes: ArrayBuffer, draws: Pick<Draws, "whole">): ArrayBuffer => {
   const copy = bytes.slice(0);
   new Uint8Array(copy)[draws.whole(0, copy.byteLength - 1)]! ^= 1 << draws.whole(0, 7);
   return copy;
 };
 
-const readdressed = (bytes: ArrayBuffer, change: { readonly connection?: number; readonly epoch?: number; readonly frame?: number }): ArrayBuffer => {
+export const readdressed = (bytes: ArrayBuffer, change: { readonly connection?: number; readonly epoch?: number; readonly frame?: number }): ArrayBuffer => {
   const copy = bytes.slice(0);
   const decoded = decodeHeader(copy);
   if (!decoded.ok) return copy;
@@ -172,6 +174,7 @@ export const FAULTS = {
   "prepare hung": reconnect(2, 2, (shard) => shard.prepareFaults.push("hangs")),
   "prepare found another revision": reconnect(3, 3, (shard, times) => { while (times-- > 0) shard.prepareFaults.push("wrong-revision"); }, 2),
   "prepare found another version": reconnect(2, 3, (shard, times) => { while (times-- > 0) shard.prepareFaults.push("wrong-version"); }, 2),
+  "prepare met a reset": reconnect(2, 2, (shard) => shard.prepareFaults.push("reset")),
   "upgrade failed": reconnect(3, 3, (shard, times) => { while (times-- > 0) shard.upgradeFaults.push("fails"); }, 2),
   "upgrade hung": reconnect(2, 2, (shard) => shard.upgradeFaults.push("hangs")),
   "upgrade closed at once": reconnect(3, 3, (shard, times) => { while (times-- > 0) shard.upgradeFaults.push("closes"); }, 2),
@@ -179,31 +182,31 @@ export const FAULTS = {
   "store slow": store(3, 2, ["slow", "slow"]),
   "store read ended early": store(3, 3, ["short"]),
   "store brought other bytes": store(3, 3, ["damaged"]),
-  "orchestrator killed": { weight: 5, costs: 0, breaks: 1, strike: ({ world: { orchestrator }, soon: later, happened }) => later(() => { orchestrator.kill(); happened(); }) },
-  "orchestrator busy": soon(4, 1, ({ world: { orchestrator, draws } }) => orchestrator.life?.loop.occupy(draws.between(1, 9000))),
-  "streams broke": { weight: 4, costs: 0, breaks: 1, strike: ({ world: { orchestrator }, soon: later, happened }) => later(() => { if (orchestrator.breakStreams() > 0) happened(); }) },
-  "call failed": { weight: 3, costs: 0, breaks: 2, strike: ({ world: { orchestrator }, soon: later, happened }) => later(() => { orchestrator.failingCalls = 1; if (orchestrator.breakStreams() > 0) happened(); }) },
-  "plan changed": { weight: 16, costs: 0, strike: ({ world: { directory, nextPlan }, soon: later, happened }) => later(() => { if (directory.wish(nextPlan())) happened(); }) },
+  "orchestrator killed": { weight: 5, costs: 0, breaks: 1, strike: ({ orchestrator, soon: later, happened }) => later(() => { orchestrator.kill(); happened(); }) },
+  "orchestrator busy": soon(4, 1, ({ orchestrator, world: { draws } }) => orchestrator.life?.loop.occupy(draws.between(1, 9000))),
+  "streams broke": { weight: 4, costs: 0, breaks: 1, strike: ({ orchestrator, soon: later, happened }) => later(() => { if (orchestrator.breakStreams() > 0) happened(); }) },
+  "call failed": { weight: 3, costs: 0, breaks: 2, strike: ({ orchestrator, soon: later, happened }) => later(() => { orchestrator.failingCalls = 1; if (orchestrator.breakStreams() > 0) happened(); }) },
+  "plan changed": { weight: 16, costs: 0, strike: ({ world: { directory, nextWish }, soon: later, happened }) => later(() => { if (directory.wish(nextWish())) happened(); }) },
   "plan changed, directory killed": {
     weight: 6, costs: 0,
-    strike: ({ world: { directory, nextPlan, time, draws }, soon: later, happened }) => later(() => {
-      if (!directory.wish(nextPlan())) return;
+    strike: ({ world: { directory, nextWish, time, draws }, soon: later, happened }) => later(() => {
+      if (!directory.wish(nextWish())) return;
       happened();
       for (let n = draws.whole(1, 3); n > 0; n--) time.after(draws.between(0, 2000) * draws.next(), () => directory.kill());
     }),
   },
   "plan changed, a shard killed": {
     weight: 6, costs: 1,
-    strike: ({ world: { directory, nextPlan, time, draws }, shard, soon: later, happened }) => later(() => {
-      if (!directory.wish(nextPlan())) return;
+    strike: ({ world: { directory, nextWish, time, draws }, shard, soon: later, happened }) => later(() => {
+      if (!directory.wish(nextWish())) return;
       happened();
       time.after(draws.between(0, 1000) * draws.next(), () => shard.kill());
     }),
   },
   "plan changed, orchestrator killed": {
     weight: 4, costs: 1, breaks: 1,
-    strike: ({ world: { directory, orchestrator, nextPlan, time, draws }, soon: later, happened }) => later(() => {
-      if (!directory.wish(nextPlan())) return;
+    strike: ({ orchestrator, world: { directory, nextWish, time, draws }, soon: later, happened }) => later(() => {
+      if (!directory.wish(nextWish())) return;
       happened();
       time.after(draws.between(0, 1000) * draws.next(), () => orchestrator.kill());
     }),
@@ -260,7 +263,7 @@ export class Faults implements Tamper {
   }
 
   request(bytes: ArrayBuffer, socket: SimSocket): Arrivals | null {
-    const { log, shardOf, time, draws } = this.#world;
+    const { log, shardOf, laneOf, time, draws } = this.#world;
     const shard = shardOf(socket);
     this.frames++;
     log.add("frame", shard.number, bytes.byteLength);
@@ -268,7 +271,7 @@ export class Faults implements Tamper {
     while (this.#planned.length > 0 && this.#planned[0]!.atFrame <= this.frames && !this.over) {
       const { name } = this.#planned.shift()!;
       const strike: Strike = {
-        world: this.#world, socket, shard, bytes, arrivals: null,
+        world: this.#world, socket, shard, orchestrator: laneOf(socket), bytes, arrivals: null,
         happened: () => this.happened(name),
         onReply: (fault) => {
           const waiting = this.#onReply.get(socket);

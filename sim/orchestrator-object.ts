@@ -63,6 +63,7 @@ export class TrunkMachines {
 }
 
 export interface OrchestratorParts {
+  readonly name: string;
   readonly time: VirtualTime;
   readonly machines: TrunkMachines;
   readonly pack: TinyPack;
@@ -99,6 +100,7 @@ interface Life {
 
 export class OrchestratorObject implements GenerateTarget {
   readonly #p: OrchestratorParts;
+  readonly name: string;
   #life: Life | null = null;
   #lives = 0;
   readonly #streams = new Set<EventStream>();
@@ -111,8 +113,11 @@ export class OrchestratorObject implements GenerateTarget {
 
   constructor(parts: OrchestratorParts) {
     this.#p = parts;
+    this.name = parts.name;
   }
 
+  /** Isolates it has had so far. */
+  get lives(): number { return this.#lives; }
   get life(): Life | null { return this.#life; }
 
   #up(): Life {
@@ -136,7 +141,7 @@ export class OrchestratorObject implements GenerateTarget {
     const { pack: { manifest }, roundTokens, stepTokens, initial, register, expertsOf } = this.#p;
     const { tenant, isolate, loop } = life;
     const plans = new PlanInForce({
-      name: "orchestrator", clock: loop.clock, limits: SIM_LIMITS,
+      name: this.name, clock: loop.clock, limits: SIM_LIMITS,
       storage: { get: async () => this.#keptPlan, put: async (_key, plan) => { if (!loop.dead) this.#keptPlan = plan; } },
       directory: () => ({ register: (_name, plan) => register(loop, plan) }),
     });
@@ -161,7 +166,7 @@ export class OrchestratorObject implements GenerateTarget {
     });
     const inEpochs: StepEngine = {
       config: engine.config, kv: engine.kv, maxChunkTokens: engine.maxChunkTokens, contextLength: engine.contextLength,
-      step: (entries, taps = []) => epochs.step(taps.length === 0, () => engine.step(entries, taps)),
+      step: (entries, taps = []) => epochs.step(() => engine.step(entries, taps)),
     };
     return (life.serving = { engine, epochs, scheduler: new Scheduler(inEpochs, loop.clock, SIM_LIMITS) });
   }
@@ -243,7 +248,7 @@ export class OrchestratorObject implements GenerateTarget {
 
   async #generate(life: Life, body: string, signal: AbortSignal | null): Promise<Response> {
     const { time, link, chunkBytes } = this.#p;
-    const parsed = parseGenerateRequest(body);
+    const parsed = parsedOnce(body);
     if (isFailure(parsed)) return refusal(parsed);
     let serving: Serving;
     try {
@@ -271,6 +276,18 @@ export class OrchestratorObject implements GenerateTarget {
     stream.onEnd = () => void this.#streams.delete(stream);
     return { ok: true, status: 200, body: { getReader: () => stream } } as unknown as Response;
   }
+}
+
+/** The catalogue's requests come again and again, and reading one takes as long as a step. */
+const parsedBodies = new Map<string, ReturnType<typeof parseGenerateRequest>>();
+
+function parsedOnce(body: string): ReturnType<typeof parseGenerateRequest> {
+  let parsed = parsedBodies.get(body);
+  if (parsed === undefined) {
+    if (parsedBodies.size >= 4096) parsedBodies.clear();
+    parsedBodies.set(body, (parsed = parseGenerateRequest(body)));
+  }
+  return parsed;
 }
 
 const refusal = (failure: GenerateFailure): Response =>

@@ -75,22 +75,24 @@ export class Oracle {
   request(number: number): GenerateRequest { return requestOf(number, this.#vocabSize); }
 
   async answer(number: number): Promise<readonly string[]> {
-    const known = this.#known.get(number);
-    if (known !== undefined) return known;
+    let answer = this.#known.get(number);
+    if (answer === undefined) this.#known.set(number, (answer = await this.answerTo(this.request(number))));
+    return answer;
+  }
+
+  async answerTo(request: GenerateRequest): Promise<readonly string[]> {
     const time = new VirtualTime();
     const events: GenerateEvent[] = [];
-    const { cacheScope: _, ...alone } = this.request(number);
+    const { cacheScope: _, ...alone } = request;
     const generation = new Scheduler(this.#engine, time, SIM_LIMITS).submit({ ...alone, draftTokens: 0 }, (event) => events.push(event));
     const ended = (): boolean => events.at(-1)?.type === "end" || events.at(-1)?.type === "error";
     const { kind } = await time.run(ended, 1000);
     const refusal = await generation.accepted;
     if (kind !== "done" || refusal !== null || events.at(-1)!.type !== "end") {
-      throw new Error(`Request ${number} of the catalogue has no answer on one machine (${kind}): ${JSON.stringify(refusal ?? events.at(-1))}`);
+      throw new Error(`The request ${JSON.stringify(request)} has no answer on one machine (${kind}): ${JSON.stringify(refusal ?? events.at(-1))}`);
     }
     // What the scheduler does behind the last event is still to come.
     await time.run(() => false, 1000);
-    const answer = answerOf(events);
-    this.#known.set(number, answer);
-    return answer;
+    return answerOf(events);
   }
 }

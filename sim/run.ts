@@ -2,28 +2,22 @@
 // Owns what is right: each reader has the tokens and log-probabilities of one machine without any wire, or one clean error; what faults could not excuse is no
 // error at all; nothing is stuck, lost or still held when everybody has gone. Refuses to know why something is wrong: the log of the same seed tells.
 
-import { SeededRandom } from "../durable/clock.ts";
+import { sleep } from "../durable/clock.ts";
 import { generate } from "../durable/generate-client.ts";
 import type { GenerateEvent } from "../durable/generate.ts";
-import type { LineParts } from "../durable/epoch-lines.ts";
-import { InFlightBudget } from "../durable/in-flight-budget.ts";
-import type { Tenant } from "../durable/isolate.ts";
+import type { Wish } from "../durable/directory-record.ts";
 import type { FleetPlan } from "../fleet/fleet-plan.ts";
-import type { Experts } from "../model/experts.ts";
 import { Draws } from "./draws.ts";
 import { EventLog } from "./event-log.ts";
 import { EventLoop } from "./event-loop.ts";
-import { DirectoryObject } from "./directory-object.ts";
 import { costOf, drawFaults, type FaultName, Faults } from "./faults.ts";
 import { computeDigestsAtOnce, Machines, SIM_LIMITS } from "./machines.ts";
-import { Link, type SimSocket } from "./network.ts";
-import { OrchestratorObject, TrunkMachines } from "./orchestrator-object.ts";
+import { TrunkMachines } from "./orchestrator-object.ts";
 import { answerOf, N_REQUESTS, Oracle } from "./requests.ts";
-import { ShardObject } from "./shard-object.ts";
 import { Plans } from "./plans.ts";
-import { Store } from "./store.ts";
-import { tinyPack, type TinyPack } from "./tiny-model.ts";
+import { tinyPack } from "./tiny-model.ts";
 import { VirtualTime } from "./virtual-time.ts";
+import { type Grounds, type Planted as PlantedInWorld, World, type WorldShape } from "./world.ts";
 
 /** Longer than all deadlines in a row that a request may meet. */
 const RUN_LIMIT_MS = 30 * 60_000;
@@ -59,9 +53,7 @@ export interface RunReport {
 }
 
 /** Seams for tests of the oracle: bugs planted around the fleet's code, never in it. */
-export interface Planted {
-  readonly shard?: ShardObject["wrap"];
-  readonly experts?: (experts: Experts) => Experts;
+export interface Planted extends PlantedInWorld {
   /** Reads in place of durable/generate-client.ts. */
   readonly generate?: typeof generate;
 }
@@ -72,28 +64,24 @@ export interface RunOptions {
 }
 
 export class Simulator {
-  readonly #pack: TinyPack;
-  readonly #machines: Machines;
-  readonly #trunks: TrunkMachines;
-  readonly #oracle: Oracle;
+  readonly grounds: Grounds;
+  readonly oracle: Oracle;
   readonly #rejections: unknown[] = [];
-  readonly #plans: Plans;
 
-  private constructor(pack: TinyPack, machines: Machines, trunks: TrunkMachines, oracle: Oracle) {
-    this.#pack = pack;
-    this.#plans = new Plans(pack);
-    this.#machines = machines;
-    this.#trunks = trunks;
-    this.#oracle = oracle;
+  private constructor(grounds: Grounds, oracle: Oracle) {
+    this.grounds = grounds;
+    this.oracle = oracle;
   }
 
   static async open(): Promise<Simulator> {
     computeDigestsAtOnce();
+    // Errors are part of every run, and where they were made is of no use to it: their words tell.
+    Error.stackTraceLimit = 0;
     const pack = await tinyPack();
     const machines = new Machines();
     const trunks = new TrunkMachines(machines, pack);
     await trunks.fill(ORCHESTRATORS);
-    return new Simulator(pack, machines, trunks, await Oracle.open(machines.take("oracle", 4 * SIM_LIMITS.isolateBytes).isolate, pack));
+    return new Simulator({ pack, machines, trunks, plans: new Plans(pack) }, await Oracle.open(machines.take("oracle", 4 * SIM_LIMITS.isolateBytes).isolate, pack));
   }
 
   async run(seed: number, { words = false, planted = {} }: RunOptions = {}): Promise<RunReport> {
@@ -102,16 +90,18 @@ export class Simulator {
     const log = new EventLog(time, words);
     const numbers = Array.from({ length: draws.whole(1, 3) }, () => draws.whole(0, N_REQUESTS - 1));
     const right: (readonly string[])[] = [];
-    for (const number of numbers) right.push(await this.#oracle.answer(number));
+    for (const number of numbers) right.push(await this.oracle.answer(number));
     const faultDraws = new Draws(seed, 2);
     const planned = drawFaults(faultDraws);
-    const world = this.#world({ seed, draws, time, log, planted });
-    const { orchestrator, directory, shards, store } = world;
+    const shape = this.#shape(seed, draws, time, planted);
+    const world = new World(this.grounds, shape);
+    log.add("fleet", shape.plan.shards.length, shape.roundTokens, shape.overlapTokens, shape.budgetBytes, shape.nLanes, shape.strict?.length ?? -1, shape.stale.length);
+    const { lanes, directory, store } = world;
 
     const readers = numbers.map((number) => ({ number, events: [] as GenerateEvent[], abort: new AbortController(), left: false, failed: null as unknown, done: false }));
     const faults: Faults = new Faults({
       isOver: () => faults.over, happened: (name) => faults.happened(name),
-      time, log, store, orchestrator, directory, draws: faultDraws, nextPlan: () => this.#drawnPlan(faultDraws, 0), shardOf: (socket) => world.shardOf(socket),
+      time, log, store, directory, draws: faultDraws, nextWish: () => this.#drawnWish(faultDraws), shardOf: (socket) => world.shardOf(socket), laneOf: (socket) => world.laneOf(socket),
       readerLeaves: () => {
         const there = readers.filter((reader) => !reader.done && !reader.left);
         if (there.length === 0) return false;
@@ -123,17 +113,25 @@ export class Simulator {
     }, planned);
     world.tamper = faults;
     store.onFault = (fault) => faults.happened(fault === "5xx" ? "store answered 5xx" : fault === "slow" ? "store slow" : fault === "short" ? "store read ended early" : "store brought other bytes");
-    for (const shard of shards) shard.onFault = (name) => faults.happened(name);
+    for (const shard of world.objects) shard.onFault = (name) => faults.happened(name);
 
     const onRejection = (reason: unknown): void => void this.#rejections.push(reason);
     process.on("unhandledRejection", onRejection);
     for (const [i, reader] of readers.entries()) {
       time.after(draws.pick([0, 0, draws.between(0, 300)]), () => {
         const loop = new EventLoop(time);
+        const options = { signal: reader.abort.signal, clock: loop.clock, limits: SIM_LIMITS };
         const read = async (): Promise<void> => {
-          for await (const event of (planted.generate ?? generate)(orchestrator, this.#oracle.request(reader.number), { signal: reader.abort.signal, clock: loop.clock, limits: SIM_LIMITS })) {
-            reader.events.push(event);
-            log.add(event.type, i, event.type === "token" ? event.id : 0);
+          for (let isWarm = false; !isWarm;) {
+            isWarm = true;
+            for await (const event of (planted.generate ?? generate)(lanes[i % lanes.length]!, this.oracle.request(reader.number), options)) {
+              log.add(event.type, i, event.type === "token" ? event.id : 0);
+              // A model that is still loading when somebody first asks says so, and is asked again, as clients do.
+              if (event.type === "error" && event.code === "warming" && reader.events.length === 0) {
+                isWarm = false;
+                await sleep(loop.clock, event.retryAfterMs ?? 1000);
+              } else reader.events.push(event);
+            }
           }
         };
         read().catch((error: unknown) => { reader.failed = error; }).finally(() => { reader.done = true; });
@@ -181,107 +179,35 @@ export class Simulator {
     });
     if (ended.kind === "done" && Object.keys(faults.counts).length === 0) problems.push(`none of the faults ${JSON.stringify(planned)} has happened`);
     return {
-      seed, problem: problems.length === 0 ? null : problems.join("; "), faults: faults.counts, outcomes, errors, virtualMs: virtualMs - world.startMs, frames: faults.frames, flips: orchestrator.flips,
+      seed, problem: problems.length === 0 ? null : problems.join("; "), faults: faults.counts, outcomes, errors, virtualMs: virtualMs - world.startMs, frames: faults.frames, flips: world.flips,
       nEvents: time.nEvents, digest: log.digest, lines: log.lines ?? [],
     };
   }
 
   #drawnPlan(draws: Draws, epoch: number): FleetPlan {
     const nShards = draws.whole(1, MOST_SHARDS);
-    return this.#plans.plan({ nShards, sliced: draws.chance(0.5), replicas: draws.chance(0.4) ? Math.min(2, nShards) : 1, epoch });
+    return this.grounds.plans.plan({ nShards, sliced: draws.chance(0.5), replicas: draws.chance(0.4) ? Math.min(2, nShards) : 1, epoch });
   }
 
-  /** The fleet of a run. */
-  #world({ seed, draws, time, log, planted }: { seed: number; draws: Draws; time: VirtualTime; log: EventLog; planted: Planted }) {
-    const pack = this.#pack;
-    const plan = this.#drawnPlan(draws, 1);
-    const networkDraws = new Draws(seed, 3);
-    const store = new Store(pack.files, networkDraws.between(0.2, 30));
-    const frameMs = networkDraws.between(0.01, 1);
-    const shards: ShardObject[] = [];
-    const links: Link[] = [];
-    const shardLink = new Link(time, networkDraws);
-    for (let number = 0; number < MOST_SHARDS; number++) {
-      links.push(new Link(time, networkDraws));
-      const shard = new ShardObject(`shard-${number}`, number, {
-        time, machines: this.#machines, pack, store, random: new SeededRandom(seed + number), computeMs: () => frameMs * (0.5 + networkDraws.next()), startMs: () => networkDraws.between(1, 400),
-        donor: (name) => shards.find((other) => other.name === name), donorLink: () => shardLink,
-      });
-      if (planted.shard !== undefined) shard.wrap = planted.shard;
-      shards.push(shard);
-    }
-    const roundTokens = draws.pick([6, 16, 30]);
-    const overlapTokens = draws.pick([2, 8, 64]);
-    // At least the largest frame and its reply.
-    const budgetBytes = draws.pick([20, 24, 64]) * 1024;
-    const socketOwners = new WeakMap<object, ShardObject>();
-    const budgets: InFlightBudget[] = [];
-    const lines = (loop: EventLoop, { isolate: { name } }: Tenant, inFlight: InFlightBudget): LineParts => {
-      const transports = shards.map((shard, number) => shard.transport(loop, links[number]!, {
-        request: (bytes, socket) => { socketOwners.set(socket, shard); return world.tamper.request(bytes, socket); },
-        reply: (bytes, socket) => { socketOwners.set(socket, shard); return world.tamper.reply(bytes, socket); },
-      }));
-      return { manifest: pack.manifest, limits: SIM_LIMITS, clock: loop.clock, strictIsolates: false, isolate: { name, inFlight }, transport: (_plan, shard) => transports[shard]! };
-    };
-    const directory: DirectoryObject = new DirectoryObject({
-      time, random: new SeededRandom(seed * 7 + 5), link: new Link(time, networkDraws), plans: this.#plans, shards, startMs: () => networkDraws.between(1, 400),
-      adopt: (near, adopted) => orchestrator.adopt(near, adopted),
-    });
-    const readerLink = new Link(time, networkDraws);
-    const orchestrator: OrchestratorObject = new OrchestratorObject({
-      time, machines: this.#trunks, pack, link: readerLink, roundTokens, stepTokens: 2 * roundTokens, initial: plan, lines,
-      register: (loop, initial) => directory.register(loop, "orchestrator", initial),
-      expertsOf: (of, { heap, isolate: { kernels } }, frame) => {
-        const experts = new EagerOverlap(of.experts(heap, kernels, roundTokens, undefined, frame), overlapTokens);
-        return planted.experts?.(experts) ?? experts;
-      },
-      budget: () => {
-        const budget = new InFlightBudget(budgetBytes);
-        budgets.push(budget);
-        return budget;
-      },
-      startMs: () => networkDraws.between(1, 400), chunkBytes: () => networkDraws.pick([7, 64, 4096]),
-    });
-    const world = {
-      orchestrator, directory, shards, store, startMs: time.nowMs(),
-      tamper: null as unknown as Faults,
-      shardOf: (socket: SimSocket): ShardObject => socketOwners.get(socket)!,
-      /** Who still holds what, when nobody should; null where all is quiet. */
-      held: (): string | null => {
-        if (directory.change !== null) return `the directory's change is ${directory.change} and does not end`;
-        const life = orchestrator.life;
-        if (life === null || life.serving === null) return null;
-        const { scheduler, engine } = life.serving;
-        if (scheduler.activeCount + scheduler.queuedCount > 0) return `${scheduler.activeCount} generations run and ${scheduler.queuedCount} wait although every reader has gone`;
-        if (engine.kv.openTimelines > 0) return `${engine.kv.openTimelines} timelines are open although no generation runs`;
-        if (life.budget.usedBytes > 0) return `${life.budget.usedBytes} bytes of frames are accounted as in flight`;
-        return null;
-      },
-      /** Closes everything. Returns what was not given back; null where all was. */
-      end: (): string | null => {
-        orchestrator.end();
-        for (const shard of shards) shard.end();
-        const budget = budgets.at(-1)?.usedBytes ?? 0;
-        const leaked = [orchestrator.leakedBytes, ...shards.map(({ leakedBytes }) => leakedBytes)];
-        if (leaked.some((bytes) => bytes !== 0)) return `memory was not given back: ${leaked.join(", ")} bytes`;
-        return budget === 0 ? null : `${budget} bytes of frames stay accounted as in flight after every line was closed`;
-      },
-    };
-    log.add("fleet", plan.shards.length, roundTokens, overlapTokens, budgetBytes);
-    return world;
+  /** A plan of the catalogue, or counts. */
+  #drawnWish(draws: Draws): Wish {
+    if (draws.chance(0.5)) return { plan: this.#drawnPlan(draws, 0) };
+    const shards = draws.whole(1, MOST_SHARDS);
+    return { shards, replicas: draws.chance(0.4) ? Math.min(2, shards) : 1 };
   }
-}
 
-/** Two rounds a step from fewer tokens on than pays off, so that small runs have them too. */
-class EagerOverlap implements Experts {
-  readonly #experts: Experts;
-  readonly #overlapTokens: number;
-  constructor(experts: Experts, overlapTokens: number) {
-    this.#experts = experts;
-    this.#overlapTokens = overlapTokens;
+  #shape(seed: number, draws: Draws, time: VirtualTime, planted: Planted): WorldShape {
+    const nStale = draws.pick([0, 0, 0, 0, 0, 0, 1, 2]);
+    const plan = this.#drawnPlan(draws, 1 + nStale);
+    const isStrict = draws.chance(0.2);
+    return {
+      seed, time, planted, plan, network: new Draws(seed, 3), nShards: MOST_SHARDS, nLanes: draws.pick([1, 1, 1, 2]),
+      // Not two neighbours in a row: in an isolate there are two at most.
+      strict: isStrict ? [draws.whole(1, MOST_SHARDS - 1)] : null,
+      stale: Array.from({ length: nStale }, (_, i) => this.#drawnPlan(draws, 1 + i)),
+      roundTokens: draws.pick([6, 16, 30]), overlapTokens: draws.pick([2, 8, 64]),
+      // At least the largest frame and its reply.
+      budgetBytes: draws.pick([20, 24, 64]) * 1024,
+    };
   }
-  get placement(): Experts["placement"] { return this.#experts.placement; }
-  get overlapTokens(): number { return this.#experts.overlapTokens === Infinity ? Infinity : this.#overlapTokens; }
-  run(...args: Parameters<Experts["run"]>): ReturnType<Experts["run"]> { return this.#experts.run(...args); }
-  depart(): Promise<void> | undefined { return this.#experts.depart(); }
 }

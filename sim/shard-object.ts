@@ -2,7 +2,7 @@
 // Owns the lives of the object around the fleet's own ShardCore, and its transport as an orchestrator sees it. Refuses to answer anything by itself.
 
 import type { Clock, Random } from "../durable/clock.ts";
-import type { Hello, Retirement, Welcome } from "../durable/handshake.ts";
+import type { Hello, MovedBytes, Retirement, Welcome } from "../durable/handshake.ts";
 import type { Tenant } from "../durable/isolate.ts";
 import { ShardCore, type ShardHost, type ShardSocket } from "../durable/shard-core.ts";
 import type { ShardTransport, SocketHandlers } from "../durable/shard-line.ts";
@@ -27,6 +27,8 @@ export interface ShardParts {
   /** The way from one shard to another, by name. */
   readonly donor: (name: string) => ShardObject | undefined;
   readonly donorLink: () => Link;
+  /** Whose isolate it lands in; null where it has one of its own. */
+  readonly neighbour: ShardObject | null;
 }
 
 /** An isolate with the object in it. */
@@ -45,11 +47,12 @@ interface Life {
 export type ControlledShard = Pick<ShardCore, "prepare" | "retire" | "report">;
 
 /** What a call meets where no answer of the object's own should come. */
-export type PrepareFault = "fails" | "overloaded" | "hangs" | "wrong-revision" | "wrong-version";
+export type PrepareFault = "fails" | "overloaded" | "hangs" | "wrong-revision" | "wrong-version" | "reset";
 export type UpgradeFault = "fails" | "hangs" | "closes";
 
 const PREPARE_FAULTS: Readonly<Record<PrepareFault, FaultName>> = {
   fails: "prepare failed", overloaded: "prepare overloaded", hangs: "prepare hung", "wrong-revision": "prepare found another revision", "wrong-version": "prepare found another version",
+  reset: "prepare met a reset",
 };
 const UPGRADE_FAULTS: Readonly<Record<UpgradeFault, FaultName>> = { fails: "upgrade failed", hangs: "upgrade hung", closes: "upgrade closed at once" };
 
@@ -83,17 +86,26 @@ export class ShardObject {
     this.#p = parts;
   }
 
+  /** Who landed in its isolate. */
+  #guest: ShardObject | null = null;
+
   get isUp(): boolean { return this.#life !== null; }
+  /** Isolates it has had so far, and objects in the one it has. */
+  get lives(): number { return this.#lives; }
+  get objects(): number { return this.#life?.objects ?? 0; }
+
+  /** As if it had served these before anybody in this run was born. */
+  remember(hellos: readonly Hello[]): void { this.#hellos = hellos; }
 
   /** The thread it runs on, started where there is none. */
   get loop(): EventLoop { return this.#up().loop; }
 
   #up(): Life {
     if (this.#life !== null) return this.#life;
-    const { time, machines, startMs } = this.#p;
-    const loop = new EventLoop(time);
-    const machine = machines.take(`${this.name} life ${this.#lives}`);
-    if (this.#lives++ > 0) loop.occupy(startMs());
+    const { time, machines, startMs, neighbour } = this.#p;
+    const { loop, machine } = neighbour === null ? { loop: new EventLoop(time), machine: machines.take(`${this.name} life ${this.#lives}`) } : neighbour.#up();
+    if (this.#lives++ > 0 && neighbour === null) loop.occupy(startMs());
+    if (neighbour !== null) neighbour.#guest = this;
     const life = { loop, machine, pack: undefined, nextConnection: this.#lives * 1000, objects: 0 } as unknown as Life;
     this.#life = life;
     this.#construct(life);
@@ -140,18 +152,29 @@ export class ShardObject {
     };
   }
 
+  /** Bytes that the object in it has fetched since it came up, by origin. */
+  get moved(): MovedBytes { return this.#up().core.report().moved; }
+
   get core(): Pick<ShardCore, "prepare" | "message" | "read"> { return this.wrap(this.#up().core); }
 
   /** The isolate is gone with everything in it; sockets close. The next call finds a new one. */
   kill(): void {
+    const { neighbour } = this.#p;
+    if (neighbour !== null) return neighbour.kill();
     const life = this.#life;
     if (life === null) return;
+    life.loop.kill();
+    this.#gone();
+    if (this.#guest !== null) this.#guest.#gone();
+    this.#guest = null;
+    this.leakedBytes += this.#p.machines.give(life.machine);
+  }
+
+  #gone(): void {
     this.#life = null;
     this.#calls = 0;
-    life.loop.kill();
     for (const { socket } of [...this.#sockets]) socket.breakOff(true, false);
     this.#sockets.clear();
-    this.leakedBytes += this.#p.machines.give(life.machine);
   }
 
   /** The object is gone; the isolate's memory, storage and hibernating sockets stay, and a new object takes over. False where it is not idle: then the platform leaves it alone. */
@@ -197,6 +220,7 @@ export class ShardObject {
         const copy = structuredHello(hello);
         return call(time, link, near, () => this.loop, async (): Promise<Welcome> => {
           if (fault === "fails") lost();
+          if (fault === "reset") throw Object.assign(new Error("Durable Object's isolate exceeded its memory limit and was reset."), { retryable: true });
           if (fault === "overloaded") throw Object.assign(new Error("Durable Object is overloaded. Too many requests queued."), { overloaded: true, retryable: true });
           if (fault === "wrong-revision") return { state: "refused", code: "pack-hash", retryable: true, message: "The store holds another revision." };
           if (fault === "wrong-version") return { state: "refused", code: "protocol-version", retryable: true, message: "The shard speaks another version." };

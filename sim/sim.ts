@@ -84,16 +84,19 @@ async function main(): Promise<void> {
   const shows = process.stderr.isTTY && !values.json && seeds.to > seeds.from;
   if (shows) bar.start(seeds.to - seeds.from + 1, 0, { failed: 0 });
   const startMs = performance.now();
+  const cpu = process.cpuUsage();
   await spread(seeds, nWorkers, (more) => {
     addTally(tally, more);
     if (shows) bar.update(tally.runs, { failed: tally.failed });
   });
   if (shows) bar.stop();
   const seconds = (performance.now() - startMs) / 1000;
-  if (values.json) console.log(JSON.stringify({ ...seeds, seconds, ...tally }));
+  const { user, system } = process.cpuUsage(cpu);
+  const cpuMs = (user + system) / 1000 / tally.runs;
+  if (values.json) console.log(JSON.stringify({ ...seeds, seconds, cpuMs, ...tally }));
   else {
     for (const line of tableOf(tally)) console.log(line);
-    console.log(`${tally.runs} runs, seeds ${seeds.from} to ${seeds.to}, ${seconds.toFixed(1)} s on ${nWorkers} thread${nWorkers === 1 ? "" : "s"}, ${((seconds * 1000) / tally.runs).toFixed(2)} ms a run: ${tally.failed === 0 ? "nothing found" : `${tally.failed} failed`}`);
+    console.log(`${tally.runs} runs, seeds ${seeds.from} to ${seeds.to}, ${seconds.toFixed(1)} s on ${nWorkers} thread${nWorkers === 1 ? "" : "s"}, ${cpuMs.toFixed(2)} ms of CPU a run: ${tally.failed === 0 ? "nothing found" : `${tally.failed} failed`}`);
     for (const { seed, problem } of tally.failures) console.log(`Seed ${seed} failed: ${problem}\n  The same run again, event by event: npm run sim -- --seed ${seed} --log`);
   }
   process.exitCode = tally.failed === 0 ? 0 : 1;

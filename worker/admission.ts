@@ -4,6 +4,7 @@
 
 import { waitUntil } from "cloudflare:workers";
 import type { TokenBudget } from "../durable/budget.ts";
+import { jurisdictionOf, withinJurisdiction } from "../durable/places.ts";
 import type { Caller } from "./auth.ts";
 import { badConfiguration, RequestError } from "./errors.ts";
 import { EDGE_LIMITS } from "./limits.ts";
@@ -15,6 +16,7 @@ export interface AdmissionSettings {
   /** Counts EDGE_LIMITS.requestsPerMinute units a minute (wrangler.toml). */
   readonly RATE_LIMITER?: RateLimit;
   readonly BUDGETS: DurableObjectNamespace<TokenBudget>;
+  readonly JURISDICTION?: string;
 }
 
 const RATE_SECONDS = 60;
@@ -87,8 +89,9 @@ interface Work {
 }
 
 /** Sets tokens of the day aside until it is known how many were used; gives the headers that say what is left. */
-async function setAside({ mostTokens, ended, replyName }: Work, { caller, tokensPerDay }: { readonly caller: Caller; readonly tokensPerDay: number }, { BUDGETS: budgets }: AdmissionSettings): Promise<Readonly<Record<string, string>>> {
+async function setAside({ mostTokens, ended, replyName }: Work, { caller, tokensPerDay }: { readonly caller: Caller; readonly tokensPerDay: number }, settings: AdmissionSettings): Promise<Readonly<Record<string, string>>> {
   const name = crypto.randomUUID();
+  const budgets = withinJurisdiction(settings.BUDGETS, jurisdictionOf(settings));
   const budget = <T>(call: (stub: DurableObjectStub<TokenBudget>) => Promise<T>): Promise<T> => repeated(() => call(budgets.getByName(caller.account)));
   const { granted, newTokens, remainingTokens, resetsAtMs } = await budget(async (stub) => stub.reserve(name, mostTokens, tokensPerDay, replyName));
   const resetSeconds = Math.max(1, Math.ceil((resetsAtMs - Date.now()) / 1000));

@@ -13,7 +13,7 @@ export interface CorsSettings {
 /** A browser asks again after a day; most keep the answer for two hours at most. */
 const PREFLIGHT_SECONDS = 24 * 60 * 60;
 /** Headers of replies that a page may read. */
-const EXPOSED = ["Retry-After", "Server-Timing", "X-Request-Id", "X-Max-Tokens", "X-RateLimit-Limit-Tokens", "X-RateLimit-Remaining-Tokens", "X-RateLimit-Reset-Tokens"];
+const EXPOSED = ["Retry-After", "Server-Timing", "X-Request-Id", "X-Served-By", "X-Max-Tokens", "X-RateLimit-Limit-Tokens", "X-RateLimit-Remaining-Tokens", "X-RateLimit-Reset-Tokens"];
 
 /** `*`, a list of origins, or null for none. Throws a RequestError 500 where the variable has something else. */
 export function allowedOrigins({ CORS_ORIGINS: text }: CorsSettings): "*" | readonly string[] | null {

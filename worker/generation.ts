@@ -2,7 +2,8 @@
 // Owns the order text -> stop scanner -> reader, and what a failed generation becomes in HTTP terms. The streamed and the whole reply
 // both read this sequence. Refuses to know OpenAI's shapes (shapes.ts).
 
-import { generate, type GenerateTarget } from "../durable/generate-client.ts";
+import { generate, type GenerateTarget, type GenerateWay } from "../durable/generate-client.ts";
+import type { Place } from "../durable/place-names.ts";
 import type { GenerateEvent, GenerateFailure, GenerateRequest, MoeUsage, Timings } from "../durable/generate.ts";
 import type { ReplyParser, ReplyPart } from "../model/reply-parser.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
@@ -17,7 +18,7 @@ export type Piece =
   /** One generated token. `text` is what became certain with it, possibly ""; `aside` is what is not the answer's text: reasoning, calls of tools. */
   | { readonly kind: "token"; readonly text: string; readonly aside: readonly Aside[]; readonly token: ScoredToken; readonly trace: TokenTrace | null }
   /** The last piece. `text` and `aside` are what had been held back, `stop` the stop string that ended it, null where none did; `isLate` where its deadline did, a length of time. */
-  | { readonly kind: "end"; readonly text: string; readonly aside: readonly Aside[]; readonly reason: "stop" | "length"; readonly isLate: boolean; readonly stop: string | null; readonly promptTokens: number; readonly cachedTokens: number; readonly completionTokens: number; readonly moe: MoeUsage | null; readonly timings: Timings | null; readonly coldStarts?: number };
+  | { readonly kind: "end"; readonly text: string; readonly aside: readonly Aside[]; readonly reason: "stop" | "length"; readonly isLate: boolean; readonly stop: string | null; readonly promptTokens: number; readonly cachedTokens: number; readonly completionTokens: number; readonly moe: MoeUsage | null; readonly timings: Timings | null; readonly coldStarts?: number; /** Who said it. */ readonly served?: Place };
 
 export type Aside = Exclude<ReplyPart, { readonly kind: "content" }>;
 
@@ -31,12 +32,12 @@ export interface ChoiceInput {
 
 type TokenEvent = Extract<GenerateEvent, { type: "token" }>;
 
-/** Runs one choice to its end. Ending the sequence early, or aborting `signal`, cancels the generation at the orchestrator. */
-export async function* runChoice(target: () => GenerateTarget, tokenizer: Tokenizer, input: ChoiceInput, signal: AbortSignal): AsyncGenerator<Piece> {
+/** Runs one choice to its end, by one way or several. Ending the sequence early, or aborting `signal`, cancels the generation at the orchestrator. */
+export async function* runChoice(to: (() => GenerateTarget) | readonly GenerateWay[], tokenizer: Tokenizer, input: ChoiceInput, signal: AbortSignal): AsyncGenerator<Piece> {
   const scanner = createStopScanner(input.stops);
   const parser = input.reply?.() ?? continuation(tokenizer, input.request.promptIds);
   let [nTokens, cachedTokens] = [0, 0];
-  for await (const event of generate(target, input.request, { signal })) {
+  for await (const event of generate(to, input.request, { signal })) {
     switch (event.type) {
       case "prompt":
         yield { kind: "prompt", tokens: event.tokens };

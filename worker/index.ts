@@ -6,8 +6,6 @@ import { bodyLimit } from "hono/body-limit";
 import { methodNotAllowed } from "hono/method-not-allowed";
 import type { z } from "zod";
 import type { DurableEnv } from "../durable/env.ts";
-import type { GenerateTarget } from "../durable/generate-client.ts";
-import type { OrchestratorStatus } from "../durable/generate.ts";
 import { planned, requireRate, withinBudget, type AdmissionSettings } from "./admission.ts";
 import { presentedKey, requireKey, requireScope, type AuthSettings, type Caller } from "./auth.ts";
 import { chatReply, completionReply } from "./completions.ts";
@@ -15,7 +13,9 @@ import { embeddingsReply } from "./embeddings.ts";
 import { crossOrigin, type CorsSettings } from "./cors.ts";
 import { errorBody, errorResponse, RequestError, type RequestErrorInit } from "./errors.ts";
 import { changeFleet, fleetReply, planInForce } from "./fleet.ts";
-import { healthResponse } from "./health.ts";
+import { callerOf, edgeFleet, routerOf } from "./fleets.ts";
+import { health } from "./health.ts";
+import { lanesOf } from "./lane-states.ts";
 import { EDGE_LIMITS } from "./limits.ts";
 import type { LogSettings } from "./log.ts";
 import { givenId, recorded, type RecordVariables, serverTiming, type WatchedRequest } from "./log-middleware.ts";
@@ -40,6 +40,7 @@ import type { FleetReply, ModelList } from "./wire-types.ts";
 
 export { Orchestrator } from "../durable/orchestrator.ts";
 export { ExpertShard } from "../durable/shard.ts";
+export { Stage } from "../durable/stage.ts";
 export { Directory } from "../durable/directory.ts";
 export { TokenBudget } from "../durable/budget.ts";
 
@@ -83,34 +84,22 @@ app.use("*", bodyLimit({
   onError: (c) => refused(c, { status: 413, code: "request_too_large", message: `The body is larger than ${EDGE_LIMITS.bodyBytes} bytes, the most this server reads.` }),
 }));
 
-/** The one orchestrator of this pack. Its name holds the pack's id, since objects never move and never change their pack. */
-const orchestrator = (env: EdgeEnv): GenerateTarget => env.ORCHESTRATOR.getByName(env.PACK_ID);
-
-const status = async (env: EdgeEnv, warm: boolean): Promise<OrchestratorStatus> => {
-  const response = await orchestrator(env).fetch(`https://orchestrator/status${warm ? "?warm=1" : ""}`, { method: "GET" });
-  return response.json<OrchestratorStatus>();
-};
-
-app.get("/health", async (c) => {
-  const found = await status(c.env, false);
-  if (found.status === "ready" || found.status === "degraded" || found.status === "warming") return healthResponse(found);
-  const asked = await status(c.env, true);
-  // A failure is reported once before its next try hides it.
-  return healthResponse(found.status === "failed" ? found : asked);
-});
+app.get("/health", (c) => health(c.env, c.req.raw, true));
 // For whoever only wants to know: a model that sleeps goes on sleeping.
-app.get("/ready", async (c) => healthResponse(await status(c.env, false)));
-app.get("/metrics", (c) => {
+app.get("/ready", (c) => health(c.env, c.req.raw, false));
+app.get("/metrics", async (c) => {
   requireScope(c.var.caller, "admin");
-  return metricsResponse(orchestrator(c.env));
+  const fleet = await edgeFleet(c.env);
+  return metricsResponse(lanesOf(c.env, fleet, callerOf(c.req.raw)), fleet.isPlural);
 });
 app.get("/v1/traces", async (c) => {
   requireScope(c.var.caller, "admin");
-  return tracesResponse(orchestrator(c.env));
+  const fleet = await edgeFleet(c.env);
+  return tracesResponse(lanesOf(c.env, fleet, callerOf(c.req.raw)), fleet.isPlural);
 });
 app.get("/v1/fleet", async (c) => {
   requireScope(c.var.caller, "admin");
-  return c.json(await fleetReply(await status(c.env, false), c.env) satisfies FleetReply);
+  return c.json(await fleetReply(c.env, c.req.raw) satisfies FleetReply);
 });
 app.post("/v1/fleet", async (c) => {
   requireScope(c.var.caller, "admin");
@@ -118,7 +107,7 @@ app.post("/v1/fleet", async (c) => {
 });
 app.get("/v1/fleet/plan", async (c) => {
   requireScope(c.var.caller, "admin");
-  return c.json(await planInForce(c.env));
+  return c.json(await planInForce(c.env, c.req.query("region") ?? null));
 });
 
 app.get("/v1/models", async (c) => c.json({ object: "list", data: [modelObject(await edgePack(c.env))] } satisfies ModelList));
@@ -137,8 +126,9 @@ const generating = <Schema extends z.ZodType<{ readonly moe?: ChatRequest["moe"]
     const reply = await record.timed("tokenise", () => replyOf(pack, position === null ? body : { ...body, moe: { date: new Date(position.created * 1000).toISOString().slice(0, 10), ...body.moe } }, caller));
     const plan = planned(reply, caller, body.moe?.deadline_ms ?? null);
     const start = await startOf(plan, caller, position);
+    const router = await routerOf(env, request, position?.place ?? null, (target) => record.queued(target));
     return withinBudget(plan, start, caller, env, (counted, onLeave) =>
-      record.timed("first_token", () => respond(() => record.queued(orchestrator(env)), pack.tokenizer, record.watched(counted), {
+      record.timed("first_token", () => respond(router, pack.tokenizer, record.watched(counted), {
         start, signal: request.signal,
         left: () => {
           record.left();
@@ -162,10 +152,10 @@ app.post("/v1/messages/count_tokens", async (c) => {
 
 app.post("/v1/embeddings", async (c) => {
   const request = await parseBody(c.req.raw, embeddingsSchema);
-  return embeddingsReply(() => orchestrator(c.env), await edgePack(c.env), request, { caller: c.var.caller, settings: c.env, signal: c.req.raw.signal, record: c.var.record });
+  return embeddingsReply(await routerOf(c.env, c.req.raw, null, (target) => c.var.record.queued(target)), await edgePack(c.env), request, { caller: c.var.caller, settings: c.env, signal: c.req.raw.signal, record: c.var.record });
 });
 
-app.get("/props", async (c) => c.json(propsReply(await edgePack(c.env))));
+app.get("/props", async (c) => c.json(propsReply(await edgePack(c.env), (await edgeFleet(c.env)).nOrchestrators)));
 app.post("/tokenize", async (c) => {
   const { content, add_special } = await parseBody(c.req.raw, tokenizeSchema);
   return c.json({ tokens: tokenizeText(await edgePack(c.env), content, add_special ?? false) });

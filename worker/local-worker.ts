@@ -5,6 +5,7 @@ import { Directory as DeployedDirectory } from "../durable/directory.ts";
 import { lifted, liftedLimits, type LocalEnv } from "../durable/lifted-isolate.ts";
 import { Orchestrator as DeployedOrchestrator } from "../durable/orchestrator.ts";
 import { ExpertShard as DeployedShard } from "../durable/shard.ts";
+import { Stage as DeployedStage } from "../durable/stage.ts";
 
 export { TokenBudget } from "../durable/budget.ts";
 export { default } from "./index.ts";
@@ -14,6 +15,10 @@ export class Orchestrator extends DeployedOrchestrator {
 }
 
 export class ExpertShard extends DeployedShard {
+  constructor(ctx: DurableObjectState, env: LocalEnv) { super(ctx, lifted(env)); }
+}
+
+export class Stage extends DeployedStage {
   constructor(ctx: DurableObjectState, env: LocalEnv) { super(ctx, lifted(env)); }
 }
 

@@ -1,10 +1,11 @@
-// What a Worker's isolate counts of requests, and GET /metrics: the orchestrator's text, then this isolate's. Isolates come and go and there are many:
+// What a Worker's isolate counts of requests, and GET /metrics: the orchestrators' text, then this isolate's. Isolates come and go and there are many:
 // a scrape meets one of them, which the HELP lines say. Refuses labels without bound: no caller, no path, no model.
 
 import { Histogram, LONG_SECONDS } from "../durable/histogram.ts";
-import type { GenerateTarget } from "../durable/generate-client.ts";
 import { type Labels, METRICS_CONTENT_TYPE, MetricsText, type Sample } from "../durable/metrics-text.ts";
+import type { LaneAt } from "./lane-states.ts";
 import type { RequestRecord } from "./log.ts";
+import { mergedMetrics, upMetrics } from "./metrics-merge.ts";
 
 /** One counter per set of labels. */
 class Counter {
@@ -62,15 +63,17 @@ function observe(of: Map<string, Histogram>, endpoint: string, valueMs: number):
 /** Numbers only, so module scope is theirs: one isolate, one count. */
 export const edgeMetrics = new EdgeMetrics();
 
-/** An orchestrator that cannot be reached is a metric too: the rest is still worth reading. */
-export async function metricsResponse(target: GenerateTarget): Promise<Response> {
-  let fleet = "";
-  try {
-    const response = await target.fetch("https://orchestrator/metrics", { method: "GET" });
-    if (response.ok) fleet = await response.text();
-  } catch {
-    fleet = "";
-  }
-  const up = new MetricsText().gauge("orchestrator_up", "1 where the orchestrator answered this scrape.", fleet === "" ? 0 : 1);
-  return new Response(`${fleet}${up.toString()}${edgeMetrics.text()}`, { headers: { "Content-Type": METRICS_CONTENT_TYPE, "Cache-Control": "no-store" } });
+/** An orchestrator that cannot be reached is a metric too: the rest is still worth reading. Of several each sample names its own. */
+export async function metricsResponse(lanes: readonly LaneAt[], isPlural: boolean): Promise<Response> {
+  const texts = await Promise.all(lanes.map(async ({ place: { region, lane }, target }) => {
+    const labels: Labels = isPlural ? { ...(region === null ? {} : { region }), lane: String(lane) } : {};
+    try {
+      const response = await target.fetch("https://orchestrator/metrics", { method: "GET" });
+      return { labels, text: response.ok ? await response.text() : "" };
+    } catch {
+      return { labels, text: "" };
+    }
+  }));
+  const up = upMetrics(texts.map(({ labels, text }) => ({ labels, isUp: text !== "" })));
+  return new Response(`${mergedMetrics(texts)}${up}${edgeMetrics.text()}`, { headers: { "Content-Type": METRICS_CONTENT_TYPE, "Cache-Control": "no-store" } });
 }

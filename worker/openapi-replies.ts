@@ -21,6 +21,8 @@ export const replyCost = z.object({
   bytes: count.describe("Bytes of those messages."),
   retries: count.describe("Messages that were sent again."),
   hedges: count.describe("Messages that were late and went to another holder as well."),
+  region: text.nullable().describe("Where it was said; null in a deployment without regions. Of several choices the first's, as is `lane`."),
+  lane: count.describe("The orchestrator there that said it, by its number."),
   cold_starts: count.describe("Objects that came up or read weights while the reply waited."),
   timings: z.object({ queue_ms: count, prompt_ms: count, completion_ms: count })
     .describe("Waiting for room, reading the prompt, and from the first token to the last, in whole milliseconds; of several choices the longest. 0 where a stop string ended the reply."),
@@ -166,8 +168,9 @@ export const props = z.object({
 });
 
 const generations = z.object({ active: count, queued: count, cancelled: count });
-export const health = z.object({ status: z.enum(["ready", "degraded"]).describe("degraded: a shard is not connected at this moment."), model: text.optional(), generations });
-export const healthWaiting = z.object({ status: z.enum(["cold", "warming"]), loaded: finite.min(0).max(1).describe("Share of the bytes that are loaded."), model: text.optional() });
+const laneHealth = z.array(z.object({ region: text.nullable(), lane: count, status: z.enum(["cold", "warming", "ready", "degraded", "failed", "unreachable"]) })).optional().describe("Of several orchestrators each one's own state.");
+export const health = z.object({ status: z.enum(["ready", "degraded"]).describe("ready: somebody serves. degraded: somebody does, and a shard is not connected at this moment, or one of several orchestrators failed."), model: text.optional(), generations, lanes: laneHealth });
+export const healthWaiting = z.object({ status: z.enum(["cold", "warming"]), loaded: finite.min(0).max(1).describe("Share of the bytes that are loaded."), model: text.optional(), lanes: laneHealth });
 const sinceMs = z.record(z.string(), count).describe("When each state began, in milliseconds since 1970: planned, warming, committed, flipping, draining, retired, abandoned (docs/fleet.md, \"Epochs\").");
 const changed = {
   epoch: count.describe("Of the plan it leads to."), reason: text.describe("What was asked for."), shards: z.tuple([count, count]).describe("Shards that hold experts, before and after."),
@@ -182,7 +185,8 @@ const directory = z.object({
   }).nullable().describe("The plan in force; null before an orchestrator has woken."),
   change: change.nullable().describe("What is under way."),
   history: z.array(z.object({ ...changed, outcome: z.enum(["steady", "abandoned"]), endedMs: count })).describe("Changes that ended, the latest first."),
-  lanes: z.array(z.object({ name: text, epoch: count.describe("The newest plan it is known to go by."), seenMs: count, freeKvPositions: count.nullable() })).describe("Orchestrators."),
+  lanes: z.array(z.object({ name: text, epoch: count.describe("The newest plan it is known to go by."), seenMs: count, reportedMs: count.nullable().describe("When it last said what follows; null: not since the directory came up."), freeKvPositions: count.nullable().describe("Positions of its KV cache that nobody uses.") })).describe("Orchestrators."),
+  load: z.array(z.object({ layer: count, choices: count, busiest: count.describe("The expert chosen most."), timesMean: finite.describe("Over the mean of the layer's experts: 1 is even.") })).describe("Of each layer that was asked lately: choices of experts, half of them forgotten each minute."),
   faults: z.array(z.object({ atMs: count, shard: count, cause: text })).describe("Recent ones, the latest first."),
 });
 export const fleetPlan = z.object({
@@ -192,7 +196,7 @@ export const fleetPlan = z.object({
   lanes: count, jurisdiction: text.nullable(),
 }).describe("docs/formats.md, \"The plan\".");
 export const fleetDirectory = directory;
-export const fleet = z.object({
+const orchestrator = z.object({
   status: z.enum(["cold", "warming", "ready", "degraded", "failed"]), loaded: finite.min(0).max(1),
   message: text.nullable().describe("Why loading failed."),
   pack: z.object({ id: text, hash: text, contextLength: count }).nullable(),
@@ -208,7 +212,15 @@ export const fleet = z.object({
     loadedBytes: count, totalBytes: count, frames: count, bytes: count, retries: count, hedges: count,
     lastFault: text.nullable().describe("Why a line was last opened anew or a frame sent again."),
   })),
-  directory: directory.nullable().describe("Who owns the plan; null where it cannot be reached: then the plan stands still, and everything else goes on."),
+});
+const owner = directory.nullable().describe("Who owns the plan; null where it cannot be reached: then the plan stands still, and everything else goes on.");
+export const fleet = orchestrator.extend({
+  directory: owner,
+  regions: z.array(z.object({
+    region: text.nullable().describe("Null: the platform chose."), directory: owner,
+    lanes: z.array(z.object({ lane: count, name: text, status: orchestrator.nullable().describe("Null: it could not be reached.") })),
+  })).describe("The caller's nearest first; what stands above is of its first lane that answers."),
+  roundTrips: z.array(z.object({ from: text.describe("A region, or \"edge\": the Worker's isolate that answers."), to: text, ms: count, ageMs: count })).describe("There and back between regions, decayed, with the age of the latest measurement."),
 });
 
 export const tokenList = z.object({ tokens: z.array(count) });

@@ -11,8 +11,8 @@ const DEFAULTS = Object.fromEntries(Object.entries(sampling).flatMap(([name, sch
   return value === undefined ? [] : [[name, value]];
 }));
 
-export const propsReply = ({ id, contextLength, chatTemplate, bosToken, eosToken }: EdgePack): object => ({
+export const propsReply = ({ id, contextLength, chatTemplate, bosToken, eosToken }: EdgePack, nOrchestrators: number): object => ({
   default_generation_settings: { n_ctx: contextLength, params: DEFAULTS },
-  total_slots: LIMITS.activeGenerations, model_alias: id, chat_template: chatTemplate, bos_token: bosToken, eos_token: eosToken,
+  total_slots: LIMITS.activeGenerations * nOrchestrators, model_alias: id, chat_template: chatTemplate, bos_token: bosToken, eos_token: eosToken,
   modalities: { vision: false, audio: false },
 });

@@ -69,7 +69,7 @@ export function usageOf(choices: readonly Choice[], ends: readonly (End | undefi
   return { prompt_tokens: prompt, prompt_tokens_details: { cached_tokens: sum(cachedTokens) }, completion_tokens: completionTokens, total_tokens: prompt + completionTokens };
 }
 
-/** What a reply cost the fleet, summed over the choices that ran to their end, and the seed that repeats it. */
+/** What a reply cost the fleet, summed over the choices that ran to their end, who said it (of several choices the first's), and the seed that repeats it. */
 export function moeOf({ seed }: ReplyHead, ends: readonly (End | undefined)[]): object {
   const counts = { steps: 0, frames: 0, bytes: 0, retries: 0, hedges: 0 };
   for (const end of ends) {
@@ -83,5 +83,6 @@ export function moeOf({ seed }: ReplyHead, ends: readonly (End | undefined)[]): 
   const most = (of: (timings: Timings) => number): number => Math.max(...ends.map((end) => (end?.timings == null ? 0 : of(end.timings))));
   const timings = { queue_ms: most(({ queueMs }) => queueMs), prompt_ms: most(({ promptMs }) => promptMs), completion_ms: most(({ completionMs }) => completionMs) };
   const coldStarts = Math.max(...ends.map((end) => end?.coldStarts ?? 0));
-  return { seed, ...counts, cold_starts: coldStarts, timings, ...(ends.some((end) => end?.isLate) ? { deadline_exceeded: true } : {}) };
+  const { region, lane } = ends.find((end) => end?.served !== undefined)?.served ?? { region: null, lane: 0 };
+  return { seed, ...counts, region, lane, cold_starts: coldStarts, timings, ...(ends.some((end) => end?.isLate) ? { deadline_exceeded: true } : {}) };
 }

@@ -17,6 +17,7 @@ export const REPLY_HEADERS: Readonly<Record<string, ReplyHeader>> = {
   "X-Request-Id": { type: "string", description: "The request's name in the log.", isSent: () => true },
   "Server-Timing": { type: "string", description: "Milliseconds of auth, tokenise, queue, first_token and total, as far as the request came before its headers went out.", isSent: () => true },
   "Retry-After": { type: "integer", description: "Seconds after which asking again may help; absent from a 503 where it does not.", isSent: (status) => status === 429 || status === 503 },
+  "X-Served-By": { type: "string", description: "The lane that answered, behind its region where the deployment has regions, such as \"weur/0\".", isSent: isCounted },
   "X-Max-Tokens": { type: "integer", description: "Most tokens of a reply, where the key has such a limit.", isSent: isGenerated },
   "X-RateLimit-Limit-Tokens": { type: "integer", description: "Tokens of a day, where the key has such a limit.", isSent: isCounted },
   "X-RateLimit-Remaining-Tokens": { type: "integer", description: "Of these, what is left once this request has had the most it may need.", isSent: isCounted },

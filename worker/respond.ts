@@ -3,15 +3,16 @@
 // After that, a failure is an error event in the stream. A reader that goes away ends its own generations and nothing else; a stream of one choice can be
 // continued where its reader stopped (reply-start.ts): its events are a function of the request, so those read before are left out.
 
-import type { GenerateTarget } from "../durable/generate-client.ts";
+import type { Router } from "./fleets.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
+import type { Route } from "../durable/edge-fleet.ts";
 import { toRequestError } from "./errors.ts";
 import { runChoice, type ChoiceInput, type Piece } from "./generation.ts";
 import { EDGE_LIMITS } from "./limits.ts";
 import { mergeIndexed } from "./merge.ts";
 import type { Reply, ReplyForm, StreamEvent } from "./reply-form.ts";
 import type { ReplyStart } from "./reply-start.ts";
-import { eventId, type StreamPosition } from "./stream-position.ts";
+import { eventId, placeText, type StreamPosition } from "./stream-position.ts";
 
 export interface Asked {
   readonly start: ReplyStart;
@@ -20,7 +21,7 @@ export interface Asked {
   readonly left: () => void;
 }
 
-export async function respond(target: () => GenerateTarget, tokenizer: Tokenizer, reply: Reply, { start: { head, resumable }, signal: requestSignal, left }: Asked): Promise<Response> {
+export async function respond(router: Router, tokenizer: Tokenizer, reply: Reply, { start: { head, resumable }, signal: requestSignal, left }: Asked): Promise<Response> {
   const controller = new AbortController();
   const cancel = (): void => {
     controller.abort();
@@ -30,15 +31,20 @@ export async function respond(target: () => GenerateTarget, tokenizer: Tokenizer
   const journaled = ({ request, ...input }: ChoiceInput): ChoiceInput => (resumable === null ? { request, ...input } : {
     ...input, request: { ...request, sampling: { ...request.sampling, seed: head.seed }, journal: { name: resumable.name, resume: resumable.nEventsRead !== null } },
   });
-  const starts = reply.choices.map((choice) => async function* () {
+  const routes = reply.choices.map(({ input }) => router(input.request));
+  const starts = reply.choices.map((choice, index) => async function* () {
     yield* choice.opening;
-    yield* runChoice(target, tokenizer, journaled(choice.input), controller.signal);
+    for await (const piece of runChoice(routes[index]!.ways, tokenizer, journaled(choice.input), controller.signal)) yield piece.kind === "end" ? { ...piece, served: routes[index]!.served } : piece;
   });
   const pieces = mergeIndexed(starts, EDGE_LIMITS.generationsAtOnce);
   const form = reply.form(head);
-  const numbered = resumable === null ? null : { ...head, nEvents: resumable.nEventsRead ?? 0 };
+  const [{ ways }] = routes as [Route];
+  // Only where there are several is the reader's way back to one of them part of its position.
+  const numbered = resumable === null ? null : () => ({ ...head, nEvents: resumable.nEventsRead ?? 0, place: ways.length === 1 ? null : routes[0]!.served });
   try {
-    return reply.stream ? await streamed(reply, form, pieces, cancel, numbered) : await whole(form, pieces, cancel);
+    const response = reply.stream ? await streamed(reply, form, pieces, cancel, numbered) : await whole(form, pieces, cancel);
+    response.headers.set("X-Served-By", placeText(routes[0]!.served));
+    return response;
   } catch (cause) {
     cancel();
     throw cause;
@@ -84,14 +90,15 @@ async function whole(form: ReplyForm, pieces: Pieces, cancel: () => void): Promi
 
 const encoder = new TextEncoder();
 
-/** `from`: the position after which the reader goes on, which events get ids of; null where they have none. */
-async function streamed(reply: Reply, form: ReplyForm, pieces: Pieces, cancel: () => void, from: StreamPosition | null): Promise<Response> {
+/** `position`: where the reader goes on, and who says it at this moment, which events get ids of; null where they have none. */
+async function streamed(reply: Reply, form: ReplyForm, pieces: Pieces, cancel: () => void, position: (() => StreamPosition) | null): Promise<Response> {
   let nEvents = 0;
+  const nRead = position?.().nEvents ?? 0;
   /** Events as they stand in the body, without those read before; null for none. */
   const bytesOf = (events: readonly StreamEvent[]): Uint8Array | null => {
     const lines = events.flatMap(({ event, data }) => {
-      if (++nEvents <= (from?.nEvents ?? 0)) return [];
-      return [`${from === null ? "" : `id: ${eventId({ ...from, nEvents })}\n`}${event === undefined ? "" : `event: ${event}\n`}data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`];
+      if (++nEvents <= nRead) return [];
+      return [`${position === null ? "" : `id: ${eventId({ ...position(), nEvents })}\n`}${event === undefined ? "" : `event: ${event}\n`}data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`];
     });
     return lines.length === 0 ? null : encoder.encode(lines.join(""));
   };

@@ -182,6 +182,7 @@ export const fleetChangeSchema = z.object({
   shards: integer(1, 1024).nullish().meta({ description: "How many shards are to hold experts. Left out: as many as now." }),
   replicas: integer(1, 16).nullish().meta({ description: "On how many different shards each expert is to lie. Left out: as now." }),
   plan: z.record(z.string(), z.unknown(), "a plan as GET /v1/fleet/plan gives it").nullish().meta({ description: "A placement of your own, in the form of GET /v1/fleet/plan (docs/formats.md, \"The plan\"), in place of the other two; its epoch is not read." }),
+  region: z.string("a region of this deployment").nullish().meta({ description: "Whose fleet changes; to be named where the deployment has several regions." }),
 }, wishExpected);
 
 export async function parseBody<Schema extends z.ZodType>(request: Request, schema: Schema): Promise<z.infer<Schema>> {

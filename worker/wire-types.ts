@@ -4,7 +4,19 @@ import type { FleetStatus } from "../durable/directory-record.ts";
 import type { OrchestratorStatus } from "../durable/generate.ts";
 
 /** GET /v1/fleet. */
-export type FleetReply = OrchestratorStatus & { readonly directory: FleetStatus | null };
+export type FleetReply = OrchestratorStatus & {
+  readonly directory: FleetStatus | null;
+  /** The caller's nearest first; what stands above is of its first lane that answers. */
+  readonly regions: readonly {
+    /** Null: the platform chose. */
+    readonly region: string | null;
+    readonly directory: FleetStatus | null;
+    /** `status`: null where it could not be reached. */
+    readonly lanes: readonly { readonly lane: number; readonly name: string; readonly status: OrchestratorStatus | null }[];
+  }[];
+  /** Milliseconds there and back, decayed: from the Worker ("edge") to the regions, and from each to the others. */
+  readonly roundTrips: readonly { readonly from: string; readonly to: string; readonly ms: number; readonly ageMs: number }[];
+};
 export type { ShardStatus } from "../durable/generate.ts";
 
 /** A frame that took a token to experts of one layer: to which shard, how long until its reply was taken, and its bytes both ways. All tokens of a step share their frames. */
@@ -35,6 +47,10 @@ export interface ReplyCost {
   readonly retries: number;
   /** Messages that were late and went to another holder as well. */
   readonly hedges: number;
+  /** Where it was said: null where the platform chose. */
+  readonly region: string | null;
+  /** Number of the orchestrator there. */
+  readonly lane: number;
   /** Objects that came up or read weights while the reply waited. */
   readonly cold_starts: number;
   /** Of the choice that took longest: waiting for room, reading the prompt, and from the first token to the last. Whole milliseconds. */
@@ -78,6 +94,8 @@ export interface HealthReply {
   readonly status: "ready" | "degraded" | "cold" | "warming";
   /** Share of the bytes that are loaded, 0 to 1; with `cold` and `warming`. */
   readonly loaded?: number;
+  /** Of several orchestrators each one's own state. */
+  readonly lanes?: readonly { readonly region: string | null; readonly lane: number; readonly status: string }[];
 }
 
 export interface ModelObject {

@@ -1,8 +1,9 @@
 // A ring of stages that talk by frames, in one process: every hop is encoded, decoded and takes its turn, as over sockets. Owns the hops and what a test may do to
 // them: break the ring, take a stage's memory, send a frame twice. Owns no assertion.
 
+import { systemClock } from "../../durable/clock.ts";
 import { PageNumbers } from "../../durable/page-numbers.ts";
-import { RingEngine, type OpenRing, type RingLinks } from "../../durable/ring-engine.ts";
+import { RingEngine, type OpenRing, type RingHandlers, type RingLinks } from "../../durable/ring-engine.ts";
 import { decodeRing, encodeRing, type RingFrame } from "../../durable/ring-frame.ts";
 import { StageCore } from "../../durable/stage-core.ts";
 import { StagePages } from "../../durable/stage-pages.ts";
@@ -44,7 +45,7 @@ export function ringCluster(stages: readonly StageEngine[], manifest: PackManife
   const cores = spans.map((_, stage) => coreOf(stage));
   const numbers = new PageNumbers(nPages);
   const [hops, built] = [{ count: 0 }, { count: 0 }];
-  let standing: { readonly ring: number; readonly handlers: Parameters<RingLinks["open"]>[0]; isLost: boolean } | null = null;
+  let standing: { readonly ring: number; readonly handlers: RingHandlers; isLost: boolean } | null = null;
   let wasReset = false;
 
   const breakRing = (reset: number | null): void => {
@@ -56,7 +57,7 @@ export function ringCluster(stages: readonly StageEngine[], manifest: PackManife
     const former = standing;
     if (former === null || former.isLost) return;
     former.isLost = true;
-    former.handlers.lost("a test broke it");
+    former.handlers.lost(former.ring);
   };
   const cluster: RingCluster = { engine: undefined as unknown as RingEngine, numbers, hops, built, onHop: null, break: breakRing };
 
@@ -70,26 +71,33 @@ export function ringCluster(stages: readonly StageEngine[], manifest: PackManife
       if (action === "break") return breakRing(null);
       for (let n = action === "twice" ? 2 : 1; n > 0; n--) {
         const arrived = decodeRing(bytes.slice(0));
-        if (stage === 0) of.handlers.frame(arrived);
+        if (arrived.kind === "probe" && stage > 0) deliver(arrived, (stage + 1) % spans.length, of);
+        else if (stage === 0) of.handlers.frame(arrived);
         else void cores[stage]!.take(arrived, (next) => deliver(next, (stage + 1) % spans.length, of), () => !of.isLost);
       }
     };
     setImmediate(arrive);
   };
+  const begin = (handlers: RingHandlers): OpenRing => {
+    const ring = ++built.count;
+    const of = { ring, handlers, isLost: false };
+    standing = of;
+    const kept = !wasReset;
+    wasReset = false;
+    return { ring, kept, pages: nPages, chunkTokens: CHUNK_TOKENS, send: (frame) => deliver(frame, 1, of), close: () => { of.isLost = true; } };
+  };
   const links: RingLinks = {
     async open(handlers) {
-      const ring = ++built.count;
-      const of = { ring, handlers, isLost: false };
-      standing = of;
-      const kept = !wasReset;
-      wasReset = false;
+      const ring = begin(handlers);
       await new Promise((resolve) => void setImmediate(resolve));
-      return { ring, kept, send: (frame) => deliver(frame, 1, of), close: () => { of.isLost = true; } } satisfies OpenRing;
+      return ring;
     },
   };
+  const engineOf = (): RingEngine => engine;
+  const handlers: RingHandlers = { frame: (frame) => engineOf().received(frame), lost: (ring) => engineOf().lost(ring) };
   const first = stages[0]!.engine;
   const engine = new RingEngine({
-    engine: first, core: { take: (...args) => cores[0]!.take(...args) } as StageCore, kv: new KvCache(numbers, manifest.config, contextLength), numbers, spans, links, epoch: 1, entries: ENTRIES, maxChunkTokens: CHUNK_TOKENS,
+    engine: first, core: { take: (...args) => cores[0]!.take(...args) } as StageCore, kv: new KvCache(numbers, manifest.config, contextLength), numbers, spans, links, first: begin(handlers), clock: systemClock, limits: { ringProbeMs: 20, ringSilenceMs: 60, ringStepMs: 400 }, epoch: 1, entries: ENTRIES, maxChunkTokens: CHUNK_TOKENS,
   });
   return Object.assign(cluster, { engine });
 }

@@ -113,6 +113,22 @@ it("a change that cannot warm says why, and its number is never given again", as
   expect(world.leftovers()).toEqual([]);
 });
 
+it("a shard that could not be told to let go is told with the next change, though that has nothing else to do with it", async () => {
+  const dead: number[] = [];
+  const world = await fleet({ faults: { dead } });
+  await wish(world, CHANGES["4 to 3"]);
+  expect(await world.clock.runUntil(() => world.stored.change?.state === "draining", MINUTE_MS)).toBe(true);
+  dead.push(1);
+  await settled(world);
+  expect(world.stored).toMatchObject({ untold: [1], history: [{ message: expect.stringContaining("Shard 1 could not be told to let go") as unknown }] });
+  expect(world.leftovers()).toEqual([expect.stringContaining("shard 1 still holds")]);
+  dead.pop();
+  await wish(world, planOver([0, 3], 4));
+  await settled(world);
+  expect(world.stored.untold).toEqual([]);
+  expect(world.leftovers()).toEqual([]);
+});
+
 describe("orchestrators", () => {
   it("one that is gone is forgotten after its lease, not before, and takes the new plan when it is back", async () => {
     const world = await fleet({});
@@ -125,6 +141,8 @@ describe("orchestrators", () => {
     expect(world.shards.get(0)!.retiredBelow).toBe(0);
     await settled(world);
     expect(world.stored.lanes).toEqual([{ name: "o0", epoch: 2 }]);
+    // What it served by is retired all the same.
+    expect(world.leftovers()).toEqual([]);
     await world.clock.runUntil(() => false, MINUTE_MS);
     void world.comeUp(lost!);
     expect(await world.clock.runUntil(() => lost!.state === "serving" && lost!.plan.epoch === 2, MINUTE_MS)).toBe(true);
@@ -191,6 +209,18 @@ describe("orchestrators", () => {
     expect(world.stored.faults).toHaveLength(LIMITS.recentFaults);
     expect(world.stored.faults[0]).toEqual(fault(109));
     expect(world.directory().status().lanes).toMatchObject([{ name: "o0", epoch: 1, freeKvPositions: 100 }]);
+  });
+
+  it("report loads, which are shown together and forgotten when nobody repeats them", async () => {
+    const world = new World(FOUR, {});
+    const report = (expertCounts: number[][]) => ({ freeKvPositions: 100, expertCounts, faults: [] });
+    world.directory().register("o0", FOUR, report([[], [1, 2, 3], [0, 0, 0]]));
+    world.directory().register("o1", FOUR, report([[], [0, 6, 0], [0, 0, 0]]));
+    expect(world.directory().status().load).toEqual([{ layer: 1, choices: 12, busiest: 1, timesMean: 2 }]);
+    world.clock.after(LIMITS.reportKeepMs - 1, () => void world.directory().register("o1", FOUR, report([[], [0, 6, 0], []])));
+    world.clock.after(LIMITS.reportKeepMs, () => undefined);
+    await world.clock.runUntil(() => false, LIMITS.reportKeepMs);
+    expect(world.directory().status().load).toEqual([{ layer: 1, choices: 6, busiest: 1, timesMean: 3 }]);
   });
 });
 

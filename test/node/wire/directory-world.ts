@@ -3,7 +3,8 @@
 
 import type { AdoptReply } from "../../../durable/adoption.ts";
 import { SeededRandom, within, type Clock } from "../../../durable/clock.ts";
-import { DirectoryCore, type Balance, type DirectoryPorts, type DirectoryStorage, type Prepared } from "../../../durable/directory-core.ts";
+import { DirectoryCore } from "../../../durable/directory-core.ts";
+import type { Balance, DirectoryPorts, DirectoryStorage, Prepared } from "../../../durable/directory-ports.ts";
 import { EMPTY_RECORD, heldBy, type DirectoryRecord, type Wish } from "../../../durable/directory-record.ts";
 import { LIMITS } from "../../../durable/limits.ts";
 import type { FleetPlan } from "../../../fleet/fleet-plan.ts";

@@ -6,6 +6,7 @@ import { describe, expect, it } from "vitest";
 import { AT_REST, LATE, LOST, READY, ReplicaChoice, type Readiness } from "../../../durable/replica-choice.ts";
 import type { PlannedRange } from "../../../fleet/plan.ts";
 import type { ExpertBatch } from "../../../model/experts.ts";
+import { seededNumbers } from "../../../model/kernel-case.ts";
 
 const slot = (expert: number, first = 0, end = 1, layer = 0): PlannedRange => ({ layer, expert, segments: [first, end] });
 
@@ -48,18 +49,37 @@ describe("the holder of a slot", () => {
 
   it("has the least to do in the round, what others cannot do counted first", () => {
     // Expert 2 is on part 0 alone, so experts 0 and 1 go to part 1, though they come first.
-    const choice = new ReplicaChoice([[slot(0), slot(1), slot(2)], [slot(0), slot(1)]], lines(READY, READY).lines);
-    expect(chosen(choice, [3, 4, 9])).toEqual([[1], [1], [0]]);
-    expect(chosen(choice, [30, 4, 9])).toEqual([[1], [0], [0]]);
+    const first = (tokens: number[]): number[][] => chosen(new ReplicaChoice([[slot(0), slot(1), slot(2)], [slot(0), slot(1)]], lines(READY, READY).lines), tokens);
+    expect(first([3, 4, 9])).toEqual([[1], [1], [0]]);
+    expect(first([30, 4, 9])).toEqual([[1], [0], [0]]);
     // Two hot experts on both share them.
-    expect(chosen(choice, [20, 20, 0])).toEqual([[0], [1], []]);
+    expect(first([20, 20, 0])).toEqual([[0], [1], []]);
   });
 
   it("gets a frame anyway where rows are nearly equal: another frame costs as much as two rows", () => {
-    const choice = new ReplicaChoice([[slot(0), slot(1)], [slot(0), slot(1)]], lines(READY, READY).lines);
-    expect(chosen(choice, [1, 1])).toEqual([[0], [0]]);
-    expect(chosen(choice, [2, 1])).toEqual([[0], [0]]);
-    expect(chosen(choice, [3, 1])).toEqual([[0], [1]]);
+    const first = (tokens: number[]): number[][] => chosen(new ReplicaChoice([[slot(0), slot(1)], [slot(0), slot(1)]], lines(READY, READY).lines), tokens);
+    expect(first([1, 1])).toEqual([[0], [0]]);
+    expect(first([2, 1])).toEqual([[0], [0]]);
+    expect(first([3, 1])).toEqual([[0], [1]]);
+  });
+
+  it("takes turns among equals, in every layer apart, and asks no more of them for it", () => {
+    const all = (layer: number): PlannedRange[] => [slot(0, 0, 1, layer), slot(1, 0, 1, layer)];
+    const choice = new ReplicaChoice([[...all(0), ...all(1)], [...all(0), ...all(1)]], lines(READY, READY).lines);
+    const turns = Array.from({ length: 4 }, () => [chosen(choice, [1, 1], [1, 1], 0), chosen(choice, [1, 1], [1, 1], 1)]);
+    expect(turns).toEqual([0, 1, 0, 1].map((part) => [[[part], [part]], [[1 - part], [1 - part]]]));
+  });
+
+  it("loads no shard much above the mean: steps of single tokens, two copies of everything, shards in a ring", () => {
+    const [nShards, nExperts, random] = [4, 8, seededNumbers(20261122)];
+    const plan = Array.from({ length: nShards }, (_, shard) => [0, 1].flatMap((back) => [0, 1].map((i) => slot(2 * ((shard + nShards - back) % nShards) + i))));
+    const choice = new ReplicaChoice(plan, lines(READY, READY, READY, READY).lines);
+    const asked = new Float64Array(nShards);
+    for (let step = 0; step < 2000; step++) {
+      const pair = new Set([Math.floor(random() * nExperts), Math.floor(random() * nExperts)]);
+      for (const [part] of chosen(choice, Array.from({ length: nExperts }, (_, expert) => (pair.has(expert) ? 1 : 0)))) if (part !== undefined) asked[part]!++;
+    }
+    expect(Math.max(...asked) / (asked.reduce((a, b) => a + b) / nShards)).toBeLessThan(1.2);
   });
 
   it("is the caller itself without any frame", () => {
@@ -71,6 +91,7 @@ describe("the holder of a slot", () => {
   it("is the same for all segments of an expert where one holds them", () => {
     const choice = new ReplicaChoice([[slot(0, 0, 2), slot(1, 0, 1)], [slot(0, 0, 2), slot(1, 1, 2)]], lines(READY, READY).lines);
     expect(chosen(choice, [50, 0], [2, 2])).toEqual([[0, 0], []]);
+    expect(chosen(choice, [50, 0], [2, 2])).toEqual([[1, 1], []]);
     expect(chosen(choice, [50, 1], [2, 2])).toEqual([[0, 0], [0, 1]]);
   });
 

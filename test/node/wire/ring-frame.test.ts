@@ -28,7 +28,7 @@ const finals: fc.Arbitrary<RingFrame> = fc.tuple(asksOf(9), fc.integer({ min: 1,
   fc.record({ ...address, kind: fc.constant("finals" as const), asks: fc.constant(asks), hidden: fc.constant(hidden), rows: bits(asks.length * hidden) }));
 const answer: fc.Arbitrary<RingFrame> = fc.tuple(fc.nat(100_000), fc.nat(70), fc.nat(9)).chain(([from, n, nIds]) => fc.record({
   ...address, kind: fc.constant("answer" as const), index: u32, headRows: fc.constant([from, from + n] as const), answer: fc.record({ ids: words(nIds), values: bits(n), notFinite: fc.oneof(fc.constant(-1), fc.nat(0xfffffffe)) }) }));
-const plain: fc.Arbitrary<RingFrame> = fc.oneof(fc.record({ ...address, kind: fc.constant("done" as const) }),
+const plain: fc.Arbitrary<RingFrame> = fc.oneof(fc.record({ ...address, kind: fc.constantFrom("done" as const, "probe" as const) }),
   fc.record({ ...address, kind: fc.constant("failed" as const), fault: fc.constantFrom("experts" as const, "internal" as const), message: fc.string({ unit: "grapheme", maxLength: 60 }) }));
 const anyFrame = fc.oneof(rowsFrame, finals, answer, plain);
 

@@ -5,6 +5,7 @@ import { SeededRandom } from "../../../durable/clock.ts";
 import { InFlightBudget } from "../../../durable/in-flight-budget.ts";
 import { LIMITS, type Limits } from "../../../durable/limits.ts";
 import type { ShardTransport } from "../../../durable/shard-line.ts";
+import type { StepTerms } from "../../../durable/step-terms.ts";
 import { WebSocketExperts } from "../../../durable/websocket-experts.ts";
 import { ReplicaChoice } from "../../../durable/replica-choice.ts";
 import { ExpertBatchBuilder, PAIR_BYTES } from "../../../model/expert-batch.ts";
@@ -49,7 +50,7 @@ export interface Fixture extends Batches {
 }
 
 /** Each slot is on `nReplicas` of the shards: those after its first one, round in a ring. */
-export function fixture(clock: FakeClock, transports: readonly ShardTransport[], activations: ActivationFormat = "qa8", limits: Limits = LIMITS, nReplicas = 1): Fixture {
+export function fixture(clock: FakeClock, transports: readonly ShardTransport[], activations: ActivationFormat = "qa8", limits: Limits = LIMITS, nReplicas = 1, terms?: StepTerms): Fixture {
   const heap = newHeap();
   const table = [];
   for (let layer = 0; layer < 4; layer++) for (let expert = 0; expert < N_EXPERTS; expert++) table.push({ layer, expert, segmentBytes: [100, 90] });
@@ -59,7 +60,7 @@ export function fixture(clock: FakeClock, transports: readonly ShardTransport[],
   const maxTokens = 256;
   const slots = plan.slots.map((_, shard) => Array.from({ length: nReplicas }, (_, back) => plan.slots[(shard - back + transports.length) % transports.length]!).flat());
   const placement = new ReplicaChoice(slots, clients);
-  const experts = new WebSocketExperts({ clients, placement, heap, frame: heap.alloc(limits.frameBytes, "frames"), hidden: HIDDEN, activations, maxTokens, frameBytes: limits.frameBytes, overlapTokens: 64, clock, kernels: createScalarKernels(heap.memory) });
+  const experts = new WebSocketExperts({ clients, placement, heap, frame: heap.alloc(limits.frameBytes, "frames"), hidden: HIDDEN, activations, maxTokens, frameBytes: limits.frameBytes, overlapTokens: 64, clock, limits, ...(terms === undefined ? {} : { terms }), kernels: createScalarKernels(heap.memory) });
   return { heap, experts, clients, budget, ...batchMaker(heap, experts, activations) };
 }
 

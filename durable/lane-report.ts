@@ -1,0 +1,86 @@
+// What an orchestrator tells the directory of itself: room in its KV cache, which experts were lately chosen, what went wrong with shards.
+// Owns when it does: once it is up, and every so often while it works, one report at a time, which nothing waits for. Costs the token path nothing: choices are read off
+// the counters that routing feeds anyway (metrics-expert-load.ts). Refuses storage, and patience: whoever tells it limits the call (plan-in-force.ts).
+
+import { DecayedLoad } from "../fleet/decayed-load.ts";
+import type { Clock } from "./clock.ts";
+import type { LaneReport, ShardFault } from "./directory-record.ts";
+import type { LineFault } from "./fault-log.ts";
+import type { Limits } from "./limits.ts";
+
+/** Half of a count is left after a minute: loads follow prompts, and the directory looks every half of one. */
+const FADING = { windowMs: 60_000, keep: 0.5 } as const;
+
+export interface LaneReportParts {
+  readonly shape: { readonly nLayers: number; readonly nExperts: number };
+  /** How often each expert was chosen since the model came up, [layer * nExperts + expert]; begins again at 0 after 2^32. */
+  readonly choices: () => Uint32Array;
+  readonly freeKvPositions: () => number;
+  /** Of each shard of the plan in force. */
+  readonly faults: () => readonly (readonly LineFault[])[];
+  readonly isWorking: () => boolean;
+  /** Hands it over; false where nobody took it. Never rejects. */
+  readonly tell: (report: LaneReport) => Promise<boolean>;
+  readonly clock: Clock;
+  readonly limits: Pick<Limits, "reportMs" | "recentFaults">;
+}
+
+export class LaneReports {
+  readonly #p: LaneReportParts;
+  readonly #load: DecayedLoad;
+  readonly #counted: Uint32Array;
+  #lastMs = -Infinity;
+  #toldUntilMs = -Infinity;
+  #isTelling = false;
+  #cancelTimer: (() => void) | null = null;
+
+  constructor(parts: LaneReportParts) {
+    this.#p = parts;
+    this.#counted = Uint32Array.from(parts.choices());
+    this.#load = new DecayedLoad(this.#counted.length, FADING);
+  }
+
+  /** There is work: says so, unless it was said just now, and again every so often until there is none. */
+  working(): void {
+    if (this.#cancelTimer !== null) return;
+    const { clock, limits } = this.#p;
+    if (clock.nowMs() - this.#lastMs >= limits.reportMs) this.#tell();
+    this.#cancelTimer = clock.after(limits.reportMs, () => {
+      this.#cancelTimer = null;
+      this.#tell();
+      if (this.#p.isWorking()) this.working();
+    });
+  }
+
+  stop(): void {
+    this.#cancelTimer?.();
+    this.#cancelTimer = null;
+  }
+
+  #tell(): void {
+    // Nobody answers the last one: another would wait behind it.
+    if (this.#isTelling) return;
+    const report = this.#report();
+    const newestMs = report.faults.reduce((newest, { atMs }) => Math.max(newest, atMs), this.#toldUntilMs);
+    this.#isTelling = true;
+    void this.#p.tell(report).then((wasTaken) => {
+      this.#isTelling = false;
+      if (wasTaken) this.#toldUntilMs = newestMs;
+    });
+  }
+
+  #report(): LaneReport {
+    const { choices, faults, freeKvPositions, clock, limits, shape: { nExperts, nLayers } } = this.#p;
+    const nowMs = this.#lastMs = clock.nowMs();
+    const counts = choices();
+    this.#load.add(counts.map((n, i) => n - this.#counted[i]!), nowMs); // u32: over 2^32 it still is the difference
+    this.#counted.set(counts);
+    const left = this.#load.at(nowMs);
+    // What was told is known; of the same millisecond it is told twice, which the directory notices.
+    const fresh = faults().flatMap((of, shard) => of.flatMap(({ atMs, cause }): ShardFault[] => (atMs >= this.#toldUntilMs ? [{ atMs, shard, cause }] : [])));
+    return {
+      freeKvPositions: freeKvPositions(), faults: fresh.sort((a, b) => b.atMs - a.atMs).slice(0, limits.recentFaults),
+      expertCounts: Array.from({ length: nLayers }, (_, layer) => Array.from(left.subarray(layer * nExperts, (layer + 1) * nExperts), Math.round)),
+    };
+  }
+}

@@ -1,0 +1,32 @@
+// Deployments whose trunk is a ring of stages, inside workerd: a pack with a plan beside it in the bucket. Owns no assertion.
+
+import { makePlan } from "../../fleet/plan.ts";
+import { recordOf, type FleetPlan, type PlannedStage } from "../../fleet/fleet-plan.ts";
+import type { StageSpan } from "../../model/stage-span.ts";
+import { openPack } from "../../formats/pack-reader.ts";
+import { env } from "cloudflare:workers";
+import type { Stage } from "../../durable/stage.ts";
+import { stageName } from "../../durable/stage-objects.ts";
+import type { MemoryPack } from "../support/pack-to-memory.ts";
+import { deploy, fleetEnv } from "./fleet-fixture.ts";
+
+/** Long enough to be cut at a multiple of 512 rows. */
+export const RING_VOCAB = 1061;
+
+/** Puts a plan with these stages beside the pack and sets the variables that objects made from now on will read. Experts of all layers are on `nShards` shards. */
+export async function deployRing(pack: MemoryPack, packId: string, spans: readonly StageSpan[], { nShards = 2, lanes = 1, isolates = "shared" as const } = {}): Promise<FleetPlan> {
+  const { manifest, packHash } = await openPack(pack.source);
+  const { config } = manifest;
+  const table = manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map(({ bytes }) => bytes) }));
+  const record = recordOf(makePlan(table, nShards), { packId, packHash, fleet: packId, nLayers: config.nLayers, vocabSize: config.vocabSize, ownShard: null, regionOf: () => null });
+  const plan: FleetPlan = { ...record, lanes, stages: spans.map((span): PlannedStage => ({ ...span, slots: [] })) };
+  await fleetEnv.PACKS!.put(`packs/${packId}/plan.json`, JSON.stringify(plan));
+  deploy({ packId, shards: nShards, isolates });
+  Object.assign(env, { PLAN_FILE: "plan.json", FLEET: packId });
+  return plan;
+}
+
+/** Back to plans that the variables make. */
+export const withoutRing = (): void => void Object.assign(env, { PLAN_FILE: "", FLEET: "" });
+
+export const stageOf = (orchestrator: string, stage: number): DurableObjectStub<Stage> => fleetEnv.STAGES!.getByName(stageName(orchestrator, stage));
