@@ -1,16 +1,19 @@
-// The processes of a deployment on this machine: a wrangler configuration for each, and `wrangler dev` started over it. Owns those files, the registry
-// over which the processes find each other, and what is left behind when one is killed. Refuses to decide when a process runs (commands/serve.ts, shard-process.ts).
-// What wrangler's registry does when a process dies was measured: docs/fleet.md, "Local cluster" (2026-11, wrangler 4.164.0).
+// The processes of a deployment on this machine: a wrangler configuration for each script, and `wrangler dev` started over those of one process. Owns those files, the
+// registry over which processes find each other, and what is left behind when one is killed. Refuses to decide when a process runs (commands/serve.ts, shard-process.ts),
+// and what lives where (fleet-scripts.ts). What wrangler's registry does when a process dies was measured: docs/fleet.md, "Local cluster" (2026-11, wrangler 4.164.0).
 
 import { spawn, type ChildProcess } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { cpSync, existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { join, relative } from "node:path";
+import { readBaseConfig } from "./base-config.ts";
+import type { FleetScript } from "./fleet-scripts.ts";
 import { HOST } from "./local-ports.ts";
+import { edgeConfig, heldConfig, scriptVars, type ConfigWishes } from "./script-configs.ts";
 import { ROOT } from "./setup.mjs";
 import type { RunningProcess } from "./shard-process.ts";
 
 /** wrangler needs 3 to 6 s to bundle and start, several times that on a busy machine; what takes longer has failed silently. */
-const SHARD_START_MS_MAX = 120_000;
+const START_MS_MAX = 120_000;
 const POLL_MS = 50;
 
 export interface Deployment {
@@ -20,30 +23,48 @@ export interface Deployment {
   readonly envFile: string;
   /** Folder of this run. */
   readonly work: string;
-  /** Processes that hold nothing but shards. */
-  readonly nScripts: number;
+  /** Those beside the edge's, each in the process that it names. */
+  readonly scripts: readonly FleetScript[];
   /** Isolates are larger than production's. */
   readonly isLifted: boolean;
-  /** Variables of every process, beside those that follow from the above. */
+  /** Variables of every script, beside those that follow from the above. */
   readonly vars: Readonly<Record<string, string>>;
 }
 
-const shardScript = (script: number): string => `workers-moe-shards-${script}`;
+const EDGE = "main";
 const registryOf = ({ work }: Deployment): string => join(work, "registry");
+const scriptsIn = ({ scripts }: Deployment, number: number): FleetScript[] => scripts.filter(({ process: of }) => of === number);
 
-/** Starts the first process: API, page and orchestrator, and the shards where no other process has them. */
-export function startFirst(at: Deployment, port: number): ChildProcess {
-  const config = at.nScripts === 0 && !at.isLifted ? join(ROOT, "wrangler.toml") : writeFirstConfig(at);
-  return startWrangler(config, port, at, false);
+/** Writes the configurations of all scripts. The repository's own is used as it is where it is all there is. */
+export async function writeConfigs(at: Deployment): Promise<void> {
+  if (isPlain(at)) return;
+  const base = await readBaseConfig();
+  const pathTo = (target: string): string => relative(join(at.work, EDGE), target); // every configuration is in a folder beside it
+  const wishes: ConfigWishes = {
+    vars: varsOf(at), bucket: null, assets: { edge: pathTo(at.assets), held: pathTo(at.assets) },
+    mains: { edge: pathTo(join(ROOT, at.isLifted ? "worker/local-worker.ts" : base.main)), held: pathTo(join(ROOT, at.isLifted ? "worker/local-shards.ts" : "worker/shard-script.ts")) },
+  };
+  for (const [name, config] of [[EDGE, edgeConfig(base, at.scripts, wishes)] as const, ...at.scripts.map((script) => [script.name, heldConfig(base, script, at.scripts, wishes)] as const)]) {
+    mkdirSync(join(at.work, name), { recursive: true });
+    cpSync(join(ROOT, "tsconfig.json"), join(at.work, name, "tsconfig.json")); // the bundler looks for it beside the configuration
+    writeFileSync(configPath(at, name), JSON.stringify(config));
+  }
 }
 
-/** Starts a process with shards, after ending what an earlier one of this number has left. */
-export function startShards(at: Deployment, script: number, port: number): RunningProcess {
-  const entry = join(registryOf(at), shardScript(script));
-  // A process that was killed leaves its entry, and another one of its name waits 90 s for it to grow old (2026-11, wrangler 4.164.0).
-  rmSync(entry, { force: true });
-  const child = startWrangler(writeShardConfig(at, script), port, at, true);
+const isPlain = ({ scripts, isLifted }: Deployment): boolean => scripts.length === 0 && !isLifted;
+const varsOf = ({ id, vars }: Deployment): Record<string, string> => ({ PACK_ID: id, PACK_SOURCE: "assets", ...vars });
+const configPath = ({ work }: Deployment, name: string): string => join(work, name, "wrangler.json");
+
+/** Starts process `number`: 0 is the one with API, page and orchestrators. What an earlier one of the number has left is ended first. */
+export function startProcess(at: Deployment, number: number, port: number): RunningProcess {
+  const scripts = scriptsIn(at, number);
+  const entries = scripts.map(({ name }) => join(registryOf(at), name));
+  // A process that was killed leaves its entries, and another one of their names waits 90 s for them to grow old (2026-11, wrangler 4.164.0).
+  for (const entry of entries) rmSync(entry, { force: true });
+  const configs = [...(number > 0 ? [] : isPlain(at) ? [join(ROOT, "wrangler.toml")] : [configPath(at, EDGE)]), ...scripts.map(({ name }) => configPath(at, name))];
+  const child = startWrangler(configs, port, at);
   let isOver = false;
+  let isReached = false;
   const ended = new Promise<string>((done) => {
     child.on("error", (cause) => done(cause.message));
     child.on("exit", (code, signal) => {
@@ -54,11 +75,13 @@ export function startShards(at: Deployment, script: number, port: number): Runni
   void ended.then(() => (isOver = true));
   return {
     pid: child.pid ?? 0, ended,
-    end: (signal) => (signal === "SIGKILL" ? endGroup(child, signal) : void child.kill(signal)),
-    // Bindings find it as soon as it is in the registry, which is when it answers, or a second later (2026-11).
+    // While wrangler still bundles, its bundler waits for answers that would never come, and says so with a dump of its stacks (2026-11, esbuild 0.28.2):
+    // it ends together with wrangler then. What it would have written is in this run's folder.
+    end: (signal) => (signal === "SIGKILL" || !isReached ? endGroup(child, "SIGKILL") : void child.kill(signal)),
+    // Bindings find its scripts as soon as they are in the registry, which is when it answers, or a second later (2026-11).
     isUp: async () => {
-      for (const started = performance.now(); !isOver && performance.now() - started < SHARD_START_MS_MAX;) {
-        if (existsSync(entry) && await answers(`http://${HOST}:${port}/`)) return true;
+      for (const started = performance.now(); !isOver && performance.now() - started < START_MS_MAX;) {
+        if (entries.every((entry) => existsSync(entry)) && await answers(`http://${HOST}:${port}/`)) return (isReached = true);
         await new Promise((done) => setTimeout(done, POLL_MS));
       }
       return false;
@@ -85,49 +108,26 @@ function endGroup(child: ChildProcess, signal: NodeJS.Signals): void {
   }
 }
 
-/** wrangler.toml of the first process: the repository's, with the shards' scripts bound, and the entry that lifts the isolate's limit. */
-function writeFirstConfig({ work, nScripts, isLifted }: Deployment): string {
-  const text = readFileSync(join(ROOT, "wrangler.toml"), "utf8").replace(/^main = "(.*)"$/m, (_, main: string) => `main = ${JSON.stringify(join(ROOT, isLifted ? "worker/local-worker.ts" : main))}`);
-  const bindings = Array.from({ length: nScripts }, (_, script) =>
-    `\n[[durable_objects.bindings]]\nname = "SHARDS_${script}"\nclass_name = "ExpertShard"\nscript_name = "${shardScript(script)}"\n`);
-  return writeConfig(work, "main", text + bindings.join(""));
-}
-
-/** wrangler.toml of a process with shards. */
-function writeShardConfig({ work, isLifted }: Deployment, script: number): string {
-  const date = /^compatibility_date = .*$/m.exec(readFileSync(join(ROOT, "wrangler.toml"), "utf8"))![0];
-  return writeConfig(work, shardScript(script), [
-    `name = "${shardScript(script)}"`, `main = ${JSON.stringify(join(ROOT, isLifted ? "worker/local-shards.ts" : "worker/shard-script.ts"))}`, date,
-    '[exports.ExpertShard]', 'type = "durable-object"', 'storage = "sqlite"',
-    '[assets]', 'directory = "assets"', 'binding = "ASSETS"', "run_worker_first = true", "",
-  ].join("\n"));
-}
-
-function writeConfig(work: string, name: string, text: string): string {
-  const folder = join(work, name);
-  mkdirSync(folder, { recursive: true });
-  // The bundler looks for it beside the configuration.
-  cpSync(join(ROOT, "tsconfig.json"), join(folder, "tsconfig.json"));
-  const path = join(folder, "wrangler.toml");
-  writeFileSync(path, text);
-  return path;
-}
-
-function startWrangler(config: string, port: number, at: Deployment, isGroup: boolean): ChildProcess {
-  const vars = Object.entries({ PACK_ID: at.id, PACK_SOURCE: "assets", SHARD_SCRIPTS: String(at.nScripts), ...at.vars });
+function startWrangler(configs: readonly string[], port: number, at: Deployment): ChildProcess {
+  // Of several configurations the first is the process' own, and these options are its alone; the others have all they need in theirs.
+  const vars = isPlain(at) ? Object.entries({ ...varsOf(at), ...scriptVars([]) }) : [];
   const args = [
     join(ROOT, "node_modules", "wrangler", "bin", "wrangler.js"), "dev",
-    "--config", config, "--local", "--ip", HOST, "--port", String(port), "--inspector-port", "0",
+    ...configs.flatMap((config) => ["--config", config]), "--local", "--ip", HOST, "--port", String(port), "--inspector-port", "0",
     // By port: a process that is started again has the objects, and their storage, of the one before.
     "--assets", at.assets, "--persist-to", join(at.work, `state-${port}`), "--env-file", at.envFile,
     "--log-level", "warn", "--show-interactive-dev-session=false", ...vars.flatMap(([name, value]) => ["--var", `${name}:${value}`]),
   ];
+  const temporary = join(at.work, "tmp");
+  mkdirSync(temporary, { recursive: true });
   const env = {
     ...process.env, WRANGLER_SEND_METRICS: "false",
     // Local observability makes every WebSocket event four times slower (measured 2026-11 with wrangler 4.164).
     X_LOCAL_OBSERVABILITY: "false",
     // A registry of its own: other programs' shards must not be taken for ours. The second name goes before the first.
     WRANGLER_REGISTRY_PATH: registryOf(at), CLOUDFLARE_DEV_REGISTRY_PATH: registryOf(at),
+    // What a process that is killed leaves behind goes with the run's folder.
+    TMPDIR: temporary,
   };
-  return spawn(process.execPath, args, { cwd: ROOT, env, stdio: ["ignore", "ignore", "inherit"], detached: isGroup && process.platform !== "win32" });
+  return spawn(process.execPath, args, { cwd: ROOT, env, stdio: ["ignore", "ignore", "inherit"], detached: process.platform !== "win32" });
 }

@@ -36,7 +36,7 @@ export function capacityLimits(pack: CapacityPack, isolateBytes: number): Capaci
   const { config: { router: { topK }, hiddenSize }, activations } = pack;
   return {
     isolateBytes, inFlightBytes: LIMITS.inFlightBytes, frameBytes: LIMITS.frameBytes,
-    roundTokens: maxChunkTokens({ topK, maxSegments: mostSegments(pack), hidden: hiddenSize, activations }),
+    entries: LIMITS.activeGenerations, roundTokens: maxChunkTokens({ topK, maxSegments: mostSegments(pack), hidden: hiddenSize, activations }),
   };
 }
 
@@ -149,7 +149,11 @@ export function planDocument({ pack, contextTokens, quant, packBytes }: PlannedM
     traffic: { token: figures(one), step: figures(grouped), promptChunk: figures(chunk), stageMessagesPerStep: load.stageMessagesPerStep, shardMessagesPerStep: load.shardMessagesPerStep,
       guideMessagesPerSecond: GUIDE_MESSAGES_PER_SECOND, guideTokensPerSecond: Number.isFinite(load.guideTokensPerSecond) ? load.guideTokensPerSecond : null },
     speed: { rates: { kernelGbPerSecond: rates.kernelGbPerSecond, kernelGopPerSecond: rates.kernelGopPerSecond, attentionGbPerSecond: rates.attentionGbPerSecond, sendMs: rates.sendMs }, cachedTokens, groupTokens, at },
-    idleMonthDollars: dollarsPerIdleMonth({ packBytes, cachedBytes: deployments * weightBytes, objects: plan.isolates }),
+    idleMonthDollars: dollarsPerIdleMonth({
+      packBytes, cachedBytes: deployments * weightBytes, objects: plan.isolates, keepers: deployments * plan.lanes,
+      // Each stage calls the shards of its layers, at most all of them.
+      kept: deployments * plan.lanes * (plan.stages.length - 1 + plan.stages.length * held.length),
+    }),
     prices: PRICES,
     assumptions: [routed === null ? EVEN : TRACED, ...(request.replicas > 1 || (routed?.hot.copies ?? 0) > 0 ? [REPLICAS] : []), ...(request.regionHolds === "deployment" ? [] : [SPLIT]), ...ASSUMPTIONS],
   };

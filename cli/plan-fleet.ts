@@ -57,5 +57,5 @@ export function fleetRecord({ pack, packHash }: PlannedModel, plan: CapacityPlan
     throw new CapacityPlanError(`A plan is of one deployment; here each of ${regions.join(", ")} has one of its own. Write a plan for each of them, or spread one deployment with --split-regions.`);
   }
   const turns = turnsOfRegions(plan.experts.slots.length, regions.length);
-  return recordOfCapacity(plan, { config: pack.config, packId: pack.id, packHash, fleet, jurisdiction: null, regionOf: (shard) => regions[turns[shard]!] ?? null });
+  return recordOfCapacity(plan, { packId: pack.id, packHash, fleet, jurisdiction: null, regionOf: (shard) => regions[turns[shard]!] ?? null });
 }

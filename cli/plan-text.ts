@@ -68,7 +68,7 @@ export function planText(plan: PlanDocument): string {
       ["  one token", `${figure(at.alone.stepMs)} ms: trunk ${figure(at.alone.trunkMs)}, attention ${figure(at.alone.attentionMs)}, experts ${figure(at.alone.expertsMs)}, messages ${figure(at.alone.messagesMs)}`],
       ["  a million tokens", `${dollars(at.dollarsPerMillionTokens.total)}: messages ${dollars(at.dollarsPerMillionTokens.messages)}, stages ${dollars(at.dollarsPerMillionTokens.stages)}, shards ${dollars(at.dollarsPerMillionTokens.shards)}, requests ${dollars(at.dollarsPerMillionTokens.worker)}`],
     ]),
-    ["an idle month", `${dollars(plan.idleMonthDollars.total)}: store ${dollars(plan.idleMonthDollars.store)}, weights cached in SQLite ${dollars(plan.idleMonthDollars.cache)}; kept warm by messages ${dollars(plan.idleMonthDollars.keepWarm)} more, kept awake ${dollars(plan.idleMonthDollars.awake)} more`],
+    ["an idle month", `${dollars(plan.idleMonthDollars.total)}: store ${dollars(plan.idleMonthDollars.store)}, weights cached in SQLite ${dollars(plan.idleMonthDollars.cache)}; kept warm (KEEP_WARM) ${dollars(plan.idleMonthDollars.keepWarm)} more, kept awake ${dollars(plan.idleMonthDollars.awake)} more`],
   ];
   return `${showTable(rows).replace(/ +$/gm, "")}\nPrices as of ${plan.prices.asOf}. Assumed:\n${plan.assumptions.map((line) => `- ${line}\n`).join("")}`;
 }

@@ -4,41 +4,60 @@
 
 import { tenantBytes } from "../durable/isolate.ts";
 import { LIMITS, type Limits } from "../durable/limits.ts";
-import { kvBytes, maxSegmentsOf, orchestratorMemory, plannedBytes, shardMemory, type PlannedPack } from "../durable/memory-plan.ts";
+import { kvBytes, maxSegmentsOf, orchestratorMemory, pageBytes, plannedBytes, shardMemory, type PlannedPack } from "../durable/memory-plan.ts";
 import { maxChunkTokens } from "../durable/protocol.ts";
 import { makePlan } from "../fleet/plan.ts";
 import { MAX_ROUNDS } from "../model/experts.ts";
+import { KV_BLOCK } from "../model/kernels.ts";
+import { wholeModel } from "../model/stage-span.ts";
 import { RESERVED_BYTES } from "../model/wasm-kernels.ts";
-import { holdersOf, type ServeLayout } from "./serve-layout.ts";
+import { heldStages, scriptsOf, type HeldClass } from "./fleet-scripts.ts";
+import { holdersOf, scriptsOfLayout, type ServeLayout } from "./serve-layout.ts";
 
 const MIB = 1024 * 1024;
 /** The most `--isolate-mib` can ask for. */
 export const MOST_ISOLATE_MIB = Math.floor(LIMITS.memoryMaximumBytes / MIB);
 
 export interface ServeMemory {
-  /** The orchestrator: trunk, working memory, and the KV cache of one request of the whole context. */
+  /** The orchestrator, or the largest stage of a ring: its part of the trunk, working memory, and the KV cache of one request of the whole context. */
   readonly trunkBytes: number;
   readonly shardBytes: readonly number[];
-  /** WebAssembly memory of each process: its objects share one. */
+  /** The largest WebAssembly memory of each process: objects of one script share one. */
   readonly processBytes: readonly number[];
   /** The least that `--isolate-mib` must say for every object to fit. */
   readonly isolateMib: number;
 }
 
 export function serveMemory(pack: PlannedPack & { readonly contextLength: number }, layout: ServeLayout): ServeMemory {
-  const { shards, processes } = layout;
+  const { shards, processes, lanes = 1 } = layout;
   const { config } = pack;
   const roundTokens = maxChunkTokens({ topK: config.router.topK, maxSegments: maxSegmentsOf(pack), hidden: config.hiddenSize, activations: pack.activations });
-  // Shards in other processes allow steps of two rounds.
-  const stepTokens = processes > 1 ? Math.min(LIMITS.chunkTokens, MAX_ROUNDS * roundTokens) : roundTokens;
-  const trunkBytes = plannedBytes(orchestratorMemory(pack, { stepTokens, roundTokens, ranges: [] }, LIMITS)) + kvBytes(pack, pack.contextLength);
+  const scripts = scriptsOfLayout(layout, "");
+  const stages = layout.stages ?? [{ ...wholeModel(config), slots: [] }];
+  // Shards in other isolates allow steps of two rounds; the stages of a ring overlap without.
+  const stepTokens = stages.length === 1 && scripts.length > 0 ? Math.min(LIMITS.chunkTokens, MAX_ROUNDS * roundTokens) : roundTokens;
+  const stageBytes = stages.map(({ slots: ranges, ...span }) => {
+    const kv = stages.length === 1 ? kvBytes(pack, pack.contextLength) : Math.ceil(pack.contextLength / KV_BLOCK) * pageBytes(pack, span.layers[1] - span.layers[0]);
+    return plannedBytes(orchestratorMemory(pack, { stepTokens, roundTokens, ranges, span }, LIMITS)) + kv;
+  });
   const plan = makePlan(pack.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map((s) => s.bytes) })), shards);
   const held = layout.slots ?? plan.slots.map((_, shard) => plan.slots.flatMap((slots, own) => (holdersOf(layout, own).includes(shard) ? slots : [])));
   const shardBytes = held.map((slots) => (slots.length === 0 ? 0 : plannedBytes(shardMemory(pack, slots, LIMITS))));
-  const processBytes = Array.from({ length: processes }, (_, process) => {
-    const here = shardBytes.filter((_, shard) => (processes === 1 ? true : process - 1 === shard % (processes - 1)));
-    return RESERVED_BYTES + (process === 0 ? trunkBytes : 0) + (process === 0 && processes > 1 ? 0 : here.reduce((sum, bytes) => sum + bytes, 0));
-  });
+
+  // Objects of one script share an isolate here, and with it a memory; -1 is the edge's.
+  const isolates = new Map<number, { readonly process: number; bytes: number }>([[-1, { process: 0, bytes: RESERVED_BYTES }]]);
+  const hold = (what: HeldClass, n: number, bytes: number): void => {
+    const of = scriptsOf(scripts, what);
+    const script = of.length === 0 ? -1 : scripts.indexOf(of[n % of.length]!);
+    const isolate = isolates.get(script) ?? { process: scripts[script]!.process, bytes: RESERVED_BYTES };
+    isolate.bytes += bytes;
+    isolates.set(script, isolate);
+  };
+  isolates.get(-1)!.bytes += lanes * stageBytes[0]!;
+  shardBytes.forEach((bytes, shard) => hold("ExpertShard", shard, bytes));
+  for (let n = 0; n < heldStages({ nStages: stages.length, lanes }); n++) hold("Stage", n, stageBytes[1 + (n % (stages.length - 1))]!);
+  const processBytes = Array.from({ length: processes }, (_, number) => Math.max(RESERVED_BYTES, ...[...isolates.values()].filter(({ process }) => process === number).map(({ bytes }) => bytes)));
+  const trunkBytes = Math.max(...stageBytes);
   return { trunkBytes, shardBytes, processBytes, isolateMib: Math.ceil((Math.max(trunkBytes, ...shardBytes) + LIMITS.inFlightBytes) / MIB) };
 }
 

@@ -4,6 +4,7 @@
 // Allocation is per frame: no timer, promise or view per expert or row; one timer serves the whole socket.
 
 import type { LineFault } from "./fault-log.ts";
+import type { ReadFigures } from "./handshake.ts";
 import { Histogram, SHORT_SECONDS } from "./histogram.ts";
 import type { InFlightBudget } from "./in-flight-budget.ts";
 import { LatencyEstimate } from "./latency-estimate.ts";
@@ -124,6 +125,8 @@ export class ShardClient implements HolderLine {
   get state(): LineState { return this.#line.state; }
   get elsewhere(): boolean { return this.#line.elsewhere; }
   get loads(): number { return this.#line.loads; }
+  get wasOpen(): boolean { return this.#line.wasOpen; }
+  get read(): ReadFigures | null { return this.#line.read; }
   get loadedBytes(): number { return this.#line.loadedBytes; }
   get totalBytes(): number { return this.#line.totalBytes; }
   get lastFault(): string | null { return this.#line.faults.last; }
@@ -144,6 +147,7 @@ export class ShardClient implements HolderLine {
     return this.#p.budget.usedBytes + bytes <= this.#p.budget.limitBytes;
   }
   wake(): void { this.#line.wake(); }
+  touch(): Promise<void> { return this.#line.touch(); }
 
   /** The shard cannot be reached, longer than those wait who need not. */
   get isAway(): boolean { return this.state !== "open" && this.#line.outage.isLong; }

@@ -106,8 +106,10 @@ export interface PlanSummary {
   readonly lanes: number;
   readonly stages: number;
   readonly jurisdiction: string | null;
-  /** Of each shard: segments it holds (0: at rest) and where it was asked to live. */
-  readonly shards: readonly { readonly segments: number; readonly region: string | null }[];
+  /** On how many shards a segment lies: the fewest and the most. */
+  readonly copies: readonly [fewest: number, most: number];
+  /** Of each shard: segments it holds (0: at rest), how many of them another one holds too, and where it was asked to live. */
+  readonly shards: readonly { readonly segments: number; readonly shared: number; readonly region: string | null }[];
 }
 
 export type ChangeStatus = Omit<PastChange, "outcome" | "endedMs"> & { readonly fromEpoch: number; readonly state: ChangeState; /** Changes that follow. */ readonly stepsLeft: number };
@@ -139,10 +141,20 @@ export const heldBy = (plan: FleetPlan): number[] => plan.shards.flatMap(({ slot
 
 const total = (bytes: Readonly<Record<number, number>>): number => Object.values(bytes).reduce((sum, of) => sum + of, 0);
 
-export const summaryOf = (plan: FleetPlan): PlanSummary => ({
-  epoch: plan.epoch, packHash: plan.packHash, fleet: plan.fleet, lanes: plan.lanes, stages: plan.stages.length, jurisdiction: plan.jurisdiction,
-  shards: plan.shards.map(({ slots, region }) => ({ segments: slots.reduce((sum, { segments: [first, end] }) => sum + end - first, 0), region })),
-});
+const segmentsIn = ({ slots }: FleetPlan["shards"][number]): string[] =>
+  slots.flatMap(({ layer, expert, segments: [first, end] }) => Array.from({ length: end - first }, (_, i) => `${layer} ${expert} ${first + i}`));
+
+export function summaryOf(plan: FleetPlan): PlanSummary {
+  const held = plan.shards.map(segmentsIn);
+  const copies = new Map<string, number>();
+  for (const segment of held.flat()) copies.set(segment, (copies.get(segment) ?? 0) + 1);
+  let [fewest, most] = [copies.size === 0 ? 0 : Infinity, 0];
+  for (const of of copies.values()) [fewest, most] = [Math.min(fewest, of), Math.max(most, of)];
+  return {
+    epoch: plan.epoch, packHash: plan.packHash, fleet: plan.fleet, lanes: plan.lanes, stages: plan.stages.length, jurisdiction: plan.jurisdiction, copies: [fewest, most],
+    shards: plan.shards.map(({ region }, i) => ({ segments: held[i]!.length, shared: held[i]!.filter((segment) => copies.get(segment)! > 1).length, region })),
+  };
+}
 
 export const changeStatus = ({ from, to, rest, reason, plannedBytes, movedBytes, retries, sinceMs, state, message }: Change): ChangeStatus => ({
   epoch: to.epoch, fromEpoch: from.epoch, stepsLeft: rest.length, state, reason, shards: [heldBy(from).length, heldBy(to).length], plannedBytes, movedBytes: total(movedBytes), retries, sinceMs, message,

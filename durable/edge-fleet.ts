@@ -12,7 +12,7 @@ import { jurisdictionOf, namedOrchestrator } from "./places.ts";
 import type { PingReply } from "./region-pings.ts";
 import { RoundTrip } from "./round-trip.ts";
 import { chooseLane, prefixKey, type PrefixKey } from "../fleet/lanes.ts";
-import { failedAgain, regionOrder, type Caller, type Failures } from "../fleet/region-order.ts";
+import { failedAgain, isFailing, regionOrder, type Caller, type Failures } from "../fleet/region-order.ts";
 import type { LocationHint } from "../fleet/regions.ts";
 
 /** A way, and where it leads. */
@@ -88,7 +88,8 @@ export class EdgeFleet {
     const isLoading = (of: KnownRegion): boolean => of.state !== null && !isUp(of) && nowMs - of.state.atMs < LIMITS.pingEveryMs;
     if (!ordered.some((of) => isUp(of) && nowMs - of.state!.atMs < LIMITS.pingEveryMs)) return ordered;
     for (const of of ordered.slice(0, ordered.findIndex((of) => !isLoading(of)))) of.missedAtMs = nowMs;
-    return [...ordered.filter((of) => !isLoading(of)), ...ordered.filter(isLoading)];
+    const rank = (of: KnownRegion): number => (isFailing(of.failures, nowMs) ? 2 : isLoading(of) ? 1 : 0);
+    return ordered.sort((a, b) => rank(a) - rank(b));
   }
 
   route(env: DurableEnv, request: GenerateRequest, { caller, prefer, wrapped = (target) => target }: RouteWishes): Route {

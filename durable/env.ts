@@ -25,6 +25,8 @@ export interface DurableEnv extends PackEnv {
   readonly REPLICAS?: string;
   /** Memory in MiB, of all shards together, for replicas of experts that are chosen often, made and ended as the load asks. Absent or "0": none are. */
   readonly AUTO_REPLICAS_MIB?: string;
+  /** Whether the fleet keeps its memory while nobody asks: "off", "shards" or "all" (keep-warm.ts). Absent or empty: "off". */
+  readonly KEEP_WARM?: string;
   /** Name of a file beside the pack with the first plan (given-plan.ts). Absent or empty: it is the one the variables below make. */
   readonly PLAN_FILE?: string;
   /** Shards the experts are spread over, as a decimal number. */

@@ -125,7 +125,7 @@ export async function* generate(
       continue;
     }
     // Nobody else is left. First those that broke are asked again, growing rarer: they may be back at any moment.
-    const broken = firstOf(failures, (of, index) => of instanceof BrokenStream && breaks.get(index)! <= limits.resumeAttempts);
+    const broken = firstOf(failures, (of, index) => of instanceof BrokenStream && breaks.get(index)! <= limits.resumeAttempts, (index) => breaks.get(index)!);
     if (broken !== null) {
       [current, isPatient] = [broken, true];
       await sleep(clock, limits.backoffBaseMs * 2 ** (breaks.get(broken)! - 1));
@@ -155,8 +155,8 @@ export async function* generate(
   }
 }
 
-const firstOf = (failures: ReadonlyMap<number, Failed>, is: (failed: Failed, way: number) => boolean): number | null =>
-  [...failures].filter(([way, failed]) => is(failed, way)).map(([way]) => way).sort((a, b) => a - b)[0] ?? null;
+const firstOf = (failures: ReadonlyMap<number, Failed>, is: (failed: Failed, way: number) => boolean, after: (way: number) => number = () => 0): number | null =>
+  [...failures].filter(([way, failed]) => is(failed, way)).map(([way]) => way).sort((a, b) => after(a) - after(b) || a - b)[0] ?? null;
 
 /** The next way that has not failed; null where none is worth it. */
 async function nextWay(ways: readonly GenerateWay[], failures: ReadonlyMap<number, Failed>, current: number, failed: Failed, clock: Clock, limits: Limits): Promise<number | null> {

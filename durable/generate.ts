@@ -3,6 +3,8 @@
 // Refuses text: prompts are token ids here, tokenizing is the Worker's. Validation: generate-request.ts.
 
 import type { SamplingParams, TokenLogprob } from "../model/sampling.ts";
+import type { ReadFigures } from "./handshake.ts";
+import type { Warmth } from "./warmth.ts";
 
 /** What a reply must look like. */
 export type Constraint =
@@ -140,6 +142,9 @@ export const FAILURE_STATUS: Readonly<Record<GenerateErrorCode, number>> = {
 export interface ShardStatus {
   readonly name: string;
   readonly state: "idle" | "connecting" | "open" | "closed";
+  readonly warmth: Warmth;
+  /** What its memory was filled from, and how long that took, as it last said; null before its first line. */
+  readonly read: ReadFigures | null;
   /** What the plan gives it to hold, known before it is loaded. */
   readonly weightBytes: number;
   /** (layer, expert) pairs it holds something of. */
@@ -180,6 +185,8 @@ export interface OrchestratorStatus {
   /** Guesses evaluated since the model came up, and how many held (draft-gate.ts). */
   readonly drafts: { readonly tokens: number; readonly held: number };
   readonly shards: readonly ShardStatus[];
+  /** What the trunk, or this stage's part of it, was filled from, and how long that took, since the object came up. */
+  readonly read: ReadFigures;
   /** Of a ring, those after the first, which is this object; empty where there is none. */
   readonly stages: readonly { readonly name: string; readonly loadedBytes: number; readonly totalBytes: number; readonly isReady: boolean }[];
 }

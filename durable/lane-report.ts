@@ -42,19 +42,13 @@ export class LaneReports {
 
   /** There is work: says so, unless it was said just now, and again every so often until there is none. */
   working(): void {
-    if (this.#cancelTimer !== null) return;
     const { clock, limits } = this.#p;
     if (clock.nowMs() - this.#lastMs >= limits.reportMs) this.#tell();
-    this.#cancelTimer = clock.after(limits.reportMs, () => {
+    this.#cancelTimer ??= clock.after(limits.reportMs, () => {
       this.#cancelTimer = null;
       this.#tell();
       if (this.#p.isWorking()) this.working();
     });
-  }
-
-  stop(): void {
-    this.#cancelTimer?.();
-    this.#cancelTimer = null;
   }
 
   #tell(): void {

@@ -52,6 +52,7 @@ export interface Limits {
   readonly manifestMs: number;
   readonly keepWarmMs: number;
   readonly keepWarmCheckMs: number;
+  readonly keepWarmRestMs: number;
   readonly activeGenerations: number;
   readonly queuedGenerations: number;
   readonly requestWaitMs: number;
@@ -192,6 +193,8 @@ export const LIMITS: Limits = Object.freeze({
   keepWarmMs: 8_000,
   /** How often an orchestrator that is kept warm asks the store whether its revision is still the current one. */
   keepWarmCheckMs: 10 * 60_000,
+  /** Pause after which an object that nobody asks anything has lost its memory: the platform evicts after 140 s at the latest (2026-11). */
+  keepWarmRestMs: 180_000,
   /** Generations in one batch: the decode tokens of one step. */
   activeGenerations: 32,
   /** Generations that wait for a place or for KV memory; beyond that a request is refused at once instead of timing out later. */

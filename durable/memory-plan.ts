@@ -10,7 +10,7 @@ import { engineRegions } from "../model/engine-regions.ts";
 import { allocatedBytes } from "../model/heap.ts";
 import { activationRowBytes, KV_BLOCK, kvPageBytes } from "../model/kernels.ts";
 import { runnerRegions } from "../model/local-experts.ts";
-import { wholeModel, type StageSpan } from "../model/stage-span.ts";
+import { isEmpty, wholeModel, type StageSpan } from "../model/stage-span.ts";
 import { RESERVED_BYTES } from "../model/wasm-kernels.ts";
 import type { SlotRange } from "./handshake.ts";
 import type { Limits } from "./limits.ts";
@@ -119,7 +119,8 @@ export function orchestratorMemory(manifest: PlannedPack, { stepTokens, roundTok
   return {
     weightBytes: weightBytes([...trunkBlobs(manifest, span), ...blobsOfSlots(manifest, ranges)]),
     scratchBytes: allocated(engineRegions(config, { nTokens: stepTokens, maxSegments: maxSegmentsOf(manifest), sharedSegmentWidth: sharedSegmentWidth(manifest, span), span })) + runner,
-    frameBytes: allocatedBytes(limits.frameBytes),
+    // A stage without layers asks nobody.
+    frameBytes: isEmpty(span.layers) ? 0 : allocatedBytes(limits.frameBytes),
   };
 }
 

@@ -63,6 +63,8 @@ export class OrchestratorMetrics {
   measured(engine: StepEngine, config: ModelConfig): StepEngine {
     const load = new ExpertLoad(config);
     this.#expertLoad = load;
+    engine.observe?.(load.tap);
+    const own = engine.observe === undefined ? [load.tap] : [];
     return {
       config: engine.config, kv: engine.kv, maxChunkTokens: engine.maxChunkTokens, contextLength: engine.contextLength, stepsAtOnce: engine.stepsAtOnce ?? 1,
       ...(engine.outages === undefined ? {} : { outages: engine.outages }),
@@ -71,7 +73,7 @@ export class OrchestratorMetrics {
         this.#batch.observe(entries.length);
         this.#stepTokens.observe(entries.reduce((sum, { ids }) => sum + ids.length, 0));
         try {
-          return await engine.step(entries, [...taps, load.tap]);
+          return await engine.step(entries, [...taps, ...own]);
         } catch (cause) {
           this.#failedSteps++;
           throw cause;

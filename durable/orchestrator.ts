@@ -24,6 +24,9 @@ import { tenantBytes, type Tenant } from "./isolate.ts";
 import { OrchestratorMetrics } from "./metrics.ts";
 import { SqlManifestCache } from "./manifest-cache.ts";
 import { METRICS_CONTENT_TYPE } from "./metrics-text.ts";
+import { isCurrentRevision, keptObjects } from "./kept-objects.ts";
+import { KeepWarm, keepWarmMode } from "./keep-warm.ts";
+import { ObjectAlarm } from "./object-alarm.ts";
 import { objectWeights } from "./object-weights.ts";
 import { isOf, PlanInForce } from "./plan-in-force.ts";
 import { placedEnv } from "./places.ts";
@@ -34,6 +37,7 @@ import type { EventSink, Generation } from "./generation-run.ts";
 import { Scheduler } from "./scheduler.ts";
 import { bringUp, startProgress, type Progress, type ServedModel } from "./served-model.ts";
 import { TraceSamples, traceShare } from "./trace-samples.ts";
+import { warmthOf } from "./warmth.ts";
 import { trunkReads, type TrunkReads } from "./weight-reads.ts";
 
 interface Serving {
@@ -52,7 +56,9 @@ const encoder = new TextEncoder();
 
 export class Orchestrator extends DurableObject<DurableEnv> {
   readonly #tenant: Tenant;
+  readonly #alarm: ObjectAlarm<"journal" | "warmth">;
   readonly #journal: ReplyJournal;
+  readonly #keepWarm: KeepWarm;
   readonly #plans: PlanInForce;
   readonly #pings: RegionPings;
   /** By which the directory, the ring's last stage and others reach this object. */
@@ -72,8 +78,14 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     const env = placedEnv(deployed, ctx.id.name);
     super(ctx, env);
     this.#pings = new RegionPings(otherRegions(env), systemClock, hostIsolate().limits);
-    this.#journal = new ReplyJournal(ctx.storage, systemClock, hostIsolate().limits);
+    this.#alarm = new ObjectAlarm(ctx.storage, systemClock);
+    this.#journal = new ReplyJournal(ctx.storage, systemClock, hostIsolate().limits, (atMs) => this.#alarm.at("journal", atMs));
     this.#name = ctx.id.name ?? ctx.id.toString();
+    this.#keepWarm = new KeepWarm({
+      mode: () => keepWarmMode(env), clock: systemClock, limits: hostIsolate().limits, wake: (atMs) => this.#alarm.at("warmth", atMs), bringUp: () => this.#model(),
+      served: () => (this.#serving === null ? null : { packHash: this.#serving.model.packHash, objects: keptObjects(env, this.#name, this.#serving.model) }),
+      isCurrent: (packHash) => isCurrentRevision(env, packHash),
+    });
     this.#manifests = new SqlManifestCache(ctx.storage, hostIsolate().limits);
     this.#plans = new PlanInForce({
       storage: { get: (key) => ctx.storage.get(key), put: (key, plan) => ctx.storage.put(key, plan) }, directory: (packHash) => directoryRegistry(env, packHash),
@@ -88,7 +100,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     if (request.method === "POST" && pathname === "/generate") return this.#generate(request);
     if (request.method === "GET" && pathname === "/status") {
       const resting = this.#failure !== null && systemClock.nowMs() - this.#failedAtMs < this.#tenant.isolate.limits.loadRetryMs;
-      if (searchParams.has("warm") && !resting) void this.#model().catch(() => undefined);
+      if (searchParams.has("warm") && !resting) this.#warm();
       return Response.json(this.#status());
     }
     if (request.method === "GET" && pathname === "/metrics") return new Response(this.#metricsText(), { headers: { "Content-Type": METRICS_CONTENT_TYPE } });
@@ -133,6 +145,14 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     return { state: "adopted", epoch: asked.epoch };
   }
 
+  /** Starts what is needed for the next step to find everything loaded; lines that are not used rest again after a while. */
+  #warm(): void {
+    void this.#model().then(({ model: { epochs } }) => {
+      epochs.clients.forEach((client, shard) => { if (epochs.plan.shards[shard]!.slots.length > 0) client.wake(); });
+      this.#linger();
+    }).catch(() => undefined);
+  }
+
   /** The model, brought up at the first call; a failed attempt is reported and the next call tries again. */
   #model(): Promise<Serving> {
     if (this.#serving !== null) return Promise.resolve(this.#serving);
@@ -146,6 +166,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     const sinceMs = systemClock.nowMs();
     try {
       const share = traceShare(this.env); // before anything is held
+      keepWarmMode(this.env);
       const model = await bringUp({ env: this.env, tenant: this.#tenant, name: this.#name, plans: this.#plans, reads: this.#reads, manifests: this.#manifests }, progress);
       const { limits } = this.#tenant.isolate;
       // Which generations are sampled touches none of them.
@@ -155,6 +176,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
       this.#serving = { model, scheduler, samples, reports: this.#reportsOf(model, scheduler) };
       this.#metrics.loaded(sinceMs, true);
       this.#serving.reports.working();
+      this.#keepWarm.started();
       this.#linger();
       return this.#serving;
     } catch (cause) {
@@ -269,7 +291,8 @@ export class Orchestrator extends DurableObject<DurableEnv> {
   }
 
   override async alarm(): Promise<void> {
-    await this.#journal.sweep();
+    const isDue = this.#alarm.fired();
+    await Promise.all([isDue("journal") ? this.#journal.sweep() : null, isDue("warmth") ? this.#keepWarm.due() : null]);
   }
 
   /** The grammar library with this model's vocabulary, loaded when a request first asks for it. */
@@ -303,8 +326,9 @@ export class Orchestrator extends DurableObject<DurableEnv> {
   #status(): OrchestratorStatus {
     const { isolate } = this.#tenant;
     const p = this.#progress;
+    const isWorking = (this.#serving?.scheduler.activeCount ?? 0) > 0;
     const shards = (p?.clients ?? []).map((client, shard) => ({
-      name: client.name, state: client.state, ...p!.shares[shard]!, loadedBytes: client.loadedBytes, totalBytes: client.totalBytes,
+      name: client.name, state: client.state, warmth: warmthOf(client, isWorking), read: client.read, ...p!.shares[shard]!, loadedBytes: client.loadedBytes, totalBytes: client.totalBytes,
       frames: client.frames, bytes: client.bytes, retries: client.retries, hedges: client.hedges, lastFault: client.lastFault,
     }));
     const stages = p?.stages ?? [];
@@ -324,7 +348,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
       },
       generations: { active: scheduler?.activeCount ?? 0, queued: scheduler?.queuedCount ?? 0, cancelled: scheduler?.cancelled ?? 0 },
       drafts: { tokens: scheduler?.drafts.tokens ?? 0, held: scheduler?.drafts.held ?? 0 },
-      shards,
+      shards, read: this.#reads.figures,
       stages: stages.map((stage) => ({ ...stage })),
     };
   }

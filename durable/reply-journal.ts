@@ -32,9 +32,12 @@ export class ReplyJournal {
   readonly #storage: DurableObjectStorage;
   readonly #clock: Clock;
   readonly #limits: Limits;
-  #alarmSet = false;
+  /** Has `sweep` called at a time. */
+  readonly #wake: (atMs: number) => void;
+  #isWoken = false;
 
-  constructor(storage: DurableObjectStorage, clock: Clock, limits: Limits) {
+  constructor(storage: DurableObjectStorage, clock: Clock, limits: Limits, wake: (atMs: number) => void) {
+    this.#wake = wake;
     this.#storage = storage;
     this.#clock = clock;
     this.#limits = limits;
@@ -58,7 +61,7 @@ export class ReplyJournal {
         ids: Uint32Array.from(all, ({ id }) => id), atMs: this.#clock.nowMs(),
         ...(all.some(({ degraded }) => degraded > 0) ? { degraded: all.flatMap(({ degraded }, index) => (degraded > 0 ? [[index, degraded] as const] : [])) } : {}),
       }, UNCONFIRMED).catch(() => undefined);
-      this.#setAlarm();
+      this.#sweepLater();
     };
     return {
       push: (token) => {
@@ -71,17 +74,17 @@ export class ReplyJournal {
 
   /** Removes what nobody will continue any more; called by the object's alarm. */
   async sweep(): Promise<void> {
-    this.#alarmSet = false;
+    this.#isWoken = false;
     const entries = await this.#storage.list<Entry>({ prefix: PREFIX });
     const old = [...entries].filter(([, { atMs }]) => this.#clock.nowMs() - atMs >= this.#limits.journalMs).map(([key]) => key);
     const MOST_KEYS = 128; // of one delete
     for (let at = 0; at < old.length; at += MOST_KEYS) await this.#storage.delete(old.slice(at, at + MOST_KEYS));
-    if (entries.size > old.length) this.#setAlarm();
+    if (entries.size > old.length) this.#sweepLater();
   }
 
-  #setAlarm(): void {
-    if (this.#alarmSet) return;
-    this.#alarmSet = true;
-    void this.#storage.setAlarm(this.#clock.nowMs() + this.#limits.journalMs, UNCONFIRMED).catch(() => { this.#alarmSet = false; });
+  #sweepLater(): void {
+    if (this.#isWoken) return;
+    this.#isWoken = true;
+    this.#wake(this.#clock.nowMs() + this.#limits.journalMs);
   }
 }

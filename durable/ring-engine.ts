@@ -7,11 +7,13 @@ import type { KvCache, SharedTokens, Timeline } from "../model/kv-cache.ts";
 import type { HeadPlan } from "../model/logits.ts";
 import type { HeadAnswer, HeadPart } from "../model/ring-logits.ts";
 import { endsLayers, isEmpty, type StageSpan } from "../model/stage-span.ts";
+import type { Tap } from "../model/taps.ts";
 import type { Clock } from "./clock.ts";
 import type { Limits } from "./limits.ts";
 import { LostTimelinesError } from "./lost-timelines.ts";
 import type { PageNumbers } from "./page-numbers.ts";
 import { NO_TALLY, ringChunkTokens, type RingEntry, type RingFrame, type RingTally, type RowsFrame } from "./ring-frame.ts";
+import { tellRoutes } from "./ring-routes.ts";
 import type { StepEngine } from "./scheduler.ts";
 import type { Emit, StageCore } from "./stage-core.ts";
 
@@ -69,6 +71,9 @@ interface Step {
   readonly entries: readonly StepEntry[];
   readonly plan: HeadPlan;
   readonly frame: RowsFrame;
+  readonly taps: readonly Tap[];
+  /** In order of the stages. */
+  routes: Uint32Array[];
   finals: Float32Array | null;
   /** By the first of their head rows. */
   readonly parts: Map<number, { readonly headRows: HeadPart["headRows"]; readonly answers: HeadAnswer[] }>;
@@ -149,16 +154,21 @@ export class RingEngine implements StepEngine {
     this.#failAll(new Error(`The ring was closed: ${reason}`));
   }
 
-  step(entries: readonly StepEntry[]): Promise<StepResult> {
+  /** Sees every pass of the own layers; those of a step see all layers. */
+  observe(tap: Tap): void {
+    this.#p.core.observe(tap);
+  }
+
+  step(entries: readonly StepEntry[], taps: readonly Tap[] = []): Promise<StepResult> {
     const { engine, numbers } = this.#p;
     if (entries.some(({ timeline }) => !this.#sound.has(timeline))) return Promise.reject(new LostTimelinesError("A stage lost the KV cache of this timeline."));
     const plan = withFewIds(engine.plan(entries));
     const ids = Uint32Array.from(entries.flatMap((entry) => Array.from(entry.ids)));
     const frame: RowsFrame = {
-      kind: "rows", entries: entries.map(entryOf), asks: plan.rows.map(({ ask }) => ask), copies: numbers.takeCopies(), ids, hidden: engine.config.hiddenSize, rows: null,
+      kind: "rows", entries: entries.map(entryOf), asks: plan.rows.map(({ ask }) => ask), copies: numbers.takeCopies(), ids, hidden: engine.config.hiddenSize, rows: null, isTraced: taps.length > 0,
     };
     return new Promise((resolve, reject) => {
-      const step: Step = { number: this.#next, entries, plan, frame, finals: null, parts: new Map(), done: null, sentMs: 0, resolve, reject };
+      const step: Step = { number: this.#next, entries, plan, frame, taps, routes: [], finals: null, parts: new Map(), done: null, sentMs: 0, resolve, reject };
       this.#next = (this.#next + 1) >>> 0;
       this.#steps.set(step.number, step);
       if (this.#ring !== null) this.#begin(step, this.#ring);
@@ -198,7 +208,7 @@ export class RingEngine implements StepEngine {
   }
 
   #begin(step: Step, ring: OpenRing): void {
-    [step.finals, step.done] = [null, null];
+    [step.finals, step.done, step.routes] = [null, null, []];
     step.parts.clear();
     this.#wasSent.add(step.frame);
     const isWanted = (): boolean => this.#ring === ring && this.#steps.has(step.number);
@@ -273,6 +283,11 @@ export class RingEngine implements StepEngine {
         step.parts.set(headRows[0], part);
         break;
       }
+      case "routes":
+        step.routes.push(frame.words);
+        return;
+      case "probe":
+        return;
       case "done":
         step.done = frame.tally;
         break;
@@ -287,9 +302,10 @@ export class RingEngine implements StepEngine {
     return asks.length === 0 || this.#p.spans.every(({ headRows }) => isEmpty(headRows) || parts.get(headRows[0])?.answers.filter((answer) => answer !== undefined).length === asks.length);
   }
 
-  #conclude({ plan, parts, finals, entries }: Step, { frames, bytes, retries, hedges }: RingTally): StepResult {
+  #conclude({ plan, parts, finals, entries, taps, routes }: Step, { frames, bytes, retries, hedges }: RingTally): StepResult {
     const inOrder = [...parts.values()].sort((a, b) => a.headRows[0] - b.headRows[0]);
     const results = this.#p.engine.conclude(plan, finals ?? new Float32Array(0), inOrder);
+    for (const words of routes) tellRoutes(words, taps);
     for (const { timeline, ids } of entries) timeline.length += ids.length;
     return { logits: results.map(({ logits }) => logits), tops: results.map(({ top }) => top), frames, bytes, retries, hedges };
   }

@@ -17,7 +17,7 @@ const ENTRY_WORDS = 8;
 const ASK_WORDS = 4;
 const NONE = 0xffffffff;
 
-export const RING_KINDS = ["rows", "finals", "answer", "done", "failed", "probe"] as const;
+export const RING_KINDS = ["rows", "finals", "answer", "done", "failed", "probe", "routes"] as const;
 export type RingKind = (typeof RING_KINDS)[number];
 
 const ASK_FORMS = ["whole", "top", "among", "states"] as const satisfies readonly HeadAsk["form"][];
@@ -67,6 +67,8 @@ export interface RowsFrame {
   readonly hidden: number;
   /** f32 [tokens, hidden]; null before the first stage. */
   readonly rows: Float32Array | null;
+  /** Stages tell how they routed. */
+  readonly isTraced: boolean;
 }
 
 export interface FinalsFrame {
@@ -85,7 +87,8 @@ export interface AnswerFrame {
   readonly answer: HeadAnswer;
 }
 
-export type RingFrame = RingAddress & (RowsFrame | FinalsFrame | AnswerFrame | { readonly kind: "done" | "probe" } | { readonly kind: "failed"; readonly fault: RingFault; readonly message: string });
+export type RingFrame = RingAddress & (RowsFrame | FinalsFrame | AnswerFrame | { readonly kind: "done" | "probe" } | { readonly kind: "failed"; readonly fault: RingFault; readonly message: string }
+  | { readonly kind: "routes"; readonly words: Uint32Array });
 
 /** A frame that cannot be trusted. */
 export class RingFrameError extends Error {
@@ -167,10 +170,10 @@ function putAsks(at: Sections, asks: readonly HeadAsk[]): void {
 export function encodeRing(frame: RingFrame): ArrayBuffer {
   switch (frame.kind) {
     case "rows": {
-      const { entries, asks, copies, ids, hidden, rows } = frame;
+      const { entries, asks, copies, ids, hidden, rows, isTraced } = frame;
       const shape = { nEntries: entries.length, nAsks: asks.length, nWanted: wantedOf(asks).length, nPages: entries.reduce((sum, { pages }) => sum + pages.length, 0), nCopies: copies.length, nTokens: ids.length, hidden };
       const bytes = rowsFrameBytes(shape) - (rows === null ? pad16(ids.length * hidden * 4) : 0);
-      return sealed(frame, bytes, { ...NOTHING, ...shape, from: shape.nPages, to: shape.nCopies, code: shape.nWanted, value: rows === null ? 0 : 1 }, (at) => {
+      return sealed(frame, bytes, { ...NOTHING, ...shape, from: shape.nPages, to: shape.nCopies, code: shape.nWanted, value: (rows === null ? 0 : 1) + (isTraced ? 2 : 0) }, (at) => {
         at.put(entries.flatMap((e) => [e.timeline, e.start, e.nTokens, e.maxTokens, e.ropeOffset, e.pages.length, 0, 0]));
         putAsks(at, asks);
         at.put(entries.flatMap(({ pages }) => Array.from(pages)));
@@ -198,6 +201,8 @@ export function encodeRing(frame: RingFrame): ArrayBuffer {
     case "done":
     case "probe":
       return sealed(frame, RING_HEADER_BYTES, NOTHING, () => undefined);
+    case "routes":
+      return sealed(frame, RING_HEADER_BYTES + pad16(frame.words.byteLength), { ...NOTHING, nTokens: frame.words.length }, (at) => at.put(frame.words));
     case "failed": {
       const text = new TextEncoder().encode(frame.message).subarray(0, 1024);
       const bytes = new Uint8Array(pad16(text.length));
@@ -241,8 +246,9 @@ export function decodeRing(buffer: ArrayBuffer): RingFrame {
   const expect = (expected: number): void => { if (expected !== bytes) bad(`A ${kind} frame with ${nEntries} entries, ${nTokens} tokens, ${nAsks} asks and hidden size ${hidden} has ${bytes} bytes; expected ${expected}.`); };
   switch (kind) {
     case "rows": {
-      if (value > 1) bad(`A rows frame says ${value} about its residuals; expected 0 or 1.`);
-      expect(rowsFrameBytes({ nEntries, nAsks, nWanted: code, nPages: from, nCopies: to, nTokens, hidden }) - (value === 0 ? pad16(nTokens * hidden * 4) : 0));
+      if (value > 3) bad(`A rows frame has flags ${value}; expected 0 to 3.`);
+      const hasRows = (value & 1) === 1;
+      expect(rowsFrameBytes({ nEntries, nAsks, nWanted: code, nPages: from, nCopies: to, nTokens, hidden }) - (hasRows ? 0 : pad16(nTokens * hidden * 4)));
       const raw = at.take(nEntries * ENTRY_WORDS);
       const asks = takeAsks(at, nAsks, code);
       const pages = at.take(from);
@@ -250,7 +256,7 @@ export function decodeRing(buffer: ArrayBuffer): RingFrame {
       asks.forEach(({ token }, i) => { if (token >= nTokens || (i > 0 && token < asks[i - 1]!.token)) bad(`Ask ${i} of a rows frame is about token ${token} of ${nTokens}; ascending ones were expected.`); });
       return {
         ...address, kind, entries: takeEntries(raw, nEntries, pages, nTokens), asks, hidden,
-        copies: Array.from({ length: to }, (_, i): [number, number] => [copied[2 * i]!, copied[2 * i + 1]!]), ids: at.take(nTokens), rows: value === 0 ? null : at.floats(nTokens * hidden),
+        copies: Array.from({ length: to }, (_, i): [number, number] => [copied[2 * i]!, copied[2 * i + 1]!]), ids: at.take(nTokens), rows: hasRows ? at.floats(nTokens * hidden) : null, isTraced: value >= 2,
       };
     }
     case "finals":
@@ -268,6 +274,9 @@ export function decodeRing(buffer: ArrayBuffer): RingFrame {
     case "probe":
       expect(RING_HEADER_BYTES);
       return { ...address, kind };
+    case "routes":
+      expect(RING_HEADER_BYTES + pad16(nTokens * 4));
+      return { ...address, kind, words: at.take(nTokens) };
     case "failed": {
       const fault = RING_FAULTS[code - 1] ?? bad(`A failed frame has code ${code}; expected 1 to ${RING_FAULTS.length}.`);
       if (value > bytes - RING_HEADER_BYTES) bad(`A failed frame announces a message of ${value} bytes and carries ${bytes - RING_HEADER_BYTES}.`);

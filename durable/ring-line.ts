@@ -20,7 +20,7 @@ export interface StageTransport {
 export interface RingLineParts {
   /** Of stages 1 to the last. */
   readonly transports: readonly StageTransport[];
-  readonly hello: Omit<StageHello, "stage" | "ring">;
+  readonly hello: Omit<StageHello, "stage" | "ring" | "before">;
   readonly limits: Limits;
   readonly clock: Clock;
   readonly random: Random;
@@ -43,6 +43,8 @@ export class RingLine implements RingLinks {
   #incoming: { readonly ring: number; readonly close: (reason: string) => void } | null = null;
   #arrived: () => void = () => {};
   #isClosed = false;
+  /** The ring that stood last. */
+  #before: number | null = null;
   lastFault: string | null = null;
 
   constructor(parts: RingLineParts) {
@@ -76,6 +78,7 @@ export class RingLine implements RingLinks {
         }), `the socket to stage 1 was not opened in ${limits.prepareDeadlineMs} ms`);
         if (this.#incoming === null) await within(clock, limits.prepareDeadlineMs, new Promise<void>((resolve) => { this.#arrived = resolve; }), `the last stage did not connect in ${limits.prepareDeadlineMs} ms`);
         if (standing.isLost) throw new Error(this.lastFault ?? "it was lost as it opened");
+        this.#before = standing.ring;
         return {
           ring: standing.ring, kept: welcomes.every(({ kept }) => kept),
           pages: Math.min(...welcomes.map(({ pages }) => pages)), chunkTokens: Math.min(...welcomes.map(({ chunkTokens }) => chunkTokens)),
@@ -126,7 +129,7 @@ export class RingLine implements RingLinks {
     const { hello, limits, clock } = this.#p;
     let loadingSinceMs = -1;
     for (;;) {
-      const welcome = await within(clock, limits.prepareDeadlineMs, transport.prepare({ ...hello, stage, ring: standing.ring }), `stage ${stage} (${transport.name}) did not answer in ${limits.prepareDeadlineMs} ms`);
+      const welcome = await within(clock, limits.prepareDeadlineMs, transport.prepare({ ...hello, stage, ring: standing.ring, before: this.#before }), `stage ${stage} (${transport.name}) did not answer in ${limits.prepareDeadlineMs} ms`);
       if (standing.isLost) throw new Error(this.lastFault ?? "the ring was given up");
       if (welcome.state === "ready") {
         this.#p.onProgress?.(stage, welcome.totalBytes, welcome.totalBytes, true);

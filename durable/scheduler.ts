@@ -35,6 +35,8 @@ export interface StepEngine extends Pick<Engine, "step" | "maxChunkTokens" | "co
   readonly stepsAtOnce?: number;
   /** Steps for generations that do not wait for shards that are away. Absent: all wait. */
   readonly outages?: StepOutages;
+  /** Lets a tap see every step, as far as this object computes it; absent: hand it over with each step. */
+  observe?(tap: Tap): void;
 }
 
 const TOO_LATE = failure("deadline-exceeded", "The request's deadline passed before its reply began.", true);

@@ -3,7 +3,7 @@
 
 import { type Clock, type Random, sleep, within } from "./clock.ts";
 import { FaultLog } from "./fault-log.ts";
-import type { Hello, Welcome } from "./handshake.ts";
+import type { Hello, ReadFigures, Welcome } from "./handshake.ts";
 import type { Limits } from "./limits.ts";
 import { LineOutage } from "./line-outage.ts";
 
@@ -105,6 +105,8 @@ export class ShardLine {
   #loadedBytes = 0;
   #totalBytes = 0;
   #elsewhere = false;
+  #wasOpen = false;
+  #read: ReadFigures | null = null;
   readonly faults: FaultLog;
   readonly outage: LineOutage;
 
@@ -124,6 +126,10 @@ export class ShardLine {
   get elsewhere(): boolean { return this.#elsewhere; }
   /** How often the shard has read weights, as far as it said so here. */
   get loads(): number { return this.#loads; }
+  /** The line has been open before. */
+  get wasOpen(): boolean { return this.#wasOpen; }
+  /** What the shard's memory was filled from, as it last said; null before. */
+  get read(): ReadFigures | null { return this.#read; }
   get loadedBytes(): number { return this.#loadedBytes; }
   get totalBytes(): number { return this.#totalBytes; }
 
@@ -152,6 +158,21 @@ export class ShardLine {
     if (this.#state !== "idle") return;
     if (this.#failures > 0) this.reopen();
     else this.ensure();
+  }
+
+  /** Has the shard say that it is ready, so that it keeps its memory or gets it back, without a line where there is none. Rejects where nobody answers, which changes nothing here. */
+  async touch(): Promise<void> {
+    if (this.#state !== "open" && this.#state !== "idle") return;
+    const { hello, limits, clock } = this.#p;
+    const welcome = await within(clock, limits.prepareDeadlineMs, this.#transport.prepare(hello), `prepare was not answered in ${limits.prepareDeadlineMs} ms`);
+    if (welcome.state === "ready") this.#welcomed(welcome);
+    else if (welcome.state === "refused" && welcome.code === "retired") this.#p.stale?.();
+  }
+
+  #welcomed({ hasRead, isolate, read }: Extract<Welcome, { state: "ready" }>): void {
+    if (hasRead) this.#loads++;
+    this.#elsewhere = isolate !== this.#p.isolate;
+    this.#read = read ?? null;
   }
 
   /** Hands bytes to the open socket; throws what the socket throws. */
@@ -216,8 +237,7 @@ export class ShardLine {
         const welcome = await within(clock, limits.prepareDeadlineMs, transport.prepare(hello), `prepare was not answered in ${limits.prepareDeadlineMs} ms`);
         if (!current()) return;
         if (welcome.state === "ready") {
-          if (welcome.hasRead) this.#loads++;
-          this.#elsewhere = welcome.isolate !== this.#p.isolate;
+          this.#welcomed(welcome);
           const opening: Opening = { isOver: false, closedBy: null };
           const socket = await this.#open(transport, welcome.connection, generation, opening);
           if (!current()) {
@@ -286,6 +306,7 @@ export class ShardLine {
     this.#socket = socket;
     this.#connection = connection;
     this.#state = "open";
+    this.#wasOpen = true;
     this.outage.over();
     for (const waiter of this.#waiters.splice(0)) waiter.resolve();
     this.#user.opened();

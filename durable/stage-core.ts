@@ -3,7 +3,9 @@
 
 import type { Engine } from "../model/engine.ts";
 import { endsLayers, isEmpty } from "../model/stage-span.ts";
+import type { Tap } from "../model/taps.ts";
 import type { RingAddress, RingFrame, RingTally } from "./ring-frame.ts";
+import { RouteNotes } from "./ring-routes.ts";
 import { ShardError } from "./shard-line.ts";
 import type { StagePages } from "./stage-pages.ts";
 
@@ -21,8 +23,15 @@ export class StageCore {
   /** The frame at hand, and those behind it. */
   #last: Promise<void> = Promise.resolve();
 
+  readonly #taps: Tap[] = [];
+
   constructor(parts: StageCoreParts) {
     this.#p = parts;
+  }
+
+  /** Sees every pass from here on. */
+  observe(tap: Tap): void {
+    this.#taps.push(tap);
   }
 
   /** Takes a frame in its turn; `emit` gets what goes to the next stage, in order. Never rejects: what fails is a frame, too. `isWanted` is asked when its turn comes. */
@@ -51,8 +60,10 @@ export class StageCore {
     const timelines = pages.timelines(entries);
     let first = 0;
     const taken = entries.map(({ nTokens }, i) => ({ timeline: timelines[i]!, ids: ids.subarray(first, first += nTokens) }));
-    const { rows, ...cost } = await engine.pass({ entries: taken, rows: frame.rows, asked: asks.map(({ token }) => token) });
+    const notes = frame.isTraced ? new RouteNotes() : null;
+    const { rows, ...cost } = await engine.pass({ entries: taken, rows: frame.rows, asked: asks.map(({ token }) => token) }, [...(notes?.taps ?? []), ...this.#taps]);
     const address = { ...from, tally: added(from.tally, cost) };
+    if (notes !== null && notes.words.length > 0) emit({ ...address, kind: "routes", words: notes.words });
     if (!endsLayers(engine.config, engine.span)) return emit({ ...frame, ...address, rows });
     if (asks.length === 0) return emit({ ...address, kind: "done" });
     const finals: Extract<RingFrame, { kind: "finals" }> = { ...address, kind: "finals", asks, hidden, rows };

@@ -11,13 +11,15 @@ export interface StageHello {
   readonly stage: number;
   /** Drawn anew whenever the ring is built. */
   readonly ring: number;
+  /** The ring that stood last; null where none did. An answer may be lost, so that "when you last answered" would not be known to both. */
+  readonly before: number | null;
   /** Name of the object of stage 0, to which the last stage connects. */
   readonly first: string;
   readonly strictIsolates: boolean;
 }
 
 export type StageWelcome =
-  /** `kept`: its pages are those it had when it last answered. `pages`: of the KV cache, as many as it has room for; `chunkTokens`: of a step. */
+  /** `kept`: its pages are those it had in the ring `before`. `pages`: of the KV cache, as many as it has room for; `chunkTokens`: of a step. */
   | { readonly state: "ready"; readonly kept: boolean; readonly pages: number; readonly chunkTokens: number; readonly totalBytes: number; readonly isolate: string }
   | { readonly state: "loading"; readonly loadedBytes: number; readonly totalBytes: number; readonly retryAfterMs: number }
   | { readonly state: "refused"; readonly code: RefusalCode; readonly message: string; readonly retryable: boolean };

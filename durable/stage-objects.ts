@@ -55,6 +55,8 @@ export class StageObject implements StageTransport {
 
   open: StageTransport["open"] = (ring, handlers) => openFrameSocket(this.#stage, `http://stage/ring?ring=${ring}`, handlers);
 
+  async touch(): Promise<void> { await this.#stage.touch(); }
+
   async adopt(plan: FleetPlan): Promise<AdoptReply> { return { ...await this.#stage.adopt(plan) }; }
 }
 

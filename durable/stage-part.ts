@@ -89,7 +89,8 @@ export async function openPart({ env, tenant, pack: { manifest }, plan, stage, p
     progress.trunkBytes = progress.trunkTotalBytes;
     await connected;
     // Where shards have threads of their own a step may be two rounds long: one is computed there while the other is here.
-    const stepTokens = fanOut.clients.some((client) => client.elsewhere) ? Math.min(limits.chunkTokens, MAX_ROUNDS * roundTokens) : roundTokens;
+    // In a ring the stages overlap already.
+    const stepTokens = plan.stages.length === 1 && fanOut.clients.some((client) => client.elsewhere) ? Math.min(limits.chunkTokens, MAX_ROUNDS * roundTokens) : roundTokens;
     const own = ranges.length === 0 ? undefined : new LocalExperts(
       new ExpertRunner(isolate.kernels, tenant.heap, config, maxSlotWidth(manifest, ranges), roundTokens), bindSlots(tenant, manifest, ranges), config.hiddenSize);
     const frame = isEmpty(span.layers) ? 0 : tenant.heap.alloc(limits.frameBytes, "frames");

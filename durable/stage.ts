@@ -37,8 +37,8 @@ interface Standing {
   readonly core: StageCore;
   /** Of the KV cache. */
   readonly pages: number;
-  /** A ring has stood since the pages were made. */
-  hasStood: boolean;
+  /** Rings since the pages were made: the one that stood last, and the one being built. */
+  rings: readonly number[];
 }
 
 type Refused = Extract<StageWelcome, { state: "refused" }>;
@@ -85,8 +85,8 @@ export class Stage extends DurableObject<DurableEnv> {
       return this.#takeFailure(key) ?? { state: "loading", loadedBytes: loading?.progress.trunkBytes ?? 0, totalBytes: loading?.progress.trunkTotalBytes ?? 0, retryAfterMs: limits.loadPollMs };
     }
     await this.#join(standing, hello);
-    const kept = standing.hasStood;
-    standing.hasStood = true;
+    const kept = hello.before !== null && standing.rings.includes(hello.before);
+    standing.rings = kept ? [hello.before!, hello.ring] : [hello.ring];
     return { state: "ready", kept, pages: standing.pages, chunkTokens: standing.part.engine.maxChunkTokens, totalBytes: this.#tenant.weightBytes, isolate: isolate.name };
   }
 
@@ -95,6 +95,11 @@ export class Stage extends DurableObject<DurableEnv> {
     const asked = parseFleetPlan(structuredClone(plan));
     // Without a ring there is nothing to switch: the next one begins with the plan in force.
     return this.#standing === null ? { state: "adopted", epoch: asked.epoch } : this.#standing.part.epochs.adopt(asked);
+  }
+
+  /** RPC of the first stage: being called keeps this one's memory, and its shards keep theirs. */
+  async touch(): Promise<void> {
+    await Promise.allSettled((this.#standing?.part.epochs.clients ?? []).map((client) => client.touch()));
   }
 
   override async fetch(request: Request): Promise<Response> {
@@ -176,7 +181,7 @@ export class Stage extends DurableObject<DurableEnv> {
     const part = await openPart({ env, tenant: this.#tenant, pack, plan: await plans.atStart(plan), stage, plans, progress, reads });
     const { pages, most } = openPages(part, this.#tenant);
     const core = new StageCore({ engine: inEpochs(part, () => { this.#passes++; }), pages, stage });
-    this.#standing = { key, part, core, pages: Math.min(most, 0xffffffff), hasStood: false };
+    this.#standing = { key, part, core, pages: Math.min(most, 0xffffffff), rings: [] };
   }
 }
 

@@ -35,6 +35,8 @@ export interface CapacityLimits {
   readonly frameBytes: number;
   /** Most tokens of a step: what fits one frame. */
   readonly roundTokens: number;
+  /** Most requests of a step. */
+  readonly entries: number;
 }
 
 /** A deployment that cannot be: what was asked for, what it takes, what there is. */

@@ -3,21 +3,18 @@
 
 import type { CapacityPlan } from "./capacity.ts";
 import { FLEET_PLAN_VERSION, type FleetPlan, parseFleetPlan } from "./fleet-plan.ts";
-import type { ModelConfig } from "../model/config.ts";
 
 export interface RecordedCapacity extends Pick<FleetPlan, "packId" | "packHash" | "fleet" | "jurisdiction"> {
-  readonly config: Pick<ModelConfig, "tieWordEmbeddings">;
   /** Location hint of each shard; null where the platform chooses. */
   readonly regionOf: (shard: number) => string | null;
 }
 
 /** Throws RangeError naming the field that no record can hold. */
-export function recordOfCapacity(plan: Pick<CapacityPlan, "stages" | "lanes" | "experts">, { config, regionOf, packId, packHash, fleet, jurisdiction }: RecordedCapacity): FleetPlan {
+export function recordOfCapacity(plan: Pick<CapacityPlan, "stages" | "lanes" | "experts">, { regionOf, packId, packHash, fleet, jurisdiction }: RecordedCapacity): FleetPlan {
   return parseFleetPlan({
     version: FLEET_PLAN_VERSION, packId, packHash, fleet, epoch: 1,
     shards: plan.experts.slots.map((slots, shard) => ({ slots, region: regionOf(shard) })),
-    // A tied head is where the embedding is.
-    stages: plan.stages.map(({ embeddingRows, layers, headRows }) => ({ embeddingRows, layers, headRows: config.tieWordEmbeddings ? embeddingRows : headRows, slots: [] })),
+    stages: plan.stages.map(({ embeddingRows, layers, headRows }) => ({ embeddingRows, layers, headRows, slots: [] })),
     lanes: plan.lanes, jurisdiction,
   });
 }

@@ -6,21 +6,10 @@ import { latentDim } from "../model/config.ts";
 import { engineRegions } from "../model/engine-regions.ts";
 import { allocatedBytes } from "../model/heap.ts";
 import { KV_BLOCK, kvPageBytes } from "../model/kernels.ts";
+import { VOCABULARY_BLOCK_ROWS, type Span, type StageSpan } from "../model/stage-span.ts";
 import { type CapacityBlob, type CapacityLimits, type CapacityPack, CapacityPlanError, layerOf, mib, mostSegments, roomBytes, rowBytes } from "./capacity-pack.ts";
 
-/** The embedding and the head are cut only at multiples of so many rows: what the head's kernel takes at a time (model/kernels.ts topLogits). */
-export const VOCABULARY_BLOCK_ROWS = 512;
-
-export type Span = readonly [from: number, to: number];
-
-interface Spans {
-  readonly embeddingRows: Span;
-  readonly layers: Span;
-  /** A tied head is the embedding: its rows are those. */
-  readonly headRows: Span;
-}
-
-export interface StageCapacity extends Spans {
+export interface StageCapacity extends StageSpan {
   readonly weightBytes: number;
   readonly scratchBytes: number;
   readonly frameBytes: number;
@@ -46,7 +35,8 @@ export class TrunkCut {
   readonly #layerBlobs: readonly (readonly CapacityBlob[])[];
   /** Bytes of layers 0 to n. */
   readonly #layerSums: readonly number[];
-  readonly #sharedSegmentWidth: number;
+  /** Widest segment of each layer's dense part or shared expert. */
+  readonly #sharedWidths: readonly number[];
   readonly #maxSegments: number;
 
   constructor(pack: CapacityPack, limits: CapacityLimits) {
@@ -68,16 +58,19 @@ export class TrunkCut {
     const sums = [0];
     for (const blobs of layers) sums.push(sums.at(-1)! + blobs.reduce((sum, { bytes }) => sum + allocatedBytes(bytes), 0));
     this.#layerSums = sums;
-    this.#sharedSegmentWidth = pack.shared.flatMap(({ segments }) => segments).reduce((most, { start, end }) => Math.max(most, end - start), 0);
+    const widths = new Array<number>(config.nLayers).fill(0);
+    for (const { layer, segments } of pack.shared) for (const { start, end } of segments) widths[layer] = Math.max(widths[layer]!, end - start);
+    this.#sharedWidths = widths;
   }
 
   /** What places [from, to) hold. */
-  spans(from: number, to: number): Spans {
-    const { nLayers, vocabSize } = this.#pack.config;
+  spans(from: number, to: number): StageSpan {
+    const { nLayers, vocabSize, tieWordEmbeddings } = this.#pack.config;
     const rows = (blocks: number): number => Math.min(vocabSize, blocks * VOCABULARY_BLOCK_ROWS);
     const within = (start: number, count: number): Span => [Math.min(count, Math.max(0, from - start)), Math.min(count, Math.max(0, to - start))];
     const [embedding, head] = [within(0, this.#nBlocks), within(this.#nBlocks + nLayers, this.#nHeadBlocks)];
-    return { embeddingRows: [rows(embedding[0]), rows(embedding[1])], layers: within(this.#nBlocks, nLayers), headRows: [rows(head[0]), rows(head[1])] };
+    const embeddingRows: Span = [rows(embedding[0]), rows(embedding[1])];
+    return { embeddingRows, layers: within(this.#nBlocks, nLayers), headRows: tieWordEmbeddings ? embeddingRows : [rows(head[0]), rows(head[1])] };
   }
 
   /** `exact` counts equal blobs once, as they lie in memory; without it they count each time, which is fast and never too little. */
@@ -85,27 +78,29 @@ export class TrunkCut {
     const spans = this.spans(from, to);
     const { config, kvFormat } = this.#pack;
     const [firstLayer, endLayer] = spans.layers;
-    // The first stage draws the token, so it has room for logits of the whole vocabulary; the others for those of their own rows.
-    const [firstRow, endRow] = config.tieWordEmbeddings ? spans.embeddingRows : spans.headRows;
-    const regions = engineRegions({ ...config, vocabSize: from === 0 ? config.vocabSize : endRow - firstRow },
-      { nTokens: this.#limits.roundTokens, maxSegments: this.#maxSegments, sharedSegmentWidth: this.#sharedSegmentWidth });
+    const regions = engineRegions(config, {
+      nTokens: this.#limits.roundTokens, maxSegments: this.#maxSegments, sharedSegmentWidth: Math.max(0, ...this.#sharedWidths.slice(firstLayer, endLayer)), span: spans,
+    });
     const [pages, nLayers] = [Math.ceil(resident.contextTokens / KV_BLOCK), endLayer - firstLayer];
+    // A stage of a ring has one table for each entry of a step; an orchestrator alone one for each request, as long as it needs.
+    const isAlone = from === 0 && to === this.nPlaces;
+    const tableBytes = isAlone ? resident.streams * allocatedBytes(pages * 4) : allocatedBytes(this.#limits.entries * Math.ceil(this.#pack.contextLength / KV_BLOCK) * 4);
     const pageBytes = nLayers === 0 ? 0 : allocatedBytes(kvPageBytes(kvFormat, nLayers, config.nKvHeads, config.headDim, latentDim(config)));
     return {
       ...spans,
       weightBytes: exact ? uniqueBytes([...this.#outsideLayers(spans), ...this.#layerBlobs.slice(firstLayer, endLayer).flat()])
         : allBytes(this.#outsideLayers(spans)) + this.#layerSums[endLayer]! - this.#layerSums[firstLayer]!,
       scratchBytes: Object.values(regions).reduce((sum, bytes) => sum + (bytes === 0 ? 0 : allocatedBytes(bytes)), 0),
-      frameBytes: allocatedBytes(this.#limits.frameBytes),
-      kvBytes: nLayers === 0 ? 0 : resident.streams * (pages * pageBytes + allocatedBytes(pages * 4)),
+      frameBytes: nLayers === 0 ? 0 : allocatedBytes(this.#limits.frameBytes),
+      kvBytes: nLayers === 0 ? 0 : resident.streams * pages * pageBytes + tableBytes,
     };
   }
 
   /** Rows of the vocabulary's matrices, the last norm beside the last layer, and the rotation table beside any. */
-  #outsideLayers({ embeddingRows, layers, headRows }: Spans): CapacityBlob[] {
+  #outsideLayers({ embeddingRows, layers, headRows }: StageSpan): CapacityBlob[] {
     const { blobs, config } = this.#pack;
-    const vocabularyRows = config.tieWordEmbeddings ? embeddingRows : headRows;
-    const found = [this.#rows("embed", embeddingRows), this.#rows("head", headRows), this.#rows("headBias", vocabularyRows)];
+    // A tied head has no blob of its own.
+    const found = [this.#rows("embed", embeddingRows), this.#rows("head", headRows), this.#rows("headBias", headRows)];
     if (layers[1] > layers[0]) found.push(blobs["rope"]!);
     if (layers[1] > layers[0] && layers[1] === config.nLayers) found.push(...["norm", "normBias"].flatMap((name) => blobs[name] ?? []));
     return found.filter((blob) => blob !== null);

@@ -11,7 +11,8 @@ export const PRICES = Object.freeze({
   /** An object is billed as 128 MB whatever it uses; there is no charge for CPU time. */
   objectPerMillionGbSeconds: 12.5,
   objectGb: 0.128,
-  /** SQLite of Durable Objects. */
+  /** SQLite of Durable Objects; setting an alarm writes a row. */
+  objectPerMillionRowsWritten: 1,
   sqlitePerGbMonth: 0.20,
   r2PerGbMonth: 0.015,
 });
@@ -20,7 +21,7 @@ export const PRICES = Object.freeze({
 const MONTH_SECONDS = 30 * 86_400;
 const GB = 1e9;
 
-/** Between messages that keep an object's memory: it hibernates after 10 s (2026-11). */
+/** Between calls that keep an object's memory: it hibernates after 10 s (2026-11). The fleet's own limit (durable/limits.ts, keepWarmMs). */
 export const KEEP_WARM_SECONDS = 8;
 
 export const objectSecondsDollars = (seconds: number): number => seconds * PRICES.objectGb * PRICES.objectPerMillionGbSeconds / 1e6;
@@ -61,17 +62,21 @@ export interface IdleMonthDollars {
   readonly cache: number;
   /** Store and cache; the account's own monthly fee is apart. */
   readonly total: number;
-  /** More, where messages keep all objects in memory. That such time is not billed is documented, not measured (2026-11). */
+  /** More, where KEEP_WARM keeps all objects in memory: an alarm in every first stage, and a call for each of the others. That the time between is not billed is documented, not measured (2026-11). */
   readonly keepWarm: number;
   /** More instead, where every object stays awake. */
   readonly awake: number;
 }
 
+/** A month of keeping objects in memory (durable/keep-warm.ts): the alarm is a request and a row, a call is a request. An alarm in every object would cost the first for each. */
+export const keepWarmDollars = ({ keepers, kept }: { readonly keepers: number; readonly kept: number }): number =>
+  MONTH_SECONDS / KEEP_WARM_SECONDS * (keepers * (PRICES.objectPerMillionRequests + PRICES.objectPerMillionRowsWritten) + kept * PRICES.objectPerMillionRequests) / 1e6;
+
 /** Of a month in which nobody asks for anything. */
-export function dollarsPerIdleMonth(of: { readonly packBytes: number; readonly cachedBytes: number; readonly objects: number }): IdleMonthDollars {
+export function dollarsPerIdleMonth(of: { readonly packBytes: number; readonly cachedBytes: number; readonly objects: number; /** First stages. */ readonly keepers: number; /** Objects they keep, each counted as often as it is called. */ readonly kept: number }): IdleMonthDollars {
   const store = of.packBytes / GB * PRICES.r2PerGbMonth;
   const cache = of.cachedBytes / GB * PRICES.sqlitePerGbMonth;
   return {
-    store, cache, total: store + cache, keepWarm: of.objects * messagesDollars(MONTH_SECONDS / KEEP_WARM_SECONDS), awake: of.objects * objectSecondsDollars(MONTH_SECONDS),
+    store, cache, total: store + cache, keepWarm: keepWarmDollars(of), awake: of.objects * objectSecondsDollars(MONTH_SECONDS),
   };
 }

@@ -51,6 +51,7 @@ const EARTH_RADIUS_KM = 6371;
 /** A failure counts half after this time; a region is tried as if it had not failed once less than a half is left. */
 export const FAILURE_HALF_LIFE_MS = 30_000;
 const FAILING = 0.5;
+export const isFailing = (failures: Failures | null, nowMs: number): boolean => failureWeight(failures, nowMs) >= FAILING;
 
 export interface Failures {
   readonly weight: number;

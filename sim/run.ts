@@ -35,6 +35,9 @@ const MOST_SHARDS = 4;
 /** Outcomes of one reader. */
 export type Outcome = "right" | "clean error" | "left";
 
+/** Not every run has these: several lanes; a shard under another than its first name; epochs of a dead orchestrator; wishes of counts; changes that ended. */
+export type Met = "lanes" | "other names" | "stale epochs" | "counts" | "changes";
+
 export interface RunReport {
   readonly seed: number;
   /** What is wrong; null where all is well. */
@@ -46,6 +49,8 @@ export interface RunReport {
   readonly frames: number;
   /** Plans that came into force in the middle of answers. */
   readonly flips: number;
+  /** What kind of a fleet it was, and what it came to. */
+  readonly met: readonly Met[];
   readonly nEvents: number;
   readonly digest: string;
   /** Words of the log, where asked for. */
@@ -92,6 +97,7 @@ export class Simulator {
     const right: (readonly string[])[] = [];
     for (const number of numbers) right.push(await this.oracle.answer(number));
     const faultDraws = new Draws(seed, 2);
+    const met = new Set<Met>();
     const planned = drawFaults(faultDraws);
     const shape = this.#shape(seed, draws, time, planted);
     const world = new World(this.grounds, shape);
@@ -101,7 +107,12 @@ export class Simulator {
     const readers = numbers.map((number) => ({ number, events: [] as GenerateEvent[], abort: new AbortController(), left: false, failed: null as unknown, done: false }));
     const faults: Faults = new Faults({
       isOver: () => faults.over, happened: (name) => faults.happened(name),
-      time, log, store, directory, draws: faultDraws, nextWish: () => this.#drawnWish(faultDraws), shardOf: (socket) => world.shardOf(socket), laneOf: (socket) => world.laneOf(socket),
+      time, log, store, directory, draws: faultDraws, nextWish: () => {
+        const wish = this.#drawnWish(faultDraws);
+        if (wish.plan === undefined) met.add("counts");
+        return wish;
+      },
+      shardOf: (socket) => world.shardOf(socket), laneOf: (socket) => world.laneOf(socket),
       readerLeaves: () => {
         const there = readers.filter((reader) => !reader.done && !reader.left);
         if (there.length === 0) return false;
@@ -142,6 +153,10 @@ export class Simulator {
     faults.over = true;
     const quiet = ended.kind === "done" ? await time.run(() => world.held() === null, QUIET_LIMIT_MS) : ended;
     const held = world.held();
+    if (lanes.length > 1) met.add("lanes");
+    if (shape.stale.length > 0) met.add("stale epochs");
+    if (directory.ended > 0) met.add("changes");
+    if (world.objects.some((shard) => shard.isUp && !world.shards.includes(shard))) met.add("other names");
     const leak = world.end();
     // What Node has to say about rejections it says now.
     await new Promise<void>((resolve) => void setImmediate(resolve));
@@ -179,7 +194,7 @@ export class Simulator {
     });
     if (ended.kind === "done" && Object.keys(faults.counts).length === 0) problems.push(`none of the faults ${JSON.stringify(planned)} has happened`);
     return {
-      seed, problem: problems.length === 0 ? null : problems.join("; "), faults: faults.counts, outcomes, errors, virtualMs: virtualMs - world.startMs, frames: faults.frames, flips: world.flips,
+      seed, problem: problems.length === 0 ? null : problems.join("; "), faults: faults.counts, outcomes, errors, virtualMs: virtualMs - world.startMs, frames: faults.frames, flips: world.flips, met: [...met],
       nEvents: time.nEvents, digest: log.digest, lines: log.lines ?? [],
     };
   }

@@ -29,7 +29,7 @@ export const emptyTally = (): Tally => ({ runs: 0, faults: {}, outcomes: {}, fra
 
 const raise = (counts: Record<string, number>, name: string, by: number): void => { counts[name] = (counts[name] ?? 0) + by; };
 
-export function addReport(tally: Tally, { seed, problem, faults, outcomes, frames, flips, nEvents, virtualMs }: RunReport): void {
+export function addReport(tally: Tally, { seed, problem, faults, outcomes, frames, flips, nEvents, virtualMs }: Omit<RunReport, "errors" | "lines" | "met">): void {
   tally.runs++;
   for (const [name, count] of Object.entries(faults)) raise(tally.faults, name, count);
   for (const outcome of outcomes) raise(tally.outcomes, outcome, 1);
@@ -56,9 +56,10 @@ export function addTally(to: Tally, more: Tally): void {
 
 /** Lines for people: faults by how often they happened, then what became of the readers. */
 export function tableOf({ runs, faults, outcomes, frames, flips, events, virtualMs }: Tally): string[] {
-  const rows = FAULT_NAMES.map((name) => [name, faults[name] ?? 0] as const).sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
+  const names = Object.keys(faults).some((name) => !(FAULT_NAMES as readonly string[]).includes(name)) ? Object.keys(faults) : FAULT_NAMES;
+  const rows = names.map((name) => [name, faults[name] ?? 0] as const).sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
   const most = Math.max(1, rows[0]?.[1] ?? 1);
-  const width = FAULT_NAMES.reduce((max, { length }) => Math.max(max, length), 0);
+  const width = names.reduce((max, { length }) => Math.max(max, length), 0);
   const all = rows.reduce((sum, [, count]) => sum + count, 0);
   return [
     `Faults that happened: ${all} in ${runs} runs`,

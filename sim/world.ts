@@ -65,7 +65,6 @@ export class World {
   readonly startMs: number;
   readonly #named: readonly (readonly ShardObject[])[];
   readonly #owners = new WeakMap<object, { readonly shard: ShardObject; readonly lane: number }>();
-  readonly #budgets: InFlightBudget[][];
   /** Looks at every frame. */
   tamper: Tamper = { request: () => null, reply: () => null };
 
@@ -100,7 +99,6 @@ export class World {
       time, random: new SeededRandom(seed * 7 + 5), link: new Link(time, network), plans, named, strictIsolates: strict !== null, startMs: () => network.between(1, 400),
       adopt: (name, near, adopted) => this.lanes.find((lane) => lane.name === name)!.adopt(near, adopted),
     });
-    this.#budgets = Array.from({ length: shape.nLanes }, () => []);
     const lines = (lane: number, loop: EventLoop, { isolate: { name } }: Tenant, inFlight: InFlightBudget): LineParts => {
       const transports = named.map((names, number) => names.map((shard) => {
         const owner = { shard, lane };
@@ -122,11 +120,7 @@ export class World {
         const experts = new EagerOverlap(of.experts(heap, kernels, shape.roundTokens, undefined, frame), shape.overlapTokens);
         return planted.experts?.(experts) ?? experts;
       },
-      budget: () => {
-        const budget = new InFlightBudget(shape.budgetBytes);
-        this.#budgets[lane]!.push(budget);
-        return budget;
-      },
+      budget: () => new InFlightBudget(shape.budgetBytes),
       startMs: () => network.between(1, 400), chunkBytes: () => network.pick([23, 256, 4096]),
     }));
   }
@@ -152,11 +146,13 @@ export class World {
 
   /** Closes everything. Returns what was not given back; null where all was. */
   end(): string | null {
+    // Of an isolate that died nobody gives anything back.
+    const live = this.lanes.flatMap(({ life }) => (life === null ? [] : [life.budget]));
     for (const lane of this.lanes) lane.end();
     for (const shard of this.objects) shard.end();
     const leaked = [...this.lanes, ...this.objects].map(({ leakedBytes }) => leakedBytes);
     if (leaked.some((bytes) => bytes !== 0)) return `memory was not given back: ${leaked.join(", ")} bytes`;
-    const budgetBytes = this.#budgets.reduce((sum, budgets) => sum + (budgets.at(-1)?.usedBytes ?? 0), 0);
+    const budgetBytes = live.reduce((sum, { usedBytes }) => sum + usedBytes, 0);
     return budgetBytes === 0 ? null : `${budgetBytes} bytes of frames stay accounted as in flight after every line was closed`;
   }
 }

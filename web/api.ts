@@ -36,4 +36,25 @@ async function get<T>(path: string, key: string): Promise<T> {
 }
 
 export const models = (key: string): Promise<ModelList> => get("/v1/models", key);
-export const fleet = (key: string): Promise<FleetReply> => get("/v1/fleet", key);
+
+export interface FleetAnswer {
+  readonly reply: FleetReply;
+  /** The server's clock, by which its times are to be read. */
+  readonly nowMs: number;
+}
+
+/** Clocks this near are taken for one: the header has whole seconds, and ages should not jump. */
+const SAME_CLOCK_MS = 3000;
+
+export async function fleet(key: string): Promise<FleetAnswer> {
+  const response = await fetch("/v1/fleet", { headers: authorization(key) });
+  if (!response.ok) throw await problemOf(response);
+  const [hereMs, thereMs] = [Date.now(), Date.parse(response.headers.get("Date") ?? "")];
+  return { reply: (await response.json()) as FleetReply, nowMs: Math.abs(thereMs - hereMs) > SAME_CLOCK_MS ? thereMs : hereMs };
+}
+
+/** Begins a change of the plan; what is left out stays as it is. */
+export async function askForFleet(key: string, wish: Readonly<Record<string, number | string>>): Promise<void> {
+  const response = await fetch("/v1/fleet", { method: "POST", headers: { ...authorization(key), "Content-Type": "application/json" }, body: JSON.stringify(wish) });
+  if (!response.ok) throw await problemOf(response);
+}

@@ -223,7 +223,7 @@ function showLayer(): void {
   updatePanels();
 }
 
-const askFleet = prepareFleetView(find("view-fleet"), () => keyBox.value);
+const askFleet = prepareFleetView(find("view-fleet"), keyBox);
 function showView(): void {
   const isFleet = location.hash === "#fleet";
   find("view-write").hidden = isFleet;

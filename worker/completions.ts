@@ -75,7 +75,7 @@ function choicesOf(
         promptIds: prompt.ids, maxTokens: maxTokensOf(prompt), sampling, choice, stopIds: pack.config.eosTokenIds, trace: request.moe?.trace === true,
         ...(nTop === null ? {} : { logprobs: nTop }), ...(scorePrompt ? { echo: true } : {}),
         ...(constraint === null ? {} : { constraint }),
-        ...(draftTokens == null ? {} : { draftTokens }), ...(request.moe?.cache === false ? {} : { cacheScope: caller.id }),
+        ...(draftTokens == null ? {} : { draftTokens }), ...(request.moe?.degrade === true ? { degrade: true } : {}), ...(request.moe?.cache === false ? {} : { cacheScope: caller.id }),
       },
     },
   })));

@@ -4,7 +4,7 @@
 
 import { generate, type GenerateTarget, type GenerateWay } from "../durable/generate-client.ts";
 import type { Place } from "../durable/place-names.ts";
-import type { GenerateEvent, GenerateFailure, GenerateRequest, MoeUsage, Timings } from "../durable/generate.ts";
+import type { DegradedUsage, GenerateEvent, GenerateFailure, GenerateRequest, MoeUsage, Timings } from "../durable/generate.ts";
 import type { ReplyParser, ReplyPart } from "../model/reply-parser.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
 import { RequestError } from "./errors.ts";
@@ -18,7 +18,7 @@ export type Piece =
   /** One generated token. `text` is what became certain with it, possibly ""; `aside` is what is not the answer's text: reasoning, calls of tools. */
   | { readonly kind: "token"; readonly text: string; readonly aside: readonly Aside[]; readonly token: ScoredToken; readonly trace: TokenTrace | null }
   /** The last piece. `text` and `aside` are what had been held back, `stop` the stop string that ended it, null where none did; `isLate` where its deadline did, a length of time. */
-  | { readonly kind: "end"; readonly text: string; readonly aside: readonly Aside[]; readonly reason: "stop" | "length"; readonly isLate: boolean; readonly stop: string | null; readonly promptTokens: number; readonly cachedTokens: number; readonly completionTokens: number; readonly moe: MoeUsage | null; readonly timings: Timings | null; readonly coldStarts?: number; /** Who said it. */ readonly served?: Place };
+  | { readonly kind: "end"; readonly text: string; readonly aside: readonly Aside[]; readonly reason: "stop" | "length"; readonly isLate: boolean; readonly stop: string | null; readonly promptTokens: number; readonly cachedTokens: number; readonly completionTokens: number; readonly moe: MoeUsage | null; readonly degraded: DegradedUsage | null; readonly timings: Timings | null; readonly coldStarts?: number; /** Who said it. */ readonly served?: Place };
 
 export type Aside = Exclude<ReplyPart, { readonly kind: "content" }>;
 
@@ -37,6 +37,9 @@ export async function* runChoice(to: (() => GenerateTarget) | readonly GenerateW
   const scanner = createStopScanner(input.stops);
   const parser = input.reply?.() ?? continuation(tokenizer, input.request.promptIds);
   let [nTokens, cachedTokens] = [0, 0];
+  // Counted here, too: a reply may end by a stop string, or have been continued elsewhere.
+  const leftOut = { tokens: 0, expertRows: 0 };
+  const seen = (): DegradedUsage | null => (leftOut.tokens > 0 ? { ...leftOut } : null);
   for await (const event of generate(to, input.request, { signal })) {
     switch (event.type) {
       case "prompt":
@@ -44,11 +47,15 @@ export async function* runChoice(to: (() => GenerateTarget) | readonly GenerateW
         break;
       case "token": {
         nTokens++;
+        if (event.degraded !== undefined) {
+          leftOut.tokens++;
+          leftOut.expertRows += event.degraded;
+        }
         cachedTokens = event.cachedTokens ?? cachedTokens;
         const { text, aside, stop } = cut(parser.push(event.id), scanner);
         yield { kind: "token", text, aside, token: { id: event.id, logprob: event.logprob ?? null, top: event.top ?? [] }, trace: traceOf(event) };
         if (stop !== null) {
-          yield { kind: "end", text: "", aside: [], reason: "stop", isLate: false, stop, promptTokens: input.request.promptIds.length, cachedTokens, completionTokens: nTokens, moe: null, timings: null };
+          yield { kind: "end", text: "", aside: [], reason: "stop", isLate: false, stop, promptTokens: input.request.promptIds.length, cachedTokens, completionTokens: nTokens, moe: null, degraded: seen(), timings: null };
           return;
         }
         break;
@@ -56,7 +63,7 @@ export async function* runChoice(to: (() => GenerateTarget) | readonly GenerateW
       case "end": {
         const last = cut(parser.flush(), scanner);
         const text = last.stop === null ? last.text + scanner.flush() : last.text;
-        yield { kind: "end", text, aside: last.aside, reason: last.stop !== null ? "stop" : event.reason === "deadline" ? "length" : event.reason, isLate: event.reason === "deadline", stop: last.stop, promptTokens: event.promptTokens, cachedTokens: event.cachedTokens, completionTokens: event.completionTokens, moe: event.moe, timings: event.timings, coldStarts: event.coldStarts ?? 0 };
+        yield { kind: "end", text, aside: last.aside, reason: last.stop !== null ? "stop" : event.reason === "deadline" ? "length" : event.reason, isLate: event.reason === "deadline", stop: last.stop, promptTokens: event.promptTokens, cachedTokens: event.cachedTokens, completionTokens: event.completionTokens, moe: event.moe, degraded: mostOf(seen(), event.moe.degraded), timings: event.timings, coldStarts: event.coldStarts ?? 0 };
         return;
       }
       case "error":
@@ -64,6 +71,12 @@ export async function* runChoice(to: (() => GenerateTarget) | readonly GenerateW
     }
   }
   throw new RequestError({ status: 502, code: "stream_broken", message: "The orchestrator's stream ended without an end event." });
+}
+
+/** What was seen and what the last orchestrator says, which also knows of rows after the last token. */
+function mostOf(seen: DegradedUsage | null, told: DegradedUsage | undefined): DegradedUsage | null {
+  if (seen === null || told === undefined) return seen ?? told ?? null;
+  return { tokens: Math.max(seen.tokens, told.tokens), expertRows: Math.max(seen.expertRows, told.expertRows) };
 }
 
 /** Parts of a reply up to the first stop string in its answer. */
@@ -91,8 +104,8 @@ function continuation(tokenizer: Tokenizer, promptIds: readonly number[]): Reply
 
 function traceOf(event: TokenEvent): TokenTrace | null {
   if (event.experts === undefined) return null;
-  const { id, experts, weights, served } = event;
-  return { id, experts, ...(weights === undefined ? {} : { weights }), ...served };
+  const { id, experts, weights, served, degraded } = event;
+  return { id, experts, ...(weights === undefined ? {} : { weights }), ...served, ...(degraded === undefined ? {} : { degraded }) };
 }
 
 /** HTTP status and OpenAI code of each way a generation fails. */

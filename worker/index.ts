@@ -13,6 +13,7 @@ import { embeddingsReply } from "./embeddings.ts";
 import { crossOrigin, type CorsSettings } from "./cors.ts";
 import { errorBody, errorResponse, RequestError, type RequestErrorInit } from "./errors.ts";
 import { changeFleet, fleetReply, planInForce } from "./fleet.ts";
+import { warmFleet } from "./fleet-warmth.ts";
 import { callerOf, edgeFleet, routerOf } from "./fleets.ts";
 import { health } from "./health.ts";
 import { lanesOf } from "./lane-states.ts";
@@ -36,7 +37,7 @@ import { responsesReply } from "./responses.ts";
 import { tracesResponse } from "./traces.ts";
 import { responsesSchema } from "./responses-schema.ts";
 import { applyTemplateSchema, type ChatRequest, chatSchema, completionSchema, detokenizeSchema, embeddingsSchema, fleetChangeSchema, parseBody, tokenizeSchema } from "./schemas.ts";
-import type { FleetReply, ModelList } from "./wire-types.ts";
+import type { FleetReply, FleetWarmth, ModelList } from "./wire-types.ts";
 
 export { Orchestrator } from "../durable/orchestrator.ts";
 export { ExpertShard } from "../durable/shard.ts";
@@ -104,6 +105,10 @@ app.get("/v1/fleet", async (c) => {
 app.post("/v1/fleet", async (c) => {
   requireScope(c.var.caller, "admin");
   return c.json(await changeFleet(await parseBody(c.req.raw, fleetChangeSchema), c.env), 202);
+});
+app.post("/v1/fleet/warm", async (c) => {
+  requireScope(c.var.caller, "admin");
+  return c.json(await warmFleet(c.env, c.req.raw) satisfies FleetWarmth);
 });
 app.get("/v1/fleet/plan", async (c) => {
   requireScope(c.var.caller, "admin");

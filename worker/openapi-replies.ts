@@ -2,6 +2,7 @@
 // at run time; test/workerd/openapi.test.ts holds real replies to them, so that each field of a reply is named here and means what it says.
 
 import { z } from "zod";
+import { WARMTHS } from "../durable/warmth.ts";
 
 const text = z.string();
 const count = z.int().min(0);
@@ -26,6 +27,8 @@ export const replyCost = z.object({
   cold_starts: count.describe("Objects that came up or read weights while the reply waited."),
   timings: z.object({ queue_ms: count, prompt_ms: count, completion_ms: count })
     .describe("Waiting for room, reading the prompt, and from the first token to the last, in whole milliseconds; of several choices the longest. 0 where a stop string ended the reply."),
+  degraded: z.object({ tokens: count.describe("Tokens chosen right after something was left out; later ones build on them."), expert_rows: count.describe("What was left out: one for each token evaluated, layer and expert.") })
+    .optional().describe("Present where `moe.degrade` let the reply go on without some experts."),
   deadline_exceeded: z.literal(true).optional().describe("Present where `moe.deadline_ms` ended the reply."),
 }).describe("What the reply cost the fleet. A step is shared by all generations in it, and counted by each.");
 
@@ -36,6 +39,7 @@ export const tokenTrace = z.object({
   shards: z.array(z.array(count.nullable())).optional().describe("The shard that holds each, by its number in /v1/fleet (of an expert spread over shards, its first part's); null in the orchestrator itself."),
   frames: z.array(z.array(z.object({ shard: count, ms: finite.describe("Until its reply was taken."), bytes: count.describe("Both ways.") }))).optional()
     .describe("By layer with experts: the messages that took the token to its experts, shared by all tokens of the step. Unlike the rest of a trace they differ from run to run."),
+  degraded: count.optional().describe("With `moe.degrade`: expert rows that were left out of what it was chosen by; absent for none."),
 }).describe("With `moe.trace`.");
 
 export const errorReply = z.object({ error: z.object({
@@ -167,6 +171,8 @@ export const props = z.object({
   modalities: z.object({ vision: z.literal(false), audio: z.literal(false) }),
 });
 
+const warmth = z.enum(WARMTHS).describe("cold: nothing was asked of it yet; loading; active: there is work; linger: a line without work, for a minute; closed: at rest since.");
+const read = z.object({ moved: z.object({ memory: count, cache: count, donors: count, store: count }).describe("Bytes of weights by where they came from, since the object came up."), loadMs: count.describe("What that took, as far as its clock shows.") });
 const generations = z.object({ active: count, queued: count, cancelled: count });
 const laneHealth = z.array(z.object({ region: text.nullable(), lane: count, status: z.enum(["cold", "warming", "ready", "degraded", "failed", "unreachable"]) })).optional().describe("Of several orchestrators each one's own state.");
 export const health = z.object({ status: z.enum(["ready", "degraded"]).describe("ready: somebody serves. degraded: somebody does, and a shard is not connected at this moment, or one of several orchestrators failed."), model: text.optional(), generations, lanes: laneHealth });
@@ -181,7 +187,8 @@ const change = z.object({ ...changed, fromEpoch: count, state: z.enum(["planned"
 const directory = z.object({
   plan: z.object({
     epoch: count, packHash: text, fleet: text, lanes: count, stages: count, jurisdiction: text.nullable(),
-    shards: z.array(z.object({ segments: count.describe("Parts of experts it holds; 0: it rests."), region: text.nullable() })),
+    copies: z.tuple([count, count]).describe("On how many shards a part of an expert lies: the fewest and the most."),
+    shards: z.array(z.object({ segments: count.describe("Parts of experts it holds; 0: it rests."), shared: count.describe("Of these, parts that another shard holds too."), region: text.nullable() })),
   }).nullable().describe("The plan in force; null before an orchestrator has woken."),
   change: change.nullable().describe("What is under way."),
   history: z.array(z.object({ ...changed, outcome: z.enum(["steady", "abandoned"]), endedMs: count })).describe("Changes that ended, the latest first."),
@@ -204,8 +211,11 @@ const orchestrator = z.object({
   isolate: z.object({ limitBytes: count, usedBytes: count, account: z.record(z.string(), count).describe("Bytes by purpose."), objects: z.array(text), kernels: text }).nullable(),
   generations,
   drafts: z.object({ tokens: count, held: count }).describe("Guesses evaluated, and how many of them held."),
+  read: read.describe("Of the trunk, or the first stage's part of it."),
+  stages: z.array(z.object({ name: text, loadedBytes: count, totalBytes: count, isReady: z.boolean() })).describe("Of a ring, those after the first, which is the orchestrator."),
   shards: z.array(z.object({
-    name: text, state: z.enum(["idle", "connecting", "open", "closed"]),
+    name: text, state: z.enum(["idle", "connecting", "open", "closed"]), warmth,
+    read: read.nullable().describe("As it last said; null before its first line."),
     weightBytes: count.describe("What the plan gives it to hold, known before it is loaded."),
     experts: count.describe("Experts of all layers that it holds, wholly or in part."),
     region: text.nullable().describe("The location hint it was made with; null where the platform chose."),
@@ -221,6 +231,14 @@ export const fleet = orchestrator.extend({
     lanes: z.array(z.object({ lane: count, name: text, status: orchestrator.nullable().describe("Null: it could not be reached.") })),
   })).describe("The caller's nearest first; what stands above is of its first lane that answers."),
   roundTrips: z.array(z.object({ from: text.describe("A region, or \"edge\": the Worker's isolate that answers."), to: text, ms: count, ageMs: count })).describe("There and back between regions, decayed, with the age of the latest measurement."),
+});
+
+export const fleetWarmth = z.object({
+  ready: z.boolean().describe("Every lane serves, and every shard has a line to it."), loaded: finite.min(0).max(1).describe("Of the lane that has come least far."),
+  lanes: z.array(z.object({
+    region: text.nullable(), lane: count, name: text, status: z.enum(["cold", "warming", "ready", "degraded", "failed"]).nullable().describe("Null: it could not be reached."),
+    loaded: finite.min(0).max(1), message: text.nullable(), shards: z.array(z.object({ name: text, warmth, weightBytes: count, loadedBytes: count })),
+  })),
 });
 
 export const tokenList = z.object({ tokens: z.array(count) });

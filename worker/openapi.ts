@@ -16,7 +16,7 @@ const SCHEMAS = {
   ChatCompletion: replies.chatCompletion, ChatCompletionChunk: replies.chatCompletionChunk, Completion: replies.completion, CompletionChunk: replies.completionChunk,
   Response: replies.response, ResponseEvent: replies.responseEvent, Message: replies.message, MessageEvent: replies.messageEvent, InputTokens: replies.inputTokens,
   EmbeddingList: replies.embeddingList, TokenList: replies.tokenList, Content: replies.content, PromptText: replies.promptText,
-  ModelObject: replies.modelObject, ModelList: replies.modelList, Props: replies.props, Health: replies.health, HealthWaiting: replies.healthWaiting, Fleet: replies.fleet, FleetDirectory: replies.fleetDirectory, FleetPlan: replies.fleetPlan,
+  ModelObject: replies.modelObject, ModelList: replies.modelList, Props: replies.props, Health: replies.health, HealthWaiting: replies.healthWaiting, Fleet: replies.fleet, FleetDirectory: replies.fleetDirectory, FleetPlan: replies.fleetPlan, FleetWarmth: replies.fleetWarmth,
   Usage: replies.usage, ReplyCost: replies.replyCost, TokenTrace: replies.tokenTrace, Error: replies.errorReply, MessageError: replies.messagesErrorReply,
 } as const satisfies Readonly<Record<string, z.ZodType>>;
 export type SchemaName = keyof typeof SCHEMAS;
@@ -60,6 +60,7 @@ export const ENDPOINTS: readonly Endpoint[] = [
   { method: "get", path: "/props", summary: "Context, defaults of sampling, template and special tokens, in llama.cpp's words.", reply: "Props", errors: [503] },
   { method: "get", path: "/v1/fleet", summary: "Orchestrator and shards: state, memory, traffic; the plan in force, and how it changes.", reply: "Fleet", errors: [403], needsAdmin: true },
   { method: "post", path: "/v1/fleet", summary: "Begins a change of the plan: more or fewer shards, replicas, or another placement. Replies under way go on, the same.", request: "FleetChangeRequest", reply: "FleetDirectory", status: 202, errors: [400, 403, 409, 413, 429, 503], needsAdmin: true },
+  { method: "post", path: "/v1/fleet/warm", summary: "Loads every shard of every lane and region at once, and says at once how far that has come. Asking again changes nothing.", reply: "FleetWarmth", errors: [403, 413, 429, 503], needsAdmin: true },
   { method: "get", path: "/v1/fleet/plan", summary: "The plan in force: which shard holds what.", reply: "FleetPlan", errors: [403, 409, 503], needsAdmin: true },
   { method: "get", path: "/metrics", summary: "Counters and histograms for Prometheus: of the orchestrator, and of the Worker's isolate that answers.", reply: { mediaType: "text/plain" }, errors: [403], needsAdmin: true },
   { method: "get", path: "/v1/traces", summary: "Routing of a sample of real requests, as a trace file (docs/formats.md).", reply: { mediaType: "application/octet-stream" }, errors: [403, 503], needsAdmin: true },

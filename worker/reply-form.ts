@@ -79,10 +79,12 @@ export function moeOf({ seed }: ReplyHead, ends: readonly (End | undefined)[]): 
     counts.retries += end?.moe?.retries ?? 0;
     counts.hedges += end?.moe?.hedges ?? 0;
   }
+  const degraded = ends.flatMap((end) => end?.degraded ?? []);
+  const sum = (of: "tokens" | "expertRows"): number => degraded.reduce((total, counted) => total + counted[of], 0);
   // Choices run side by side: the longest of them is what the reply took.
   const most = (of: (timings: Timings) => number): number => Math.max(...ends.map((end) => (end?.timings == null ? 0 : of(end.timings))));
   const timings = { queue_ms: most(({ queueMs }) => queueMs), prompt_ms: most(({ promptMs }) => promptMs), completion_ms: most(({ completionMs }) => completionMs) };
   const coldStarts = Math.max(...ends.map((end) => end?.coldStarts ?? 0));
   const { region, lane } = ends.find((end) => end?.served !== undefined)?.served ?? { region: null, lane: 0 };
-  return { seed, ...counts, region, lane, cold_starts: coldStarts, timings, ...(ends.some((end) => end?.isLate) ? { deadline_exceeded: true } : {}) };
+  return { seed, ...counts, region, lane, cold_starts: coldStarts, timings, ...(degraded.length > 0 ? { degraded: { tokens: sum("tokens"), expert_rows: sum("expertRows") } } : {}), ...(ends.some((end) => end?.isLate) ? { deadline_exceeded: true } : {}) };
 }

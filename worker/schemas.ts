@@ -33,8 +33,9 @@ export const moe = z.object({
   date: date.nullish().meta({ description: "The date a chat template may write, YYYY-MM-DD; today (UTC) when absent." }),
   draft_tokens: integer(0, LIMITS.draftTokens).nullish().meta({ description: "Most guesses at the next tokens that one step may verify, 0 for none. The answer is the same either way.", default: LIMITS.draftTokens }),
   cache: boolean.nullish().meta({ description: "false: nothing that an earlier request of the key evaluated is taken over, and nothing is left for later ones. The answer is the same either way.", default: true }),
+  degrade: boolean.nullish().meta({ description: "true: where experts cannot be computed for a while, go on without them instead of waiting for their shard. Every token that this touches says so (with `trace`), and `moe.degraded` of the reply counts them; the text is another than with all experts.", default: false }),
   deadline_ms: integer(1, EDGE_LIMITS.deadlineMs).nullish().meta({ description: "How long the reply may take from its arrival, in milliseconds: what is said by then is the reply, with finish_reason \"length\"." }),
-}, "an object with `trace`, `date`, `draft_tokens`, `cache` and/or `deadline_ms`");
+}, "an object with `trace`, `date`, `draft_tokens`, `cache`, `degrade` and/or `deadline_ms`");
 
 export const modelId = z.string("the id of a model as a string").min(1, "the id of a model, not an empty string").meta({ description: "Id of the model, as /v1/models lists it." });
 /** How tokens are drawn: every API that takes these takes them alike. */

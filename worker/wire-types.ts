@@ -19,6 +19,22 @@ export type FleetReply = OrchestratorStatus & {
 };
 export type { ShardStatus } from "../durable/generate.ts";
 
+/** POST /v1/fleet/warm. */
+export interface FleetWarmth {
+  /** Every lane serves, and every shard has a line to it. */
+  readonly ready: boolean;
+  /** 0 to 1, of the lane that has come least far. */
+  readonly loaded: number;
+  readonly lanes: readonly (Pick<OrchestratorStatus, "loaded" | "message"> & {
+    readonly region: string | null;
+    readonly lane: number;
+    readonly name: string;
+    /** Null: it could not be reached. */
+    readonly status: OrchestratorStatus["status"] | null;
+    readonly shards: readonly Pick<OrchestratorStatus["shards"][number], "name" | "warmth" | "weightBytes" | "loadedBytes">[];
+  })[];
+}
+
 /** A frame that took a token to experts of one layer: to which shard, how long until its reply was taken, and its bytes both ways. All tokens of a step share their frames. */
 export interface TraceFrame {
   /** Number of the shard, as /v1/fleet lists them. */
@@ -36,6 +52,8 @@ export interface TokenTrace {
   readonly shards?: readonly (readonly (number | null)[])[];
   /** [moeLayer][frame]; none where the orchestrator computed everything itself. */
   readonly frames?: readonly (readonly TraceFrame[])[];
+  /** Expert rows that were left out of what it was chosen by; absent for none. */
+  readonly degraded?: number;
 }
 
 /** What a reply cost the fleet, and the seed that repeats it: with the last choice of a stream. */
@@ -51,6 +69,8 @@ export interface ReplyCost {
   readonly region: string | null;
   /** Number of the orchestrator there. */
   readonly lane: number;
+  /** Only with `moe.degrade`, where something was left out. */
+  readonly degraded?: { readonly tokens: number; readonly expert_rows: number };
   /** Objects that came up or read weights while the reply waited. */
   readonly cold_starts: number;
   /** Of the choice that took longest: waiting for room, reading the prompt, and from the first token to the last. Whole milliseconds. */

@@ -1,10 +1,10 @@
 // `workers-moe serve <pack>`: the whole system on this machine, in workerd under `wrangler dev`, with the page and the API on one port.
 // Owns the temporary assets folder (links to page and pack), when processes run (../local-cluster.ts), and the word `ready`, printed once /health says so.
-// With --processes N the shards live in N - 1 processes of their own; one that ends is started again, and only the first one's end ends all.
+// With --processes N shards and stages live in N - 1 processes of their own; one that ends is started again, and only the first one's end ends all.
+// With --isolate script each has a Worker script, and with it an isolate, of its own (../fleet-scripts.ts), in whichever process.
 // Refuses packs that would not fit before anything is started (../serve-memory.ts).
 
 import { InvalidArgumentError, Option, type Command } from "commander";
-import type { ChildProcess } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { usablePlan } from "../../durable/usable-plan.ts";
@@ -13,17 +13,20 @@ import type { PackManifest } from "../../formats/manifest.ts";
 import { openPack } from "../../formats/pack-reader.ts";
 import { writeClusterState } from "../cluster-state.ts";
 import { FolderSource } from "../file-source.ts";
-import { startFirst, startShards, type Deployment } from "../local-cluster.ts";
+import { ISOLATE_MODES, processOf, type IsolateMode } from "../fleet-scripts.ts";
+import { startProcess, writeConfigs, type Deployment } from "../local-cluster.ts";
 import { freePort, HOST, portNumber, requireFreePort } from "../local-ports.ts";
 import { positiveInteger } from "../positive-integer.ts";
-import { requireLayout, type ServeLayout } from "../serve-layout.ts";
+import { requireLayout, scriptsOfLayout, type ServeLayout } from "../serve-layout.ts";
 import { liftedNotice, MOST_ISOLATE_MIB, requireServeMemory } from "../serve-memory.ts";
 import { assembleAssets, buildProgram, ROOT } from "../setup.mjs";
-import { ShardProcess } from "../shard-process.ts";
+import { ShardProcess, type RunningProcess } from "../shard-process.ts";
 
 /** wrangler needs 3 to 6 s to bundle and start, loading a large pack a minute; what takes longer has failed silently. */
 const STARTUP_MS_MAX = 300_000;
 const POLL_MS = 100;
+/** wrangler needs well under a second to end; one that takes longer will not. */
+const END_MS_MAX = 10_000;
 /** Beside the pack's own files, in the assets of this run only. */
 const PLAN_FILE = "fleet-plan.json";
 
@@ -32,6 +35,8 @@ interface ServeOptions {
   readonly processes: number;
   readonly shards: number;
   readonly replicas: number;
+  readonly isolate: IsolateMode;
+  readonly scripts?: number;
   readonly isolates: string;
   readonly isolateMib?: number;
   readonly plan?: string;
@@ -44,9 +49,11 @@ export function register(program: Command): void {
     .argument("<pack>", "folder of a pack")
     .option("-p, --port <port>", "port to listen on", portNumber, 8787)
     .option("--shards <n>", "expert shards to spread the experts over", positiveInteger, 4)
+    .addOption(new Option("--isolate <unit>", "what has an isolate of its own: the class (in each process), or a Worker script for every shard and stage").choices(ISOLATE_MODES).default("class"))
+    .option("--scripts <n>", "with --isolate script: scripts for shards (default: one each); more leave room to grow", positiveInteger)
     .option("--isolates <mode>", "shared: several shards may share one isolate, as they do locally; strict: they refuse", isolatesMode, "shared")
     .option("--isolate-mib <n>", "memory of one isolate, on this machine only: production's 90 MiB hold small trunks", isolateMebibytes)
-    .option("--processes <n>", "workerd processes: with more than one, the shards are spread over all but the first", positiveInteger, 1)
+    .option("--processes <n>", "workerd processes: with more than one, shards and stages are spread over all but the first", positiveInteger, 1)
     .option("--replicas <n>", "shards that hold each expert: with 2, no answer waits for one that is down", positiveInteger, 1)
     .addOption(new Option("--plan <file>", "the first plan, as `workers-moe plan --out` writes it, in place of an even one").conflicts(["shards", "replicas"]))
     .option("--state-file <file>", "keep a JSON document there: which process holds which shards, its pid, whether it is up")
@@ -54,12 +61,15 @@ export function register(program: Command): void {
 }
 
 async function serve(packFolder: string, options: ServeOptions): Promise<void> {
-  const nScripts = options.processes - 1;
   const pack = resolve(packFolder);
   const id = readPackId(pack);
   const { manifest, packHash } = await openPack(new FolderSource(pack));
   const plan = options.plan === undefined ? null : readPlan(options.plan, manifest, packHash);
-  const layout: ServeLayout = plan === null ? options : { processes: options.processes, shards: plan.shards.length, slots: plan.shards.map(({ slots }) => slots) };
+  const layout: ServeLayout = plan === null ? options : {
+    processes: options.processes, isolate: options.isolate, shards: plan.shards.length, slots: plan.shards.map(({ slots }) => slots), stages: plan.stages, lanes: plan.lanes,
+    ...(options.scripts === undefined ? {} : { scripts: options.scripts }),
+  };
+  if (options.scripts !== undefined && options.isolate !== "script") throw new Error("--scripts counts the scripts of --isolate script; add that, or leave --scripts away.");
   requireLayout(layout);
   requireServeMemory(manifest, layout, options.isolateMib ?? null);
   await requireFreePort(options.port);
@@ -87,81 +97,90 @@ async function serve(packFolder: string, options: ServeOptions): Promise<void> {
   if (options.isolateMib !== undefined) process.stderr.write(`${liftedNotice(manifest, layout, options.isolateMib)}\n`);
 
   const at: Deployment = {
-    id, assets, envFile, work, nScripts, isLifted: options.isolateMib !== undefined,
+    id, assets, envFile, work, scripts: scriptsOfLayout(layout, "workers-moe"), isLifted: options.isolateMib !== undefined,
     vars: {
       SHARDS_COUNT: String(layout.shards), REPLICAS: String(layout.replicas ?? 1), ISOLATES: options.isolates,
       ...(plan === null ? {} : { PLAN_FILE, FLEET: plan.fleet }),
       ...(options.isolateMib === undefined ? {} : { ISOLATE_MIB: String(options.isolateMib) }),
     },
   };
-  await run(at, options, layout.shards, ownKey);
+  await writeConfigs(at);
+  await run(at, options, layout, ownKey);
 }
 
 /** Starts the processes, says `ready`, and returns when all have ended. Throws where it was none that was asked for. */
-async function run(at: Deployment, options: Pick<ServeOptions, "port" | "stateFile">, nShards: number, ownKey: string): Promise<void> {
-  const { nScripts } = at;
-  let first: ChildProcess | null = null;
-  const shardProcesses: { readonly port: number; readonly process: ShardProcess }[] = [];
+async function run(at: Deployment, options: Pick<ServeOptions, "port" | "stateFile">, { processes, shards: nShards }: ServeLayout, ownKey: string): Promise<void> {
+  const nOthers = processes - 1;
+  let first: RunningProcess | null = null;
+  const others: { readonly port: number; readonly process: ShardProcess }[] = [];
   const changed = (): void => {
     if (options.stateFile === undefined) return;
     writeClusterState(options.stateFile, {
       url: `http://${HOST}:${options.port}`, firstPid: first?.pid ?? null,
-      shardProcesses: shardProcesses.map(({ port, process: { pid, state, restarts, lastOutageMs } }, script) => ({
-        pid, port, shards: Array.from({ length: nShards }, (_, shard) => shard).filter((shard) => shard % nScripts === script), state, restarts, lastOutageMs,
+      shardProcesses: others.map(({ port, process: { pid, state, restarts, lastOutageMs } }, other) => ({
+        pid, port, shards: Array.from({ length: nShards }, (_, shard) => shard).filter((shard) => processOf(at.scripts, "ExpertShard", shard) === other + 1), state, restarts, lastOutageMs,
       })),
     });
   };
-  let asked = false; // somebody asked us to stop: how the children then end is no failure
+  const endOthers = (signal: NodeJS.Signals): void => { for (const { process } of others) process.stop(signal); };
   const endAll = (signal: NodeJS.Signals): void => {
-    for (const { process: shards } of shardProcesses) shards.stop(signal);
-    first?.kill(signal);
+    first?.end(signal);
+    endOthers(signal);
   };
+  let asked = false; // somebody asked us to stop: how the children then end is no failure
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {
+      if (asked) return endAll("SIGKILL"); // asked twice
       asked = true;
-      endAll(signal === "SIGHUP" ? "SIGTERM" : signal);
+      setTimeout(() => endAll("SIGKILL"), END_MS_MAX).unref();
+      // The first process has connections to the others: it goes before them, and they go when it is gone.
+      const gentle = signal === "SIGHUP" ? "SIGTERM" : signal;
+      if (first === null) endOthers(gentle);
+      else first.end(gentle);
     });
   }
   // Whatever ends this process, groups of its own making do not outlive it.
-  process.on("exit", () => { for (const { process: shards } of shardProcesses) shards.stop("SIGKILL"); });
-  const allKept = (): Promise<unknown> => Promise.all(shardProcesses.map(({ process: shards }) => shards.kept));
+  process.on("exit", () => endAll("SIGKILL"));
+  const allKept = (): Promise<unknown> => Promise.all(others.map(({ process: other }) => other.kept));
 
   // One after another: processes that start together race for the port over which the registry joins them (2026-11).
-  for (let script = 0; script < nScripts && !asked; script++) {
+  for (let number = 1; number <= nOthers && !asked; number++) {
     const port = await freePort();
-    const shards = new ShardProcess({
-      label: `Shard process ${script + 1} of ${nScripts}`, start: () => startShards(at, script, port), say: (line) => void process.stderr.write(`${line}\n`), changed,
+    const label = `Shard process ${number} of ${nOthers}`;
+    const other = new ShardProcess({
+      label, start: () => startProcess(at, number, port), say: (line) => void process.stderr.write(`${line}\n`), changed,
       random: Math.random, sleep: (ms) => new Promise((done) => setTimeout(done, ms)), nowMs: () => performance.now(),
     });
-    shardProcesses.push({ port, process: shards });
-    if (!(await shards.start()) && !asked) {
-      endAll("SIGTERM");
+    others.push({ port, process: other });
+    if (!(await other.start()) && !asked) {
+      endOthers("SIGTERM");
       await allKept();
-      throw new Error(`Shard process ${script + 1} of ${nScripts} did not start. What it said is above.`);
+      throw new Error(`${label} did not start. What it said is above.`);
     }
   }
   // A signal that came meanwhile has not reached a process that did not exist.
   if (asked) return void await allKept();
-  const child = startFirst(at, options.port);
-  first = child;
+  const edge = startProcess(at, 0, options.port);
+  first = edge;
   changed();
   let stopped = false;
-  const exited = new Promise<number>((done) => child.on("exit", (code, signal) => {
+  const exited = edge.ended.then((how) => {
     stopped = true;
-    endAll("SIGTERM");
-    done(signal === null ? code ?? 1 : asked ? 0 : 1);
-  }));
+    endOthers("SIGTERM");
+    return how;
+  });
+  void edge.isUp();
 
   const ready = await waitUntilReady(`http://${HOST}:${options.port}/health`, ownKey, () => stopped);
   if (ready === null) process.stdout.write(`ready http://localhost:${options.port}\n`);
   else if (!stopped) {
-    child.kill("SIGTERM");
+    edge.end("SIGTERM");
     await Promise.all([exited, allKept()]);
     throw new Error(ready);
   }
-  const code = await exited;
+  const how = await exited;
   await allKept();
-  if (code !== 0 && !asked) throw new Error(`The local runtime ended with exit code ${code}. What it said is above.`);
+  if (!asked && how !== "exit code 0") throw new Error(`The local runtime ended (${how}). What it said is above.`);
 }
 
 /** A setting of the environment as a line of an env file, nothing where it is not set. Only single quotes leave what is in them as it is. */

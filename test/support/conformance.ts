@@ -12,7 +12,9 @@ const resume = (title: string): string => `test/workerd/resume.test.ts > ${title
 const admission = (title: string): string => `test/workerd/admission.test.ts > ${title}`;
 const known = (title: string): string => `test/workerd/known-failures.test.ts > ${title}`;
 const endings = (title: string): string => `test/workerd/finish-reasons.test.ts > ${title}`;
+const degrade = (title: string): string => `test/workerd/degrade.test.ts > ${title}`;
 const directory = (title: string): string => `test/workerd/directory.test.ts > ${title}`;
+const failover = (title: string): string => `test/workerd/failover.test.ts > ${title}`;
 const templates = (title: string): string => `test/node/model/chat-templates.test.ts > ${title}`;
 
 const GREEDY = fields("sampling > with %s of %d is greedy at any temperature");
@@ -62,6 +64,7 @@ export const CONFORMANCE: Partial<Readonly<Record<SchemaName, Readonly<Record<st
   },
   MoeExtensions: {
     trace: [api("streams > carry the experts of every token in every layer when asked")], date: [fields("the template is given > names, thoughts, calls and the ids of their results"), templates("templates of the families (skipped where the data folder is absent) > Llama 3.x names the date it is given; Llama 3.1 its own")],
+    degrade: [degrade("those who opted in go on, flagged, and the others wait for the shard")],
     draft_tokens: [PENALTIES], cache: [api("completions > take over a prompt the same key sent before, say how much, and answer the same")],
     deadline_ms: [admission("turns and deadlines > a reply cut by its deadline has what was said, and says why it ended"), admission("turns and deadlines > a deadline that passes before the reply begins is a 504 of OpenAI's shape")],
   },
@@ -87,6 +90,7 @@ export const CONFORMANCE: Partial<Readonly<Record<SchemaName, Readonly<Record<st
     shards: [directory("over HTTP > a change is begun by its wish, told while it runs, and refused beside another"), directory("4 to 6 to 3 shards under load > fails and alters nothing, moves what was computed, and ends with the shards wished")],
     replicas: [directory("4 to 6 to 3 shards under load > goes on from its storage when the directory is evicted in the middle"), directory("over HTTP > what cannot be is refused with its reason")],
     plan: [directory("over HTTP > a plan of one's own is taken, with its own epoch unread"), directory("over HTTP > what cannot be is refused with its reason")],
+    region: [failover("regions > have plans of their own, which must be named")],
   },
   TokenizeRequest: { content: [fields("add_special puts the first token before a text")], add_special: [fields("add_special puts the first token before a text")] },
   DetokenizeRequest: { tokens: [fields("add_special puts the first token before a text")] },

@@ -2,6 +2,7 @@
 // them: break the ring, take a stage's memory, send a frame twice. Owns no assertion.
 
 import { systemClock } from "../../durable/clock.ts";
+import { LIMITS } from "../../durable/limits.ts";
 import { PageNumbers } from "../../durable/page-numbers.ts";
 import { RingEngine, type OpenRing, type RingHandlers, type RingLinks } from "../../durable/ring-engine.ts";
 import { decodeRing, encodeRing, type RingFrame } from "../../durable/ring-frame.ts";
@@ -37,7 +38,7 @@ export async function openStages(source: ByteSource, manifest: PackManifest, spa
 }
 
 /** A ring over stages that are there; several may follow each other over the same ones. */
-export function ringCluster(stages: readonly StageEngine[], manifest: PackManifest, nPages = 64): RingCluster {
+export function ringCluster(stages: readonly StageEngine[], manifest: PackManifest, { nPages = 64, isImpatient = false } = {}): RingCluster {
   const spans = stages.map(({ engine }) => engine.span);
   const contextLength = Math.max(...stages.map(({ engine }) => engine.contextLength));
   const pagesOf = ({ engine, heap }: StageEngine): StagePages => new StagePages({ heap, pageBytes: engine.kv.pageBytes, most: nPages, entries: ENTRIES, pagesPerTimeline: Math.ceil(contextLength / 32) });
@@ -97,7 +98,7 @@ export function ringCluster(stages: readonly StageEngine[], manifest: PackManife
   const handlers: RingHandlers = { frame: (frame) => engineOf().received(frame), lost: (ring) => engineOf().lost(ring) };
   const first = stages[0]!.engine;
   const engine = new RingEngine({
-    engine: first, core: { take: (...args) => cores[0]!.take(...args) } as StageCore, kv: new KvCache(numbers, manifest.config, contextLength), numbers, spans, links, first: begin(handlers), clock: systemClock, limits: { ringProbeMs: 20, ringSilenceMs: 60, ringStepMs: 400 }, epoch: 1, entries: ENTRIES, maxChunkTokens: CHUNK_TOKENS,
+    engine: first, core: cores[0]!, kv: new KvCache(numbers, manifest.config, contextLength), numbers, spans, links, first: begin(handlers), clock: systemClock, limits: isImpatient ? { ringProbeMs: 20, ringSilenceMs: 60, ringStepMs: 400 } : LIMITS, epoch: 1, entries: ENTRIES, maxChunkTokens: CHUNK_TOKENS,
   });
   return Object.assign(cluster, { engine });
 }

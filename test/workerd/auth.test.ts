@@ -72,9 +72,10 @@ describe("scopes", () => {
     expect(await refused.json()).toMatchObject({ error: { code: "insufficient_permissions", message: expect.stringMatching(/scope "admin".*has "infer"/) } });
   });
   it("the fleet is shown to admin as it is, reasons of faults too", async () => {
-    expect(await (await ask("GET /v1/fleet", bearer("root-key"), { ORCHESTRATOR: orchestrator })).json()).toEqual({ ...STATUS, directory: { plan: null, change: null, history: [], lanes: [], faults: [] } });
+    const withDirectory = (directory: object | null): object => ({ ...STATUS, directory, regions: [{ region: null, directory, lanes: [{ lane: 0, name: (env as unknown as EdgeEnv).PACK_ID, status: STATUS }] }], roundTrips: [] });
+    expect(await (await ask("GET /v1/fleet", bearer("root-key"), { ORCHESTRATOR: orchestrator })).json()).toEqual(withDirectory({ plan: null, change: null, history: [], lanes: [], load: [], faults: [] }));
     const deaf = { getByName: () => ({ status: () => { throw new Error("The directory is gone."); } }) };
-    expect(await (await ask("GET /v1/fleet", bearer("root-key"), { ORCHESTRATOR: orchestrator, DIRECTORY: deaf })).json()).toEqual({ ...STATUS, directory: null });
+    expect(await (await ask("GET /v1/fleet", bearer("root-key"), { ORCHESTRATOR: orchestrator, DIRECTORY: deaf })).json()).toEqual(withDirectory(null));
   });
   it("a change of the fleet needs admin too", async () => {
     const refused = await ask("POST /v1/fleet", bearer("plain-key"), { ORCHESTRATOR: orchestrator, DIRECTORY: untouchable });

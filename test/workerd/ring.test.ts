@@ -24,7 +24,7 @@ const FIVE: readonly StageSpan[] = [
   { embeddingRows: [0, 512], layers: NONE, headRows: NONE }, { embeddingRows: [512, RING_VOCAB], layers: [0, 1], headRows: NONE }, { embeddingRows: NONE, layers: [1, 3], headRows: NONE },
   { embeddingRows: NONE, layers: NONE, headRows: [0, 512] }, { embeddingRows: NONE, layers: NONE, headRows: [512, RING_VOCAB] },
 ];
-const requests = [greedy(6), greedy(5, { promptIds: [400, 1000, 7, 600], logprobs: 20 }), greedy(7, { promptIds: [1, 2, 3], sampling: { ...PLAIN_SAMPLING, temperature: 0.9, topP: 0.95, seed: 5 } })];
+const requests = [greedy(6, { trace: true }), greedy(5, { promptIds: [400, 1000, 7, 600], logprobs: 20 }), greedy(7, { promptIds: [1, 2, 3], sampling: { ...PLAIN_SAMPLING, temperature: 0.9, topP: 0.95, seed: 5 } })];
 const all = async (name: string): Promise<unknown[]> => Promise.all(requests.map(async (request) => outputOf(await eventsOf(name, request))));
 
 async function packed(packId: string): Promise<{ pack: Awaited<ReturnType<typeof packOf>>; expected: unknown[] }> {

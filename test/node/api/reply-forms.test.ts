@@ -18,7 +18,7 @@ const pieceOf = (parts: readonly ReplyPart[]): Piece => ({
   kind: "token", token: { id: 0, logprob: null, top: [] }, trace: null, text: parts.map((part) => (part.kind === "content" ? part.text : "")).join(""),
   aside: parts.filter((part): part is Aside => part.kind !== "content"),
 });
-const END: Piece = { kind: "end", text: "", aside: [], reason: "stop", isLate: false, stop: null, promptTokens: 1, cachedTokens: 0, completionTokens: 1, moe: null, timings: null };
+const END: Piece = { kind: "end", text: "", aside: [], reason: "stop", isLate: false, stop: null, promptTokens: 1, cachedTokens: 0, completionTokens: 1, moe: null, degraded: null, timings: null };
 
 /** A reply's parts in order as parsers give them: thoughts, then text and calls in turn; a call's arguments in pieces. `cuts`: which parts share a token with the one before. */
 const parts = fc.array(fc.oneof(

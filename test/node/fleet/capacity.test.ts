@@ -5,9 +5,10 @@ import { beforeAll, describe, expect, it, test } from "vitest";
 import { capacityLimits } from "../../../cli/plan-document.ts";
 import { plannedConfig } from "../../../cli/plan-model.ts";
 import { LIMITS } from "../../../durable/limits.ts";
-import { kvBytes, orchestratorMemory, plannedBytes, shardMemory } from "../../../durable/memory-plan.ts";
+import { kvBytes, orchestratorMemory, pageBytes, plannedBytes, shardMemory } from "../../../durable/memory-plan.ts";
 import { type CapacityPack, kvBytesPerToken, packBytes, parameterCounts, roomBytes } from "../../../fleet/capacity-pack.ts";
 import { planShards, shardBytes } from "../../../fleet/capacity-shards.ts";
+import { allocatedBytes } from "../../../model/heap.ts";
 import { planLanes, stageBytes } from "../../../fleet/capacity-stages.ts";
 import { planCapacity } from "../../../fleet/capacity.ts";
 import type { PackManifest } from "../../../formats/manifest.ts";
@@ -55,6 +56,20 @@ describe.each(["olmoe", "mixtral", "deepseek_v2", "granitemoe"] as const)("a rea
     plan.slots.forEach((slots, shard) => expect(shards[shard]).toEqual(shardMemory(manifest, slots, LIMITS)));
   });
 
+  it("in stages of a ring needs in each what the plan that admits its load says", () => {
+    const limits = capacityLimits(manifest, LIMITS.isolateBytes);
+    const whole = planLanes(manifest, limits, { streams: 1, contextTokens: 32 }).stages[0]!;
+    const isolateBytes = LIMITS.inFlightBytes + stageBytes(whole) - Math.floor(whole.weightBytes * 0.4);
+    const { stages } = planLanes(manifest, { ...limits, isolateBytes }, { streams: 1, contextTokens: 32 });
+    expect(stages.length).toBeGreaterThan(1);
+    for (const { weightBytes, scratchBytes, frameBytes, kvBytes: cacheBytes, ...span } of stages) {
+      const admitted = orchestratorMemory(manifest, { stepTokens: limits.roundTokens, roundTokens: limits.roundTokens, ranges: [], span }, LIMITS);
+      expect({ weightBytes, scratchBytes, frameBytes }).toEqual(admitted);
+      const nLayers = span.layers[1] - span.layers[0];
+      expect(cacheBytes).toBe(nLayers === 0 ? 0 : pageBytes(manifest, nLayers) + allocatedBytes(LIMITS.activeGenerations * Math.ceil(manifest.contextLength / 32) * 4));
+    }
+  });
+
   it("in as many stages as a small memory asks for holds every layer and every row once, and each fits", () => {
     const limits = capacityLimits(manifest, LIMITS.isolateBytes);
     const whole = planLanes(manifest, limits, { streams: 1, contextTokens: 32 }).stages[0]!;
@@ -70,7 +85,7 @@ describe.each(["olmoe", "mixtral", "deepseek_v2", "granitemoe"] as const)("a rea
       for (const [from, to, at] of [[...stage.embeddingRows, embedding], [...stage.layers, layers], [...stage.headRows, head]] as const) if (to > from) expect(from).toBe(at);
       [embedding, layers, head] = [Math.max(embedding, stage.embeddingRows[1]), Math.max(layers, stage.layers[1]), Math.max(head, stage.headRows[1])];
     }
-    expect([embedding, layers, head]).toEqual([config.vocabSize, config.nLayers, config.tieWordEmbeddings ? 0 : config.vocabSize]);
+    expect([embedding, layers, head]).toEqual([config.vocabSize, config.nLayers, config.vocabSize]);
   });
 });
 
@@ -120,7 +135,7 @@ describe("by hand", () => {
   });
 
   it("stages: the weights set them, or the KV cache", () => {
-    const limits = { isolateBytes: 16 * MIB, inFlightBytes: 8 * MIB, frameBytes: MIB, roundTokens: 8 };
+    const limits = { isolateBytes: 16 * MIB, inFlightBytes: 8 * MIB, frameBytes: MIB, roundTokens: 8, entries: 32 };
     const at = (contextTokens: number, streams = 1) => planCapacity(small(contextTokens), limits, { contextTokens, streams, nShards: null, ...ONE });
     expect([at(32).stages.length, at(32).stagesSetBy]).toEqual([1, "weights"]);
     // 16,384 tokens of 512 bytes are 8 MiB: both layers' cache fills an isolate, one layer's half of it.
@@ -136,7 +151,7 @@ describe("by hand", () => {
   });
 
   it("one more page than the resident tokens takes one more stage", () => {
-    const limits = { isolateBytes: 16 * MIB, inFlightBytes: 8 * MIB, frameBytes: MIB, roundTokens: 8 };
+    const limits = { isolateBytes: 16 * MIB, inFlightBytes: 8 * MIB, frameBytes: MIB, roundTokens: 8, entries: 32 };
     const pack = small(32_768);
     const { residentTokensPerLane } = planLanes(pack, limits, { streams: 1, contextTokens: 32 });
     expect(planLanes(pack, limits, { streams: 1, contextTokens: residentTokensPerLane }).stages).toHaveLength(1);
@@ -157,7 +172,7 @@ describe("by hand", () => {
 
 describe("what cannot be is refused with the numbers", () => {
   const wish = { contextTokens: 32, streams: 1, nShards: null, ...ONE };
-  const limits = { isolateBytes: 90 * MIB, inFlightBytes: 8 * MIB, frameBytes: MIB, roundTokens: 8 };
+  const limits = { isolateBytes: 90 * MIB, inFlightBytes: 8 * MIB, frameBytes: MIB, roundTokens: 8, entries: 32 };
   const huge = plannedConfig("huge", { ...SMALL, expertIntermediateSize: 1 << 20 }, { quant: "f32", contextTokens: 65_536 }).pack;
 
   test.each([
@@ -175,7 +190,7 @@ describe("what cannot be is refused with the numbers", () => {
 });
 
 describe("for any wish", () => {
-  const limitsOf = (isolateMib: number) => ({ isolateBytes: isolateMib * MIB, inFlightBytes: MIB, frameBytes: MIB / 8, roundTokens: 4 });
+  const limitsOf = (isolateMib: number) => ({ isolateBytes: isolateMib * MIB, inFlightBytes: MIB, frameBytes: MIB / 8, roundTokens: 4, entries: 32 });
   const plan = (contextTokens: number, streams: number, isolateMib: number) => {
     try {
       return planCapacity(small(1 << 15), limitsOf(isolateMib), { contextTokens, streams, nShards: null, ...ONE });

@@ -17,7 +17,7 @@ import { tinyModel } from "../../support/tiny-models.ts";
 const MIB = 1024 * 1024;
 const config = { ...tinyModel("olmoe", 3).config, nExperts: 8 };
 const { pack } = plannedConfig("small", config, { quant: "q8", contextTokens: 32 });
-const limits = { isolateBytes: 16 * MIB, inFlightBytes: 8 * MIB, frameBytes: MIB, roundTokens: 8 };
+const limits = { isolateBytes: 16 * MIB, inFlightBytes: 8 * MIB, frameBytes: MIB, roundTokens: 8, entries: 32 };
 const wish = (nShards: number | null, replicas = 1, spareBytes = 0) => ({ nShards, replicas, spareBytes });
 const fleet = { packId: "small", packHash: "0".repeat(64), fleet: "main", jurisdiction: null } as const;
 
@@ -95,16 +95,16 @@ describe("the record", () => {
 
   it("is one that a fleet reads, with the plan's stages, lanes and slots", () => {
     const plan = planOf(config);
-    const record = recordOfCapacity(plan, { ...fleet, config, regionOf: (shard) => (shard === 1 ? "weur" : null) });
+    const record = recordOfCapacity(plan, { ...fleet, regionOf: (shard) => (shard === 1 ? "weur" : null) });
     expect(parseFleetPlan(JSON.parse(JSON.stringify(record)))).toEqual(record);
     expect(record).toMatchObject({ epoch: 1, lanes: plan.lanes, packHash: fleet.packHash, shards: plan.experts.slots.map((slots, shard) => ({ slots, region: shard === 1 ? "weur" : null })) });
     expect(record.stages.map(({ layers }) => layers)).toEqual(plan.stages.map(({ layers }) => layers));
-    expect(() => recordOfCapacity(plan, { ...fleet, packHash: "?", config, regionOf: () => null })).toThrow("The plan's field packHash is not as expected");
+    expect(() => recordOfCapacity(plan, { ...fleet, packHash: "?", regionOf: () => null })).toThrow("The plan's field packHash is not as expected");
   });
 
   it.each([true, false])("covers embedding and head once, the head tied: %s", (tieWordEmbeddings) => {
     const of = { ...config, tieWordEmbeddings };
-    const record = recordOfCapacity(planOf(of), { ...fleet, config: of, regionOf: () => null });
+    const record = recordOfCapacity(planOf(of), { ...fleet, regionOf: () => null });
     for (const rows of [record.stages.map(({ embeddingRows }) => embeddingRows), record.stages.map(({ headRows }) => headRows)]) {
       expect(rows.reduce((sum, [from, to]) => sum + to - from, 0)).toBe(of.vocabSize);
     }

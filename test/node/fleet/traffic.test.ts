@@ -186,10 +186,10 @@ describe("dollars", () => {
   });
 
   it("of a month in which nobody asks", () => {
-    const month = dollarsPerIdleMonth({ packBytes: 10e9, cachedBytes: 5e9, objects: 10 });
+    const month = dollarsPerIdleMonth({ packBytes: 10e9, cachedBytes: 5e9, objects: 10, keepers: 2, kept: 9 });
     expect(month).toMatchObject({ store: expect.closeTo(0.15, 12) as number, cache: expect.closeTo(1, 12) as number, total: expect.closeTo(1.15, 12) as number });
-    // An object awake all month: 2,592,000 s x $1.6e-6; kept warm: a message every 8 s.
+    // An object awake all month: 2,592,000 s x $1.6e-6; kept warm: every 8 s an alarm, which is a request and a row, in two of them, and nine calls.
     expect(month.awake).toBeCloseTo(41.472, 9);
-    expect(month.keepWarm).toBeCloseTo(10 * 324_000 / 20 * 0.15e-6, 12);
+    expect(month.keepWarm).toBeCloseTo(0.324 * (2 * 1.15 + 9 * 0.15), 12);
   });
 });

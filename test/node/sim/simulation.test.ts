@@ -6,7 +6,7 @@ import { payloadChecksum } from "../../../durable/protocol.ts";
 import type { ShardCore, ShardSocket } from "../../../durable/shard-core.ts";
 import type { Experts } from "../../../model/experts.ts";
 import { FAULT_NAMES } from "../../../sim/faults.ts";
-import { type Planted, Simulator } from "../../../sim/run.ts";
+import { type Met, type Planted, Simulator } from "../../../sim/run.ts";
 import { addReport, addTally, emptyTally, type Tally, tableOf } from "../../../sim/tally.ts";
 import { decodeFrame, sealReplyFrame } from "../wire/whole-frame.ts";
 
@@ -15,9 +15,15 @@ beforeAll(async () => {
   simulator = await Simulator.open();
 }, 60_000);
 
+const met: Partial<Record<Met, number>> = {};
+
 async function tallyOf(from: number, to: number): Promise<Tally> {
   const tally = emptyTally();
-  for (let seed = from; seed <= to; seed++) addReport(tally, await simulator.run(seed));
+  for (let seed = from; seed <= to; seed++) {
+    const report = await simulator.run(seed);
+    addReport(tally, report);
+    for (const name of report.met) met[name] = (met[name] ?? 0) + 1;
+  }
   return tally;
 }
 
@@ -38,6 +44,8 @@ describe("a thousand fleets", () => {
     expect(FAULT_NAMES.filter((name) => (tally.faults[name] ?? 0) === 0)).toEqual([]);
     expect(Object.values(tally.faults).reduce((sum, count) => sum + count, 0)).toBeGreaterThan(1000);
     expect(tally.flips).toBeGreaterThan(20);
+    // Every kind of fleet is among them.
+    for (const name of ["lanes", "other names", "stale epochs", "counts", "changes"] as const) expect([name, (met[name] ?? 0) > 40]).toEqual([name, true]);
     expect(tally.outcomes["right"]!).toBeGreaterThan(20 * (tally.outcomes["clean error"] ?? 0));
   });
 });

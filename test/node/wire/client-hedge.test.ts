@@ -40,6 +40,20 @@ async function lateRound({ clock, shards, f }: Awaited<ReturnType<typeof lateFix
 const HEDGE_MS = LIMITS.hedgeFloorMs + LIMITS.drainMs;
 
 describe("a frame that is late", () => {
+  it("waits on where its hedge fails for good: the round is its own", async () => {
+    const of = await lateFixture([{ slowMs: 700 }], Array.from({ length: 8 }, (): Action => ({ refuse: "internal" })));
+    expect(await lateRound(of)).toMatchObject({ status: "fulfilled", value: { hedges: 1 }, tookMs: 700, wrongWords: 0 });
+    expect(of.shards[1]!.frames.length).toBe(LIMITS.frameAttempts);
+  });
+
+  it("is not sent again once the hedge has answered, though its own line comes back", async () => {
+    const of = await lateFixture([{ afterMs: 60, then: "close" }], [{ slowMs: 300 }]);
+    of.shards[0]!.opensAfterMs = 1_000;
+    expect(await lateRound(of)).toMatchObject({ status: "fulfilled", value: { hedges: 1 }, wrongWords: 0 });
+    await of.clock.advance(10_000);
+    expect(of.shards[0]!.frames.length).toBe(QUIET + 1);
+  });
+
   it("is answered by the other holder, and what the first says later is dropped", async () => {
     const of = await lateFixture([{ slowMs: 700 }]);
     const result = await lateRound(of);

@@ -136,7 +136,7 @@ describe("a plan that is adopted", () => {
     const refused: [Partial<FleetPlan>, RegExp][] = [
       [{ packHash: "cd".repeat(32) }, /of pack p \(cdcdcdcdcdcd\) in fleet f; this orchestrator serves p \(abababababab\) in fleet f/],
       [{ fleet: "other" }, /in fleet other/],
-      [{ stages: [...planOf(1, 1).stages, ...planOf(1, 1).stages] }, /has 2 stages, and this ring 1/],
+      [{ stages: [...planOf(1, 1).stages, ...planOf(1, 1).stages] }, /another ring is other orchestrators/],
       [{ stages: [{ ...planOf(1, 1).stages[0]!, slots: [{ layer: 1, expert: 2, segments: [0, 1] }] }] }, /segment 0 of expert 2 in layer 1 to compute itself/],
       [{ shards: [{ slots: [{ layer: 9, expert: 0, segments: [0, 1] }], region: null }] }, /does not fit the pack: .*layer 9, expert 0/],
       [{}, /epoch 4 could not be reached.*refused \(pack-hash\)/], // its shard 0 refuses for good

@@ -46,7 +46,7 @@ const beginning = ids(3, 45);
 /** Every form that logits are asked for, and prompts that share pages: whole ones and a part of one. */
 const REQUESTS: readonly GenerateRequest[] = [
   request(1), request(2, { sampling: { ...PLAIN_SAMPLING, temperature: 0, seed: 2 } }), request(3, { logprobs: 3 }), request(4, { sampling: { ...PLAIN_SAMPLING, temperature: 1.1, topP: 0.9, seed: 4 } }),
-  request(5, { echo: true, logprobs: 2, maxTokens: 2 }), request(6, { embedding: true, maxTokens: 0 }), request(7, { promptIds: beginning, cacheScope: "one" }), request(8, { promptIds: [...beginning.slice(0, 40), 9, 8, 7], cacheScope: "one" }),
+  request(5, { echo: true, logprobs: 2, maxTokens: 2 }), request(6, { embedding: true, maxTokens: 0 }), request(9, { trace: true }), request(10, { trace: { layer: 1 }, echo: true }), request(7, { promptIds: beginning, cacheScope: "one" }), request(8, { promptIds: [...beginning.slice(0, 40), 9, 8, 7], cacheScope: "one" }),
 ];
 
 /** All events; the second half of the requests comes when the first is done, so that kept pages are found. */
@@ -66,8 +66,8 @@ const soleStory = async ({ pack, manifest }: Model): Promise<unknown[][]> => {
   const { engine } = await openStage(pack.source, manifest, wholeModel(manifest.config), 32);
   return story(engine);
 };
-const over = async ({ manifest }: Model, stages: readonly StageEngine[], arrange: (ring: RingCluster) => void = () => {}): Promise<{ events: unknown[][]; ring: RingCluster }> => {
-  const ring = ringCluster(stages, manifest);
+const over = async ({ manifest }: Model, stages: readonly StageEngine[], arrange: (ring: RingCluster) => void = () => {}, isImpatient = false): Promise<{ events: unknown[][]; ring: RingCluster }> => {
+  const ring = ringCluster(stages, manifest, { isImpatient });
   arrange(ring);
   return { events: await story(ring.engine), ring };
 };
@@ -135,11 +135,22 @@ describe("what breaks", () => {
   it("again and again, as long as something is said in between", async () => {
     const { events } = await over(model, stages, (cluster) => {
       cluster.onHop = () => {
-        if (cluster.hops.count % 61 === 60) cluster.break(1 + (cluster.hops.count % 2));
+        if (cluster.hops.count % 121 === 120) cluster.break(1 + (cluster.hops.count % 2));
         return "pass";
       };
     });
     check(events, "many breaks");
+  });
+
+  it("a frame that is swallowed, or a ring that falls silent, is noticed and sent again", async () => {
+    for (const at of [5, 40]) {
+      const { events, ring } = await over(model, stages, (cluster) => { cluster.onHop = (frame) => (cluster.hops.count === at && frame.kind !== "probe" ? "swallow" : "pass"); }, true);
+      check(events, `swallowed hop ${at}`);
+      expect(ring.built.count).toBeGreaterThan(1);
+    }
+    const { events, ring } = await over(model, stages, (cluster) => { cluster.onHop = () => (cluster.built.count === 1 && cluster.hops.count > 30 ? "swallow" : "pass"); }, true);
+    check(events, "silent");
+    expect(ring.built.count).toBeGreaterThan(1);
   });
 
   it("a frame that comes twice harms nobody", async () => {
@@ -150,7 +161,7 @@ describe("what breaks", () => {
 
 it("has no more pages than its smallest stage, and takes them back", async () => {
   const model = await modelOf("olmoe");
-  const ring = ringCluster(await openStages(model.pack.source, model.manifest, UNTIED["two stages"]!), model.manifest, 3);
+  const ring = ringCluster(await openStages(model.pack.source, model.manifest, UNTIED["two stages"]!), model.manifest, { nPages: 3 });
   const requests = [request(1, { maxTokens: 30 }), request(2, { maxTokens: 30 }), request(3, { maxTokens: 30 })];
   const whole = await openStage(model.pack.source, model.manifest, wholeModel(model.manifest.config), 32);
   expect(await story(ring.engine, requests)).toEqual(await story(whole.engine, requests));

@@ -22,7 +22,7 @@ const rowsFrame: fc.Arbitrary<RingFrame> = fc.tuple(fc.array(fc.record({
 }), { minLength: 1, maxLength: 5 }), fc.array(fc.tuple(u32, u32), { maxLength: 3 }), fc.integer({ min: 1, max: 40 }), fc.boolean()).chain(([found, copies, hidden, isFirst]) => {
   const entries = found.map(({ more, ...entry }): RingEntry => ({ ...entry, maxTokens: entry.start + entry.nTokens + more, pages: Uint32Array.from({ length: Math.ceil((entry.start + entry.nTokens) / 32) + more }, (_, i) => entry.timeline ^ i) }));
   const nTokens = entries.reduce((sum, e) => sum + e.nTokens, 0);
-  return fc.record({ ...address, kind: fc.constant("rows" as const), entries: fc.constant(entries), asks: asksOf(nTokens), copies: fc.constant(copies), ids: words(nTokens), hidden: fc.constant(hidden), rows: isFirst ? fc.constant(null) : bits(nTokens * hidden) });
+  return fc.record({ ...address, kind: fc.constant("rows" as const), entries: fc.constant(entries), asks: asksOf(nTokens), copies: fc.constant(copies), ids: words(nTokens), hidden: fc.constant(hidden), rows: isFirst ? fc.constant(null) : bits(nTokens * hidden), isTraced: fc.boolean() });
 });
 const finals: fc.Arbitrary<RingFrame> = fc.tuple(asksOf(9), fc.integer({ min: 1, max: 33 })).chain(([asks, hidden]) =>
   fc.record({ ...address, kind: fc.constant("finals" as const), asks: fc.constant(asks), hidden: fc.constant(hidden), rows: bits(asks.length * hidden) }));
@@ -30,7 +30,8 @@ const answer: fc.Arbitrary<RingFrame> = fc.tuple(fc.nat(100_000), fc.nat(70), fc
   ...address, kind: fc.constant("answer" as const), index: u32, headRows: fc.constant([from, from + n] as const), answer: fc.record({ ids: words(nIds), values: bits(n), notFinite: fc.oneof(fc.constant(-1), fc.nat(0xfffffffe)) }) }));
 const plain: fc.Arbitrary<RingFrame> = fc.oneof(fc.record({ ...address, kind: fc.constantFrom("done" as const, "probe" as const) }),
   fc.record({ ...address, kind: fc.constant("failed" as const), fault: fc.constantFrom("experts" as const, "internal" as const), message: fc.string({ unit: "grapheme", maxLength: 60 }) }));
-const anyFrame = fc.oneof(rowsFrame, finals, answer, plain);
+const routes: fc.Arbitrary<RingFrame> = fc.nat(70).chain((n) => fc.record({ ...address, kind: fc.constant("routes" as const), words: words(n) }));
+const anyFrame = fc.oneof(routes, rowsFrame, finals, answer, plain);
 
 /** Typed arrays as plain words, so that NaNs compare by their bits and views by their content. */
 const plainly = (frame: RingFrame): unknown => JSON.parse(JSON.stringify(frame, (_, value: unknown) =>
@@ -72,7 +73,7 @@ describe("a ring frame", () => {
 
   it("whose entries and asks speak of tokens, pages or ids that are not there is refused", () => {
     const entry: RingEntry = { timeline: 1, start: 40, nTokens: 2, maxTokens: 90, ropeOffset: 0, pages: [7] };
-    const frame: RingFrame = { kind: "rows", ring: 1, step: 2, stage: 0, epoch: 1, tally: NO_TALLY, entries: [entry], asks: [], copies: [], ids: Uint32Array.of(1, 2), hidden: 1, rows: new Float32Array(2) };
+    const frame: RingFrame = { kind: "rows", ring: 1, step: 2, stage: 0, epoch: 1, tally: NO_TALLY, entries: [entry], asks: [], copies: [], ids: Uint32Array.of(1, 2), hidden: 1, rows: new Float32Array(2), isTraced: false };
     const decoded = (changed: Partial<typeof frame>) => () => decodeRing(encodeRing({ ...frame, ...changed }));
     expect(decoded({})).toThrow("Entry 0 of a rows frame has 2 tokens from position 40 of 90 and 1 pages");
     expect(decoded({ entries: [{ ...entry, start: 0, maxTokens: 1 }] })).toThrow("has 2 tokens from position 0 of 1 ");
