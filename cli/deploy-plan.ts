@@ -4,6 +4,7 @@
 
 import { tenantBytes } from "../durable/isolate.ts";
 import { LIMITS } from "../durable/limits.ts";
+import type { PlannedPack } from "../durable/memory-plan.ts";
 import type { FleetPlan } from "../fleet/fleet-plan.ts";
 import type { PackManifest } from "../formats/manifest.ts";
 import { MOST_SCRIPTS, type FleetScript, type IsolateMode } from "./fleet-scripts.ts";
@@ -15,6 +16,8 @@ const MIB = 1024 * 1024;
 const MOST_ASSET_BYTES = 25 * MIB;
 /** As many as the pack of the largest plan could need, and no more than the platform takes for SHARDS_COUNT (durable/env.ts). */
 const MOST_SHARDS = 1024;
+
+export type DeployedPack = PlannedPack & Pick<PackManifest, "contextLength" | "parts">;
 
 export interface DeployWish {
   readonly isolate: IsolateMode;
@@ -42,7 +45,7 @@ export interface DeployPlan {
 }
 
 /** What is deployed where. Throws a sentence with the numbers where it cannot be. */
-export function planDeploy(manifest: PackManifest, edge: string, wish: DeployWish): DeployPlan {
+export function planDeploy(manifest: DeployedPack, edge: string, wish: DeployWish): DeployPlan {
   const { isolate, replicas, plan, bucket } = wish;
   const room = tenantBytes(LIMITS);
   const layoutOf = (shards: number): ServeLayout => ({
@@ -50,7 +53,7 @@ export function planDeploy(manifest: PackManifest, edge: string, wish: DeployWis
     ...(plan === null ? {} : { slots: plan.shards.map(({ slots }) => slots), stages: plan.stages, lanes: plan.lanes }),
   });
   const layout = layoutOf(plan?.shards.length ?? wish.shards ?? fewestShards(manifest, layoutOf));
-  if (wish.scripts !== null && (isolate !== "script" || wish.scripts < layout.shards)) throw new Error(`--scripts ${wish.scripts} is for --isolate script with at most as many shards; there are ${layout.shards} shards with --isolate ${isolate}.`);
+  if (wish.scripts !== null && (isolate !== "script" || wish.scripts < layout.shards)) throw new Error(`--scripts ${wish.scripts} goes with --isolate script and at most as many shards; these are ${layout.shards} shards with --isolate ${isolate}.`);
   if (replicas > layout.shards) throw new Error(`--replicas ${replicas} asks for each expert on ${replicas} shards, and there are ${layout.shards}; ask for more --shards.`);
   const { trunkBytes, shardBytes } = serveMemory(manifest, layout);
   const largest = Math.max(0, ...shardBytes);
@@ -68,7 +71,7 @@ export function planDeploy(manifest: PackManifest, edge: string, wish: DeployWis
 }
 
 /** One more at a time: not more bytes need more shards, but whole experts come in steps. */
-function fewestShards(manifest: PackManifest, layoutOf: (shards: number) => ServeLayout): number {
+function fewestShards(manifest: DeployedPack, layoutOf: (shards: number) => ServeLayout): number {
   const room = tenantBytes(LIMITS);
   for (let shards = layoutOf(1).replicas ?? 1; shards < MOST_SHARDS; shards++) {
     if (Math.max(0, ...serveMemory(manifest, layoutOf(shards)).shardBytes) <= room) return shards;
@@ -77,15 +80,14 @@ function fewestShards(manifest: PackManifest, layoutOf: (shards: number) => Serv
 }
 
 /**
- * The scripts in the order in which they go up: shards and stages, the edge last, so that nothing is asked of what is not there. In `isFirst`, every script that one before it
- * is bound to goes up once without bindings: the platform refuses a binding to a script that does not exist.
+ * The scripts in the order in which they go up: shards and stages, the edge last, so that nothing is asked of what is not there. With `isFirst`, every script that one before it
+ * is bound to goes up once without bindings of its own: the platform refuses a binding to a script that does not exist.
  */
 export function deploySteps(base: WranglerConfig, scripts: readonly FleetScript[], wishes: ConfigWishes, isFirst: boolean): DeployStep[] {
   const configs = [...scripts.map((script) => heldConfig(base, script, scripts, wishes)), edgeConfig(base, scripts, wishes)];
   const all = configs.map((config): DeployStep => ({ name: config.name, config, isFirstRound: false }));
   if (!isFirst) return all;
-  const names = configs.map(({ name }) => name);
-  const early = configs.filter(({ name }, at) => configs.slice(0, at).some((before) => boundScripts(before).includes(name)) || boundScripts(configs[at]!).some((other) => names.indexOf(other) > at));
+  const early = configs.filter(({ name }, at) => configs.slice(0, at).some((before) => boundScripts(before).includes(name)));
   return [...early.map((config): DeployStep => ({ name: config.name, config: unboundConfig(config), isFirstRound: true })), ...all];
 }
 

@@ -77,5 +77,11 @@ function processOfShardScripts({ shards, scripts, replicas, processes }: FleetSh
     const length = Math.floor(shards / rows) + (row < shards % rows ? 1 : 0);
     for (let at = 0; at < length; at++) order.push(1 + (at < replicas - 1 ? at : replicas - 1 + (turn++ % (nOthers - replicas + 1))));
   }
+  // A process that got nothing takes one of the fullest's: it meets nobody.
+  for (let process = 1; process <= nOthers; process++) {
+    if (order.includes(process)) continue;
+    const counts = order.map((of) => order.filter((other) => other === of).length);
+    order[counts.lastIndexOf(Math.max(...counts))] = process;
+  }
   return [...order, ...byTurns.slice(shards)];
 }

@@ -4,10 +4,15 @@
 
 import type { Clock } from "./clock.ts";
 
+/** The storage of an object, as far as its alarm goes. */
+export interface AlarmStorage {
+  setAlarm(atMs: number, options: { readonly allowUnconfirmed: boolean }): Promise<void>;
+}
+
 const UNCONFIRMED = { allowUnconfirmed: true } as const;
 
 export class ObjectAlarm<Name extends string> {
-  readonly #storage: Pick<DurableObjectStorage, "setAlarm">;
+  readonly #storage: AlarmStorage;
   readonly #clock: Clock;
   readonly #wishes = new Map<Name, number>();
   /** What the platform's alarm is known to be set to. */
@@ -15,7 +20,7 @@ export class ObjectAlarm<Name extends string> {
   /** Nobody was called yet since the object came up: what its former self was asked for is not known. */
   #isNew = true;
 
-  constructor(storage: Pick<DurableObjectStorage, "setAlarm">, clock: Clock) {
+  constructor(storage: AlarmStorage, clock: Clock) {
     this.#storage = storage;
     this.#clock = clock;
   }

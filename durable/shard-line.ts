@@ -261,7 +261,7 @@ export class ShardLine {
           if (this.#nameAttempt + 1 >= limits.shardNames) {
             return this.#giveUp(new ShardError(this.name, false,
               `Shard ${this.name} was refused under ${limits.shardNames} names, each time because its isolate holds another shard. Last: ${welcome.message} ` +
-              `Either set ISOLATES = "shared" and keep the shards of one isolate within its memory, or deploy the shards as separate Worker scripts, which never share an isolate (docs/deploy.md).`));
+              `Either set ISOLATES = "shared" and keep the shards of one isolate within its memory, or deploy the shards as separate Worker scripts (--isolate script), which never share an isolate (docs/deploy.md).`));
           }
           this.#transport = this.#p.transport(++this.#nameAttempt);
           continue;

@@ -1,4 +1,4 @@
-// How the fleet changes: the change under way, or the last one, state by state (docs/fleet.md, "Epochs"), and a table of those before it.
+// How the fleet changes: the change under way, or the last one, state by state (docs/fleet.md, "Epochs"), and a table of those that ended.
 // Owns the words and times of the states. Refuses to ask for changes: fleet-wish.ts.
 
 import { ago, byteSize, counted, duration, element } from "./figures.ts";
@@ -101,13 +101,11 @@ function amounts(shown: Shown | null): HTMLElement {
   return part;
 }
 
-/** Those that ended before the one the card shows. */
-export function earlierChanges({ change, history }: Directory, nowMs: number): HTMLElement[] {
-  const earlier = change === null ? history.slice(1) : history;
-  if (earlier.length === 0) return [];
+/** All that ended. Its line is there before the first has, so that nothing moves when it comes. */
+export function pastChanges({ history }: Directory, nowMs: number): HTMLElement {
   const folded = element("details", "earlier");
-  folded.append(element("summary", "", `${counted(earlier.length, "earlier change")}`));
-  folded.append(table("Earlier changes", ["Epoch", "Asked for", "Shards", "Fetched", "Took", "Ended"], earlier.map((past) => ({
+  folded.append(element("summary", "", history.length === 0 ? "No change has ended yet" : `${counted(history.length, "change")} ended`));
+  if (history.length > 0) folded.append(table("Changes that ended", ["Epoch", "Asked for", "Shards", "Fetched", "Took", "Ended"], history.map((past) => ({
     key: `${past.epoch}`,
     cells: [
       { text: `${past.epoch}`, detail: past.outcome === "abandoned" ? "abandoned" : "", state: past.outcome },
@@ -118,5 +116,5 @@ export function earlierChanges({ change, history }: Directory, nowMs: number): H
       { text: ago(nowMs - past.endedMs) },
     ],
   }))));
-  return [folded];
+  return folded;
 }

@@ -35,9 +35,18 @@ function bar(share: number, className = "share-bar"): HTMLElement {
   return made;
 }
 
-function stateCell({ state, lastFault, loadedBytes, totalBytes }: ShardSight): Cell {
-  const loading = state === "loading" && totalBytes > 0 ? `${byteSize(loadedBytes)} of ${byteSize(totalBytes)}` : "";
-  return { text: state, state: state.replace(" ", "-"), detail: lastFault ?? (loading === "" ? DETAILS[state] : loading), more: loading === "" ? [] : [bar(loadedBytes / totalBytes)] };
+const SOURCES = [["donors", "other shards"], ["cache", "its cache"], ["store", "the store"]] as const;
+
+/** Where what it holds came from. */
+function readSaid(read: ShardSight["read"]): string {
+  const sources = read === null ? [] : SOURCES.flatMap(([source, name]) => (read.moved[source] > 0 ? [name] : []));
+  return sources.length === 0 ? "" : `from ${sources.join(" and ")} in ${duration(read!.loadMs)}`;
+}
+
+function stateCell({ state, lastFault, loadedBytes, totalBytes, read }: ShardSight): Cell {
+  const isLoading = state === "loading" && totalBytes > 0;
+  const saying = isLoading ? `${byteSize(loadedBytes)} of ${byteSize(totalBytes)}` : state === "active" ? readSaid(read) : DETAILS[state];
+  return { text: state, state: state.replace(" ", "-"), detail: lastFault ?? saying, more: isLoading ? [bar(loadedBytes / totalBytes)] : [] };
 }
 
 function holdsCell({ segments, shared, experts }: ShardSight): Cell {
@@ -46,14 +55,10 @@ function holdsCell({ segments, shared, experts }: ShardSight): Cell {
   return { text: segments === 0 ? "nothing" : counted(segments, "part"), detail: [...(experts > 0 && experts !== segments ? [`of ${counted(experts, "expert")}`] : []), ...(shares === "" ? [] : [shares])].join(", ") };
 }
 
-const SOURCES = [["donors", "other shards"], ["cache", "its cache"], ["store", "the store"]] as const;
-
-/** What the plan gives it to hold, loaded or not, and where it came from. */
-function memoryCell({ weightBytes, read }: ShardSight, limitBytes: number | null): Cell {
+/** What the plan gives it to hold, loaded or not. */
+function memoryCell({ weightBytes }: ShardSight, limitBytes: number | null): Cell {
   if (weightBytes === 0) return { text: "–" };
-  const sources = read === null ? [] : SOURCES.flatMap(([source, name]) => (read.moved[source] > 0 ? [name] : []));
-  const details = [...(limitBytes === null ? [] : [`of ${byteSize(limitBytes)}`]), ...(sources.length === 0 ? [] : [`from ${sources.join(" and ")} in ${duration(read!.loadMs)}`])];
-  return { text: byteSize(weightBytes), detail: details.join(", "), more: [bar(limitBytes === null ? 0 : weightBytes / limitBytes)] };
+  return { text: byteSize(weightBytes), detail: limitBytes === null ? "" : `of ${byteSize(limitBytes)}`, more: [bar(limitBytes === null ? 0 : weightBytes / limitBytes)] };
 }
 
 export function shardTable({ shards, limitBytes, directory }: FleetSight): Node[] {

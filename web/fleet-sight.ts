@@ -61,7 +61,7 @@ function stateOf(lines: readonly ShardStatus[], segments: number | null): ShardS
 
 /** Remembers the counts of the answer before, whose difference is the load. */
 export class FleetWatch {
-  #atMs = 0;
+  #atMs: number | null = null;
   readonly #frames = new Map<number, number>();
   readonly #load = new Map<number, number[]>();
 
@@ -72,7 +72,7 @@ export class FleetWatch {
     const seen = new Map<number, ShardStatus[]>();
     for (const { shards } of statuses) shards.forEach((shard, i) => seen.set(numberIn(shard.name, i), [...(seen.get(numberIn(shard.name, i)) ?? []), shard]));
     const numbers = [...new Set([...seen.keys(), ...(plan?.shards.keys() ?? [])])].sort((a, b) => a - b);
-    const seconds = this.#atMs === 0 ? 0 : (atMs - this.#atMs) / 1000;
+    const seconds = this.#atMs === null ? 0 : (atMs - this.#atMs) / 1000;
     this.#atMs = atMs;
     const shards = numbers.map((number): ShardSight => {
       const lines = seen.get(number) ?? [];

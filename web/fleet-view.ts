@@ -5,7 +5,7 @@
 import { ApiProblem, fleet, type FleetAnswer } from "./api.ts";
 import { colourOf } from "./colours.ts";
 import { byteSize, count, counted, element, percent } from "./figures.ts";
-import { changeCard, changeSaid, earlierChanges } from "./fleet-change.ts";
+import { changeCard, changeSaid, pastChanges } from "./fleet-change.ts";
 import { faultTable, laneTable, roundTripTable, SAYING } from "./fleet-lanes.ts";
 import { shardTable } from "./fleet-shards.ts";
 import { type FleetSight, FleetWatch } from "./fleet-sight.ts";
@@ -54,7 +54,7 @@ export function prepareFleetView(host: HTMLElement, keyBox: HTMLInputElement): (
     const { directory } = sight;
     const heading = element("h2", "", "Plan and changes");
     patch(parts.change, directory === null ? [heading] : [heading, changeCard(directory, nowMs)]);
-    patch(parts.earlier, directory === null ? [] : earlierChanges(directory, nowMs));
+    patch(parts.earlier, directory === null ? [] : [pastChanges(directory, nowMs)]);
     patch(parts.shards, shardTable(sight));
     patch(parts.lanes, laneTable(sight, nowMs));
     patch(parts.memory, memory(sight));

@@ -7,9 +7,6 @@
 import { InvalidArgumentError, Option, type Command } from "commander";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { usablePlan } from "../../durable/usable-plan.ts";
-import { parseFleetPlan, type FleetPlan } from "../../fleet/fleet-plan.ts";
-import type { PackManifest } from "../../formats/manifest.ts";
 import { openPack } from "../../formats/pack-reader.ts";
 import { writeClusterState } from "../cluster-state.ts";
 import { FolderSource } from "../file-source.ts";
@@ -17,6 +14,7 @@ import { ISOLATE_MODES, processOf, type IsolateMode } from "../fleet-scripts.ts"
 import { startProcess, writeConfigs, type Deployment } from "../local-cluster.ts";
 import { freePort, HOST, portNumber, requireFreePort } from "../local-ports.ts";
 import { positiveInteger } from "../positive-integer.ts";
+import { PLAN_FILE, readPlan } from "../read-plan.ts";
 import { requireLayout, scriptsOfLayout, type ServeLayout } from "../serve-layout.ts";
 import { liftedNotice, MOST_ISOLATE_MIB, requireServeMemory } from "../serve-memory.ts";
 import { assembleAssets, buildProgram, ROOT } from "../setup.mjs";
@@ -27,8 +25,6 @@ const STARTUP_MS_MAX = 300_000;
 const POLL_MS = 100;
 /** wrangler needs well under a second to end; one that takes longer will not. */
 const END_MS_MAX = 10_000;
-/** Beside the pack's own files, in the assets of this run only. */
-const PLAN_FILE = "fleet-plan.json";
 
 interface ServeOptions {
   readonly port: number;
@@ -216,18 +212,6 @@ function sentenceOf(body: string): string {
   } catch {
     return body;
   }
-}
-
-/** A plan that this pack and this version can begin with; the fleet is its own. */
-function readPlan(path: string, manifest: PackManifest, packHash: string): FleetPlan {
-  let document: unknown;
-  try {
-    document = JSON.parse(readFileSync(path, "utf8"));
-  } catch (cause) {
-    throw new Error(`${path} is no plan: ${cause instanceof Error ? cause.message : String(cause)}`);
-  }
-  const { fleet } = parseFleetPlan(document);
-  return usablePlan(document, { manifest, packHash, fleet });
 }
 
 function readPackId(pack: string): string {

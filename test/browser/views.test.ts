@@ -3,6 +3,7 @@
 
 import type { Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { FleetReply } from "../../worker/wire-types.ts";
 import { ask, hasBrowser, set, stage, type Stage, visit, type Visit } from "./browser.ts";
 
 describe.skipIf(!hasBrowser)("the page's views", () => {
@@ -25,30 +26,32 @@ describe.skipIf(!hasBrowser)("the page's views", () => {
     const rows = await page.locator(".shards tbody tr").count();
     const fleet = await (await page.request.get(`${here.server.url}/v1/fleet`)).json() as { shards: { frames: number }[]; isolate: { account: Record<string, number> } };
     expect(rows).toBe(fleet.shards.length);
-    expect(await page.locator("[data-name=State]").first().textContent()).toBe("connected");
+    expect(await page.locator(".shards [data-name=State] .value").first().textContent()).toMatch(/^(active|linger)$/);
     expect(await page.locator("[data-name='Moved so far'] .hint").first().textContent()).toBe(`${fleet.shards[0]!.frames} frame${fleet.shards[0]!.frames === 1 ? "" : "s"}`);
     expect(await page.locator(".legend li").count()).toBe(Object.values(fleet.isolate.account).filter((bytes) => bytes > 0).length);
     expect(await page.isHidden("#output")).toBe(true);
   });
 
-  it("shows of each shard what it holds, where, and in which epoch, before it is loaded too", async () => {
-    const column = (name: string): Promise<string[]> => page.locator(`.shards tbody [data-name='${name}']`).allInnerTexts().then((texts) => texts.map((text) => text.replaceAll("\n", " ").trim()));
-    const fleet = await (await page.request.get(`${here.server.url}/v1/fleet`)).json() as { shards: { experts: number }[] };
-    expect(await column("Experts")).toEqual(fleet.shards.map(({ experts }) => String(experts)));
-    expect(new Set(await column("Region"))).toEqual(new Set(["any the platform chose"]));
-    const shard = (more: object): object => ({ name: "p/0/f/0", state: "open", weightBytes: 3 * 1024 ** 2, experts: 40, region: null, loadedBytes: 0, totalBytes: 0, frames: 1, bytes: 1, retries: 0, hedges: 0, ...more });
-    await page.route("**/v1/fleet", (route) => route.fulfill({ json: {
-      status: "warming", loaded: 0.5, pack: null, epoch: 8, isolate: null, generations: { active: 0, queued: 0, cancelled: 0 }, drafts: { tokens: 0, held: 0 },
-      shards: [shard({}), shard({ name: "p/0/f/1@apac-ne", region: "apac-ne", state: "connecting", loadedBytes: 1024 ** 2, totalBytes: 3 * 1024 ** 2 }), shard({ name: "p/0/f/2@weur~1", region: "weur", state: "idle", experts: 0, weightBytes: 0 })],
-    } }));
-    await page.waitForFunction(() => document.querySelectorAll(".shards tbody tr").length === 3);
-    expect(await page.locator(".shards tbody th").allTextContents()).toEqual(["0of 3", "1of 3", "2of 3"]);
-    expect(await column("Epoch")).toEqual(["8", "8", "8"]);
-    expect(await column("Region")).toEqual(["any the platform chose", "apac-ne North-East Asia", "weur Western Europe"]);
-    expect(await column("Weights")).toEqual(["3.0 MiB all in memory", "3.0 MiB 1.0 MiB loaded", "0 B"]);
-    expect(await column("Experts")).toEqual(["40", "40", "0"]);
-    expect(await page.locator(".facts-grid dd").allTextContents()).toContain("Epoch 8");
-    await page.unroute("**/v1/fleet");
+  it("changes the fleet as it is asked to on the page, and says how that went", async () => {
+    const fleet = async () => await (await page.request.get(`${here.server.url}/v1/fleet`)).json() as FleetReply;
+    const before = (await fleet()).directory!.plan!;
+    expect(await page.inputValue("#wish-shards")).toBe(String(before.shards.length));
+    await page.fill("#wish-shards", String(before.shards.length - 1));
+    await page.focus(".wish button");
+    await page.keyboard.press("Enter");
+    await page.waitForSelector(".change .badge[data-is=done]");
+    expect(await page.locator(".rail [data-is=done]").count()).toBe(6);
+    expect(await page.locator(".shards tbody tr").count()).toBe(before.shards.length - 1);
+    const after = await fleet();
+    const [past] = after.directory!.history;
+    expect(past).toMatchObject({ epoch: before.epoch + 1, outcome: "steady", shards: [before.shards.length, before.shards.length - 1] });
+    expect(await page.textContent(".change-head")).toContain(`To epoch ${past!.epoch}: ${past!.reason}done${past!.shards[0]} → ${past!.shards[1]} shards · took `);
+    expect(await page.locator(".shards [data-name=Holds] .value").allTextContents()).toEqual(after.directory!.plan!.shards.filter(({ segments }) => segments > 0).map(({ segments }) => `${segments} parts`));
+    // The same again is nothing to do, and the server says so.
+    await page.click(".wish button");
+    await page.waitForSelector(".wish .problem:not([hidden])");
+    expect(await page.textContent(".wish .problem")).toBe(`The plan in force (epoch ${past!.epoch}) is already as wished; nothing was changed.`);
+    expect(there.complaints.filter((text) => !text.includes("409"))).toEqual([]); // the page's policy was not in the way
   });
 
   it("shows the load while a reply is written", async () => {
@@ -57,7 +60,7 @@ describe.skipIf(!hasBrowser)("the page's views", () => {
     await page.fill("#prompt", "abc");
     await page.click("#send");
     await page.click("nav a[href='#fleet']");
-    await page.waitForFunction(() => [...document.querySelectorAll("[data-name=Load]")].some((cell) => !/^0 frames/.test(cell.textContent ?? "")));
+    await page.waitForFunction(() => [...document.querySelectorAll("[data-name=Load] .value")].some((cell) => !/^0 frames/.test(cell.textContent ?? "")));
     await page.click("nav a[href='#write']");
     await page.click("#stop");
     await page.waitForSelector("#send:not([hidden])");

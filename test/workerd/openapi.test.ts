@@ -141,7 +141,7 @@ describe("replies", () => {
     "/v1/messages": [chat, { ...chat, max_tokens: 100, tools: [{ name: "locate", input_schema: POINT }], tool_choice: { type: "any" } }],
     "/v1/messages/count_tokens": [chat], "/v1/embeddings": [{ input: "abc" }, { input: ["a", "b"], encoding_format: "base64" }],
     "/tokenize": [{ content: "abc" }], "/detokenize": [{ tokens: [5, 6] }], "/apply-template": [chat],
-    "/v1/fleet": [{ shards: 3 }],
+    "/v1/fleet": [{ shards: 3 }], "/v1/fleet/warm": [{}],
   };
   for (const { method, path, reply, event, status = 200 } of ENDPOINTS) {
     if (typeof reply !== "string") continue;
