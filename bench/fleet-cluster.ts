@@ -6,6 +6,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readClusterState, type ClusterState } from "../cli/cluster-state.ts";
+import type { IsolateMode } from "../cli/fleet-scripts.ts";
 import { freePort } from "../cli/local-ports.ts";
 import { pinnedNode, ROOT } from "../cli/setup.mjs";
 
@@ -17,6 +18,16 @@ export interface ClusterOptions {
   readonly processes: number;
   readonly shards: number;
   readonly replicas: number;
+  /** Absent: "class". */
+  readonly isolate?: IsolateMode;
+  /** With "script": for shards, where there is to be room for more than at first. */
+  readonly scripts?: number;
+}
+
+/** The option --isolate of a benchmark. */
+export function isolateOption(text: string | null): IsolateMode {
+  if (text !== null && text !== "class" && text !== "script") throw new Error(`--isolate is "${text}"; expected class or script.`);
+  return text ?? "class";
 }
 
 export interface Cluster {
@@ -35,10 +46,11 @@ export interface Cluster {
 
 const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));
 
-export async function startCluster(pack: string, { processes, shards, replicas }: ClusterOptions): Promise<Cluster> {
+export async function startCluster(pack: string, { processes, shards, replicas, isolate = "class", scripts }: ClusterOptions): Promise<Cluster> {
   const [port, folder] = [await freePort(), mkdtempSync(join(tmpdir(), "workers-moe-cluster-"))];
   const stateFile = join(folder, "state.json");
-  const args = ["serve", pack, "--port", String(port), "--processes", String(processes), "--shards", String(shards), "--replicas", String(replicas), "--state-file", stateFile];
+  const args = ["serve", pack, "--port", String(port), "--processes", String(processes), "--shards", String(shards), "--replicas", String(replicas), "--isolate", isolate,
+    ...(scripts === undefined ? [] : ["--scripts", String(scripts)]), "--state-file", stateFile];
   const child = spawn(pinnedNode, [join(ROOT, "bin", "workers-moe.js"), ...args], { cwd: ROOT, env: { ...process.env, API_KEYS: "", ADMIN_KEYS: "" }, stdio: ["ignore", "pipe", "inherit"] });
   const exited = new Promise<number | null>((done) => child.on("exit", (code) => done(code)));
   const url = `http://127.0.0.1:${port}`;
@@ -64,7 +76,7 @@ export async function startCluster(pack: string, { processes, shards, replicas }
   const state = (): ClusterState => readClusterState(stateFile);
   return {
     url, state, stop,
-    profile: `wrangler dev, ${processes} processes joined by the dev registry: one with the API and the orchestrator, ${processes - 1} with ${shards} shards, each expert on ${replicas === 1 ? "one of them" : `${replicas} of them`}`,
+    profile: `wrangler dev, ${processes} processes joined by the dev registry: one with the API and the orchestrator, ${processes - 1} with ${shards} shards, each expert on ${replicas === 1 ? "one of them" : `${replicas} of them`}; ${isolate === "class" ? "one script a process" : `a script for each of ${scripts ?? shards} shards`}`,
     kill: (number) => {
       const { pid } = state().shardProcesses[number]!;
       if (pid === null) throw new Error(`Shard process ${number + 1} was to be killed, but it is down.`);

@@ -1,6 +1,6 @@
 // `node bench/fleet-scale.ts [--json]`: a real cluster under 16 streams grows from 4 shards to 6 and shrinks to 3, asked for through POST /v1/fleet. Must reach: no stream failed, no
 // token altered, and no byte moved that need not be. Reported: how long shards took to warm, orchestrators to go over to the new plan, and tokens meanwhile.
-// Options: --streams N. Owns the changes. The least bytes are computed here, from the plan that was in force; what moved is what the shards say they fetched.
+// Options: --streams N, --isolate class or script. Owns the changes. Tokens are timed from 5 s before each change is asked for to 5 s after it, and to the end of the streams. The least bytes are computed here, from the plan that was in force; what moved is what the shards say they fetched.
 
 import { join } from "node:path";
 import { FolderSource } from "../cli/file-source.ts";
@@ -13,8 +13,8 @@ import { leastBytes } from "../fleet/min-move.ts";
 import type { PlannedExpert } from "../fleet/plan.ts";
 import { openPack } from "../formats/pack-reader.ts";
 import type { FleetReply } from "../worker/wire-types.ts";
-import { startCluster, type Cluster } from "./fleet-cluster.ts";
-import { gapReport, runStreams, undisturbed, type GapReport, type Undisturbed } from "./fleet-streams.ts";
+import { isolateOption, startCluster, type Cluster } from "./fleet-cluster.ts";
+import { gapReport, gapText, runStreams, undisturbed, type GapReport, type Undisturbed } from "./fleet-streams.ts";
 import { machineReport, option, present, tableText, target, type Report } from "./report.ts";
 import { rounded } from "./statistics.ts";
 
@@ -37,12 +37,15 @@ interface ChangeReport {
   /** From the wish to the plan's being in force; from there until every orchestrator goes by it; and to the end, old epochs retired. Seconds, of all plans together. */
   readonly seconds: { readonly warm: number; readonly flip: number; readonly all: number };
   readonly gapsMs: GapReport;
+  readonly firstMs: GapReport;
 }
 
 interface FleetScaleReport extends Report {
   readonly profile: string;
   readonly expertBytes: number;
   readonly quietGapsMs: GapReport;
+  readonly quietFailed: readonly string[];
+  readonly quietAltered: number;
   readonly changes: readonly ChangeReport[];
 }
 
@@ -89,7 +92,7 @@ async function changeUnderLoad(cluster: Cluster, expected: Undisturbed, shards: 
       flip: secondsOf(made, ({ sinceMs }) => sinceMs.committed!, ({ sinceMs }) => sinceMs.draining!),
       all: secondsOf(made, ({ sinceMs }) => sinceMs.planned!, ({ endedMs }) => endedMs),
     },
-    gapsMs: gapReport(outcome),
+    gapsMs: gapReport(outcome.gapsMs), firstMs: gapReport(outcome.firstMs),
   };
 }
 
@@ -97,10 +100,11 @@ async function run(): Promise<FleetScaleReport> {
   await buildProgram();
   const machine = machineReport();
   const streams = Number(option("streams") ?? 16);
+  const isolate = isolateOption(option("isolate"));
   const pack = join(ROOT, "demo", "pack");
   const { manifest } = await openPack(new FolderSource(pack));
   const table = manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map(({ bytes }) => bytes) }));
-  const cluster = await startCluster(pack, { processes: PROCESSES, shards: FIRST_SHARDS, replicas: 1 });
+  const cluster = await startCluster(pack, { processes: PROCESSES, shards: FIRST_SHARDS, replicas: 1, isolate, ...(isolate === "script" ? { scripts: Math.max(FIRST_SHARDS, ...THEN_SHARDS) } : {}) });
   try {
     const expected = await undisturbed(cluster.url, MODEL);
     const quietEndMs = performance.now() + AROUND_MS;
@@ -111,7 +115,7 @@ async function run(): Promise<FleetScaleReport> {
       changes.push(await changeUnderLoad(cluster, expected, shards, streams, table));
     }
     return {
-      machine, profile: cluster.profile, changes, quietGapsMs: gapReport(quiet),
+      machine, profile: cluster.profile, changes, quietGapsMs: gapReport(quiet.gapsMs), quietFailed: quiet.failed, quietAltered: quiet.altered,
       expertBytes: table.reduce((sum, { segmentBytes }) => sum + segmentBytes.reduce((all, bytes) => all + bytes, 0), 0),
       targets: Object.fromEntries(changes.flatMap(({ shards: [from, to], failed, altered, movedBytes, leastBytes: least }) => [
         [`${from} to ${to} shards: failed streams`, target(failed.length, 0, 0, "at most")], [`${from} to ${to} shards: altered tokens`, target(altered, 0, 0, "at most")],
@@ -124,8 +128,8 @@ async function run(): Promise<FleetScaleReport> {
 }
 
 if (import.meta.main) {
-  await present("fleet-scale", run, ({ profile, expertBytes, quietGapsMs, changes }) => [
-    `${profile}; ${expertBytes} bytes of experts; undisturbed ${quietGapsMs.p50} / ${quietGapsMs.p99} / ${quietGapsMs.longest} ms between tokens`,
+  await present("fleet-scale", run, ({ profile, expertBytes, quietGapsMs, quietFailed, quietAltered, changes }) => [
+    `${profile}; ${expertBytes} bytes of experts; before any change ${gapText(quietGapsMs)} ms between tokens, ${quietFailed.length} streams failed, ${quietAltered} tokens altered`,
     tableText([
       ["shards", ...changes.map(({ shards }) => shards.join(" to "))],
       ["plans on the way", ...changes.map(({ plans }) => plans)],
@@ -135,7 +139,8 @@ if (import.meta.main) {
       ["bytes moved", ...changes.map(({ movedBytes }) => movedBytes)],
       ["the least", ...changes.map(({ leastBytes: least }) => least)],
       ["seconds: warm / flip / all", ...changes.map(({ seconds: { warm, flip, all } }) => `${warm} / ${flip} / ${all}`)],
-      ["between tokens, ms: p50 / p99 / longest", ...changes.map(({ gapsMs: { p50, p99, longest } }) => `${p50} / ${p99} / ${longest}`)],
+      ["between tokens, ms: p50 / p99 / longest", ...changes.map(({ gapsMs }) => gapText(gapsMs))],
+      ["to the first token, ms: p50 / p99 / longest", ...changes.map(({ firstMs }) => gapText(firstMs))],
     ]),
     ...changes.flatMap(({ failed }) => failed.slice(0, 5)),
   ].join("\n"));

@@ -21,25 +21,30 @@ export interface StreamsOutcome {
   /** Events of whole streams that are not as they were undisturbed; one more where one is missing or too many. */
   altered: number;
   tokens: number;
-  /** Between the events of a stream, and from its request to its first. */
+  /** Between the events of a stream, those of failed ones among them. */
   readonly gapsMs: number[];
+  /** From a request to its first event. */
+  readonly firstMs: number[];
 }
 
+/** Milliseconds. */
 export interface GapReport {
   readonly p50: number;
   readonly p99: number;
   readonly longest: number;
 }
 
-export const gapReport = ({ gapsMs }: StreamsOutcome): GapReport =>
+export const gapReport = (gapsMs: readonly number[]): GapReport =>
   ({ p50: rounded(percentile(gapsMs, 0.5)), p99: rounded(percentile(gapsMs, 0.99)), longest: rounded(percentile(gapsMs, 1)) });
+
+export const gapText = ({ p50, p99, longest }: GapReport): string => `${p50} / ${p99} / ${longest}`;
 
 const bodyOf = (model: string, request: number): object => ({
   model, prompt: `${WORDS[request % WORDS.length]} ${request}`, max_tokens: TOKENS, stream: true, seed: request, temperature: request % 2 === 0 ? 0 : 0.8,
 });
 
 /** One stream: its events' texts, and when each came. Throws with a sentence where it fails. */
-async function read(url: string, model: string, request: number, gapsMs: number[]): Promise<string[]> {
+async function read(url: string, model: string, request: number, { gapsMs, firstMs }: Pick<StreamsOutcome, "gapsMs" | "firstMs">): Promise<string[]> {
   const silence = new AbortController();
   let timer: NodeJS.Timeout | undefined;
   const heard = (): void => {
@@ -64,7 +69,7 @@ async function read(url: string, model: string, request: number, gapsMs: number[
         const text = choices?.[0]?.text ?? "";
         if (text === "") continue;
         texts.push(text);
-        gapsMs.push(performance.now() - lastMs);
+        (texts.length === 1 ? firstMs : gapsMs).push(performance.now() - lastMs);
         lastMs = performance.now();
       }
     }
@@ -78,18 +83,18 @@ async function read(url: string, model: string, request: number, gapsMs: number[
 /** Each request alone, with nobody else there. */
 export async function undisturbed(url: string, model: string): Promise<Undisturbed> {
   const texts: string[][] = [];
-  for (let request = 0; request < REQUESTS; request++) texts.push(await read(url, model, request, []));
+  for (let request = 0; request < REQUESTS; request++) texts.push(await read(url, model, request, { gapsMs: [], firstMs: [] }));
   return texts;
 }
 
 /** So many readers, one stream after the other each, until `isOver`; streams under way then are read to their end. */
 export async function runStreams(url: string, model: string, expected: Undisturbed, { streams, isOver }: { readonly streams: number; readonly isOver: () => boolean }): Promise<StreamsOutcome> {
-  const outcome: StreamsOutcome = { whole: 0, failed: [], altered: 0, tokens: 0, gapsMs: [] };
+  const outcome: StreamsOutcome = { whole: 0, failed: [], altered: 0, tokens: 0, gapsMs: [], firstMs: [] };
   await Promise.all(Array.from({ length: streams }, async (_, reader) => {
     for (let n = reader; !isOver(); n += streams + 1) {
       const request = n % REQUESTS;
       try {
-        const texts = await read(url, model, request, outcome.gapsMs);
+        const texts = await read(url, model, request, outcome);
         const wanted = expected[request]!;
         outcome.whole++;
         outcome.tokens += texts.length;

@@ -28,6 +28,8 @@ export interface HostOptions {
   readonly objects: Readonly<Record<string, { readonly className: string; readonly scriptName?: string }>>;
   /** Folder through which processes find each other; absent for a process on its own. */
   readonly registry?: string;
+  /** Folder for what objects store, for whoever starts a process again over it; absent: it ends with the process. */
+  readonly persist?: string;
   /** Port of the inspector, for whoever looks at the heap; absent for none. */
   readonly inspectorPort?: number;
 }
@@ -39,7 +41,7 @@ export interface Host {
 
 /** Starts one workerd process; it listens when this returns, and has loaded nothing. */
 export async function startHost(pack: string, options: HostOptions): Promise<Host> {
-  const { name, entry, packId, shards, isolateMiB, objects, registry, inspectorPort } = options;
+  const { name, entry, packId, shards, isolateMiB, objects, registry, persist, inspectorPort } = options;
   const bundle = await build({
     entryPoints: [join(ROOT, "bench", entry)], bundle: true, format: "esm", write: false, external: ["*.wasm", "cloudflare:workers"],
     conditions: ["workerd", "worker", "browser"], logLevel: "silent",
@@ -48,7 +50,7 @@ export async function startHost(pack: string, options: HostOptions): Promise<Hos
   const packDigest = createHash("sha256").update(readFileSync(join(pack, "manifest.json"))).digest("hex").slice(0, 16);
   const assets = join(ROOT, "build", "bench", `${packId}-${packDigest}-assets`);
   if (!existsSync(assets)) assembleAssets(assets, { [packId]: pack });
-  const host = new Miniflare(convertV4MiniflareOptions({
+  const host = new Miniflare({ ...convertV4MiniflareOptions({
     host: "127.0.0.1", name, modulesRoot: "/",
     modules: [
       { type: "ESModule", path: "/bench/worker.js", contents: bundle.outputFiles[0]!.text },
@@ -60,7 +62,7 @@ export async function startHost(pack: string, options: HostOptions): Promise<Hos
     bindings: { PACK_ID: packId, PACK_SOURCE: "assets", SHARDS_COUNT: String(shards), ISOLATES: "shared", OPEN_ACCESS: "true", LOG: "off", ISOLATE_MIB: String(isolateMiB) },
     ...(inspectorPort === undefined ? {} : { inspectorPort }),
     ...(registry === undefined ? {} : { unsafeDevRegistryPath: registry }),
-  }));
+  }), ...(persist === undefined ? {} : { resourcePersistencePath: persist }) });
   try {
     return { url: (await host.ready).href.replace(/\/$/, ""), close: () => host.dispose() };
   } catch (cause) {

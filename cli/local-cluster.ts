@@ -3,7 +3,7 @@
 // and what lives where (fleet-scripts.ts). What wrangler's registry does when a process dies was measured: docs/fleet.md, "Local cluster" (2026-11, wrangler 4.164.0).
 
 import { spawn, type ChildProcess } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { readBaseConfig } from "./base-config.ts";
 import type { FleetScript } from "./fleet-scripts.ts";
@@ -35,9 +35,18 @@ const EDGE = "main";
 const registryOf = ({ work }: Deployment): string => join(work, "registry");
 const scriptsIn = ({ scripts }: Deployment, number: number): FleetScript[] => scripts.filter(({ process: of }) => of === number);
 
-/** Writes the configurations of all scripts. The repository's own is used as it is where it is all there is. */
+/** Writes the configurations of all scripts. */
 export async function writeConfigs(at: Deployment): Promise<void> {
-  if (isPlain(at)) return;
+  const write = (name: string, file: string, text: string): void => {
+    mkdirSync(join(at.work, name), { recursive: true });
+    cpSync(join(ROOT, "tsconfig.json"), join(at.work, name, "tsconfig.json")); // the bundler looks for it beside the configuration
+    writeFileSync(join(at.work, name, file), text);
+  };
+  if (isPlain(at)) {
+    // The repository's as it is: reading it takes wrangler a second, and there is nothing to add that is no option.
+    const text = readFileSync(join(ROOT, "wrangler.toml"), "utf8").replace(/^main = "(.*)"$/m, (_, main: string) => `main = ${JSON.stringify(join(ROOT, main))}`);
+    return write(EDGE, "wrangler.toml", text);
+  }
   const base = await readBaseConfig();
   const pathTo = (target: string): string => relative(join(at.work, EDGE), target); // every configuration is in a folder beside it
   const wishes: ConfigWishes = {
@@ -45,15 +54,13 @@ export async function writeConfigs(at: Deployment): Promise<void> {
     mains: { edge: pathTo(join(ROOT, at.isLifted ? "worker/local-worker.ts" : base.main)), held: pathTo(join(ROOT, at.isLifted ? "worker/local-shards.ts" : "worker/shard-script.ts")) },
   };
   for (const [name, config] of [[EDGE, edgeConfig(base, at.scripts, wishes)] as const, ...at.scripts.map((script) => [script.name, heldConfig(base, script, at.scripts, wishes)] as const)]) {
-    mkdirSync(join(at.work, name), { recursive: true });
-    cpSync(join(ROOT, "tsconfig.json"), join(at.work, name, "tsconfig.json")); // the bundler looks for it beside the configuration
-    writeFileSync(configPath(at, name), JSON.stringify(config));
+    write(name, "wrangler.json", JSON.stringify(config));
   }
 }
 
 const isPlain = ({ scripts, isLifted }: Deployment): boolean => scripts.length === 0 && !isLifted;
 const varsOf = ({ id, vars }: Deployment): Record<string, string> => ({ PACK_ID: id, PACK_SOURCE: "assets", ...vars });
-const configPath = ({ work }: Deployment, name: string): string => join(work, name, "wrangler.json");
+const configPath = (at: Deployment, name: string): string => join(at.work, name, isPlain(at) ? "wrangler.toml" : "wrangler.json");
 
 /** Starts process `number`: 0 is the one with API, page and orchestrators. What an earlier one of the number has left is ended first. */
 export function startProcess(at: Deployment, number: number, port: number): RunningProcess {
@@ -61,27 +68,26 @@ export function startProcess(at: Deployment, number: number, port: number): Runn
   const entries = scripts.map(({ name }) => join(registryOf(at), name));
   // A process that was killed leaves its entries, and another one of their names waits 90 s for them to grow old (2026-11, wrangler 4.164.0).
   for (const entry of entries) rmSync(entry, { force: true });
-  const configs = [...(number > 0 ? [] : isPlain(at) ? [join(ROOT, "wrangler.toml")] : [configPath(at, EDGE)]), ...scripts.map(({ name }) => configPath(at, name))];
+  const configs = [...(number > 0 ? [] : [configPath(at, EDGE)]), ...scripts.map(({ name }) => configPath(at, name))];
   const child = startWrangler(configs, port, at);
   let isOver = false;
-  let isReached = false;
   const ended = new Promise<string>((done) => {
     child.on("error", (cause) => done(cause.message));
     child.on("exit", (code, signal) => {
-      endGroup(child, "SIGKILL"); // of wrangler's own processes the runtime outlives it, and with it the port
+      endGroup(child); // of wrangler's own processes the runtime outlives it, and with it the port
       done(signal === null ? `exit code ${code ?? 1}` : `killed by ${signal}`);
     });
   });
   void ended.then(() => (isOver = true));
   return {
     pid: child.pid ?? 0, ended,
-    // While wrangler still bundles, its bundler waits for answers that would never come, and says so with a dump of its stacks (2026-11, esbuild 0.28.2):
-    // it ends together with wrangler then. What it would have written is in this run's folder.
-    end: (signal) => (signal === "SIGKILL" || !isReached ? endGroup(child, "SIGKILL") : void child.kill(signal)),
+    // All of it at once: a bundler that outlives wrangler in the middle of a build (at the start, or when a source file has changed) waits for answers that never come,
+    // and prints a dump of its stacks (2026-11, esbuild 0.28.2). There is nothing to put in order: whatever a process writes is in this run's folder.
+    end: () => endGroup(child),
     // Bindings find its scripts as soon as they are in the registry, which is when it answers, or a second later (2026-11).
     isUp: async () => {
       for (const started = performance.now(); !isOver && performance.now() - started < START_MS_MAX;) {
-        if (entries.every((entry) => existsSync(entry)) && await answers(`http://${HOST}:${port}/`)) return (isReached = true);
+        if (entries.every((entry) => existsSync(entry)) && await answers(`http://${HOST}:${port}/`)) return true;
         await new Promise((done) => setTimeout(done, POLL_MS));
       }
       return false;
@@ -99,10 +105,10 @@ async function answers(url: string): Promise<boolean> {
 }
 
 /** Windows has no process groups: there it is the process alone. */
-function endGroup(child: ChildProcess, signal: NodeJS.Signals): void {
+function endGroup(child: ChildProcess): void {
   try {
-    if (child.pid !== undefined && process.platform !== "win32") process.kill(-child.pid, signal);
-    else child.kill(signal);
+    if (child.pid !== undefined && process.platform !== "win32") process.kill(-child.pid, "SIGKILL");
+    else child.kill("SIGKILL");
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code !== "ESRCH") throw cause;
   }

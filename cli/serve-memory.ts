@@ -74,14 +74,14 @@ export function requireServeMemory(pack: PlannedPack & { readonly contextLength:
   const most = LIMITS.memoryMaximumBytes;
   const what = `The trunk of pack ${pack.id} takes ${mib(needed.trunkBytes)} with what running it needs`;
   if (needed.trunkBytes + RESERVED_BYTES > most) {
-    throw new Error(`${what}, but a WebAssembly memory ends at 4 GiB (${mib(most)} usable), and this version keeps the trunk in one. Pack it with fewer bits (--quant q8 or q4), or a shorter --context.`);
+    throw new Error(`${what}, but a WebAssembly memory ends at 4 GiB (${mib(most)} usable), and ${layout.stages === undefined ? "without a --plan that cuts it into stages it lies in one" : "the plan gives a stage more"}. Pack it with fewer bits (--quant q8 or q4), or a shorter --context.`);
   }
   const crowded = needed.processBytes.findIndex((bytes) => bytes > most);
   if (crowded >= 0) {
     const experts = needed.shardBytes.reduce((sum, bytes) => sum + bytes, 0);
     const processes = 1 + Math.ceil(experts / (most * 0.9));
     throw new Error(`Process ${crowded + 1} of ${layout.processes} would hold ${mib(needed.processBytes[crowded]!)} of pack ${pack.id} (its trunk ${mib(needed.trunkBytes)}, all its experts ${mib(experts)}), `
-      + `but a WebAssembly memory ends at 4 GiB, and all objects of a process share one. Spread the shards: --processes ${processes} --shards ${Math.max(layout.shards, processes - 1)}, or more of both.`);
+      + `but a WebAssembly memory ends at 4 GiB, and all objects of a script in a process share one. Spread the shards: --processes ${processes} --shards ${Math.max(layout.shards, processes - 1)}, or more of both.`);
   }
   const room = tenantBytes(limits);
   if (needed.trunkBytes <= room && largestShard <= room) return;
@@ -90,8 +90,9 @@ export function requireServeMemory(pack: PlannedPack & { readonly contextLength:
     : `--isolate-mib ${isolateMib} leaves ${mib(room)} for an object, after ${mib(limits.inFlightBytes)} for frames in flight`;
   const also = largestShard > room ? `, and the largest of ${layout.shards} shards ${mib(largestShard)}` : "";
   const smaller = largestShard > tenantBytes(LIMITS) ? " More --shards make each of them smaller." : "";
+  const stages = needed.trunkBytes > room && layout.stages === undefined ? " A plan cuts the trunk into stages: `workers-moe plan <pack> --out plan.json`, then --plan plan.json." : "";
   throw new Error(`${needed.trunkBytes > room ? what : `The largest of ${layout.shards} shards of pack ${pack.id} takes ${mib(largestShard)} with what running it needs`}${needed.trunkBytes > room ? also : ""}; `
-    + `${has}. On this machine alone the limit can be lifted: --isolate-mib ${needed.isolateMib}.${smaller}`);
+    + `${has}. On this machine alone the limit can be lifted: --isolate-mib ${needed.isolateMib}.${smaller}${stages}`);
 }
 
 /** The line that `serve` prints where the limit is lifted. */

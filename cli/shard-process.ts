@@ -15,7 +15,7 @@ export interface RunningProcess {
   /** True once its shards can be reached; false when it ended before, or took too long. */
   isUp(): Promise<boolean>;
   /** Ends it and what it started. */
-  end(signal: NodeJS.Signals): void;
+  end(): void;
 }
 
 export type ShardProcessState = "starting" | "up" | "down" | "given up";
@@ -60,7 +60,7 @@ export class ShardProcess {
     const running = this.#begin();
     this.#kept = running.ended.then(() => undefined);
     if (!(await running.isUp())) {
-      running.end("SIGTERM");
+      running.end();
       await running.ended;
       this.#become("down", null);
       return false;
@@ -71,9 +71,9 @@ export class ShardProcess {
   }
 
   /** It is not started again. */
-  stop(signal: NodeJS.Signals): void {
+  stop(): void {
     this.#isStopping = true;
-    this.#running?.end(signal);
+    this.#running?.end();
   }
 
   async #keep(first: RunningProcess): Promise<void> {
@@ -99,7 +99,7 @@ export class ShardProcess {
         say(`${label} ended (${how}); it is up again after ${(this.#lastOutageMs / 1000).toFixed(1)} s, as pid ${running.pid}.`);
         return running;
       }
-      running.end("SIGKILL");
+      running.end();
       await running.ended;
       this.#become("down", null);
       if (this.#isStopping) return null;

@@ -23,8 +23,6 @@ import { ShardProcess, type RunningProcess } from "../shard-process.ts";
 /** wrangler needs 3 to 6 s to bundle and start, loading a large pack a minute; what takes longer has failed silently. */
 const STARTUP_MS_MAX = 300_000;
 const POLL_MS = 100;
-/** wrangler needs well under a second to end; one that takes longer will not. */
-const END_MS_MAX = 10_000;
 
 interface ServeOptions {
   readonly port: number;
@@ -118,25 +116,21 @@ async function run(at: Deployment, options: Pick<ServeOptions, "port" | "stateFi
       })),
     });
   };
-  const endOthers = (signal: NodeJS.Signals): void => { for (const { process } of others) process.stop(signal); };
-  const endAll = (signal: NodeJS.Signals): void => {
-    first?.end(signal);
-    endOthers(signal);
-  };
+  const endOthers = (): void => { for (const { process } of others) process.stop(); };
   let asked = false; // somebody asked us to stop: how the children then end is no failure
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {
-      if (asked) return endAll("SIGKILL"); // asked twice
       asked = true;
-      setTimeout(() => endAll("SIGKILL"), END_MS_MAX).unref();
-      // The first process has connections to the others: it goes before them, and they go when it is gone.
-      const gentle = signal === "SIGHUP" ? "SIGTERM" : signal;
-      if (first === null) endOthers(gentle);
-      else first.end(gentle);
+      // The first process would complain of connections lost: it goes before the others, and they go when it is gone.
+      if (first === null) endOthers();
+      else first.end();
     });
   }
   // Whatever ends this process, groups of its own making do not outlive it.
-  process.on("exit", () => endAll("SIGKILL"));
+  process.on("exit", () => {
+    first?.end();
+    endOthers();
+  });
   const allKept = (): Promise<unknown> => Promise.all(others.map(({ process: other }) => other.kept));
 
   // One after another: processes that start together race for the port over which the registry joins them (2026-11).
@@ -149,7 +143,7 @@ async function run(at: Deployment, options: Pick<ServeOptions, "port" | "stateFi
     });
     others.push({ port, process: other });
     if (!(await other.start()) && !asked) {
-      endOthers("SIGTERM");
+      endOthers();
       await allKept();
       throw new Error(`${label} did not start. What it said is above.`);
     }
@@ -162,15 +156,14 @@ async function run(at: Deployment, options: Pick<ServeOptions, "port" | "stateFi
   let stopped = false;
   const exited = edge.ended.then((how) => {
     stopped = true;
-    endOthers("SIGTERM");
+    endOthers();
     return how;
   });
-  void edge.isUp();
 
   const ready = await waitUntilReady(`http://${HOST}:${options.port}/health`, ownKey, () => stopped);
   if (ready === null) process.stdout.write(`ready http://localhost:${options.port}\n`);
   else if (!stopped) {
-    edge.end("SIGTERM");
+    edge.end();
     await Promise.all([exited, allKept()]);
     throw new Error(ready);
   }

@@ -48,7 +48,7 @@ describe("requireServeMemory", () => {
   it("sends shards to other processes where one memory cannot hold all, and the layout it names fits", () => {
     const mixtral = pack("mixtral", "q8", 4);
     const said = (() => { try { requireServeMemory(mixtral, ONE, MOST_ISOLATE_MIB); return ""; } catch (error) { return (error as Error).message; } })();
-    expect(said).toMatch(/^Process 1 of 1 would hold \d+\.\d MiB of pack mixtral .*all objects of a process share one/);
+    expect(said).toMatch(/^Process 1 of 1 would hold \d+\.\d MiB of pack mixtral .*all objects of a script in a process share one/);
     const [, processes, shards] = /--processes (\d+) --shards (\d+)/.exec(said)!;
     const layout = { shards: Number(shards), processes: Number(processes) };
     const { isolateMib, processBytes } = serveMemory(mixtral, layout);
