@@ -1,6 +1,6 @@
 // `node bench/cold-start.ts [--json]`: from a process that has just come up to the first token of its first request, by where the weights come from: the store, the objects'
 // own SQLite, the isolate's memory after the objects were evicted; and shards that are filled by donors, from the wish until the plan is in force. The demo's pack,
-// and a generated one of about 220 MiB over four shards. Medians. Options: --rounds N, --cache DIR. Owns the processes, and checks by what the shards report that
+// and a generated one of about 200 MiB over four shards. Medians. Options: --rounds N, --cache DIR. Owns the processes, and checks by what the shards report that
 // the weights came from where it says. Reading assets from this machine's disk is not reading R2 over a network: only the order of the figures carries over.
 
 import { mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
@@ -14,12 +14,14 @@ import type { FleetReply } from "../worker/wire-types.ts";
 import { startCluster } from "./fleet-cluster.ts";
 import { streamCompletion } from "./http-client.ts";
 import { cachedGguf, cachedPack, DEFAULT_CACHE } from "./model/cached-model.ts";
-import { OLMOE_SHAPE } from "./model/random-model.ts";
+import type { ModelShape } from "./model/random-model.ts";
 import { machineReport, option, present, tableText, type Report } from "./report.ts";
 import { startHost, type Host } from "./serving.ts";
 import { median, rounded } from "./statistics.ts";
 
 const SHARDS = 4;
+/** A trunk that fits an isolate with its KV cache, and about 45 MiB of experts for each shard. */
+const SHAPE: ModelShape = { hidden: 1024, nLayers: 6, nHeads: 16, nKvHeads: 4, nExperts: 18, topK: 2, expertWidth: 1024, vocabulary: 16_000, contextLength: 1024 };
 const MIB = 2 ** 20;
 /** workerd takes objects out of memory 10 s after their last request, here as in production (2026-11). */
 const EVICTED_MS = 12_000;
@@ -160,10 +162,10 @@ async function run(): Promise<ColdStartReport> {
   await buildProgram();
   const machine = machineReport();
   const rounds = Number(option("rounds") ?? 3);
-  const large = await cachedPack(await cachedGguf(option("cache") ?? DEFAULT_CACHE, "olmoe", OLMOE_SHAPE, "Q4_0"), "olmoe");
+  const large = await cachedPack(await cachedGguf(option("cache") ?? DEFAULT_CACHE, "cold-start", SHAPE, "Q4_0"), "cold-start");
   return {
     machine, rounds, targets: {}, profile: `bare Miniflare, one workerd process, ${SHARDS} shards, 90 MiB an isolate; donors: wrangler dev, ${PROCESSES} processes, ${SHARDS} to ${2 * SHARDS} shards, an isolate each`,
-    packs: [await measure("demo", join(ROOT, "demo", "pack"), "demo", rounds), await measure("generated", large, "olmoe", rounds)],
+    packs: [await measure("demo", join(ROOT, "demo", "pack"), "demo", rounds), await measure("generated", large, "cold-start", rounds)],
   };
 }
 
@@ -173,7 +175,7 @@ if (import.meta.main) {
     tableText([
       ["weights from", ...packs.map(({ pack, weightMib }) => `${pack}, ${weightMib} MiB`)],
       ...(["store", "cache", "memory", "warm"] as const).map((which) => [
-        { store: "the store", cache: "the objects' SQLite", memory: "memory, shards evicted", warm: "nothing evicted" }[which], ...packs.map((of) => `${of[which].firstToken} (${of[which].shardLoad} / ${of[which].trunkLoad})`)]),
+        { store: "the store", cache: "the objects' SQLite", memory: "memory, shards evicted", warm: "nothing evicted" }[which], ...packs.map((of) => (which === "store" || which === "cache" ? `${of[which].firstToken} (${of[which].shardLoad} / ${of[which].trunkLoad})` : of[which].firstToken))]),
       ["donors: plan in force / first token then", ...packs.map(({ donors: of }) => `${of.inForce} / ${of.firstToken} (${of.mib} MiB)`)],
     ]),
   ].join("\n"));
