@@ -16,7 +16,7 @@ import { bringUp, startProgress, type ServedModel } from "../durable/served-mode
 import { trunkReads } from "../durable/weight-reads.ts";
 import { bindPackTrunk, bindShared, segmentCounts } from "../formats/load-model.ts";
 import type { PackManifest } from "../formats/manifest.ts";
-import { makePlan } from "../fleet/plan.ts";
+import { expertTable, makePlan } from "../fleet/plan.ts";
 import { Engine } from "../model/engine.ts";
 import { ExpertBatchBuilder, PAIR_BYTES } from "../model/expert-batch.ts";
 import type { Experts } from "../model/experts.ts";
@@ -174,7 +174,7 @@ export class FanOutBench extends DurableObject<BenchEnv> {
 }
 
 const planOf = (manifest: PackManifest, nShards: number) =>
-  makePlan(manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map((s) => s.bytes) })), nShards);
+  makePlan(expertTable(manifest), nShards);
 
 /** One round per layer: nTokens rows, each to topK experts drawn evenly. */
 function roundsOf(tenant: Tenant, manifest: PackManifest, experts: Experts, nTokens: number): (() => Promise<unknown>)[] {

@@ -10,7 +10,7 @@ import { tenantBytes } from "../durable/isolate.ts";
 import { LIMITS } from "../durable/limits.ts";
 import type { FleetPlan } from "../fleet/fleet-plan.ts";
 import { leastBytes } from "../fleet/min-move.ts";
-import type { PlannedExpert } from "../fleet/plan.ts";
+import { expertTable, type PlannedExpert } from "../fleet/plan.ts";
 import { openPack } from "../formats/pack-reader.ts";
 import type { FleetReply } from "../worker/wire-types.ts";
 import { isolateOption, startCluster, type Cluster } from "./fleet-cluster.ts";
@@ -103,7 +103,7 @@ async function run(): Promise<FleetScaleReport> {
   const isolate = isolateOption(option("isolate"));
   const pack = join(ROOT, "demo", "pack");
   const { manifest } = await openPack(new FolderSource(pack));
-  const table = manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map(({ bytes }) => bytes) }));
+  const table = expertTable(manifest);
   const cluster = await startCluster(pack, { processes: PROCESSES, shards: FIRST_SHARDS, replicas: 1, isolate, ...(isolate === "script" ? { scripts: Math.max(FIRST_SHARDS, ...THEN_SHARDS) } : {}) });
   try {
     const expected = await undisturbed(cluster.url, MODEL);

@@ -8,7 +8,7 @@ import { tenantBytes } from "../durable/isolate.ts";
 import { LIMITS } from "../durable/limits.ts";
 import { kvBytes, maxSegmentsOf, orchestratorMemory, plannedBytes, shardMemory, type PlannedPack } from "../durable/memory-plan.ts";
 import { maxChunkTokens } from "../durable/protocol.ts";
-import { makePlan, slicedExperts } from "../fleet/plan.ts";
+import { expertTable, makePlan, slicedExperts } from "../fleet/plan.ts";
 import { FORMAT_LIMITS } from "../formats/limits.ts";
 import { formatOf, type PackFormats, type Quant } from "../formats/pack-formats.ts";
 import { ConfigFields } from "../model/architectures/config-fields.ts";
@@ -106,7 +106,7 @@ export interface MemoryRow {
 
 /** Plans segments over more and more shards until every isolate holds its share. */
 function fewestShards(pack: PlannedPack): { shards: number; weightBytes: number } {
-  const table = pack.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map((s) => s.bytes) }));
+  const table = expertTable(pack);
   const allBytes = table.reduce((sum, { segmentBytes: bytes }) => sum + bytes.reduce((a, b) => a + b), 0);
   for (let shards = Math.ceil(allBytes / tenantBytes(LIMITS)); ; shards++) {
     const { slots, shardBytes } = makePlan(table, shards, slicedExperts);

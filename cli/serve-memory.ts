@@ -6,7 +6,7 @@ import { tenantBytes } from "../durable/isolate.ts";
 import { LIMITS, type Limits } from "../durable/limits.ts";
 import { kvBytes, maxSegmentsOf, orchestratorMemory, pageBytes, plannedBytes, shardMemory, type PlannedPack } from "../durable/memory-plan.ts";
 import { maxChunkTokens } from "../durable/protocol.ts";
-import { makePlan } from "../fleet/plan.ts";
+import { expertTable, makePlan } from "../fleet/plan.ts";
 import { MAX_ROUNDS } from "../model/experts.ts";
 import { KV_BLOCK } from "../model/kernels.ts";
 import { wholeModel } from "../model/stage-span.ts";
@@ -40,7 +40,7 @@ export function serveMemory(pack: PlannedPack & { readonly contextLength: number
     const kv = stages.length === 1 ? kvBytes(pack, pack.contextLength) : Math.ceil(pack.contextLength / KV_BLOCK) * pageBytes(pack, span.layers[1] - span.layers[0]);
     return plannedBytes(orchestratorMemory(pack, { stepTokens, roundTokens, ranges, span }, LIMITS)) + kv;
   });
-  const plan = makePlan(pack.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map((s) => s.bytes) })), shards);
+  const plan = makePlan(expertTable(pack), shards);
   const held = layout.slots ?? plan.slots.map((_, shard) => plan.slots.flatMap((slots, own) => (holdersOf(layout, own).includes(shard) ? slots : [])));
   const shardBytes = held.map((slots) => (slots.length === 0 ? 0 : plannedBytes(shardMemory(pack, slots, LIMITS))));
 

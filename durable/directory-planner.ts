@@ -3,7 +3,7 @@
 
 import type { FleetPlan } from "../fleet/fleet-plan.ts";
 import { movesOf, planChange, type Wish as MoveWish } from "../fleet/min-move.ts";
-import type { PlannedExpert } from "../fleet/plan.ts";
+import { expertTable, type PlannedExpert } from "../fleet/plan.ts";
 import type { PackManifest } from "../formats/manifest.ts";
 import { allocatedBytes } from "../model/heap.ts";
 import type { NextPlans, Planner } from "./directory-ports.ts";
@@ -21,10 +21,8 @@ async function manifestOf(env: DurableEnv, packHash: string): Promise<PackManife
   return pack.manifest;
 }
 
-const tableOf = ({ experts }: Pick<PackManifest, "experts">): PlannedExpert[] => experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map(({ bytes }) => bytes) }));
-
 /** What plans need to know of a pack's experts. */
-export const packTable = async (env: DurableEnv, packHash: string): Promise<PlannedExpert[]> => tableOf(await manifestOf(env, packHash));
+export const packTable = async (env: DurableEnv, packHash: string): Promise<PlannedExpert[]> => expertTable(await manifestOf(env, packHash));
 
 /** Weight bytes that fit a shard beside its scratch and frames, whichever experts it holds. */
 export function shardRoomBytes(manifest: PackManifest, limits: Limits): number {
@@ -37,7 +35,7 @@ export function shardRoomBytes(manifest: PackManifest, limits: Limits): number {
 /** A pack's expert table, and the room on a shard for it. */
 export async function packOf(env: DurableEnv, { packHash }: FleetPlan, limits: Limits): Promise<{ readonly table: PlannedExpert[]; readonly roomBytes: number }> {
   const manifest = await manifestOf(env, packHash);
-  return { table: tableOf(manifest), roomBytes: shardRoomBytes(manifest, limits) };
+  return { table: expertTable(manifest), roomBytes: shardRoomBytes(manifest, limits) };
 }
 
 /** Copies of each expert in a plan: of its segments the fewest. */

@@ -11,6 +11,7 @@ import { LIMITS } from "./limits.ts";
 import { hintOf, withinJurisdiction } from "./places.ts";
 import type { ExpertShard } from "./shard.ts";
 import { shardName } from "./shard-transport.ts";
+import { plain } from "./rpc-result.ts";
 
 export class ShardObjects implements DirectoryShards {
   readonly #env: DurableEnv;
@@ -75,10 +76,3 @@ export class ShardObjects implements DirectoryShards {
 
 /** From wherever: a shard that finds its weights in the isolate's memory has them as much as one that read them. */
 const fetchedBytes = ({ memory, cache, donors, store }: MovedBytes): number => memory + cache + donors + store;
-
-/** A call's result without its tie to the call: the runtime keeps that open, and complains, until the result is disposed of (2026-11). */
-function plain<T extends object>(answer: T): T {
-  const value = { ...answer };
-  (answer as Partial<Disposable>)[Symbol.dispose]?.();
-  return value;
-}

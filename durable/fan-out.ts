@@ -2,7 +2,7 @@
 // Owns the plan that the variables make, with its replicas. Refuses lines themselves (epoch-lines.ts) and any other plan (plan-in-force.ts).
 
 import { recordOf, type FleetPlan } from "../fleet/fleet-plan.ts";
-import { makePlan, type Plan, type PlannedRange } from "../fleet/plan.ts";
+import { expertTable, makePlan, type Plan, type PlannedRange } from "../fleet/plan.ts";
 import type { PackManifest } from "../formats/manifest.ts";
 import { systemClock } from "./clock.ts";
 import { fleetName, orchestratorHoldsExperts, planUnit, replicaCount, shardCount, shardNamespace, shardRegion, strictIsolates, type DurableEnv } from "./env.ts";
@@ -33,7 +33,7 @@ export function defaultPlan(env: DurableEnv, manifest: PackManifest, packHash: s
   const [nShards, nReplicas, holdsExperts] = [shardCount(env), replicaCount(env), orchestratorHoldsExperts(env)];
   if (nReplicas > nShards) throw new RangeError(`The variable REPLICAS asks for every segment on ${nReplicas} shards, and SHARDS_COUNT gives ${nShards}.`);
   // The orchestrator's own share, if it has one, is the last part.
-  const table = manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map(({ bytes }) => bytes) }));
+  const table = expertTable(manifest);
   const plan = makePlan(table, nShards + (holdsExperts ? 1 : 0), planUnit(env));
   const record = recordOf(replicated(plan, nShards, nReplicas), {
     packId: manifest.id, packHash, fleet: fleetName(env), nLayers: config.nLayers, vocabSize: config.vocabSize,

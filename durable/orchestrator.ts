@@ -6,8 +6,8 @@ import { DurableObject } from "cloudflare:workers";
 import grammarModule from "../build/xgrammar.wasm";
 import { parseFleetPlan, type FleetPlan } from "../fleet/fleet-plan.ts";
 import { readTokenizerJson } from "../formats/pack-reader.ts";
-import type { TraceHeader } from "../formats/trace.ts";
-import { ModelError, moeLayersOf } from "../model/config.ts";
+import { traceHeader } from "../formats/trace.ts";
+import { ModelError } from "../model/config.ts";
 import { CapacityError } from "../model/heap.ts";
 import type { LogitStage } from "../model/logit-adjustments.ts";
 import { createTokenizer } from "../model/tokenizer.ts";
@@ -353,10 +353,6 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     };
   }
 }
-
-const traceHeader = ({ manifest: { id, config }, packHash }: ServedModel): TraceHeader => ({
-  model: id, packHash, nExperts: config.nExperts, topK: config.router.topK, moeLayers: moeLayersOf(config), columns: ["ids", "weights"],
-});
 
 /** How often its shards have read weights. */
 const loadsOf = (serving: Serving | null): number => serving?.model.epochs.loads ?? 0;

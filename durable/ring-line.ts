@@ -6,7 +6,7 @@ import { type Clock, type Random, sleep, within } from "./clock.ts";
 import type { Limits } from "./limits.ts";
 import type { OpenRing, RingHandlers, RingLinks } from "./ring-engine.ts";
 import { decodeRing, encodeRing, type RingFrame } from "./ring-frame.ts";
-import { type FrameSocket, ShardError, type SocketHandlers } from "./shard-line.ts";
+import { closeQuietly, type FrameSocket, ShardError, type SocketHandlers } from "./shard-line.ts";
 import type { StageHello, StageWelcome } from "./stage-handshake.ts";
 
 /** The way to one stage. */
@@ -167,11 +167,7 @@ export class RingLine implements RingLinks {
       this.#incoming.close(reason);
       this.#incoming = null;
     }
-    try {
-      standing.out?.close(1000, reason);
-    } catch {
-      // A socket that cannot be closed is already gone.
-    }
+    closeQuietly(standing.out, 1000, reason);
     standing.out = null;
   }
 }

@@ -14,6 +14,14 @@ export interface FrameSocket {
   close(code: number, reason: string): void;
 }
 
+export function closeQuietly(socket: Pick<FrameSocket, "close"> | null, code: number, reason: string): void {
+  try {
+    socket?.close(code, reason);
+  } catch {
+    // A socket that cannot be closed is already gone.
+  }
+}
+
 export interface SocketHandlers {
   message(data: ArrayBuffer): void;
   /** Called at most once, for close and error alike. */
@@ -218,11 +226,7 @@ export class ShardLine {
     this.#generation++;
     const socket = this.#socket;
     this.#socket = null;
-    try {
-      socket?.close(code, reason);
-    } catch {
-      // A socket that cannot be closed is already gone.
-    }
+    closeQuietly(socket, code, reason);
   }
 
   /** Prepares and opens until it stands or nobody waits any more. `generation` tells a newer line from this one. */

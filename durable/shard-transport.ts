@@ -5,6 +5,7 @@ import type { FleetPlan } from "../fleet/fleet-plan.ts";
 import type { DurableEnv } from "./env.ts";
 import type { Hello, Welcome } from "./handshake.ts";
 import type { FrameSocket, ShardTransport, SocketHandlers } from "./shard-line.ts";
+import { plain } from "./rpc-result.ts";
 
 /**
  * Name of a shard object: objects never move and never change their revision, so the name carries both, and the region where one is asked
@@ -31,11 +32,7 @@ export class ObjectTransport implements ShardTransport {
   }
 
   async prepare(hello: Hello): Promise<Welcome> {
-    const answer = await this.#shard.prepare(hello);
-    const welcome = { ...answer };
-    // The runtime keeps a call open, and complains, until its result is disposed of (2026-11).
-    (answer as Partial<Disposable>)[Symbol.dispose]?.();
-    return welcome;
+    return plain(await this.#shard.prepare(hello));
   }
 
   open(connection: number, handlers: SocketHandlers): Promise<FrameSocket> {

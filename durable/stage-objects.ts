@@ -10,6 +10,7 @@ import type { StageTransport } from "./ring-line.ts";
 import { openFrameSocket } from "./shard-transport.ts";
 import type { StageHello, StageWelcome } from "./stage-handshake.ts";
 import type { Stage } from "./stage.ts";
+import { plain } from "./rpc-result.ts";
 
 /** Name of stage `stage` of the ring that begins at the orchestrator `first`. */
 export const stageName = (first: string, stage: number): string => `${first}/stage-${stage}`;
@@ -46,11 +47,7 @@ export class StageObject implements StageTransport {
   get #stage(): DurableObjectStub<Stage> { return this.#namespace.getByName(this.name, this.#where); }
 
   async prepare(hello: StageHello): Promise<StageWelcome> {
-    const answer = await this.#stage.prepare(hello);
-    const welcome = { ...answer } as StageWelcome;
-    // The runtime keeps a call open, and complains, until its result is disposed of (2026-11).
-    (answer as Partial<Disposable>)[Symbol.dispose]?.();
-    return welcome;
+    return plain(await this.#stage.prepare(hello));
   }
 
   open: StageTransport["open"] = (ring, handlers) => openFrameSocket(this.#stage, `http://stage/ring?ring=${ring}`, handlers);

@@ -3,7 +3,7 @@
 // Refuses what frames mean (stage-core.ts) and how stages are reached (stage.ts). docs/protocol.md section 6.
 
 import { decodeRing, encodeRing, type RingFrame } from "./ring-frame.ts";
-import type { FrameSocket, SocketHandlers } from "./shard-line.ts";
+import { closeQuietly, type FrameSocket, type SocketHandlers } from "./shard-line.ts";
 import type { StageCore } from "./stage-core.ts";
 
 /** The socket that leads here. */
@@ -54,10 +54,10 @@ export class StageRing {
   end(reason: string): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    for (const inlet of this.#inlets()) quietly(() => inlet.close(1011, reason.slice(0, 100)));
+    for (const inlet of this.#inlets()) closeQuietly(inlet, 1011, reason.slice(0, 100));
     const out = this.#out;
     this.#out = null;
-    quietly(() => out?.close(1000, reason.slice(0, 100)));
+    closeQuietly(out, 1000, reason.slice(0, 100));
   }
 
   #send(frame: RingFrame): void {
@@ -67,13 +67,5 @@ export class StageRing {
     } catch (cause) {
       this.end(`sending to the next stage failed (${cause instanceof Error ? cause.message : String(cause)})`);
     }
-  }
-}
-
-function quietly(close: () => void): void {
-  try {
-    close();
-  } catch {
-    // A socket that cannot be closed is already gone.
   }
 }

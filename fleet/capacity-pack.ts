@@ -4,7 +4,6 @@
 
 import { EXPERT_MATRICES, hasExpertBiases, latentDim, type ModelConfig, sharedWidth, trunkTensors } from "../model/config.ts";
 import { type ActivationFormat, type KvFormat, kvLayerBytes, KV_BLOCK, matrixBytes, type MatrixFormat } from "../model/kernels.ts";
-import type { PlannedExpert } from "./plan.ts";
 
 export interface CapacityBlob {
   readonly hash: string;
@@ -118,10 +117,6 @@ export function parameterCounts(c: ModelConfig): ParameterCounts {
     trunkProducts: c.tieWordEmbeddings ? trunk : trunk - embedding,
   };
 }
-
-/** The expert table as fleet/plan.ts takes it. */
-export const expertTable = (pack: CapacityPack): PlannedExpert[] =>
-  pack.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map(({ bytes }) => bytes) }));
 
 /** Most segments any expert has. */
 export const mostSegments = (pack: CapacityPack): number => pack.experts.reduce((most, { segments }) => Math.max(most, segments.length), 1);

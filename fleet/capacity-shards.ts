@@ -5,8 +5,8 @@
 import { allocatedBytes } from "../model/heap.ts";
 import { activationRowBytes } from "../model/kernels.ts";
 import { runnerRegions } from "../model/local-experts.ts";
-import { type CapacityLimits, type CapacityPack, CapacityPlanError, expertTable, ffnBytes, mib, roomBytes } from "./capacity-pack.ts";
-import { makePlan, type Plan, type PlannedRange, slicedExperts, wholeExperts } from "./plan.ts";
+import { type CapacityLimits, type CapacityPack, CapacityPlanError, ffnBytes, mib, roomBytes } from "./capacity-pack.ts";
+import { expertTable, makePlan, type Plan, type PlannedRange, slicedExperts, wholeExperts } from "./plan.ts";
 
 export interface ShardCapacity {
   readonly weightBytes: number;

@@ -3,12 +3,10 @@
 // another placement is another record with a higher epoch. A plan never changes a bit of any answer.
 
 import { z } from "zod";
+import type { Span, StageSpan } from "../model/stage-span.ts";
 import type { Plan, PlannedRange } from "./plan.ts";
 
 export const FLEET_PLAN_VERSION = 1;
-
-/** From the first to before the last. */
-export type Span = readonly [from: number, to: number];
 
 export interface PlannedShard {
   /** Ascending by (layer, expert, segment). A segment may be on several shards: these are its replicas. Empty: the shard is at rest, its number stays its own. */
@@ -18,11 +16,7 @@ export interface PlannedShard {
 }
 
 /** One orchestrator of a ring. Spans of all stages together cover embedding rows, layers and head rows once, ascending. */
-export interface PlannedStage {
-  readonly embeddingRows: Span;
-  readonly layers: Span;
-  /** Of a tied head, too: its rows are held where the embedding's are, and this names them. */
-  readonly headRows: Span;
+export interface PlannedStage extends StageSpan {
   /** Experts of its own layers that it computes itself. */
   readonly slots: readonly PlannedRange[];
 }

@@ -2,10 +2,10 @@
 // Owns the way from a pack and its limits to a placement problem, and the numbers of shards that are tried. Refuses experts that are cut over shards: a placement is of whole ones.
 
 import { allocatedBytes } from "../model/heap.ts";
-import { type CapacityLimits, type CapacityPack, CapacityPlanError, expertTable, mib, roomBytes } from "./capacity-pack.ts";
+import { type CapacityLimits, type CapacityPack, CapacityPlanError, mib, roomBytes } from "./capacity-pack.ts";
 import { ExpertSegments, replicated, shardBytes, type ShardsCapacity, type ShardsWish } from "./capacity-shards.ts";
 import { assignPlaced, placeExperts, type PlacementMode, type PlacementOptions } from "./placement.ts";
-import { makePlan } from "./plan.ts";
+import { expertTable, makePlan } from "./plan.ts";
 import { turnsOfRegions } from "./region-crossing.ts";
 import type { RoutingCounts } from "./routing-counts.ts";
 

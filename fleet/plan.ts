@@ -9,6 +9,10 @@ export interface PlannedExpert {
   readonly segmentBytes: readonly number[];
 }
 
+/** The expert table of a pack, as plans take it. */
+export const expertTable = ({ experts }: { readonly experts: readonly (Omit<PlannedExpert, "segmentBytes"> & { readonly segments: readonly { readonly bytes: number }[] })[] }): PlannedExpert[] =>
+  experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map(({ bytes }) => bytes) }));
+
 /** Segments [first, end) of one expert. */
 export interface PlannedRange {
   readonly layer: number;

@@ -3,7 +3,9 @@
 // without what was said. Columns beyond ids and weights are named by the header, so that a reader finds those it knows.
 
 import { z } from "zod";
+import { moeLayersOf } from "../model/config.ts";
 import { SourceError } from "./byte-source.ts";
+import type { OpenPack } from "./pack-reader.ts";
 import { parseJson } from "./read-bytes.ts";
 
 const MAGIC = "MOETRACE";
@@ -28,6 +30,11 @@ const headerSchema = z.object({
   columns: z.array(z.enum(["ids", "weights"])),
 });
 export type TraceHeader = Readonly<z.infer<typeof headerSchema>>;
+
+/** Of a trace of this pack, with ids and weights. */
+export const traceHeader = ({ manifest: { id, config }, packHash }: Pick<OpenPack, "manifest" | "packHash">): TraceHeader => ({
+  model: id, packHash, nExperts: config.nExperts, topK: config.router.topK, moeLayers: moeLayersOf(config), columns: ["ids", "weights"],
+});
 
 /** One token in one layer. */
 export interface TraceRecord {

@@ -4,7 +4,7 @@
 import { recordOf, type FleetPlan } from "../fleet/fleet-plan.ts";
 import { movesOf, planChange } from "../fleet/min-move.ts";
 import type { PlannedStep, Wish } from "../durable/directory-record.ts";
-import { makePlan, type PlannedExpert, slicedExperts, wholeExperts } from "../fleet/plan.ts";
+import { expertTable, makePlan, type PlannedExpert, slicedExperts, wholeExperts } from "../fleet/plan.ts";
 import type { OpenPack } from "../formats/pack-reader.ts";
 
 export interface PlanShape {
@@ -73,7 +73,7 @@ export class Plans {
   }
 
   #table(): PlannedExpert[] {
-    return this.#pack.manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map(({ bytes }) => bytes) }));
+    return expertTable(this.#pack.manifest);
   }
 
   #made({ nShards, sliced, replicas, epoch }: PlanShape): FleetPlan {

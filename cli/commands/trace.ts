@@ -5,9 +5,8 @@
 import type { Command } from "commander";
 import { readFileSync, statSync } from "node:fs";
 import { StepTrace } from "../../durable/step-trace.ts";
-import { readTrace, traceHeaderBytes, traceRecords, type Trace, type TraceHeader, type TraceRecord } from "../../formats/trace.ts";
+import { readTrace, traceHeader, traceHeaderBytes, traceRecords, type Trace, type TraceHeader, type TraceRecord } from "../../formats/trace.ts";
 import { ExpertLoad, type LayerLoad } from "../../fleet/expert-load.ts";
-import { moeLayersOf } from "../../model/config.ts";
 import { openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
 import { readText } from "../read-text.ts";
@@ -100,7 +99,7 @@ async function download(address: string, key: string | undefined): Promise<Uint8
 export async function traceText({ engine, tokenizer, manifest, packHash }: LocalModel, text: string, name: string, out: string | undefined, quiet: boolean): Promise<Routed> {
   if (tokenizer === null) throw new Error(`The pack "${manifest.id}" has no tokenizer, which trace needs.`);
   const { config } = manifest;
-  const header: TraceHeader = { model: manifest.id, packHash, nExperts: config.nExperts, topK: config.router.topK, moeLayers: moeLayersOf(config), columns: ["ids", "weights"] };
+  const header = traceHeader({ manifest, packHash });
   if (header.moeLayers.length === 0) throw new Error(`The pack "${manifest.id}" is a dense model: it has no experts to trace.`);
   const ids = tokenizer.encodeText(text);
   if (ids.length === 0) throw new Error(`${name} has no text to trace.`);

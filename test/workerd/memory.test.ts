@@ -8,7 +8,7 @@ import { Tenant } from "../../durable/isolate.ts";
 import { LIMITS, type Limits } from "../../durable/limits.ts";
 import { kvBytes, linearMemoryBytes, maxSegmentsOf, orchestratorMemory, plannedBytes, shardMemory } from "../../durable/memory-plan.ts";
 import { maxChunkTokens } from "../../durable/protocol.ts";
-import { makePlan } from "../../fleet/plan.ts";
+import { expertTable, makePlan } from "../../fleet/plan.ts";
 import { openPack } from "../../formats/pack-reader.ts";
 import { deploy, eventsOf, greedy, orchestrator, packInBucket, PROMPT, statusOf } from "./fleet-fixture.ts";
 
@@ -27,7 +27,7 @@ it("is what the plan says, to the byte in the ledger and to the page in the isol
     const pack = await packInBucket(packId, { config: { ...larger, rope_theta: 10_000 + nShards }, segmentWidth });
     const { manifest } = await openPack(pack.source);
     const nParts = nShards + (orchestratorHolds === "experts" ? 1 : 0);
-    const { slots } = makePlan(manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map((s) => s.bytes) })), nParts);
+    const { slots } = makePlan(expertTable(manifest), nParts);
     const roundTokens = maxChunkTokens({ topK: 3, maxSegments: maxSegmentsOf(manifest), hidden: 128, activations: manifest.activations });
     const objects = [
       orchestratorMemory(manifest, { stepTokens: roundTokens, roundTokens, ranges: slots[nShards] ?? [] }, LIMITS),

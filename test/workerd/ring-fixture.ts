@@ -1,6 +1,6 @@
 // Deployments whose trunk is a ring of stages, inside workerd: a pack with a plan beside it in the bucket. Owns no assertion.
 
-import { makePlan } from "../../fleet/plan.ts";
+import { expertTable, makePlan } from "../../fleet/plan.ts";
 import { recordOf, type FleetPlan, type PlannedStage } from "../../fleet/fleet-plan.ts";
 import type { StageSpan } from "../../model/stage-span.ts";
 import { openPack } from "../../formats/pack-reader.ts";
@@ -17,7 +17,7 @@ export const RING_VOCAB = 1061;
 export async function deployRing(pack: MemoryPack, packId: string, spans: readonly StageSpan[], { nShards = 2, lanes = 1, isolates = "shared" as const } = {}): Promise<FleetPlan> {
   const { manifest, packHash } = await openPack(pack.source);
   const { config } = manifest;
-  const table = manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map(({ bytes }) => bytes) }));
+  const table = expertTable(manifest);
   const record = recordOf(makePlan(table, nShards), { packId, packHash, fleet: packId, nLayers: config.nLayers, vocabSize: config.vocabSize, ownShard: null, regionOf: () => null });
   const plan: FleetPlan = { ...record, lanes, stages: spans.map((span): PlannedStage => ({ ...span, slots: [] })) };
   await fleetEnv.PACKS!.put(`packs/${packId}/plan.json`, JSON.stringify(plan));

@@ -3,7 +3,7 @@
 
 import { env, exports } from "cloudflare:workers";
 import { beforeAll, describe, expect, it } from "vitest";
-import { makePlan, slicedExperts, wholeExperts } from "../../fleet/plan.ts";
+import { expertTable, makePlan, slicedExperts, wholeExperts } from "../../fleet/plan.ts";
 import { openHuggingFace } from "../../formats/huggingface.ts";
 import { MemorySource } from "../../formats/memory-source.ts";
 import { openPack } from "../../formats/pack-reader.ts";
@@ -27,7 +27,7 @@ describe.each<[string, Pick<Deployment, "shards" | "planUnit" | "orchestratorHol
     deploy({ packId, ...deployment });
     const { manifest } = await openPack(pack.source);
     const { shards, planUnit, orchestratorHolds } = deployment;
-    const plan = makePlan(manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map((s) => s.bytes) })),
+    const plan = makePlan(expertTable(manifest),
       shards + (orchestratorHolds === "experts" ? 1 : 0), planUnit === "segment" ? slicedExperts : wholeExperts);
     const onShard = (part: number): number | null => (part < shards ? part : null);
 

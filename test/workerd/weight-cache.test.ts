@@ -6,7 +6,7 @@ import { afterEach, describe, expect, it } from "vitest";
 import { LIMITS } from "../../durable/limits.ts";
 import { Isolate } from "../../durable/isolate.ts";
 import { ShardCore } from "../../durable/shard-core.ts";
-import { makePlan } from "../../fleet/plan.ts";
+import { expertTable, makePlan } from "../../fleet/plan.ts";
 import { SqlWeightCache } from "../../durable/weight-cache.ts";
 import type { Donor, Hello, Welcome } from "../../durable/handshake.ts";
 import type { ExpertShard } from "../../durable/shard.ts";
@@ -118,7 +118,7 @@ describe("epochs over the same objects", () => {
     const pack = await packInBucket("epochs");
     deploy({ packId: "epochs", shards: 2 });
     const open = await openPack(pack.source);
-    const { slots } = makePlan(open.manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map((s) => s.bytes) })), 2);
+    const { slots } = makePlan(expertTable(open.manifest), 2);
     const [one, two] = ["epochs-one", "epochs-two"].map((name) => fleetEnv.SHARDS.getByName(name)) as [Shard, Shard];
     expect(await ready(one, helloOf(open, 1, slots[0]!))).toMatchObject({ state: "ready" });
     expect(await ready(two, helloOf(open, 1, slots[1]!))).toMatchObject({ state: "ready" });
