@@ -6,6 +6,7 @@
 import { sleep, systemClock, within, type Clock } from "./clock.ts";
 import type { GenerateEvent, GenerateFailure, GenerateRequest } from "./generate.ts";
 import { LIMITS, type Limits } from "./limits.ts";
+import { SilentWay, heardFrom } from "./silent-way.ts";
 
 /** What can be asked: a Durable Object stub. A function gives a fresh stub per attempt; one that saw its object fail may stay broken. */
 export interface GenerateTarget {
@@ -18,7 +19,7 @@ export interface GenerateWay {
   target(): GenerateTarget;
   /** Ways of one region: one that is overloaded gives way to one other of them, then to other regions. */
   readonly group: string;
-  /** Whether its model is up, asked only while another's is loading. */
+  /** Whether its model is up: asked while another's is loading, and where it says nothing, to hear whether it is there. Rejects where it cannot be reached. */
   isReady(): Promise<boolean>;
   /** It has answered a call after this long, and what follows comes from it. */
   served(ms: number): void;
@@ -76,7 +77,8 @@ export async function* generate(
     let failed: Failed | null = null;
     try {
       const asked = emittedIds.length === 0 ? request : { ...request, emittedIds };
-      for await (const event of eventsOf(way, asked, isPatient ? null : limits.coldWaitMs, clock, signal)) {
+      const listen: Listen = ways.length === 1 ? (promise) => promise : (promise) => heardFrom(way, promise, clock, limits);
+      for await (const event of eventsOf(way, asked, isPatient ? null : limits.coldWaitMs, clock, listen, signal)) {
         if (event.type === "error" && ELSEWHERE.has(event.code)) {
           failed = event;
           break;
@@ -111,8 +113,8 @@ export async function* generate(
       hasBroken = true;
       breaks.set(current, (breaks.get(current) ?? 0) + 1);
       way.failed();
-      // Once more where it was: an object that was reset is there again.
-      if (breaks.get(current)! < limits.breaksHere && ways.length > 1) {
+      // Once more where it was: an object that was reset is there again. One that is silent is not.
+      if (breaks.get(current)! < limits.breaksHere && ways.length > 1 && !(failed.cause instanceof SilentWay)) {
         await sleep(clock, limits.backoffBaseMs);
         continue;
       }
@@ -172,8 +174,11 @@ async function nextWay(ways: readonly GenerateWay[], failures: ReadonlyMap<numbe
   return fresh.find((_, i) => ready[i]) ?? null;
 }
 
+/** Waits for what an orchestrator says, or throws. */
+type Listen = <T>(promise: Promise<T>) => Promise<T>;
+
 /** Events of one call. Throws BrokenStream when they stop before an end or error event. */
-async function* eventsOf(way: GenerateWay, request: GenerateRequest, waitMs: number | null, clock: Clock, signal: AbortSignal | undefined): AsyncGenerator<GenerateEvent, void, undefined> {
+async function* eventsOf(way: GenerateWay, request: GenerateRequest, waitMs: number | null, clock: Clock, listen: Listen, signal: AbortSignal | undefined): AsyncGenerator<GenerateEvent, void, undefined> {
   const abort = new AbortController();
   const forward = (): void => abort.abort(signal?.reason);
   signal?.addEventListener("abort", forward);
@@ -181,11 +186,11 @@ async function* eventsOf(way: GenerateWay, request: GenerateRequest, waitMs: num
   let ended = false;
   try {
     const sinceMs = clock.nowMs();
-    const response = await broken("the call failed", way.target().fetch(`http://orchestrator/generate${waitMs === null ? "" : `?wait=${waitMs}`}`, {
+    const response = await broken("the call failed", listen(way.target().fetch(`http://orchestrator/generate${waitMs === null ? "" : `?wait=${waitMs}`}`, {
       method: "POST", body: JSON.stringify(request), headers: { "Content-Type": "application/json" }, signal: abort.signal,
-    }));
+    })));
     if (!response.ok) {
-      const text = await broken("the answer broke off", response.text());
+      const text = await broken("the answer broke off", listen(response.text()));
       ended = true;
       yield failureOf(response.status, text);
       return;
@@ -195,7 +200,7 @@ async function* eventsOf(way: GenerateWay, request: GenerateRequest, waitMs: num
     const decoder = new TextDecoder();
     let rest = "";
     for (;;) {
-      const { value, done } = await broken("the stream broke", reader.read());
+      const { value, done } = await broken("the stream broke", listen(reader.read()));
       if (done) throw new BrokenStream("the stream ended without an end event");
       const text = decoder.decode(value, { stream: true });
       rest += text;

@@ -95,6 +95,7 @@ export interface Limits {
   readonly laneTableOldMs: number;
   readonly coldWaitMs: number;
   readonly breaksHere: number;
+  readonly silentMs: number;
   readonly reportMs: number;
   readonly reportKeepMs: number;
   readonly lineFaults: number;
@@ -279,6 +280,8 @@ export const LIMITS: Limits = Object.freeze({
   coldWaitMs: 500,
   /** Breaks in a row after which a stream goes on elsewhere: the first is most often an object that was reset and is back at once. */
   breaksHere: 2,
+  /** Silence after which an orchestrator that is not the only one is asked whether it is there: steps take well under a second, but for prompts. */
+  silentMs: 10_000,
   /** Between two reports of an orchestrator that works: three for each look at the load, and a call every ten seconds is nothing beside frames. */
   reportMs: 10_000,
   /** An orchestrator that has reported nothing for so long has nothing to do, and its load says nothing of the next minutes. */

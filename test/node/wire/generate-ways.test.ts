@@ -11,8 +11,8 @@ import { FakeClock } from "./fake-clock.ts";
 const REQUEST: GenerateRequest = { promptIds: [1, 2, 3], maxTokens: 5, stopIds: [], sampling: { ...PLAIN_SAMPLING, temperature: 0, seed: 0 } };
 const ALL = [100, 101, 102, 103, 104];
 
-/** What a call meets: tokens and then a break, an error at once or after tokens, no answer at all; "well" is the whole rest. */
-type Call = "well" | "away" | { readonly tokens: number; readonly then: "break" | GenerateErrorCode };
+/** What a call meets: tokens and then a break, an error at once or after tokens, no answer at all, silence before or in the midst; "well" is the whole rest. */
+type Call = "well" | "away" | "silent" | { readonly tokens: number; readonly then: "break" | "silence" | GenerateErrorCode };
 const says = (code: GenerateErrorCode): Call => ({ tokens: 0, then: code });
 
 class Way implements GenerateWay {
@@ -29,7 +29,13 @@ class Way implements GenerateWay {
     this.#last = last;
     this.#ready = ready;
   }
-  async isReady(): Promise<boolean> { return this.#ready; }
+  /** As long as the last question was not answered, it is not there. */
+  isThere = true;
+  nAsked = 0;
+  isReady(): Promise<boolean> {
+    this.nAsked++;
+    return this.isThere ? Promise.resolve(this.#ready) : new Promise(() => {});
+  }
   served(): void { this.nServed++; }
   failed(): void { this.nFailed++; }
   target = () => ({
@@ -40,10 +46,14 @@ class Way implements GenerateWay {
       this.asked.push({ emitted: from, patient: !url.includes("wait=") });
       const call = this.#calls.shift() ?? this.#last;
       if (call === "away") throw new Error("no route");
+      if (call === "silent") return new Promise(() => {});
       const nTokens = call === "well" ? REQUEST.maxTokens : from + call.tokens;
       const events: GenerateEvent[] = ALL.slice(from, nTokens).map((id, i) => ({ type: "token", index: from + i, id }));
       if (call === "well") events.push({ type: "end", reason: "length", stopId: null, promptTokens: 3, cachedTokens: 0, completionTokens: 5, moe: { steps: 1, frames: 0, bytes: 0, retries: 0, hedges: 0 }, timings: { queueMs: 0, promptMs: 1, completionMs: 2 } });
-      else if (call.then !== "break") {
+      else if (call.then === "silence") {
+        const said = new TextEncoder().encode(events.map((event) => `${JSON.stringify(event)}\n`).join(""));
+        return new Response(new ReadableStream({ start: (to) => to.enqueue(said) }));
+      } else if (call.then !== "break") {
         const failure: GenerateEvent = { type: "error", code: call.then, message: `words of ${this.group}`, retryable: true, ...(call.then === "warming" ? { retryAfterMs: 1000 } : {}) };
         if (events.length === 0) return Response.json(failure, { status: 503 });
         events.push(failure);
@@ -124,6 +134,29 @@ describe("several ways", () => {
     const events = await read(ways);
     expect(events).toEqual([expect.objectContaining({ type: "error", code: "stream-broken", message: expect.stringContaining("the call failed: no route") as unknown })]);
     expect(ways.map(({ asked }) => asked.length)).toEqual([LIMITS.resumeAttempts + 1, LIMITS.resumeAttempts + 1]);
+  });
+
+  it.each([["at once", "silent"], ["in the middle", { tokens: 2, then: "silence" }]] as const)("go on elsewhere where one falls silent %s and does not say that it is there", async (_, call) => {
+    const [a, b] = [new Way("a", [call]), new Way("b", [])];
+    a.isThere = false;
+    const clock = new FakeClock();
+    const startMs = clock.nowMs();
+    expect(idsOf(await read([a, b], clock))).toEqual(ALL);
+    expect([a.asked.length, b.asked.length, a.nFailed]).toEqual([1, 1, 1]);
+    expect(clock.nowMs() - startMs).toBe(LIMITS.silentMs + LIMITS.pingDeadlineMs);
+  });
+
+  it("wait for one that is silent and says that it is there", async () => {
+    const [a, b] = [new Way("a", [{ tokens: 2, then: "silence" }]), new Way("b", [])];
+    const clock = new FakeClock();
+    const startMs = clock.nowMs();
+    clock.after(5.5 * LIMITS.silentMs, () => { a.isThere = false; });
+    expect(idsOf(await read([a, b], clock))).toEqual(ALL);
+    expect([a.nAsked, clock.nowMs() - startMs]).toEqual([6, 6 * LIMITS.silentMs + LIMITS.pingDeadlineMs]);
+    // Its words come in time, and nobody asks.
+    const well = new Way("a", []);
+    await read([well, new Way("b", [])]);
+    expect(well.nAsked).toBe(0);
   });
 
   it("say who served and who failed", async () => {
