@@ -6,12 +6,12 @@ import { movesOf, type ShardMoves } from "../fleet/min-move.ts";
 import type { DirectoryShards, Prepared } from "./directory-ports.ts";
 import { packTable } from "./directory-planner.ts";
 import { shardNamespace, strictIsolates, type DurableEnv } from "./env.ts";
-import { PROTOCOL_VERSION, type Donor, type MovedBytes, type SlotRange, type Welcome } from "./handshake.ts";
+import { PROTOCOL_VERSION, type Donor, type MovedBytes, type ShardReport, type SlotRange, type Welcome } from "./handshake.ts";
 import { LIMITS } from "./limits.ts";
 import { hintOf, withinJurisdiction } from "./places.ts";
+import { plain } from "./rpc-result.ts";
 import type { ExpertShard } from "./shard.ts";
 import { shardName } from "./shard-transport.ts";
-import { plain } from "./rpc-result.ts";
 
 export class ShardObjects implements DirectoryShards {
   readonly #env: DurableEnv;
@@ -24,7 +24,7 @@ export class ShardObjects implements DirectoryShards {
   }
 
   async fetched(plan: FleetPlan, shard: number): Promise<number> {
-    return fetchedBytes(plain(await this.#stub(plan, shard).report()).moved);
+    return fetchedBytes(plain<ShardReport>(await this.#stub(plan, shard).report()).moved);
   }
 
   async prepare(from: FleetPlan, to: FleetPlan, shard: number): Promise<Prepared> {

@@ -3,6 +3,7 @@
 // waited for. Refuses the generation itself (durable/generate-client.ts). A guess that is wrong costs time and never changes an answer.
 
 import { systemClock, within, type Clock } from "./clock.ts";
+import type { FleetStatus } from "./directory-record.ts";
 import { fleetDirectory, type DurableEnv } from "./env.ts";
 import type { GenerateTarget, GenerateWay } from "./generate-client.ts";
 import type { GenerateRequest, OrchestratorStatus } from "./generate.ts";
@@ -11,6 +12,7 @@ import { orchestratorName, placeOf, type Place } from "./place-names.ts";
 import { jurisdictionOf, namedOrchestrator } from "./places.ts";
 import type { PingReply } from "./region-pings.ts";
 import { RoundTrip } from "./round-trip.ts";
+import { plain } from "./rpc-result.ts";
 import { chooseLane, prefixKey, type PrefixKey } from "../fleet/lanes.ts";
 import { failedAgain, isFailing, regionOrder, type Caller, type Failures } from "../fleet/region-order.ts";
 import type { LocationHint } from "../fleet/regions.ts";
@@ -182,13 +184,12 @@ export class EdgeFleet {
   async #askLanes(env: DurableEnv, of: KnownRegion, packHash: string): Promise<void> {
     const directory = fleetDirectory(of.region === null ? env : { ...env, REGION: of.region }, packHash);
     if (directory === null) return;
-    const answer = await within(this.#clock, LIMITS.directoryMs, Promise.resolve(directory.status()), "the directory did not answer");
+    const answer = plain<FleetStatus>(await within(this.#clock, LIMITS.directoryMs, Promise.resolve(directory.status()), "the directory did not answer"));
     const free = new Map<number, number>();
     for (const { name, freeKvPositions } of answer.lanes) {
       const place = placeOf(name);
       if (freeKvPositions !== null && place.lane < this.nLanes && name === this.nameOf({ region: of.region, lane: place.lane })) free.set(place.lane, freeKvPositions);
     }
-    (answer as Partial<Disposable>)[Symbol.dispose]?.();
     of.lanes = { free, atMs: this.#clock.nowMs() };
   }
 

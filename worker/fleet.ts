@@ -8,6 +8,7 @@ import type { FleetStatus } from "../durable/directory-record.ts";
 import { fleetDirectory, type DurableEnv } from "../durable/env.ts";
 import { LIMITS } from "../durable/limits.ts";
 import { regionEnv } from "../durable/places.ts";
+import { plain } from "../durable/rpc-result.ts";
 import { badConfiguration, invalid, RequestError } from "./errors.ts";
 import { callerOf, edgeFleet } from "./fleets.ts";
 import { laneStates, lanesOf } from "./lane-states.ts";
@@ -19,13 +20,6 @@ async function directoryOf(env: DurableEnv, region: string | null): Promise<Dura
   const directory = fleetDirectory(regionEnv(env, region), (await edgePack(env)).hash);
   if (directory === null) throw badConfiguration("This deployment has no binding DIRECTORY, so its plan is the one its variables make; expected one to the class Directory (docs/deploy.md).");
   return directory;
-}
-
-/** A call's result as a plain value: the runtime keeps a call open until its result is disposed of (2026-11). */
-function plain<T>(answer: unknown): T {
-  const value = structuredClone(answer) as T;
-  (answer as Partial<Disposable> | null)?.[Symbol.dispose]?.();
-  return value;
 }
 
 /** What the directory of a region tells; null without one, or where it cannot be reached: the rest is told all the same. */
