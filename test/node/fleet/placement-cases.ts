@@ -115,3 +115,37 @@ export function bestJoint(problem: PlacementProblem, slowestWeight: number): num
   choose(0, 0);
   return best === Infinity ? null : best;
 }
+
+/**
+ * Fewest activations that any placement over two regions lets cross, where no layer's load varies more than with experts in order; shards' room is not looked at,
+ * so no placement within it does better. What crosses depends on the experts' regions alone, so layers go through all halves of their experts.
+ */
+export function fewestCrossings(problem: PlacementProblem): number {
+  const { counts: { layers, nExperts, load }, shardRegions } = problem;
+  const nShards = shardRegions.length;
+  const limits = loadsOf(problem, inOrder(layers.length, nExperts, nShards)).map(variationOf);
+  const halves = layers.map((_, i) => {
+    const found = new Set<number>();
+    for (const map of everyMap(nExperts, nShards)) {
+      const loads = new Array<number>(nShards).fill(0);
+      let half = 0;
+      for (let e = 0; e < nExperts; e++) {
+        loads[map[e]!]! += load[i * nExperts + e]!;
+        half |= shardRegions[map[e]!]! << e;
+      }
+      if (!found.has(half) && variationOf(loads) <= limits[i]! + 1e-9) found.add(half);
+    }
+    return [...found];
+  });
+  let best = new Map(halves[0]!.map((half) => [half, 0]));
+  for (let i = 0; i + 1 < layers.length; i++) {
+    best = new Map(halves[i + 1]!.map((to) => [to, Math.min(...[...best].map(([from, before]) => before + crossingsBetween(problem, i, from, to)))]));
+  }
+  return Math.min(...best.values());
+}
+
+function crossingsBetween({ counts: { nExperts, moves } }: PlacementProblem, layer: number, from: number, to: number): number {
+  let sum = 0;
+  for (let e = 0; e < nExperts; e++) for (let f = 0; f < nExperts; f++) if (((from >> e) & 1) !== ((to >> f) & 1)) sum += moves[(layer * nExperts + e) * nExperts + f]!;
+  return sum;
+}

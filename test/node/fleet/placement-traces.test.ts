@@ -12,6 +12,7 @@ import { PLACEMENT_MODES, placeExperts, type Placement } from "../../../fleet/pl
 import { placementTask, type PlacementProblem } from "../../../fleet/placement-problem.ts";
 import { countRouting, countsOfTotals, type RoutingCounts } from "../../../fleet/routing-counts.ts";
 import { readTrace } from "../../../formats/trace.ts";
+import { fewestCrossings } from "./placement-cases.ts";
 
 const ROOT = resolve(import.meta.dirname, "../../..");
 const TRACES = join(process.env["WORKERS_MOE_DATA"] ?? join(ROOT, "../shared/data"), "traces/olmoe_repo");
@@ -77,11 +78,16 @@ describe.skipIf(!existsSync(TRACES))(`on layer-pair totals${existsSync(TRACES) ?
     }
   });
 
-  // Eight experts of near-even use, of which 64 pairs are nearly equal: there is less to gain, and it is only printed how much.
-  it.each(["arxiv", "book", "c4", "github", "wikipedia"])("of Mixtral's 8 experts on %s, fewer cross than contiguously, at no worse balance", async (text) => {
-    const [contiguous, twoStage, joint] = await allModes(problemOf(countsOf("mistral", 8, text), 4, 2));
-    console.log([`Mixtral ${text}, 4 shards in 2 regions`, ...[contiguous!, twoStage!, joint!].map(figures)].join("\n  "));
-    expect(joint!.crossActivations).toBeLessThan(contiguous!.crossActivations);
+  // Eight experts of near-even use leave less to gain than a fifth. Trying everything says how much: the joint mode gains all of it, but for two in ten thousand once.
+  it.each(["arxiv", "book", "c4", "github", "wikipedia"])("of Mixtral's 8 experts on %s, as few cross as in any placement at no worse balance", async (text) => {
+    const problem = problemOf(countsOf("mistral", 8, text), 4, 2);
+    const [contiguous, twoStage, joint] = await allModes(problem);
+    const fewest = fewestCrossings(problem);
+    const saved = (crossing: number): string => `${(100 * (1 - crossing / contiguous!.crossActivations)).toFixed(1)} %`;
+    console.log([`Mixtral ${text}, 4 shards in 2 regions: ${saved(joint!.crossActivations)} fewer activations cross, of ${saved(fewest)} that any placement gains`, ...[contiguous!, twoStage!, joint!].map(figures)].join("\n  "));
+    expect(fewest).toBeLessThan(contiguous!.crossActivations);
+    expect(joint!.crossActivations).toBeGreaterThanOrEqual(fewest);
+    expect(joint!.crossActivations).toBeLessThan(1.0005 * fewest);
     expect(joint!.loadCv).toBeLessThanOrEqual(contiguous!.loadCv);
   });
 });
