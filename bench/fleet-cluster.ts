@@ -1,28 +1,37 @@
-// A local cluster for benchmarks: the real command `serve --processes N`, with its state file. Owns the process, killing those of its shards, and asking
-// what the fleet says of itself. Refuses processes it did not start: pids come from the state file of its own server.
+// A local cluster for benchmarks: the real command `serve --processes N`, with its state file, over an even plan or one that is given. Owns the process, killing those
+// of its shards, and asking what the fleet says of itself. Refuses processes it did not start: pids come from the state file of its own server.
 
-import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { execFile, spawn } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readClusterState, type ClusterState } from "../cli/cluster-state.ts";
 import type { IsolateMode } from "../cli/fleet-scripts.ts";
 import { freePort } from "../cli/local-ports.ts";
 import { pinnedNode, ROOT } from "../cli/setup.mjs";
+import type { FleetPlan } from "../fleet/fleet-plan.ts";
 
 const POLL_MS = 50;
 /** A process that does not come back in this time is a finding, not something to wait for. */
 const UP_MS_MAX = 120_000;
 
-export interface ClusterOptions {
-  readonly processes: number;
+export interface EvenShards {
   readonly shards: number;
   readonly replicas: number;
+  readonly plan?: never;
+}
+
+export type ClusterOptions = (EvenShards | { readonly plan: FleetPlan }) & {
+  readonly processes: number;
   /** Absent: "class". */
   readonly isolate?: IsolateMode;
   /** With "script": for shards, where there is to be room for more than at first. */
   readonly scripts?: number;
-}
+  /** "strict": what would share an isolate's memory beyond its limit refuses. Absent: "shared". */
+  readonly isolates?: "shared" | "strict";
+  /** Memory of one isolate where production's limit is lifted. */
+  readonly isolateMib?: number;
+};
 
 /** The option --isolate of a benchmark. */
 export function isolateOption(text: string | null): IsolateMode {
@@ -45,13 +54,26 @@ export interface Cluster {
 }
 
 const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));
+const COMMAND = join(ROOT, "bin", "workers-moe.js");
+const environment = (): NodeJS.ProcessEnv => ({ ...process.env, API_KEYS: "", ADMIN_KEYS: "" });
 
-export async function startCluster(pack: string, { processes, shards, replicas, isolate = "class", scripts }: ClusterOptions): Promise<Cluster> {
+/** The sentence with which `serve` refuses a pack; null where it had not refused after as long as a process takes to come up, and was ended. */
+export async function refusalOf(pack: string, { shards, processes, isolates = "shared" }: Pick<EvenShards, "shards"> & Pick<ClusterOptions, "processes" | "isolates">): Promise<string | null> {
+  const args = [COMMAND, "serve", pack, "--port", String(await freePort()), "--shards", String(shards), "--processes", String(processes), "--isolates", isolates];
+  return new Promise((done) => {
+    execFile(pinnedNode, args, { cwd: ROOT, env: environment(), timeout: UP_MS_MAX, killSignal: "SIGTERM" }, (cause, _, errors) => done(cause === null || cause.killed === true ? null : errors.trim().replace(/^workers-moe: /, "")));
+  });
+}
+
+export async function startCluster(pack: string, options: ClusterOptions): Promise<Cluster> {
+  const { processes, isolate = "class", scripts, isolates = "shared", isolateMib } = options;
   const [port, folder] = [await freePort(), mkdtempSync(join(tmpdir(), "workers-moe-cluster-"))];
-  const stateFile = join(folder, "state.json");
-  const args = ["serve", pack, "--port", String(port), "--processes", String(processes), "--shards", String(shards), "--replicas", String(replicas), "--isolate", isolate,
-    ...(scripts === undefined ? [] : ["--scripts", String(scripts)]), "--state-file", stateFile];
-  const child = spawn(pinnedNode, [join(ROOT, "bin", "workers-moe.js"), ...args], { cwd: ROOT, env: { ...process.env, API_KEYS: "", ADMIN_KEYS: "" }, stdio: ["ignore", "pipe", "inherit"] });
+  const [stateFile, planFile] = [join(folder, "state.json"), join(folder, "plan.json")];
+  if (options.plan !== undefined) writeFileSync(planFile, JSON.stringify(options.plan));
+  const args = ["serve", pack, "--port", String(port), "--processes", String(processes), "--isolate", isolate, "--isolates", isolates,
+    ...(options.plan === undefined ? ["--shards", String(options.shards), "--replicas", String(options.replicas)] : ["--plan", planFile]),
+    ...(scripts === undefined ? [] : ["--scripts", String(scripts)]), ...(isolateMib === undefined ? [] : ["--isolate-mib", String(isolateMib)]), "--state-file", stateFile];
+  const child = spawn(pinnedNode, [COMMAND, ...args], { cwd: ROOT, env: environment(), stdio: ["ignore", "pipe", "inherit"] });
   const exited = new Promise<number | null>((done) => child.on("exit", (code) => done(code)));
   const url = `http://127.0.0.1:${port}`;
   const stop = async (): Promise<void> => {
@@ -76,7 +98,7 @@ export async function startCluster(pack: string, { processes, shards, replicas, 
   const state = (): ClusterState => readClusterState(stateFile);
   return {
     url, state, stop,
-    profile: `wrangler dev, ${processes} processes joined by the dev registry: one with the API and the orchestrator, ${processes - 1} with ${shards} shards, each expert on ${replicas === 1 ? "one of them" : `${replicas} of them`}; ${isolate === "class" ? "one script a process" : `a script for each of ${scripts ?? shards} shards`}`,
+    profile: profileOf(options),
     kill: (number) => {
       const { pid } = state().shardProcesses[number]!;
       if (pid === null) throw new Error(`Shard process ${number + 1} was to be killed, but it is down.`);
@@ -98,4 +120,21 @@ export async function startCluster(pack: string, { processes, shards, replicas, 
       return JSON.parse(text) as T;
     },
   };
+}
+
+function profileOf(options: ClusterOptions): string {
+  const { processes, isolate = "class", scripts, isolates = "shared", isolateMib } = options;
+  const limit = `${isolates === "strict" ? ", strict isolates" : ""}${isolateMib === undefined ? "" : `, isolates of ${isolateMib} MiB`}`;
+  const where = processes === 1 ? "wrangler dev, one process" : `wrangler dev, ${processes} processes joined by the dev registry`;
+  const others = processes === 1 ? "the same" : String(processes - 1);
+  const scriptsOf = (n: number, what: string): string => `${isolate === "class" ? "one script a process" : `a script for each of ${n} ${what}`}${limit}`;
+  if (options.plan !== undefined) {
+    const { lanes, stages, shards } = options.plan;
+    const nStages = lanes * (stages.length - 1);
+    return `${where}: one with the API and ${lanes === 1 ? "the orchestrator" : `the orchestrators of ${lanes} lanes`}, ${others} with ${nStages} further stages and ${shards.length} shards; `
+      + scriptsOf(nStages + shards.length, "stages and shards");
+  }
+  const { shards, replicas } = options;
+  if (processes === 1) return `${where} with everything: the orchestrator and ${shards === 1 ? "one shard" : `${shards} shards`}${limit}`;
+  return `${where}: one with the API and the orchestrator, ${others} with ${shards} shards, each expert on ${replicas === 1 ? "one of them" : `${replicas} of them`}; ${scriptsOf(scripts ?? shards, "shards")}`;
 }

@@ -25,7 +25,7 @@ const benchmarks = (): string[] => readdirSync(join(ROOT, "bench"))
 
 export function register(program: Command): void {
   program.command("bench")
-    .description("measure this machine: kernels, engine (against wllama), serve, constraints, sweeps, round-trip, start-up, a first token from cold, a fleet whose processes are killed and one that grows; and the errors of models")
+    .description("measure this machine: kernels, engine (against wllama), serve, constraints, sweeps, round-trip, start-up, a first token from cold, a fleet whose processes are killed, one that grows and one that holds a pack too large for an isolate; and the errors of models")
     .argument("[names...]", `which ones; each of them when left out or "${ALL}"`)
     .option("--table", "tables only, on standard output")
     .option("--json", "tables on standard error, then one JSON document on standard output (what it does anyway)")
