@@ -12,12 +12,12 @@ import type { Kernels } from "../model/kernels.ts";
 import { MixedExperts, type LocalExperts } from "../model/local-experts.ts";
 import { ShardClient } from "./client.ts";
 import { SeededRandom, type Clock } from "./clock.ts";
+import type { ShardTransport } from "./frame-socket.ts";
 import { PROTOCOL_VERSION, type Donor } from "./handshake.ts";
 import type { Isolate } from "./isolate.ts";
 import type { Limits } from "./limits.ts";
 import { slotsOf } from "./memory-plan.ts";
 import { ReplicaChoice } from "./replica-choice.ts";
-import type { ShardTransport } from "./shard-line.ts";
 import type { StepTerms } from "./step-terms.ts";
 import { WebSocketExperts } from "./websocket-experts.ts";
 

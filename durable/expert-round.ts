@@ -3,9 +3,10 @@
 // step's terms say so; the round with its last share or its first failure, and then nothing is written any more. Refuses frames' bytes and rows (websocket-experts.ts).
 
 import type { ExpertBatch, ExpertRunInfo } from "../model/experts.ts";
-import type { OtherHolders, OutgoingFrame, ReplySink, ShardClient } from "./client.ts";
+import type { ShardClient } from "./client.ts";
+import type { OtherHolders, OutgoingFrame, ReplySink } from "./outgoing-frame.ts";
 import type { FrameHeader } from "./protocol.ts";
-import { AwayError, type ShardError } from "./shard-line.ts";
+import { AwayError, type ShardError } from "./shard-error.ts";
 import type { Terms } from "./step-terms.ts";
 
 /** Numbers of a batch's groups: those of `list`, or, where that is null, [first, end). */

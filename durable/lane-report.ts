@@ -1,6 +1,6 @@
 // What an orchestrator tells the directory of itself: room in its KV cache, which experts were lately chosen, what went wrong with shards.
 // Owns when it does: once it is up, and every so often while it works, one report at a time, which nothing waits for. Costs the token path nothing: choices are read off
-// the counters that routing feeds anyway (metrics-expert-load.ts). Refuses storage, and patience: whoever tells it limits the call (plan-in-force.ts).
+// the counters that routing feeds anyway (metrics-expert-load.ts), in a ring those of all stages (ring-figures.ts). Refuses storage, and patience: whoever tells it limits the call (plan-in-force.ts).
 
 import { DecayedLoad } from "../fleet/decayed-load.ts";
 import type { Clock } from "./clock.ts";
@@ -16,8 +16,10 @@ export interface LaneReportParts {
   /** How often each expert was chosen since the model came up, [layer * nExperts + expert]; begins again at 0 after 2^32. */
   readonly choices: () => Uint32Array;
   readonly freeKvPositions: () => number;
-  /** Of each shard of the plan in force. */
-  readonly faults: () => readonly (readonly LineFault[])[];
+  /** Of each object that has lines to shards, of each shard of its plan: clocks differ, and one may be heard late. */
+  readonly faults: () => readonly (readonly (readonly LineFault[])[])[];
+  /** Brings choices and faults of other objects up to date, as far as they answer soon. Never rejects. */
+  readonly hear: () => Promise<void>;
   readonly isWorking: () => boolean;
   /** Hands it over; false where nobody took it. Never rejects. */
   readonly tell: (report: LaneReport) => Promise<boolean>;
@@ -30,7 +32,8 @@ export class LaneReports {
   readonly #load: DecayedLoad;
   readonly #counted: Uint32Array;
   #lastMs = -Infinity;
-  #toldUntilMs = -Infinity;
+  /** Of each object. */
+  readonly #toldUntilMs: number[] = [];
   #isTelling = false;
   #cancelTimer: (() => void) | null = null;
 
@@ -54,24 +57,28 @@ export class LaneReports {
   #tell(): void {
     // Nobody answers the last one: another would wait behind it.
     if (this.#isTelling) return;
-    const report = this.#report();
-    const newestMs = report.faults.reduce((newest, { atMs }) => Math.max(newest, atMs), this.#toldUntilMs);
     this.#isTelling = true;
-    void this.#p.tell(report).then((wasTaken) => {
-      this.#isTelling = false;
-      if (wasTaken) this.#toldUntilMs = newestMs;
-    });
+    this.#lastMs = this.#p.clock.nowMs();
+    void this.#told().finally(() => { this.#isTelling = false; });
   }
 
-  #report(): LaneReport {
-    const { choices, faults, freeKvPositions, clock, limits, shape: { nExperts, nLayers } } = this.#p;
-    const nowMs = this.#lastMs = clock.nowMs();
+  async #told(): Promise<void> {
+    const { hear, faults, tell } = this.#p;
+    await hear();
+    const all = faults();
+    const newestMs = all.map((of) => Math.max(-Infinity, ...of.flat().map(({ atMs }) => atMs)));
+    if (await tell(this.#report(all))) newestMs.forEach((ms, i) => { this.#toldUntilMs[i] = Math.max(ms, this.#toldUntilMs[i] ?? -Infinity); });
+  }
+
+  #report(faults: ReturnType<LaneReportParts["faults"]>): LaneReport {
+    const { choices, freeKvPositions, clock, limits, shape: { nExperts, nLayers } } = this.#p;
+    const nowMs = clock.nowMs();
     const counts = choices();
     this.#load.add(counts.map((n, i) => n - this.#counted[i]!), nowMs); // u32: over 2^32 it still is the difference
     this.#counted.set(counts);
     const left = this.#load.at(nowMs);
     // What was told is known; of the same millisecond it is told twice, which the directory notices.
-    const fresh = faults().flatMap((of, shard) => of.flatMap(({ atMs, cause }): ShardFault[] => (atMs >= this.#toldUntilMs ? [{ atMs, shard, cause }] : [])));
+    const fresh = faults.flatMap((shards, i) => shards.flatMap((of, shard) => of.flatMap(({ atMs, cause }): ShardFault[] => (atMs >= (this.#toldUntilMs[i] ?? -Infinity) ? [{ atMs, shard, cause }] : []))));
     return {
       freeKvPositions: freeKvPositions(), faults: fresh.sort((a, b) => b.atMs - a.atMs).slice(0, limits.recentFaults),
       expertCounts: Array.from({ length: nLayers }, (_, layer) => Array.from(left.subarray(layer * nExperts, (layer + 1) * nExperts), Math.round)),

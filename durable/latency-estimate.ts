@@ -1,5 +1,5 @@
 // How long frames of one line take: the last round trips by size class, and what follows from them: a frame's deadline, and when to hedge.
-// Owns samples and quantiles. Refuses timers (client.ts). A class is a power of two of the bytes of request and reply together: a frame of
+// Owns samples and quantiles. Refuses timers (frame-watch.ts). A class is a power of two of the bytes of request and reply together: a frame of
 // a whole prompt must not make those of single tokens look quick. Quantiles are found anew after every few samples, not for every frame.
 
 import type { Limits } from "./limits.ts";

@@ -19,6 +19,7 @@ export interface Limits {
   readonly ringProbeMs: number;
   readonly ringSilenceMs: number;
   readonly ringStepMs: number;
+  readonly stageFiguresMs: number;
   readonly frameDeadlineMs: number;
   readonly prepareDeadlineMs: number;
   readonly drainMs: number;
@@ -128,6 +129,8 @@ export const LIMITS: Limits = Object.freeze({
   ringSilenceMs: 10_000,
   /** A step that has not come back by then is sent again in a new ring: what a stage may wait for a shard (outageMs), and some more. */
   ringStepMs: 90_000,
+  /** How long a report, or whoever asks for metrics, waits for the counters of the other stages: those that were heard last will do. */
+  stageFiguresMs: 1_000,
   /** Longest time to an answer before a frame counts as lost: an abort may lose what was sent and a send on a dead socket succeeds silently (2026-11). */
   frameDeadlineMs: 5_000,
   /** A handshake call that does not answer: longer than a frame's, since the object may be starting in another place. */

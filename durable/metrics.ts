@@ -6,11 +6,12 @@ import type { ModelConfig } from "../model/config.ts";
 import type { KvCache } from "../model/kv-cache.ts";
 import type { ShardClient } from "./client.ts";
 import type { Clock } from "./clock.ts";
-import type { GenerateFailure, GenerateRequest, OrchestratorStatus } from "./generate.ts";
+import type { GenerateFailure, GenerateRequest, OrchestratorStatus, ShardStatus } from "./generate.ts";
 import { BATCH_SIZES, Histogram, LONG_SECONDS, SHORT_SECONDS } from "./histogram.ts";
 import { ExpertLoad } from "./metrics-expert-load.ts";
 import { byLabel, increment, MetricsText } from "./metrics-text.ts";
 import type { EventSink } from "./generation-run.ts";
+import type { RingFigures } from "./ring-figures.ts";
 import type { Scheduler, StepEngine } from "./scheduler.ts";
 
 /** What is read rather than counted: its owners keep it. */
@@ -59,21 +60,21 @@ export class OrchestratorMetrics {
     else this.#failedLoads++;
   }
 
-  /** The same engine, its steps measured. */
-  measured(engine: StepEngine, config: ModelConfig): StepEngine {
-    const load = new ExpertLoad(config);
+  /** The same engine, its steps measured; `figures`: of layers that it does not run itself. */
+  measured(engine: StepEngine, config: ModelConfig, figures: RingFigures | null = null): StepEngine {
+    const load = new ExpertLoad(config, () => figures?.choices ?? null);
     this.#expertLoad = load;
     engine.observe?.(load.tap);
     const own = engine.observe === undefined ? [load.tap] : [];
     return {
       config: engine.config, kv: engine.kv, maxChunkTokens: engine.maxChunkTokens, contextLength: engine.contextLength, stepsAtOnce: engine.stepsAtOnce ?? 1,
       ...(engine.outages === undefined ? {} : { outages: engine.outages }),
-      step: async (entries, taps = []) => {
+      step: async (entries, taps = [], terms = null) => {
         const sinceMs = this.#clock.nowMs();
         this.#batch.observe(entries.length);
         this.#stepTokens.observe(entries.reduce((sum, { ids }) => sum + ids.length, 0));
         try {
-          return await engine.step(entries, [...taps, ...own]);
+          return await engine.step(entries, [...taps, ...own], terms);
         } catch (cause) {
           this.#failedSteps++;
           throw cause;
@@ -123,7 +124,7 @@ export class OrchestratorMetrics {
   }
 
   text({ status, clients, serving }: MetricsView): string {
-    const shards = (value: (client: ShardClient) => number) => clients.map((client) => ({ labels: { shard: client.name }, value: value(client) }));
+    const shards = (value: (shard: ShardStatus) => number) => status.shards.map((shard) => ({ labels: { shard: shard.name }, value: value(shard) }));
     const text = new MetricsText()
       .gauge("state", "1 for the state of the model, 0 for the others.", STATES.map((state) => ({ labels: { state }, value: status.status === state ? 1 : 0 })))
       .gauge("loaded_ratio", "Share of the model's bytes that are loaded, 0 to 1.", status.loaded)
@@ -151,12 +152,12 @@ export class OrchestratorMetrics {
         { labels: { held: "true" }, value: serving?.scheduler.drafts.held ?? 0 },
         { labels: { held: "false" }, value: (serving?.scheduler.drafts.tokens ?? 0) - (serving?.scheduler.drafts.held ?? 0) },
       ])
-      .counter("frames_total", "Request frames sent to a shard, further attempts included.", shards((client) => client.frames))
-      .counter("frame_bytes_total", "Bytes of frames to and from a shard.", shards((client) => client.bytes))
-      .counter("frame_retries_total", "Frames that were sent again.", shards((client) => client.retries))
-      .counter("frame_hedges_total", "Frames that other holders were asked for too, because this shard was late.", shards((client) => client.hedges))
-      .histogram("frame_round_trip_seconds", "From sending a frame to taking its reply, by shard.", clients.map((client) => ({ labels: { shard: client.name }, of: client.roundTrips })))
-      .gauge("shard_connected", "1 where the line to a shard is open; a line at rest opens with the next step.", shards((client) => (client.state === "open" ? 1 : 0)));
+      .counter("frames_total", "Request frames sent to a shard, further attempts included.", shards(({ frames }) => frames))
+      .counter("frame_bytes_total", "Bytes of frames to and from a shard.", shards(({ bytes }) => bytes))
+      .counter("frame_retries_total", "Frames that were sent again.", shards(({ retries }) => retries))
+      .counter("frame_hedges_total", "Frames that other holders were asked for too, because this shard was late.", shards(({ hedges }) => hedges))
+      .histogram("frame_round_trip_seconds", "From sending a frame to taking its reply, by shard; of frames that the orchestrator itself sends.", clients.map((client) => ({ labels: { shard: client.name }, of: client.roundTrips })))
+      .gauge("shard_connected", "1 where the line to a shard is open; a line at rest opens with the next step.", shards(({ state }) => (state === "open" ? 1 : 0)));
     if (serving !== null) {
       text.gauge("kv_pages", "Pages of the KV cache in memory: all, and those kept for later prompts, which give way when room is needed.", [
         { labels: { of: "all" }, value: serving.kv.pages }, { labels: { of: "kept" }, value: serving.kv.keptPages },

@@ -3,24 +3,19 @@
 // and awaited durable writes on the token path (an output gate costs about 10 ms, 2026-11): what replies have said is noted in batches nobody waits for.
 
 import { DurableObject } from "cloudflare:workers";
-import grammarModule from "../build/xgrammar.wasm";
 import { parseFleetPlan, type FleetPlan } from "../fleet/fleet-plan.ts";
-import { readTokenizerJson } from "../formats/pack-reader.ts";
 import { traceHeader } from "../formats/trace.ts";
 import { ModelError } from "../model/config.ts";
 import { CapacityError } from "../model/heap.ts";
 import type { LogitStage } from "../model/logit-adjustments.ts";
-import { createTokenizer } from "../model/tokenizer.ts";
 import type { AdoptReply } from "./adoption.ts";
-import { packSource } from "./byte-sources.ts";
 import { within, systemClock } from "./clock.ts";
-import { Constraints } from "./constraints.ts";
 import { directoryRegistry } from "./directory-registry.ts";
 import { strictIsolates, type DurableEnv } from "./env.ts";
 import { hostIsolate } from "./host-isolate.ts";
-import { FAILURE_STATUS, type GenerateEvent, type GenerateFailure, type GenerateRequest, type OrchestratorStatus } from "./generate.ts";
+import type { OrchestratorStatus } from "./generate.ts";
 import { isFailure, parseGenerateRequest } from "./generate-request.ts";
-import { tenantBytes, type Tenant } from "./isolate.ts";
+import type { Tenant } from "./isolate.ts";
 import { OrchestratorMetrics } from "./metrics.ts";
 import { SqlManifestCache } from "./manifest-cache.ts";
 import { METRICS_CONTENT_TYPE } from "./metrics-text.ts";
@@ -28,16 +23,18 @@ import { isCurrentRevision, keptObjects } from "./kept-objects.ts";
 import { KeepWarm, keepWarmMode } from "./keep-warm.ts";
 import { ObjectAlarm } from "./object-alarm.ts";
 import { objectWeights } from "./object-weights.ts";
+import { PackConstraints } from "./pack-constraints.ts";
 import { isOf, PlanInForce } from "./plan-in-force.ts";
 import { placedEnv } from "./places.ts";
 import { otherRegions, RegionPings } from "./region-pings.ts";
 import { LaneReports } from "./lane-report.ts";
-import { ReplyJournal, type SaidToken } from "./reply-journal.ts";
+import { statusOf } from "./orchestrator-status.ts";
+import { eventStream, failed, journaled, knownTokens } from "./reply-events.ts";
+import { ReplyJournal } from "./reply-journal.ts";
 import type { EventSink, Generation } from "./generation-run.ts";
 import { Scheduler } from "./scheduler.ts";
 import { bringUp, startProgress, type Progress, type ServedModel } from "./served-model.ts";
 import { TraceSamples, traceShare } from "./trace-samples.ts";
-import { warmthOf } from "./warmth.ts";
 import { trunkReads, type TrunkReads } from "./weight-reads.ts";
 
 interface Serving {
@@ -52,8 +49,6 @@ interface RingAttachment {
   readonly ring: number;
 }
 
-const encoder = new TextEncoder();
-
 export class Orchestrator extends DurableObject<DurableEnv> {
   readonly #tenant: Tenant;
   readonly #alarm: ObjectAlarm<"journal" | "warmth">;
@@ -65,6 +60,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
   readonly #name: string;
   readonly #manifests: SqlManifestCache;
   readonly #reads: TrunkReads;
+  readonly #constraints: PackConstraints;
   readonly #metrics = new OrchestratorMetrics(systemClock);
   #serving: Serving | null = null;
   #loading: Promise<Serving> | null = null;
@@ -72,7 +68,6 @@ export class Orchestrator extends DurableObject<DurableEnv> {
   #failure: string | null = null;
   #failedAtMs = 0;
   #cancelLinger: (() => void) | null = null;
-  #constraints: { readonly packHash: string; readonly loaded: Promise<Constraints> } | null = null;
 
   constructor(ctx: DurableObjectState, deployed: DurableEnv) {
     const env = placedEnv(deployed, ctx.id.name);
@@ -87,6 +82,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
       isCurrent: (packHash) => isCurrentRevision(env, packHash),
     });
     this.#manifests = new SqlManifestCache(ctx.storage, hostIsolate().limits);
+    this.#constraints = new PackConstraints(env, hostIsolate().limits);
     this.#plans = new PlanInForce({
       storage: { get: (key) => ctx.storage.get(key), put: (key, plan) => ctx.storage.put(key, plan) }, directory: (packHash) => directoryRegistry(env, packHash),
       name: this.#name, clock: systemClock, limits: hostIsolate().limits,
@@ -103,7 +99,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
       if (searchParams.has("warm") && !resting) this.#warm();
       return Response.json(this.#status());
     }
-    if (request.method === "GET" && pathname === "/metrics") return new Response(this.#metricsText(), { headers: { "Content-Type": METRICS_CONTENT_TYPE } });
+    if (request.method === "GET" && pathname === "/metrics") return new Response(await this.#metricsText(), { headers: { "Content-Type": METRICS_CONTENT_TYPE } });
     if (request.method === "GET" && pathname === "/traces") return this.#traces();
     if (request.method === "GET" && pathname === "/ping") return Response.json(this.#pings.answer(this.#status().status, searchParams.has("measure")));
     if (pathname === "/ring" && request.headers.get("Upgrade") === "websocket") return this.#lastStage(Number(searchParams.get("ring") ?? "none"));
@@ -171,7 +167,7 @@ export class Orchestrator extends DurableObject<DurableEnv> {
       const { limits } = this.#tenant.isolate;
       // Which generations are sampled touches none of them.
       const samples = new TraceSamples(traceHeader(model), share, { next: () => Math.random() }, limits);
-      const scheduler = new Scheduler(this.#metrics.measured(model.engine, model.manifest.config), systemClock, limits, () => this.#linger(), samples);
+      const scheduler = new Scheduler(this.#metrics.measured(model.engine, model.manifest.config, model.figures), systemClock, limits, () => this.#linger(), samples);
       this.#failure = null;
       this.#serving = { model, scheduler, samples, reports: this.#reportsOf(model, scheduler) };
       this.#metrics.loaded(sinceMs, true);
@@ -192,10 +188,11 @@ export class Orchestrator extends DurableObject<DurableEnv> {
   /** What the directory hears of this lane, and the plan it answers with. */
   #reportsOf(model: ServedModel, scheduler: Scheduler): LaneReports {
     const { limits } = this.#tenant.isolate;
-    const { epochs } = model;
+    const { epochs, figures } = model;
     return new LaneReports({
       shape: model.manifest.config, choices: () => this.#metrics.choices, clock: systemClock, limits, isWorking: () => scheduler.activeCount + scheduler.queuedCount > 0,
-      freeKvPositions: () => model.freeKvPositions(), faults: () => epochs.clients.map(({ faults }) => faults),
+      freeKvPositions: () => model.freeKvPositions(), faults: () => [epochs.clients, ...figures?.lines ?? []].map((lines) => lines.map(({ faults }) => faults)),
+      hear: async () => figures?.hear(),
       tell: async (report) => {
         const plan = await this.#plans.asked(epochs.plan, report);
         if (plan !== null) await epochs.adopt(plan);
@@ -220,10 +217,10 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     const { limits } = this.#tenant.isolate;
     const length = Number(request.headers.get("Content-Length") ?? "0");
     if (length > limits.generateBodyBytes) {
-      return fail({ type: "error", code: "invalid-request", retryable: false, message: `The body of /generate has ${length} bytes; ${limits.generateBodyBytes} is the limit.` });
+      return failed({ type: "error", code: "invalid-request", retryable: false, message: `The body of /generate has ${length} bytes; ${limits.generateBodyBytes} is the limit.` });
     }
     const parsed = parseGenerateRequest(await request.text());
-    if (isFailure(parsed)) return fail(parsed);
+    if (isFailure(parsed)) return failed(parsed);
     const before = this.#serving;
     const loadsBefore = loadsOf(before);
     let serving: Serving;
@@ -233,12 +230,12 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     } catch (cause) {
       if (this.#loading !== null) {
         if (parsed.deadlineAtMs !== undefined && systemClock.nowMs() >= parsed.deadlineAtMs) {
-          return fail({ type: "error", code: "deadline-exceeded", retryable: true, message: "The request's deadline passed while the model was loading." });
+          return failed({ type: "error", code: "deadline-exceeded", retryable: true, message: "The request's deadline passed while the model was loading." });
         }
         const { loaded } = this.#status();
-        return fail({ type: "error", code: "warming", retryable: true, retryAfterMs: 1000, loaded, message: "The model is loading." });
+        return failed({ type: "error", code: "warming", retryable: true, retryAfterMs: 1000, loaded, message: "The model is loading." });
       }
-      return fail({ type: "error", code: "load-failed", retryable: true, message: `The model could not be loaded: ${cause instanceof Error ? cause.message : String(cause)}` });
+      return failed({ type: "error", code: "load-failed", retryable: true, message: `The model could not be loaded: ${cause instanceof Error ? cause.message : String(cause)}` });
     }
 
     const { readable, emit, onCancel } = eventStream();
@@ -249,15 +246,15 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     let generation: Generation;
     let constraint: LogitStage | null = null;
     try {
-      const known = await this.#knownIds(parsed);
+      const known = await knownTokens(this.#journal, parsed);
       const asked = known.length === 0 ? parsed : { ...parsed, emittedIds: known.map(({ id }) => id) };
-      constraint = parsed.constraint === undefined ? null : await (await this.#constraintsOf(serving)).stage(parsed.constraint, parsed.stopIds);
+      constraint = parsed.constraint === undefined ? null : await (await this.#constraints.of(serving.model)).stage(parsed.constraint, parsed.stopIds);
       known.forEach(({ id, degraded }, index) => emit({ type: "token", index, id, ...(degraded > 0 ? { degraded } : {}) }));
-      generation = serving.scheduler.submit(asked, this.#metrics.sink(this.#journaled(parsed, known, told), sinceMs), constraint);
+      generation = serving.scheduler.submit(asked, this.#metrics.sink(journaled(this.#journal, parsed, known, told), sinceMs), constraint);
     } catch (cause) {
       constraint?.dispose();
-      if (cause instanceof ModelError) return fail({ type: "error", code: "invalid-request", retryable: false, message: cause.message });
-      if (cause instanceof CapacityError) return fail({ type: "error", code: "capacity", retryable: true, message: cause.message });
+      if (cause instanceof ModelError) return failed({ type: "error", code: "invalid-request", retryable: false, message: cause.message });
+      if (cause instanceof CapacityError) return failed({ type: "error", code: "capacity", retryable: true, message: cause.message });
       throw cause;
     }
     serving.reports.working();
@@ -267,46 +264,13 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     if (request.signal.aborted) generation.cancel();
     const refusal = await generation.accepted;
     this.#metrics.admitted(parsed, sinceMs, refusal);
-    if (refusal !== null) return fail(refusal);
+    if (refusal !== null) return failed(refusal);
     return new Response(readable, { headers: { "Content-Type": "application/x-ndjson" } });
-  }
-
-  /** What a reply that is resumed has said already. Scores and experts are kept nowhere, so with them it begins anew. */
-  async #knownIds({ journal, emittedIds, logprobs, trace, echo, maxTokens }: GenerateRequest): Promise<SaidToken[]> {
-    const needsEvaluation = logprobs !== undefined || echo === true || (trace !== undefined && trace !== false);
-    if (journal?.resume !== true || emittedIds !== undefined || needsEvaluation) return [];
-    return (await this.#journal.read(journal.name)).slice(0, maxTokens);
-  }
-
-  /** Events as they are, their ids noted under the reply's name. */
-  #journaled({ journal, emittedIds = [], degrade }: GenerateRequest, known: readonly SaidToken[], emit: EventSink): EventSink {
-    // Of ids that come with the request nobody knows what was missing: they are not noted as if nothing was.
-    if (journal === undefined || (degrade === true && emittedIds.length > 0)) return emit;
-    const log = this.#journal.log(journal.name, emittedIds.length > 0 ? emittedIds.map((id) => ({ id, degraded: 0 })) : known);
-    return (event) => {
-      if (event.type === "token") log.push({ id: event.id, degraded: event.degraded ?? 0 });
-      else if (event.type !== "prompt") log.flush();
-      emit(event);
-    };
   }
 
   override async alarm(): Promise<void> {
     const isDue = this.#alarm.fired();
     await Promise.all([isDue("journal") ? this.#journal.sweep() : null, isDue("warmth") ? this.#keepWarm.due() : null]);
-  }
-
-  /** The grammar library with this model's vocabulary, loaded when a request first asks for it. */
-  #constraintsOf({ model: { manifest, packHash } }: Serving): Promise<Constraints> {
-    if (this.#constraints?.packHash === packHash) return this.#constraints.loaded;
-    const load = async (): Promise<Constraints> => {
-      const json = await readTokenizerJson(packSource(this.env), manifest);
-      if (json === null) throw new ModelError(`The pack ${manifest.id} has no tokenizer, so its replies cannot be held to a grammar.`);
-      return Constraints.create(grammarModule, createTokenizer(json), manifest.config.vocabSize, this.#tenant.isolate.limits);
-    };
-    const loaded = load();
-    this.#constraints = { packHash, loaded };
-    loaded.catch(() => { this.#constraints = null; });
-    return loaded;
   }
 
   /** The sampled routing; 204 where no model is up to have any. */
@@ -315,8 +279,9 @@ export class Orchestrator extends DurableObject<DurableEnv> {
     return new Response(this.#serving.samples.file(), { headers: { "Content-Type": "application/octet-stream" } });
   }
 
-  #metricsText(): string {
+  async #metricsText(): Promise<string> {
     const { model, scheduler } = this.#serving ?? {};
+    await model?.figures?.hear();
     return this.#metrics.text({
       status: this.#status(), clients: model?.epochs.clients ?? this.#progress?.clients ?? [],
       serving: model === undefined || scheduler === undefined ? null : { kv: model.kv, scheduler },
@@ -324,62 +289,12 @@ export class Orchestrator extends DurableObject<DurableEnv> {
   }
 
   #status(): OrchestratorStatus {
-    const { isolate } = this.#tenant;
-    const p = this.#progress;
-    const isWorking = (this.#serving?.scheduler.activeCount ?? 0) > 0;
-    const shards = (p?.clients ?? []).map((client, shard) => ({
-      name: client.name, state: client.state, warmth: warmthOf(client, isWorking), read: client.read, ...p!.shares[shard]!, loadedBytes: client.loadedBytes, totalBytes: client.totalBytes,
-      frames: client.frames, bytes: client.bytes, retries: client.retries, hedges: client.hedges, lastFault: client.lastFault,
-    }));
-    const stages = p?.stages ?? [];
-    const loadedBytes = [...shards.map((shard) => (shard.state === "open" ? shard.weightBytes : shard.loadedBytes)), ...stages.map((stage) => stage.loadedBytes)].reduce((sum, bytes) => sum + bytes, p?.trunkBytes ?? 0);
-    const totalBytes = [...shards.map((shard) => shard.weightBytes), ...stages.map((stage) => stage.totalBytes)].reduce((sum, bytes) => sum + bytes, p?.trunkTotalBytes ?? 0);
-    const { scheduler } = this.#serving ?? {};
-    const lost = (scheduler?.activeCount ?? 0) > 0 && shards.some((shard) => shard.state === "connecting");
-    return {
-      status: this.#serving !== null ? (lost ? "degraded" : "ready") : this.#loading !== null ? "warming" : this.#failure !== null ? "failed" : "cold",
-      loaded: this.#serving !== null ? 1 : totalBytes === 0 ? 0 : Math.min(1, loadedBytes / totalBytes),
-      message: this.#failure,
-      pack: p?.pack ?? null,
-      epoch: p?.epoch ?? null,
-      isolate: {
-        limitBytes: tenantBytes(isolate.limits), usedBytes: this.#tenant.usedBytes, account: isolate.heap.account(),
-        objects: isolate.tenants.map((tenant) => tenant.name), kernels: isolate.kernels.name,
-      },
-      generations: { active: scheduler?.activeCount ?? 0, queued: scheduler?.queuedCount ?? 0, cancelled: scheduler?.cancelled ?? 0 },
-      drafts: { tokens: scheduler?.drafts.tokens ?? 0, held: scheduler?.drafts.held ?? 0 },
-      shards, read: this.#reads.figures,
-      stages: stages.map((stage) => ({ ...stage })),
-    };
+    const serving = this.#serving;
+    return statusOf({
+      tenant: this.#tenant, progress: this.#progress, serving: serving === null ? null : { scheduler: serving.scheduler, figures: serving.model.figures }, isLoading: this.#loading !== null, failure: this.#failure, reads: this.#reads,
+    });
   }
 }
 
 /** How often its shards have read weights. */
 const loadsOf = (serving: Serving | null): number => serving?.model.epochs.loads ?? 0;
-
-const fail = (failure: GenerateFailure): Response => Response.json(failure, { status: FAILURE_STATUS[failure.code] });
-
-/** A body of one JSON line per event. It ends with an end or error event; a reader that goes away calls what `onCancel` was given. */
-function eventStream(): { readable: ReadableStream<Uint8Array>; emit: (event: GenerateEvent) => void; onCancel: (cancelled: () => void) => void } {
-  let controller!: ReadableStreamDefaultController<Uint8Array>;
-  let cancelled: () => void = () => {};
-  let open = true;
-  const readable = new ReadableStream<Uint8Array>({
-    start: (c) => { controller = c; },
-    cancel: () => {
-      open = false;
-      cancelled();
-    },
-  });
-  return {
-    readable,
-    emit: (event) => {
-      if (!open) return;
-      controller.enqueue(encoder.encode(`${JSON.stringify(event)}\n`));
-      if (event.type !== "end" && event.type !== "error") return;
-      open = false;
-      controller.close();
-    },
-    onCancel: (call) => { cancelled = call; },
-  };
-}

@@ -1,6 +1,6 @@
 // Which holder of a slot computes it: the placement of a fan-out whose slots may be on several shards. docs/protocol.md section 3.
 // Owns the choice for a round, and where the groups of a late or lost frame go: a function of plan, rounds so far and state of the lines, so that what is equal
-// takes turns. Whoever is chosen, the rows are the same bits. Refuses lines and their timing (client.ts).
+// takes turns. Whoever is chosen, the rows are the same bits. Refuses lines (client.ts) and their timing (frame-watch.ts).
 
 import type { PlannedRange } from "../fleet/plan.ts";
 import { SlotTable } from "../fleet/slot-table.ts";

@@ -1,24 +1,24 @@
 // The engine of a ring as the scheduler sees it: steps go out at stage 0 and come back with what was asked, several at a time. Owns the numbers of steps, which of
 // them are under way, and what becomes of them when the ring breaks: sent again where all stages kept their pages, lost otherwise. Refuses sockets (ring-line.ts),
-// arithmetic (stage-core.ts, model/) and to rebuild timelines: the scheduler has their tokens. docs/protocol.md section 6.
+// what comes back of a step (ring-step.ts), silence (ring-watch.ts), arithmetic (stage-core.ts, model/) and to rebuild timelines: the scheduler has their tokens.
+// docs/protocol.md section 6.
 
 import type { Engine, StepEntry, StepResult } from "../model/engine.ts";
 import type { KvCache, SharedTokens, Timeline } from "../model/kv-cache.ts";
-import type { HeadPlan } from "../model/logits.ts";
-import type { HeadAnswer, HeadPart } from "../model/ring-logits.ts";
 import { endsLayers, isEmpty, type StageSpan } from "../model/stage-span.ts";
 import type { Tap } from "../model/taps.ts";
 import type { Clock } from "./clock.ts";
 import type { Limits } from "./limits.ts";
 import { LostTimelinesError } from "./lost-timelines.ts";
 import type { PageNumbers } from "./page-numbers.ts";
-import { NO_TALLY, ringChunkTokens, type RingEntry, type RingFrame, type RingTally, type RowsFrame } from "./ring-frame.ts";
-import { tellRoutes } from "./ring-routes.ts";
+import { NO_TALLY, type RingFrame, type RowsFrame } from "./ring-frame.ts";
+import { ringChunkTokens } from "./ring-rows.ts";
+import { entryOf, MOST_WANTED_IDS, RingStep, withFewIds } from "./ring-step.ts";
+import { RingWatch, type WatchedRing } from "./ring-watch.ts";
 import type { StepEngine } from "./scheduler.ts";
+import { AwayError } from "./shard-error.ts";
 import type { Emit, StageCore } from "./stage-core.ts";
-
-/** Of all asks of a step: 32 KiB of a frame, an eighth of what a row of logits over a small vocabulary takes. */
-const MOST_WANTED_IDS = 8192;
+import { type OutageTerms, RingOutages, type StepOutages } from "./step-terms.ts";
 
 /** A ring that stands. */
 export interface OpenRing {
@@ -66,24 +66,6 @@ export interface RingEngineParts {
   readonly maxChunkTokens: number;
 }
 
-interface Step {
-  readonly number: number;
-  readonly entries: readonly StepEntry[];
-  readonly plan: HeadPlan;
-  readonly frame: RowsFrame;
-  readonly taps: readonly Tap[];
-  /** In order of the stages. */
-  routes: Uint32Array[];
-  finals: Float32Array | null;
-  /** By the first of their head rows. */
-  readonly parts: Map<number, { readonly headRows: HeadPart["headRows"]; readonly answers: HeadAnswer[] }>;
-  /** What it cost, once the ring has said that all of it was sent; own answers may still be to come. */
-  done: RingTally | null;
-  sentMs: number;
-  readonly resolve: (result: StepResult) => void;
-  readonly reject: (cause: Error) => void;
-}
-
 export class RingEngine implements StepEngine {
   readonly #p: RingEngineParts;
   readonly config: Engine["config"];
@@ -91,9 +73,11 @@ export class RingEngine implements StepEngine {
   readonly maxChunkTokens: number;
   readonly stepsAtOnce: number;
   readonly kv: StepEngine["kv"];
+  readonly #outages = new RingOutages();
+  readonly outages: StepOutages = this.#outages;
   /** Final rows go round again where the last head rows lie before the last layer. */
   readonly #goesTwice: boolean;
-  readonly #steps = new Map<number, Step>();
+  readonly #steps = new Map<number, RingStep>();
   /** Timelines whose pages are as they should be. */
   #sound = new WeakSet<Timeline>();
   #next = 1;
@@ -102,10 +86,7 @@ export class RingEngine implements StepEngine {
   #isClosed = false;
   /** Frames that went out, in whatever ring. */
   readonly #wasSent = new WeakSet<RowsFrame>();
-  /** When anything last came from the ring. */
-  #heardMs = 0;
-  #probedMs: number | null = null;
-  #cancelWatch: (() => void) | null = null;
+  readonly #watch: RingWatch;
 
   constructor(parts: RingEngineParts) {
     const { engine, kv, spans } = parts;
@@ -114,6 +95,7 @@ export class RingEngine implements StepEngine {
     this.config = engine.config;
     this.contextLength = engine.contextLength;
     this.stepsAtOnce = spans.length;
+    this.#watch = new RingWatch(this.#watched(), parts.clock, parts.limits);
     const nPages = parts.entries * Math.ceil(engine.contextLength / 32);
     this.maxChunkTokens = Math.max(1, Math.min(parts.maxChunkTokens, ringChunkTokens({ nEntries: parts.entries, nPages, nWanted: MOST_WANTED_IDS, hidden: engine.config.hiddenSize })));
     const lastLayer = spans.findIndex((span) => endsLayers(engine.config, span));
@@ -129,6 +111,9 @@ export class RingEngine implements StepEngine {
       close: (timeline) => kv.close(timeline),
     };
   }
+
+  /** Steps begun since it came up, and those under way. */
+  get work(): { readonly begun: number; readonly underWay: number } { return { begun: this.#next, underWay: this.#steps.size }; }
 
   /** Brings the ring up, or rejects. */
   connect(): Promise<void> {
@@ -148,7 +133,7 @@ export class RingEngine implements StepEngine {
   /** Ends the ring; steps under way fail. */
   close(reason: string): void {
     this.#isClosed = true;
-    this.#cancelWatch?.();
+    this.#watch.end();
     this.#ring?.close(reason);
     this.#ring = null;
     this.#failAll(new Error(`The ring was closed: ${reason}`));
@@ -159,16 +144,17 @@ export class RingEngine implements StepEngine {
     this.#p.core.observe(tap);
   }
 
-  step(entries: readonly StepEntry[], taps: readonly Tap[] = []): Promise<StepResult> {
+  step(entries: readonly StepEntry[], taps: readonly Tap[] = [], terms: OutageTerms | null = null): Promise<StepResult> {
     const { engine, numbers } = this.#p;
     if (entries.some(({ timeline }) => !this.#sound.has(timeline))) return Promise.reject(new LostTimelinesError("A stage lost the KV cache of this timeline."));
     const plan = withFewIds(engine.plan(entries));
     const ids = Uint32Array.from(entries.flatMap((entry) => Array.from(entry.ids)));
     const frame: RowsFrame = {
       kind: "rows", entries: entries.map(entryOf), asks: plan.rows.map(({ ask }) => ask), copies: numbers.takeCopies(), ids, hidden: engine.config.hiddenSize, rows: null, isTraced: taps.length > 0,
+      terms: terms === null ? null : { leavesOut: terms.leavesOut },
     };
     return new Promise((resolve, reject) => {
-      const step: Step = { number: this.#next, entries, plan, frame, taps, routes: [], finals: null, parts: new Map(), done: null, sentMs: 0, resolve, reject };
+      const step = new RingStep({ number: this.#next, entries, plan, frame, taps, terms, resolve, reject });
       this.#next = (this.#next + 1) >>> 0;
       this.#steps.set(step.number, step);
       if (this.#ring !== null) this.#begin(step, this.#ring);
@@ -183,10 +169,9 @@ export class RingEngine implements StepEngine {
     this.#ring = ring;
     // What a copy was made from may have been written since, so a step with one cannot be sent again.
     const hasLessRoom = numbers.limit(ring.pages);
-    if (hasLessRoom || !ring.kept || [...this.#steps.values()].some(({ frame, finals }) => frame.copies.length > 0 && finals === null && this.#wasSent.has(frame))) this.#forget();
+    if (hasLessRoom || !ring.kept || [...this.#steps.values()].some(({ frame, hasFinals }) => frame.copies.length > 0 && !hasFinals && this.#wasSent.has(frame))) this.#forget();
     for (const step of [...this.#steps.values()]) this.#begin(step, ring);
   }
-
 
   /** The stages' pages are gone, or cannot be trusted: so are all timelines. */
   #forget(): void {
@@ -207,42 +192,31 @@ export class RingEngine implements StepEngine {
     this.connect().catch((cause: unknown) => this.#failAll(cause instanceof Error ? cause : new Error(String(cause))));
   }
 
-  #begin(step: Step, ring: OpenRing): void {
-    [step.finals, step.done, step.routes] = [null, null, []];
-    step.parts.clear();
+  #begin(step: RingStep, ring: OpenRing): void {
+    step.begin();
     this.#wasSent.add(step.frame);
     const isWanted = (): boolean => this.#ring === ring && this.#steps.has(step.number);
     const frame: RingFrame = { ...step.frame, ring: ring.ring, step: step.number, stage: 0, epoch: this.#p.epoch, tally: NO_TALLY };
     void this.#p.core.take(frame, this.#emitter(ring, true), isWanted);
     step.sentMs = this.#p.clock.nowMs();
-    this.#watch();
+    this.#watch.begin();
   }
 
-  /** A dead socket says nothing: while steps are under way and nothing comes, asks whether the ring stands. */
-  #watch(): void {
-    if (this.#cancelWatch !== null) return;
-    const { clock, limits } = this.#p;
-    this.#cancelWatch = clock.after(limits.ringProbeMs, () => {
-      this.#cancelWatch = null;
-      const ring = this.#ring;
-      if (ring === null || this.#steps.size === 0) {
-        this.#probedMs = null;
-        return;
-      }
-      const nowMs = clock.nowMs();
-      if (this.#probedMs !== null && this.#heardMs >= this.#probedMs) this.#probedMs = null;
-      const oldestMs = Math.min(...[...this.#steps.values()].map(({ sentMs }) => sentMs));
-      if ((this.#probedMs !== null && nowMs - this.#probedMs >= limits.ringSilenceMs) || nowMs - oldestMs >= limits.ringStepMs) {
-        this.#probedMs = null;
-        ring.close("the ring does not answer");
-        return this.lost(ring.ring);
-      }
-      if (this.#probedMs === null && nowMs - this.#heardMs >= limits.ringProbeMs) {
-        this.#probedMs = nowMs;
+  /** This ring as it is watched while steps are under way. */
+  #watched(): WatchedRing {
+    const [ringNow, steps] = [(): OpenRing | null => this.#ring, this.#steps];
+    return {
+      get oldestMs() { return ringNow() === null || steps.size === 0 ? null : Math.min(...[...steps.values()].map(({ sentMs }) => sentMs)); },
+      probe: () => {
+        const ring = this.#ring!;
         ring.send({ kind: "probe", ring: ring.ring, step: 0, stage: 0, epoch: this.#p.epoch, tally: NO_TALLY });
-      }
-      this.#watch();
-    });
+      },
+      silent: () => {
+        const ring = this.#ring!;
+        ring.close("the ring does not answer");
+        this.lost(ring.ring);
+      },
+    };
   }
 
   /** Where frames of the own stage go: answers stay, the rest goes on; final rows that have come round only where others wait for them. */
@@ -258,10 +232,10 @@ export class RingEngine implements StepEngine {
   received(frame: RingFrame): void {
     const [ring, step] = [this.#ring, this.#steps.get(frame.step)];
     if (ring === null || frame.ring !== ring.ring) return; // of an older ring
-    this.#heardMs = this.#p.clock.nowMs();
+    this.#watch.heard();
     if (step === undefined) return; // a probe, or of a step that has ended
-    if (frame.kind === "finals" && step.finals === null) {
-      step.finals = frame.rows;
+    if (frame.kind === "finals" && !step.hasFinals) {
+      step.takeFinals(frame.rows);
       return void this.#p.core.take(frame, this.#emitter(ring, this.#goesTwice), () => this.#ring === ring);
     }
     this.#take(frame);
@@ -270,53 +244,17 @@ export class RingEngine implements StepEngine {
   #take(frame: RingFrame): void {
     const step = this.#steps.get(frame.step);
     if (step === undefined) return;
-    switch (frame.kind) {
-      case "rows":
-        return this.#end(step, () => { throw new Error("A step came round without its last layer."); });
-      case "finals":
-        step.finals ??= frame.rows;
-        return;
-      case "answer": {
-        const { headRows, index, answer } = frame;
-        const part = step.parts.get(headRows[0]) ?? { headRows, answers: [] };
-        part.answers[index] = answer;
-        step.parts.set(headRows[0], part);
-        break;
-      }
-      case "routes":
-        step.routes.push(frame.words);
-        return;
-      case "probe":
-        return;
-      case "done":
-        step.done = frame.tally;
-        break;
-      case "failed":
-        return this.#end(step, () => { throw new Error(`Stage ${frame.stage} of the ring failed: ${frame.message}`); });
+    const failure = step.take(frame);
+    if (failure instanceof AwayError) this.#outages.failed(frame.stage, failure.shard);
+    if (failure !== null) {
+      this.#steps.delete(step.number);
+      return step.reject(failure);
     }
-    const { done } = step;
-    if (done !== null && this.#isAnswered(step)) this.#end(step, () => this.#conclude(step, done));
-  }
-
-  #isAnswered({ frame: { asks }, parts }: Step): boolean {
-    return asks.length === 0 || this.#p.spans.every(({ headRows }) => isEmpty(headRows) || parts.get(headRows[0])?.answers.filter((answer) => answer !== undefined).length === asks.length);
-  }
-
-  #conclude({ plan, parts, finals, entries, taps, routes }: Step, { frames, bytes, retries, hedges }: RingTally): StepResult {
-    const inOrder = [...parts.values()].sort((a, b) => a.headRows[0] - b.headRows[0]);
-    const results = this.#p.engine.conclude(plan, finals ?? new Float32Array(0), inOrder);
-    for (const words of routes) tellRoutes(words, taps);
-    for (const { timeline, ids } of entries) timeline.length += ids.length;
-    return { logits: results.map(({ logits }) => logits), tops: results.map(({ top }) => top), frames, bytes, retries, hedges };
-  }
-
-  #end(step: Step, result: () => StepResult): void {
+    const { engine, spans } = this.#p;
+    if (!step.isWhole(spans)) return;
     this.#steps.delete(step.number);
-    try {
-      step.resolve(result());
-    } catch (cause) {
-      step.reject(cause instanceof Error ? cause : new Error(String(cause)));
-    }
+    if (step.terms !== null) this.#outages.passed(step.outages);
+    step.conclude(engine, spans);
   }
 
   #failAll(cause: Error): void {
@@ -325,14 +263,4 @@ export class RingEngine implements StepEngine {
       step.reject(cause);
     }
   }
-}
-
-/** Asks about many ids become asks about all: their lists would fill the frames. */
-function withFewIds({ rows, results }: HeadPlan): HeadPlan {
-  let left = MOST_WANTED_IDS;
-  return { results, rows: rows.map((row) => (row.ask.form !== "among" || (left -= row.ask.ids.length) >= 0 ? row : { ...row, ask: { token: row.ask.token, form: "whole" } })) };
-}
-
-function entryOf({ timeline: { id, length, maxTokens, ropeOffset, pages }, ids }: StepEntry): RingEntry {
-  return { timeline: id, start: length, nTokens: ids.length, maxTokens, ropeOffset, pages: pages.slice(0, Math.ceil((length + ids.length) / 32)) };
 }

@@ -3,10 +3,11 @@
 // reached (StageTransport). docs/protocol.md section 6.
 
 import { type Clock, type Random, sleep, within } from "./clock.ts";
+import { closeQuietly, type FrameSocket, type SocketHandlers } from "./frame-socket.ts";
 import type { Limits } from "./limits.ts";
 import type { OpenRing, RingHandlers, RingLinks } from "./ring-engine.ts";
 import { decodeRing, encodeRing, type RingFrame } from "./ring-frame.ts";
-import { closeQuietly, type FrameSocket, ShardError, type SocketHandlers } from "./shard-line.ts";
+import { ShardError } from "./shard-error.ts";
 import type { StageHello, StageWelcome } from "./stage-handshake.ts";
 
 /** The way to one stage. */

@@ -8,27 +8,26 @@ import type { Engine, StepEntry, StepResult } from "../model/engine.ts";
 import { CapacityError } from "../model/heap.ts";
 import type { KvCache } from "../model/kv-cache.ts";
 import type { LogitStage } from "../model/logit-adjustments.ts";
-import { logitsRequest } from "../model/logits.ts";
-import { decidingForm } from "../model/sampling.ts";
 import type { Tap } from "../model/taps.ts";
+import { BatchStep } from "./batch-step.ts";
 import { sleep, type Clock } from "./clock.ts";
-import { deliver } from "./delivery.ts";
 import { DraftGate } from "./draft-gate.ts";
 import { FairQueue } from "./fair-queue.ts";
 import type { GenerateFailure, GenerateRequest } from "./generate.ts";
 import { refusalOf } from "./generate-request.ts";
 import { type EventSink, failure, type Generation, Run } from "./generation-run.ts";
 import type { Limits } from "./limits.ts";
-import { LeftOutRows } from "./left-out-rows.ts";
+import { ToldRows } from "./left-out-rows.ts";
 import { LostTimelinesError } from "./lost-timelines.ts";
 import { shareStep } from "./step-share.ts";
-import { AwayError, ShardError } from "./shard-line.ts";
-import type { StepOutages } from "./step-terms.ts";
-import { StepTrace } from "./step-trace.ts";
+import { AwayError, ShardError } from "./shard-error.ts";
+import type { OutageTerms, StepOutages } from "./step-terms.ts";
 import type { TraceSamples } from "./trace-samples.ts";
 
 /** What the scheduler needs of model/engine.ts. */
-export interface StepEngine extends Pick<Engine, "step" | "maxChunkTokens" | "contextLength"> {
+export interface StepEngine extends Pick<Engine, "maxChunkTokens" | "contextLength"> {
+  /** `terms` only where it has `outages`; null: the step waits for shards that are away. */
+  step(entries: readonly StepEntry[], taps?: readonly Tap[], terms?: OutageTerms | null): Promise<StepResult>;
   readonly config: { readonly vocabSize: number; readonly router: { readonly topK: number } };
   readonly kv: Pick<KvCache, "open" | "keep" | "close">;
   /** Steps it takes before the first is done: one for each stage of a ring. Absent: one. */
@@ -48,6 +47,7 @@ export class Scheduler {
   readonly #onIdle: () => void;
   readonly #samples: TraceSamples | null;
   readonly #gate = new DraftGate();
+  readonly #told = new ToldRows();
   readonly #queue: FairQueue<Run>;
   #active: Run[] = [];
   /** Their timelines were lost: they come back before anybody new is admitted. */
@@ -248,44 +248,13 @@ export class Scheduler {
   }
 
   async #step(runs: readonly Run[]): Promise<void> {
-    const { config: { vocabSize, router } } = this.#engine;
-    const entries = runs.map((run) => this.#entryOf(run));
+    const { config: { vocabSize, router: { topK } } } = this.#engine;
+    const step = new BatchStep(runs, { vocabSize, topK, samples: this.#samples, told: this.#told, drafts: this.drafts, keep: (run) => this.#keep(run) });
     this.steps++;
-    const starts = runs.map((run) => run.evaluated);
-    const decodes = runs.every((run) => run.taken === 1);
-    const asked = runs.filter((run) => run.traces && run.taken === run.left);
-    const trace = asked.length === 0 ? null
-      : new StepTrace(asked.map(({ timeline, ids, request: { trace: of } }) => ({ timeline: timeline!.id, from: ids.length - 1, layer: typeof of === "object" ? of.layer : null })), router.topK);
-    const sampled = runs.filter((run) => run.sample !== null);
-    const samples = sampled.length === 0 ? null : new StepTrace(sampled.map(({ timeline }) => ({ timeline: timeline!.id, from: 0, layer: null })), router.topK);
     const startMs = this.#clock.nowMs();
     try {
-      const leftOut = new LeftOutRows();
-      const result = await this.#evaluate(runs, entries, leftOut, [...(trace?.taps ?? []), ...(samples?.taps ?? [])]);
-      let said = 0;
-      runs.forEach((run, i) => {
-        run.moe.steps++;
-        run.moe.frames += result.frames;
-        run.moe.bytes += result.bytes;
-        run.moe.retries += result.retries;
-        run.moe.hedges += result.hedges;
-        run.missingRows += leftOut.between(run.timeline!.id, starts[i]!, starts[i]! + entries[i]!.ids.length - run.draft.length);
-        if (!run.promptKept && run.evaluated >= run.request.promptIds.length) {
-          run.promptKept = true;
-          this.#keep(run);
-        }
-        const before = run.generated;
-        if (!run.ended) {
-          this.drafts.held += deliver(run, { entry: entries[i]!, start: starts[i]!, logits: result.logits[i]!, top: result.tops[i]!, vocabSize, trace, leftOut });
-          this.drafts.tokens += run.draft.length;
-        }
-        if (run.sample !== null) {
-          const { id, length } = run.timeline!;
-          this.#samples!.add(run.sample, samples!.routesOf(id, starts[i]!, length));
-        }
-        said += Math.max(1, run.generated - before);
-      });
-      if (decodes) this.#gate.note(runs.length, runs.some((run) => run.draft.length > 0), this.#clock.nowMs() - startMs, said);
+      const said = step.deliver(await this.#engine.step(step.entries, step.taps, this.#termsOf(step)));
+      if (step.decodes) this.#gate.note(runs.length, step.hasDrafts, this.#clock.nowMs() - startMs, said);
     } catch (cause) {
       const message = cause instanceof Error ? cause.message : String(cause);
       const goOn = cause instanceof ShardError && this.#engine.outages !== undefined && !runs.every((run) => run.degrades);
@@ -298,12 +267,10 @@ export class Scheduler {
     }
   }
 
-  /** A step by the terms of those who take part: as long as somebody waits for shards, none of its rows may be left out. */
-  #evaluate(runs: readonly Run[], entries: readonly StepEntry[], leftOut: LeftOutRows, taps: readonly Tap[]): Promise<StepResult> {
-    const { outages } = this.#engine;
-    if (outages === undefined || !runs.some((run) => run.degrades)) return this.#engine.step(entries, taps);
-    const leavesOut = runs.every((run) => run.degrades);
-    return outages.during({ leavesOut }, () => this.#engine.step(entries, leavesOut ? [leftOut.tap, ...taps] : taps));
+  /** Terms that hold up nobody who need not wait, in this step or, in a ring, behind it; as long as somebody in it waits for shards, none of its rows may be left out. */
+  #termsOf({ runs, leftOut }: BatchStep): OutageTerms | null {
+    const waits = this.#engine.outages === undefined || ![...this.#active, ...this.#lost].some((run) => run.degrades && !run.ended);
+    return waits ? null : { leavesOut: runs.every((run) => run.degrades), leftOut };
   }
 
   /** Those who wait for a shard take part again when it is back, or when nobody is left whom that would hold up; or end, when it has taken too long. */
@@ -325,15 +292,5 @@ export class Scheduler {
     run.lose();
     this.#active = this.#active.filter((other) => other !== run);
     this.#lost.push(run);
-  }
-
-  /** Its tokens of this step, and the logits that will decide the next. */
-  #entryOf(run: Run): StepEntry {
-    const timeline = run.timeline!;
-    const own = run.ids.slice(run.evaluated, run.evaluated + run.taken);
-    if (run.request.embedding === true) return { timeline, ids: own, logits: { states: true, of: "all" } };
-    const of = run.scores || run.draft.length > 0 ? "all" : run.taken === run.left && run.request.maxTokens > 0 ? "last" : "none";
-    run.form = run.scores || (run.stage !== null && run.draft.length > 0) ? "row" : decidingForm(run.request.sampling, run.request.logprobs ?? null, this.#engine.config.vocabSize, run.stage);
-    return { timeline, ids: [...own, ...run.draft], logits: of === "none" ? of : logitsRequest(run.form, of) };
   }
 }

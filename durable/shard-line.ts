@@ -1,66 +1,18 @@
-// The connecting half of one orchestrator's line to one shard: prepare, names, upgrade, backoff, and who waits for it. docs/protocol.md sections 1 and 3.
-// Owns the state of the line and its one socket; events of an older socket are dropped here. Refuses to know frames (client.ts) and how a socket comes about (ShardTransport).
+// One orchestrator's line to one shard: whether it stands, how it is opened and opened again, and who waits for it. docs/protocol.md sections 1 and 3.
+// Owns the state of the line and its one socket, backoff and patience; events of an older socket are dropped here. Refuses to know frames (client.ts), what a
+// shard says to `prepare` (line-handshake.ts) and how a socket comes about (ShardTransport).
 
-import { type Clock, type Random, sleep, within } from "./clock.ts";
+import { type Random, sleep } from "./clock.ts";
 import { FaultLog } from "./fault-log.ts";
-import type { Hello, ReadFigures, Welcome } from "./handshake.ts";
-import type { Limits } from "./limits.ts";
+import { closeQuietly, type FrameSocket } from "./frame-socket.ts";
+import type { ReadFigures } from "./handshake.ts";
+import { LineHandshake, type LineHandshakeParts } from "./line-handshake.ts";
 import { LineOutage } from "./line-outage.ts";
+import { Patience } from "./patience.ts";
+import { ShardError, unended } from "./shard-error.ts";
 
-/** An open socket. Sending on a dead one may succeed silently; only an answer proves anything. */
-export interface FrameSocket {
-  /** The buffer must not be changed afterwards: the runtime may still be reading it. */
-  send(bytes: ArrayBuffer): void;
-  close(code: number, reason: string): void;
-}
-
-export function closeQuietly(socket: Pick<FrameSocket, "close"> | null, code: number, reason: string): void {
-  try {
-    socket?.close(code, reason);
-  } catch {
-    // A socket that cannot be closed is already gone.
-  }
-}
-
-export interface SocketHandlers {
-  message(data: ArrayBuffer): void;
-  /** Called at most once, for close and error alike. */
-  closed(reason: string): void;
-}
-
-/** The way to one shard object. `name` is for messages. */
-export interface ShardTransport {
-  readonly name: string;
-  prepare(hello: Hello): Promise<Welcome>;
-  open(connection: number, handlers: SocketHandlers): Promise<FrameSocket>;
-}
-
-/** A frame or a connection that failed for good: names shard, attempts and the last cause. */
-export class ShardError extends Error {
-  override readonly name = "ShardError";
-  readonly shard: string;
-  readonly retryable: boolean;
-  constructor(shard: string, retryable: boolean, message: string) {
-    super(message);
-    this.shard = shard;
-    this.retryable = retryable;
-  }
-}
-
-/** Its shard is away, and whoever asked did not want to wait longer (step-terms.ts). */
-export class AwayError extends ShardError {}
-
-export interface ShardLineParts {
-  /** Transport of the shard under its first, second, ... name: other names are tried when an isolate is shared in strict mode. */
-  readonly transport: (nameAttempt: number) => ShardTransport;
-  readonly hello: Hello;
-  /** Name of the caller's own isolate. */
-  readonly isolate: string;
-  readonly limits: Limits;
-  readonly clock: Clock;
+export interface ShardLineParts extends LineHandshakeParts {
   readonly random: Random;
-  /** The shard has ended this epoch: a newer plan is in force, and whoever knows it should be asked. */
-  readonly stale?: () => void;
 }
 
 /** Whoever sends frames over the line. */
@@ -79,42 +31,25 @@ export interface LineUser {
 
 export type LineState = "idle" | "connecting" | "open" | "closed";
 
-/** A cause as the end of a sentence: those that come from elsewhere may be sentences themselves. */
-export const unended = (cause: string): string => cause.replace(/\.$/, "");
-
+/** A `connect` under way. */
 interface Waiter {
-  refusals: number;
-  /** Since when nobody answers; -1 while somebody does. */
-  lostSinceMs: number;
+  readonly patience: Patience;
   resolve(): void;
   reject(error: ShardError): void;
-}
-
-/** One socket on its way. */
-interface Opening {
-  /** Nobody waits for it any more. */
-  isOver: boolean;
-  closedBy: string | null;
 }
 
 export class ShardLine {
   readonly #p: ShardLineParts;
   readonly #user: LineUser;
-  #transport: ShardTransport;
-  #nameAttempt = 0;
+  readonly #handshake: LineHandshake;
   #state: LineState = "idle";
   #socket: FrameSocket | null = null;
   /** Counts sockets: a late event of an older one is told by its number. */
   #generation = 0;
   #connection = 0;
-  #waiters: Waiter[] = [];
+  readonly #waiters: Waiter[] = [];
   #failures = 0;
-  #loads = 0;
-  #loadedBytes = 0;
-  #totalBytes = 0;
-  #elsewhere = false;
   #wasOpen = false;
-  #read: ReadFigures | null = null;
   readonly faults: FaultLog;
   readonly outage: LineOutage;
 
@@ -123,29 +58,27 @@ export class ShardLine {
     this.faults = new FaultLog(parts.limits.lineFaults);
     this.outage = new LineOutage(parts.clock, parts.limits);
     this.#user = user;
-    this.#transport = parts.transport(0);
+    this.#handshake = new LineHandshake(parts, this.faults);
   }
 
-  get name(): string { return this.#transport.name; }
+  get name(): string { return this.#handshake.name; }
   get state(): LineState { return this.#state; }
   /** Number of the open socket, which its frames carry. */
   get connection(): number { return this.#connection; }
-  /** True once the shard has said that it lives in another isolate: it may compute while this one does. */
-  get elsewhere(): boolean { return this.#elsewhere; }
-  /** How often the shard has read weights, as far as it said so here. */
-  get loads(): number { return this.#loads; }
   /** The line has been open before. */
   get wasOpen(): boolean { return this.#wasOpen; }
-  /** What the shard's memory was filled from, as it last said; null before. */
-  get read(): ReadFigures | null { return this.#read; }
-  get loadedBytes(): number { return this.#loadedBytes; }
-  get totalBytes(): number { return this.#totalBytes; }
+  // What the shard has said of itself: LineHandshake has the words.
+  get elsewhere(): boolean { return this.#handshake.elsewhere; }
+  get loads(): number { return this.#handshake.loads; }
+  get read(): ReadFigures | null { return this.#handshake.read; }
+  get loadedBytes(): number { return this.#handshake.loadedBytes; }
+  get totalBytes(): number { return this.#handshake.totalBytes; }
 
   /** Resolves when the shard is ready and the socket open; rejects with ShardError when it was refused for good, too often, or nobody answered for too long. */
   connect(): Promise<void> {
     if (this.#state === "open") return Promise.resolve();
     return new Promise((resolve, reject) => {
-      this.#waiters.push({ refusals: 0, lostSinceMs: -1, resolve, reject });
+      this.#waiters.push({ patience: new Patience(), resolve, reject });
       this.ensure();
     });
   }
@@ -169,18 +102,8 @@ export class ShardLine {
   }
 
   /** Has the shard say that it is ready, so that it keeps its memory or gets it back, without a line where there is none. Rejects where nobody answers, which changes nothing here. */
-  async touch(): Promise<void> {
-    if (this.#state !== "open" && this.#state !== "idle") return;
-    const { hello, limits, clock } = this.#p;
-    const welcome = await within(clock, limits.prepareDeadlineMs, this.#transport.prepare(hello), `prepare was not answered in ${limits.prepareDeadlineMs} ms`);
-    if (welcome.state === "ready") this.#welcomed(welcome);
-    else if (welcome.state === "refused" && welcome.code === "retired") this.#p.stale?.();
-  }
-
-  #welcomed({ hasRead, isolate, read }: Extract<Welcome, { state: "ready" }>): void {
-    if (hasRead) this.#loads++;
-    this.#elsewhere = isolate !== this.#p.isolate;
-    this.#read = read ?? null;
+  touch(): Promise<void> {
+    return this.#state === "open" || this.#state === "idle" ? this.#handshake.touch() : Promise.resolve();
   }
 
   /** Hands bytes to the open socket; throws what the socket throws. */
@@ -231,50 +154,36 @@ export class ShardLine {
 
   /** Prepares and opens until it stands or nobody waits any more. `generation` tells a newer line from this one. */
   async #connectLoop(generation: number): Promise<void> {
-    const { hello, limits, clock } = this.#p;
+    const handshake = this.#handshake;
     const current = (): boolean => generation === this.#generation && this.#state === "connecting";
-    let loadingSinceMs = -1;
+    handshake.begin();
     while (current()) {
-      const transport = this.#transport;
       let pauseMs: number;
       try {
-        const welcome = await within(clock, limits.prepareDeadlineMs, transport.prepare(hello), `prepare was not answered in ${limits.prepareDeadlineMs} ms`);
+        const welcome = await handshake.prepare();
         if (!current()) return;
-        if (welcome.state === "ready") {
-          this.#welcomed(welcome);
-          const opening: Opening = { isOver: false, closedBy: null };
-          const socket = await this.#open(transport, welcome.connection, generation, opening);
+        if (welcome.state === "loading") this.outage.tried();
+        const next = handshake.heard(welcome);
+        if (next.to === "rename") continue;
+        if (next.to === "end") return this.#giveUp(next.error);
+        if (next.to === "open") {
+          const opening: { closedBy: string | null } = { closedBy: null };
+          const isThis = (): boolean => generation === this.#generation;
+          const socket = await handshake.open(next.connection, {
+            message: (data) => { if (isThis()) this.#user.message(data); },
+            closed: (reason) => {
+              opening.closedBy = reason;
+              if (isThis()) this.#user.lost(`the socket closed (${reason})`);
+            },
+          });
           if (!current()) {
             socket.close(1000, "no longer needed");
             return;
           }
           if (opening.closedBy !== null) throw new Error(`the socket closed as it opened (${opening.closedBy})`);
-          return this.#opened(socket, welcome.connection);
+          return this.#opened(socket, next.connection);
         }
-        if (welcome.state === "loading") {
-          this.outage.tried();
-          if (loadingSinceMs < 0) loadingSinceMs = clock.nowMs();
-          this.#loadedBytes = welcome.loadedBytes;
-          this.#totalBytes = welcome.totalBytes;
-          if (clock.nowMs() - loadingSinceMs > limits.warmingMs) {
-            return this.#giveUp(new ShardError(this.name, true, `Shard ${this.name} was still loading after ${limits.warmingMs} ms (${welcome.loadedBytes} of ${welcome.totalBytes} bytes).`));
-          }
-          pauseMs = welcome.retryAfterMs;
-        } else if (welcome.code === "isolate-shared") {
-          this.fault(welcome.message);
-          if (this.#nameAttempt + 1 >= limits.shardNames) {
-            return this.#giveUp(new ShardError(this.name, false,
-              `Shard ${this.name} was refused under ${limits.shardNames} names, each time because its isolate holds another shard. Last: ${welcome.message} ` +
-              `Either set ISOLATES = "shared" and keep the shards of one isolate within its memory, or deploy the shards as separate Worker scripts (--isolate script), which never share an isolate (docs/deploy.md).`));
-          }
-          this.#transport = this.#p.transport(++this.#nameAttempt);
-          continue;
-        } else if (!welcome.retryable) {
-          if (welcome.code === "retired") this.#p.stale?.();
-          return this.#giveUp(new ShardError(this.name, false, `Shard ${this.name} refused (${welcome.code}): ${welcome.message}`));
-        } else {
-          pauseMs = this.#attemptFailed(`it refused (${welcome.code}): ${welcome.message}`, true);
-        }
+        pauseMs = next.to === "pause" ? next.pauseMs : this.#attemptFailed(next.cause, true);
       } catch (cause) {
         if (!current()) return;
         pauseMs = this.#attemptFailed(`connecting failed: ${cause instanceof Error ? cause.message : String(cause)}`, false);
@@ -283,27 +192,8 @@ export class ShardLine {
         this.#state = "idle";
         return;
       }
-      await sleep(clock, pauseMs);
+      await sleep(this.#p.clock, pauseMs);
     }
-  }
-
-  /** Events of the socket, from its first moment on, reach the user as long as it is this line's. One that comes too late is closed. */
-  #open(transport: ShardTransport, connection: number, generation: number, opening: Opening): Promise<FrameSocket> {
-    const { limits, clock } = this.#p;
-    const isCurrent = (): boolean => generation === this.#generation && !opening.isOver;
-    const opened = transport.open(connection, {
-      message: (data) => { if (isCurrent()) this.#user.message(data); },
-      closed: (reason) => {
-        opening.closedBy = reason;
-        if (isCurrent()) this.#user.lost(`the socket closed (${reason})`);
-      },
-    });
-    const inTime = within(clock, limits.prepareDeadlineMs, opened, `the socket was not opened in ${limits.prepareDeadlineMs} ms`);
-    inTime.catch(() => {
-      opening.isOver = true;
-      void opened.then((socket) => socket.close(1000, "no longer needed"), () => undefined);
-    });
-    return inTime;
   }
 
   #opened(socket: FrameSocket, connection: number): void {
@@ -319,16 +209,14 @@ export class ShardLine {
   /** Counts an attempt for everything that waits; returns the pause before the next one, in milliseconds. */
   #attemptFailed(cause: string, answered: boolean): number {
     const { limits, clock } = this.#p;
+    const nowMs = clock.nowMs();
     this.outage.tried();
     this.fault(cause);
     for (const waiter of this.#waiters.splice(0)) {
-      if (answered) {
-        waiter.refusals++;
-        waiter.lostSinceMs = -1;
-      } else if (waiter.lostSinceMs < 0) waiter.lostSinceMs = clock.nowMs();
-      const lostMs = waiter.lostSinceMs < 0 ? 0 : clock.nowMs() - waiter.lostSinceMs;
-      if (waiter.refusals >= limits.frameAttempts) waiter.reject(new ShardError(this.name, true, `Shard ${this.name} refused ${waiter.refusals} times; last: ${unended(cause)}.`));
-      else if (lostMs >= limits.outageMs) waiter.reject(new ShardError(this.name, true, `Shard ${this.name} could not be reached for ${Math.round(lostMs)} ms; last: ${unended(cause)}.`));
+      const { patience } = waiter;
+      patience.failed(answered, nowMs);
+      if (patience.hadEnoughOfAnswers(limits)) waiter.reject(new ShardError(this.name, true, `Shard ${this.name} refused ${patience.wrong} times; last: ${unended(cause)}.`));
+      else if (patience.hadEnoughOfSilence(limits, nowMs)) waiter.reject(new ShardError(this.name, true, `Shard ${this.name} could not be reached for ${Math.round(patience.lostMs(nowMs))} ms; last: ${unended(cause)}.`));
       else this.#waiters.push(waiter);
     }
     this.#user.attemptFailed(cause, answered);

@@ -3,8 +3,8 @@
 
 import type { FleetPlan } from "../fleet/fleet-plan.ts";
 import type { DurableEnv } from "./env.ts";
+import type { FrameSocket, ShardTransport, SocketHandlers } from "./frame-socket.ts";
 import type { Hello, Welcome } from "./handshake.ts";
-import type { FrameSocket, ShardTransport, SocketHandlers } from "./shard-line.ts";
 import { plain } from "./rpc-result.ts";
 
 /**

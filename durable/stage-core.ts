@@ -4,16 +4,27 @@
 import type { Engine } from "../model/engine.ts";
 import { endsLayers, isEmpty } from "../model/stage-span.ts";
 import type { Tap } from "../model/taps.ts";
-import type { RingAddress, RingFrame, RingTally } from "./ring-frame.ts";
+import { LeftOutRows } from "./left-out-rows.ts";
+import type { FailedFrame, RingAddress, RingFrame, RingTally } from "./ring-frame.ts";
 import { RouteNotes } from "./ring-routes.ts";
-import { ShardError } from "./shard-line.ts";
+import { AwayError, ShardError } from "./shard-error.ts";
 import type { StagePages } from "./stage-pages.ts";
+import type { Terms } from "./step-terms.ts";
 
 export interface StageCoreParts {
   readonly engine: Pick<Engine, "pass" | "answers" | "span" | "config">;
   readonly pages: StagePages;
   /** Own number in the ring. */
   readonly stage: number;
+  /** Lines to the shards of its layers; absent where it computes all experts itself, and then nothing is ever away. */
+  readonly outages?: PassOutages;
+}
+
+/** What a pass needs of lines to go by terms. */
+export interface PassOutages {
+  during<T>(terms: Terms, pass: () => Promise<T>): Promise<T>;
+  /** Names of shards that are away now. */
+  away(): readonly string[];
 }
 
 export type Emit = (frame: RingFrame) => void;
@@ -47,22 +58,27 @@ export class StageCore {
           if (frame.kind === "finals") this.#answer(frame, address(frame), emit);
         }
       } catch (cause) {
-        emit({ ...address(frame), kind: "failed", fault: cause instanceof ShardError ? "experts" : "internal", message: cause instanceof Error ? cause.message : String(cause) });
+        emit({ ...address(frame), kind: "failed", ...failureOf(cause) });
       }
     });
     return this.#last;
   }
 
   async #pass(frame: Extract<RingFrame, { kind: "rows" }>, from: RingAddress, emit: Emit): Promise<void> {
-    const { engine, pages } = this.#p;
-    const { entries, asks, ids, hidden } = frame;
+    const { engine, pages, outages } = this.#p;
+    const { entries, asks, ids, hidden, terms } = frame;
     pages.copy(frame.copies);
     const timelines = pages.timelines(entries);
     let first = 0;
     const taken = entries.map(({ nTokens }, i) => ({ timeline: timelines[i]!, ids: ids.subarray(first, first += nTokens) }));
     const notes = frame.isTraced ? new RouteNotes() : null;
-    const { rows, ...cost } = await engine.pass({ entries: taken, rows: frame.rows, asked: asks.map(({ token }) => token) }, [...(notes?.taps ?? []), ...this.#taps]);
+    const leftOut = new LeftOutRows();
+    const taps = [...(terms?.leavesOut === true ? [leftOut.tap] : []), ...(notes?.taps ?? []), ...this.#taps];
+    const pass = (): ReturnType<typeof engine.pass> => engine.pass({ entries: taken, rows: frame.rows, asked: asks.map(({ token }) => token) }, taps);
+    const { rows, ...cost } = await (terms === null || outages === undefined ? pass() : outages.during(terms, pass));
     const address = { ...from, tally: added(from.tally, cost) };
+    const told = { rows: leftOut.all, away: terms === null ? [] : outages?.away() ?? [] };
+    if (told.rows.length + told.away.length > 0) emit({ ...address, kind: "leftOut", ...told });
     if (notes !== null && notes.words.length > 0) emit({ ...address, kind: "routes", words: notes.words });
     if (!endsLayers(engine.config, engine.span)) return emit({ ...frame, ...address, rows });
     if (asks.length === 0) return emit({ ...address, kind: "done" });
@@ -78,6 +94,12 @@ export class StageCore {
     engine.answers(asks, rows).forEach((answer, index) => emit({ ...address, kind: "answer", index, headRows, answer }));
     if (headRows[1] === engine.config.vocabSize) emit({ ...address, kind: "done" });
   }
+}
+
+function failureOf(cause: unknown): Omit<FailedFrame, "kind"> {
+  const message = cause instanceof Error ? cause.message : String(cause);
+  if (!(cause instanceof ShardError)) return { fault: "internal", message, shard: null, retryable: false };
+  return { fault: cause instanceof AwayError ? "away" : "experts", message, shard: cause.shard, retryable: cause.retryable };
 }
 
 const added = (a: RingTally, b: { readonly frames: number; readonly bytes: number; readonly retries: number; readonly hedges?: number }): RingTally =>

@@ -1,7 +1,12 @@
-// The control messages between stage 0 of a ring and the others, docs/protocol.md section 6. Owns their types. Refuses frames (ring-frame.ts).
+// The control messages between stage 0 of a ring and the others, docs/protocol.md section 6. Owns their types, and the version by which stages of different code refuse
+// each other. Refuses frames (ring-frame.ts).
 
 import type { FleetPlan } from "../fleet/fleet-plan.ts";
 import type { RefusalCode } from "./handshake.ts";
+import type { LineFigures } from "./line-figures.ts";
+
+/** Of frames and control together. Up to 3 it was the one of shards (handshake.ts). */
+export const RING_PROTOCOL_VERSION = 4;
 
 export interface StageHello {
   readonly protocolVersion: number;
@@ -23,3 +28,13 @@ export type StageWelcome =
   | { readonly state: "ready"; readonly kept: boolean; readonly pages: number; readonly chunkTokens: number; readonly totalBytes: number; readonly isolate: string }
   | { readonly state: "loading"; readonly loadedBytes: number; readonly totalBytes: number; readonly retryAfterMs: number }
   | { readonly state: "refused"; readonly code: RefusalCode; readonly message: string; readonly retryable: boolean };
+
+/** What a stage has counted (metrics-expert-load.ts). */
+export interface StageFigures {
+  /** A random number of this count: another one began at 0. */
+  readonly life: number;
+  /** How often each expert was chosen, [layer * experts + expert]. */
+  readonly choices: Uint32Array;
+  /** To each shard of its plan, by number. */
+  readonly lines: readonly LineFigures[];
+}

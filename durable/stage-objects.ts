@@ -8,7 +8,7 @@ import { placeOf } from "./place-names.ts";
 import { hintOf, namedOrchestrator, withinJurisdiction } from "./places.ts";
 import type { StageTransport } from "./ring-line.ts";
 import { openFrameSocket } from "./shard-transport.ts";
-import type { StageHello, StageWelcome } from "./stage-handshake.ts";
+import type { StageFigures, StageHello, StageWelcome } from "./stage-handshake.ts";
 import type { Stage } from "./stage.ts";
 import { plain } from "./rpc-result.ts";
 
@@ -53,6 +53,8 @@ export class StageObject implements StageTransport {
   open: StageTransport["open"] = (ring, handlers) => openFrameSocket(this.#stage, `http://stage/ring?ring=${ring}`, handlers);
 
   async touch(): Promise<void> { await this.#stage.touch(); }
+
+  async figures(): Promise<StageFigures | null> { return plain(await this.#stage.figures()); }
 
   async adopt(plan: FleetPlan): Promise<AdoptReply> { return { ...await this.#stage.adopt(plan) }; }
 }

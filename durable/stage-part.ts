@@ -21,7 +21,7 @@ import type { OpenPack } from "../formats/pack-reader.ts";
 import type { PlanInForce } from "./plan-in-force.ts";
 import { maxChunkTokens } from "./protocol.ts";
 import { bindSlots } from "./served-experts.ts";
-import type { StageCoreParts } from "./stage-core.ts";
+import type { PassOutages, StageCoreParts } from "./stage-core.ts";
 import { StagePages } from "./stage-pages.ts";
 import { StepTerms } from "./step-terms.ts";
 import type { TrunkReads } from "./weight-reads.ts";
@@ -132,6 +132,12 @@ export function openPages({ engine }: StagePart, tenant: Tenant): { readonly pag
 export const inEpochs = ({ engine, epochs }: StagePart, passed: () => void = () => {}): StageCoreParts["engine"] => ({
   config: engine.config, span: engine.span, answers: (asks, finals) => engine.answers(asks, finals),
   pass: (pass, taps) => epochs.step(() => engine.pass(pass, taps)).finally(passed),
+});
+
+/** Its lines to shards, as passes go by terms. */
+export const outagesOf = ({ epochs, terms }: StagePart): PassOutages => ({
+  during: (of, pass) => terms.during(of, pass),
+  away: () => epochs.clients.filter(({ isAway }) => isAway).map(({ name }) => name),
 });
 
 const partWords = ({ stages }: FleetPlan, stage: number): string => (stages.length === 1 ? "the trunk" : `stage ${stage} of ${stages.length} of the trunk`);

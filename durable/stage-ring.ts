@@ -2,8 +2,8 @@
 // Owns that a socket that ends takes its neighbour with it, so that stage 0 learns of it, and that frames of an older ring harm nobody.
 // Refuses what frames mean (stage-core.ts) and how stages are reached (stage.ts). docs/protocol.md section 6.
 
+import { closeQuietly, type FrameSocket, type SocketHandlers } from "./frame-socket.ts";
 import { decodeRing, encodeRing, type RingFrame } from "./ring-frame.ts";
-import { closeQuietly, type FrameSocket, type SocketHandlers } from "./shard-line.ts";
 import type { StageCore } from "./stage-core.ts";
 
 /** The socket that leads here. */
@@ -17,6 +17,8 @@ export class StageRing {
   readonly #inlets: () => Iterable<RingInlet>;
   #out: FrameSocket | null = null;
   #isOver = false;
+  /** Of the last step that was begun. */
+  #step: number | null = null;
 
   /** `inlets`: the sockets of this ring that lead here now. */
   constructor(ring: number, core: StageCore, inlets: () => Iterable<RingInlet>) {
@@ -47,6 +49,11 @@ export class StageRing {
     if (frame.ring !== this.ring) return;
     // A probe asks whether the ring stands, not whether its stages are idle.
     if (frame.kind === "probe") return this.#send(frame);
+    if (frame.kind === "rows") {
+      // What its pass leaves out the first time is told; another time it may be something else.
+      if (frame.terms?.leavesOut === true && this.#step !== null && ((frame.step - this.#step) | 0) <= 0) return;
+      this.#step = frame.step;
+    }
     void this.#core.take(frame, (next) => this.#send(next), () => !this.#isOver);
   }
 

@@ -11,19 +11,21 @@ import { packSource } from "./byte-sources.ts";
 import { sleep, systemClock } from "./clock.ts";
 import { directoryRegistry } from "./directory-registry.ts";
 import { strictIsolates, type DurableEnv } from "./env.ts";
-import { PROTOCOL_VERSION, type RefusalCode } from "./handshake.ts";
+import type { RefusalCode } from "./handshake.ts";
 import { hostIsolate } from "./host-isolate.ts";
 import type { Tenant } from "./isolate.ts";
+import { lineFiguresOf } from "./line-figures.ts";
 import { SqlManifestCache } from "./manifest-cache.ts";
+import { StageCount } from "./metrics-expert-load.ts";
 import { objectWeights } from "./object-weights.ts";
 import { knownPack, packOfRevision } from "./opened-packs.ts";
 import { placedEnv } from "./places.ts";
 import { PlanInForce } from "./plan-in-force.ts";
-import { ShardError } from "./shard-line.ts";
+import { ShardError } from "./shard-error.ts";
 import { StageCore } from "./stage-core.ts";
-import type { StageHello, StageWelcome } from "./stage-handshake.ts";
+import { RING_PROTOCOL_VERSION, type StageFigures, type StageHello, type StageWelcome } from "./stage-handshake.ts";
 import { openToFirst, StageObject } from "./stage-objects.ts";
-import { inEpochs, noProgress, openPages, openPart, type PartProgress, type StagePart } from "./stage-part.ts";
+import { inEpochs, noProgress, openPages, openPart, outagesOf, type PartProgress, type StagePart } from "./stage-part.ts";
 import { StageRing } from "./stage-ring.ts";
 import { trunkReads } from "./weight-reads.ts";
 
@@ -39,6 +41,7 @@ interface Standing {
   readonly pages: number;
   /** Rings since the pages were made: the one that stood last, and the one being built. */
   rings: readonly number[];
+  readonly count: StageCount;
 }
 
 type Refused = Extract<StageWelcome, { state: "refused" }>;
@@ -67,7 +70,7 @@ export class Stage extends DurableObject<DurableEnv> {
   async prepare(given: StageHello): Promise<StageWelcome> {
     const { isolate } = this.#tenant;
     const { limits } = isolate;
-    if (given.protocolVersion !== PROTOCOL_VERSION) return refused("protocol-version", true, `Stage 0 speaks version ${given.protocolVersion} of the protocol; this stage speaks ${PROTOCOL_VERSION}. A deployment may still be rolling out.`);
+    if (given.protocolVersion !== RING_PROTOCOL_VERSION) return refused("protocol-version", true, `Stage 0 speaks version ${given.protocolVersion} of the ring's protocol; this stage speaks ${RING_PROTOCOL_VERSION}. A deployment may still be rolling out.`);
     // Copied out of what the call holds open, and checked: the other end may be of another version for minutes (2026-11).
     const hello: StageHello = { ...given, plan: parseFleetPlan(structuredClone(given.plan)) };
     if (!(hello.stage > 0 && hello.stage < hello.plan.stages.length)) return refused("load-failed", false, `Stage ${hello.stage} was asked for of a plan with ${hello.plan.stages.length} stages.`);
@@ -85,6 +88,7 @@ export class Stage extends DurableObject<DurableEnv> {
       return this.#takeFailure(key) ?? { state: "loading", loadedBytes: loading?.progress.trunkBytes ?? 0, totalBytes: loading?.progress.trunkTotalBytes ?? 0, retryAfterMs: limits.loadPollMs };
     }
     await this.#join(standing, hello);
+    if (hello.before === null) standing.count.restart();
     const kept = hello.before !== null && standing.rings.includes(hello.before);
     standing.rings = kept ? [hello.before!, hello.ring] : [hello.ring];
     return { state: "ready", kept, pages: standing.pages, chunkTokens: standing.part.engine.maxChunkTokens, totalBytes: this.#tenant.weightBytes, isolate: isolate.name };
@@ -100,6 +104,11 @@ export class Stage extends DurableObject<DurableEnv> {
   /** RPC of the first stage: being called keeps this one's memory, and its shards keep theirs. */
   async touch(): Promise<void> {
     await Promise.allSettled((this.#standing?.part.epochs.clients ?? []).map((client) => client.touch()));
+  }
+
+  /** RPC of the first stage, beside the frames; null where nothing was counted. */
+  async figures(): Promise<StageFigures | null> {
+    return this.#standing === null ? null : this.#standing.count.figures(this.#standing.part.epochs.clients.map(lineFiguresOf));
   }
 
   override async fetch(request: Request): Promise<Response> {
@@ -180,8 +189,10 @@ export class Stage extends DurableObject<DurableEnv> {
     const reads = trunkReads(objectWeights(env, storage, this.#tenant, () => null), () => this.#passes);
     const part = await openPart({ env, tenant: this.#tenant, pack, plan: await plans.atStart(plan), stage, plans, progress, reads });
     const { pages, most } = openPages(part, this.#tenant);
-    const core = new StageCore({ engine: inEpochs(part, () => { this.#passes++; }), pages, stage });
-    this.#standing = { key, part, core, pages: Math.min(most, 0xffffffff), rings: [] };
+    const core = new StageCore({ engine: inEpochs(part, () => { this.#passes++; }), pages, stage, outages: outagesOf(part) });
+    const count = new StageCount(pack.manifest.config, { next: () => Math.random() });
+    core.observe(count.tap);
+    this.#standing = { key, part, core, pages: Math.min(most, 0xffffffff), rings: [], count };
   }
 }
 

@@ -7,9 +7,10 @@ import { NO_FRAMES, type ExpertBatch, type ExpertRunInfo, type Experts } from ".
 import type { Heap } from "../model/heap.ts";
 import { activationRowBytes, type ActivationFormat, type Kernels } from "../model/kernels.ts";
 import { sleep, type Clock } from "./clock.ts";
-import type { OutgoingFrame, ShardClient } from "./client.ts";
+import type { ShardClient } from "./client.ts";
 import { Contender, FrameOfShare, Round, Share, type GroupList, type RoundFrames } from "./expert-round.ts";
 import type { Limits } from "./limits.ts";
+import type { OutgoingFrame } from "./outgoing-frame.ts";
 import { faultOfPayload, FRAME_HEADER_BYTES, replyFrameBytes, requestLayout, sealRequest, type FrameHeader } from "./protocol.ts";
 import type { PartGroups, ReplicaChoice } from "./replica-choice.ts";
 import type { StepTerms } from "./step-terms.ts";

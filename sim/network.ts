@@ -2,7 +2,7 @@
 // Owns order (what one socket carries in one direction arrives in order; two sockets or calls overtake each other as they like) and loss (a live socket
 // loses nothing; one that dies loses what is under way, with or without telling either side). Refuses to know what is said.
 
-import type { FrameSocket, SocketHandlers } from "../durable/shard-line.ts";
+import type { FrameSocket, SocketHandlers } from "../durable/frame-socket.ts";
 import type { Draws } from "./draws.ts";
 import type { EventLoop } from "./event-loop.ts";
 import type { VirtualTime } from "./virtual-time.ts";

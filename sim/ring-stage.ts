@@ -2,7 +2,7 @@
 // Owns its lives around the fleet's own StageRing and StageCore, and answers `prepare` as durable/stage.ts does. Refuses frames (durable/) and what goes wrong when (ring-world.ts).
 
 import type { StageTransport } from "../durable/ring-line.ts";
-import type { SocketHandlers } from "../durable/shard-line.ts";
+import type { SocketHandlers } from "../durable/frame-socket.ts";
 import { StageCore } from "../durable/stage-core.ts";
 import type { StageHello, StageWelcome } from "../durable/stage-handshake.ts";
 import type { StagePages } from "../durable/stage-pages.ts";

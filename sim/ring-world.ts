@@ -2,10 +2,9 @@
 // it is counted when it has happened. Refuses readers and verdicts (ring.ts).
 
 import { SeededRandom } from "../durable/clock.ts";
-import { PROTOCOL_VERSION } from "../durable/handshake.ts";
 import { RingLine } from "../durable/ring-line.ts";
-import type { SocketHandlers } from "../durable/shard-line.ts";
-import type { StageWelcome } from "../durable/stage-handshake.ts";
+import type { SocketHandlers } from "../durable/frame-socket.ts";
+import { RING_PROTOCOL_VERSION, type StageWelcome } from "../durable/stage-handshake.ts";
 import { StagePages } from "../durable/stage-pages.ts";
 import type { Engine } from "../model/engine.ts";
 import type { Heap } from "../model/heap.ts";
@@ -64,7 +63,7 @@ export class RingWorld {
     const spans = parts.map(({ engine }) => engine.span);
     this.line = new RingLine({
       transports: this.stages, limits: SIM_LIMITS, clock: this.first.clock, random: new SeededRandom(seed),
-      hello: { protocolVersion: PROTOCOL_VERSION, lane: 0, first: "stage 0", strictIsolates: false, plan: { version: 1, packId: "sim", packHash: "0".repeat(64), fleet: "sim", epoch: 1, shards: [], lanes: 1, jurisdiction: null, stages: spans.map((span) => ({ ...span, slots: [] })) } },
+      hello: { protocolVersion: RING_PROTOCOL_VERSION, lane: 0, first: "stage 0", strictIsolates: false, plan: { version: 1, packId: "sim", packHash: "0".repeat(64), fleet: "sim", epoch: 1, shards: [], lanes: 1, jurisdiction: null, stages: spans.map((span) => ({ ...span, slots: [] })) } },
     });
     this.#planned = Array.from({ length: draws.pick([1, 1, 2, 3, 5]) }, (_, i) => ({ fault: draws.pick(RING_FAULTS), atHop: i === 0 ? draws.whole(1, 16) : draws.whole(1, 80) })).sort((a, b) => a.atHop - b.atHop);
   }

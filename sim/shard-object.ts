@@ -5,7 +5,7 @@ import type { Clock, Random } from "../durable/clock.ts";
 import type { Hello, MovedBytes, Retirement, Welcome } from "../durable/handshake.ts";
 import type { Tenant } from "../durable/isolate.ts";
 import { ShardCore, type ShardHost, type ShardSocket } from "../durable/shard-core.ts";
-import type { ShardTransport, SocketHandlers } from "../durable/shard-line.ts";
+import type { ShardTransport, SocketHandlers } from "../durable/frame-socket.ts";
 import type { OpenPack } from "../formats/pack-reader.ts";
 import type { FaultName } from "./faults.ts";
 import { EventLoop } from "./event-loop.ts";

@@ -6,7 +6,7 @@ import { LIMITS } from "../../durable/limits.ts";
 import { PageNumbers } from "../../durable/page-numbers.ts";
 import { RingEngine, type OpenRing, type RingHandlers, type RingLinks } from "../../durable/ring-engine.ts";
 import { decodeRing, encodeRing, type RingFrame } from "../../durable/ring-frame.ts";
-import { StageCore } from "../../durable/stage-core.ts";
+import { type PassOutages, StageCore } from "../../durable/stage-core.ts";
 import { StagePages } from "../../durable/stage-pages.ts";
 import type { ByteSource } from "../../formats/byte-source.ts";
 import type { PackManifest } from "../../formats/manifest.ts";
@@ -31,18 +31,32 @@ export interface RingCluster {
 
 const CHUNK_TOKENS = 32;
 
-export async function openStages(source: ByteSource, manifest: PackManifest, spans: readonly StageSpan[]): Promise<StageEngine[]> {
+export interface RingOptions {
+  readonly nPages?: number;
+  readonly isImpatient?: boolean;
+  /** By stage: lines of its passes. */
+  readonly outages?: readonly PassOutages[];
+  /** Called with each stage's core as it comes up, and again after a reset. */
+  readonly observe?: (core: StageCore, stage: number) => void;
+}
+
+export async function openStages(source: ByteSource, manifest: PackManifest, spans: readonly StageSpan[], around?: (stage: number) => Parameters<typeof openStage>[4]): Promise<StageEngine[]> {
   const stages: StageEngine[] = [];
-  for (const span of spans) stages.push(await openStage(source, manifest, span, CHUNK_TOKENS));
+  for (const [stage, span] of spans.entries()) stages.push(await openStage(source, manifest, span, CHUNK_TOKENS, around?.(stage)));
   return stages;
 }
 
 /** A ring over stages that are there; several may follow each other over the same ones. */
-export function ringCluster(stages: readonly StageEngine[], manifest: PackManifest, { nPages = 64, isImpatient = false } = {}): RingCluster {
+export function ringCluster(stages: readonly StageEngine[], manifest: PackManifest, { nPages = 64, isImpatient = false, outages = [], observe = () => {} }: RingOptions = {}): RingCluster {
   const spans = stages.map(({ engine }) => engine.span);
   const contextLength = Math.max(...stages.map(({ engine }) => engine.contextLength));
   const pagesOf = ({ engine, heap }: StageEngine): StagePages => new StagePages({ heap, pageBytes: engine.kv.pageBytes, most: nPages, entries: ENTRIES, pagesPerTimeline: Math.ceil(contextLength / 32) });
-  const coreOf = (stage: number): StageCore => new StageCore({ engine: stages[stage]!.engine, pages: pagesOf(stages[stage]!), stage });
+  const coreOf = (stage: number): StageCore => {
+    const of = outages[stage];
+    const core = new StageCore({ engine: stages[stage]!.engine, pages: pagesOf(stages[stage]!), stage, ...(of === undefined ? {} : { outages: of }) });
+    observe(core, stage);
+    return core;
+  };
   const cores = spans.map((_, stage) => coreOf(stage));
   const numbers = new PageNumbers(nPages);
   const [hops, built] = [{ count: 0 }, { count: 0 }];

@@ -6,6 +6,7 @@ import type { ByteSource } from "../../formats/byte-source.ts";
 import { loadModel, type LoadedModel } from "../../formats/load-model.ts";
 import type { PackManifest } from "../../formats/manifest.ts";
 import { Engine, type StepEntry } from "../../model/engine.ts";
+import type { Experts } from "../../model/experts.ts";
 import { Heap } from "../../model/heap.ts";
 import type { Timeline } from "../../model/kv-cache.ts";
 import { ExpertRunner, LocalExperts } from "../../model/local-experts.ts";
@@ -22,7 +23,8 @@ export interface StageEngine {
   reserved(): Uint8Array;
 }
 
-export async function openStage(source: ByteSource, manifest: PackManifest, span: StageSpan, maxChunkTokens = 64): Promise<StageEngine> {
+/** `around`: whoever stands between the engine and its experts. */
+export async function openStage(source: ByteSource, manifest: PackManifest, span: StageSpan, maxChunkTokens = 64, around: (experts: Experts, heap: Heap) => Experts = (experts) => experts): Promise<StageEngine> {
   const memory = new WebAssembly.Memory({ initial: RESERVED_BYTES / 65536, maximum: 65536 });
   const { kernels } = chooseKernels({ modules: kernelModules(), memory });
   const heap = new Heap(memory, RESERVED_BYTES, 1 << 28);
@@ -31,7 +33,7 @@ export async function openStage(source: ByteSource, manifest: PackManifest, span
   const runner = new ExpertRunner(kernels, heap, config, model.maxSegmentWidth, maxChunkTokens);
   const engine = new Engine({
     config, kernels, heap, kvFormat, activations, maxChunkTokens, trunk: model.trunk, segmentCounts: model.segmentCounts, shared: model.shared,
-    experts: new LocalExperts(runner, model.lookup, config.hiddenSize),
+    experts: around(new LocalExperts(runner, model.lookup, config.hiddenSize), heap),
   });
   return { engine, heap, model, reserved: () => new Uint8Array(memory.buffer, 0, 8192).slice() };
 }

@@ -1,6 +1,6 @@
 // Deployments whose trunk is a ring of stages, inside workerd: a pack with a plan beside it in the bucket. Owns no assertion.
 
-import { expertTable, makePlan } from "../../fleet/plan.ts";
+import { expertTable, makePlan, type PlannedRange } from "../../fleet/plan.ts";
 import { recordOf, type FleetPlan, type PlannedStage } from "../../fleet/fleet-plan.ts";
 import type { StageSpan } from "../../model/stage-span.ts";
 import { openPack } from "../../formats/pack-reader.ts";
@@ -13,16 +13,20 @@ import { deploy, fleetEnv } from "./fleet-fixture.ts";
 /** Long enough to be cut at a multiple of 512 rows. */
 export const RING_VOCAB = 1061;
 
-/** Puts a plan with these stages beside the pack and sets the variables that objects made from now on will read. Experts of all layers are on `nShards` shards. */
-export async function deployRing(pack: MemoryPack, packId: string, spans: readonly StageSpan[], { nShards = 2, lanes = 1, isolates = "shared" as const } = {}): Promise<FleetPlan> {
+/**
+ * Puts a plan with these stages beside the pack and sets the variables that objects made from now on will read. Experts of all layers are on `nShards` shards, or those of each layer on a shard of
+ * their own. Deployments of one pack need a `fleet` each: a fleet has one plan.
+ */
+export async function deployRing(pack: MemoryPack, packId: string, spans: readonly StageSpan[], { nShards = 2, lanes = 1, isolates = "shared" as const, isByLayer = false, fleet = packId } = {}): Promise<FleetPlan> {
   const { manifest, packHash } = await openPack(pack.source);
   const { config } = manifest;
   const table = expertTable(manifest);
-  const record = recordOf(makePlan(table, nShards), { packId, packHash, fleet: packId, nLayers: config.nLayers, vocabSize: config.vocabSize, ownShard: null, regionOf: () => null });
-  const plan: FleetPlan = { ...record, lanes, stages: spans.map((span): PlannedStage => ({ ...span, slots: [] })) };
+  const record = recordOf(makePlan(table, nShards), { packId, packHash, fleet, nLayers: config.nLayers, vocabSize: config.vocabSize, ownShard: null, regionOf: () => null });
+  const byLayer = Array.from({ length: config.nLayers }, (_, of) => ({ region: null, slots: table.filter(({ layer }) => layer === of).map(({ layer, expert, segmentBytes }): PlannedRange => ({ layer, expert, segments: [0, segmentBytes.length] })) }));
+  const plan: FleetPlan = { ...record, ...(isByLayer ? { shards: byLayer } : {}), lanes, stages: spans.map((span): PlannedStage => ({ ...span, slots: [] })) };
   await fleetEnv.PACKS!.put(`packs/${packId}/plan.json`, JSON.stringify(plan));
   deploy({ packId, shards: nShards, isolates });
-  Object.assign(env, { PLAN_FILE: "plan.json", FLEET: packId });
+  Object.assign(env, { PLAN_FILE: "plan.json", FLEET: fleet });
   return plan;
 }
 

@@ -3,9 +3,10 @@
 
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import type { ReplySink, ShardClient } from "../../../durable/client.ts";
+import type { ShardClient } from "../../../durable/client.ts";
 import { LIMITS } from "../../../durable/limits.ts";
-import { ShardError } from "../../../durable/shard-line.ts";
+import type { ReplySink } from "../../../durable/outgoing-frame.ts";
+import { ShardError } from "../../../durable/shard-error.ts";
 import { FakeClock } from "./fake-clock.ts";
 import { ScriptedShard, type Action, type ConnectAction } from "./scripted-shard.ts";
 import { fixture } from "./wire-fixture.ts";

@@ -3,7 +3,7 @@
 
 import { describe, expect, it } from "vitest";
 import { LIMITS } from "../../../durable/limits.ts";
-import { ShardError } from "../../../durable/shard-line.ts";
+import { ShardError } from "../../../durable/shard-error.ts";
 import { FakeClock } from "./fake-clock.ts";
 import { ScriptedShard, type Action } from "./scripted-shard.ts";
 import { fixture } from "./wire-fixture.ts";
@@ -174,6 +174,50 @@ describe("a shard that misbehaves", () => {
     const f = fixture(clock, [shard]);
     expect((await clock.until(Promise.resolve(f.experts.run(0, f.batch(0, 3, 1))))).status).toBe("fulfilled");
     expect(f.clients[0]!.retries).toBe(0);
+  });
+
+  it("waits twice as long with each silence", async () => {
+    const clock = new FakeClock();
+    const shard = new ScriptedShard(clock, "shard-0", [...Array.from({ length: 16 }, () => "answer" as const), "drop", "drop", "drop"]);
+    const f = fixture(clock, [shard]);
+    const round = (): Promise<unknown> => clock.until(Promise.resolve(f.experts.run(0, f.batch(0, 3, 1))));
+    for (let i = 0; i < 16; i++) await round();
+    const startMs = clock.nowMs();
+    expect(await round()).toMatchObject({ status: "fulfilled", value: { retries: 3 } });
+    const silenceMs = (1 + 2 + 4) * LIMITS.deadlineFloorMs;
+    expect(clock.nowMs() - startMs).toBeGreaterThanOrEqual(silenceMs);
+    // A drain and a pause to connect after each.
+    expect(clock.nowMs() - startMs).toBeLessThan(silenceMs + 3 * LIMITS.drainMs + (2 + 4 + 8) * LIMITS.backoffBaseMs);
+  });
+
+  it("that is gone for most of a minute, refuses once, and is gone again, has not been silent for a minute: the step waits on", async () => {
+    const clock = new FakeClock();
+    const shard = new ScriptedShard(clock, "shard-0", ["close"]);
+    const f = fixture(clock, [shard]);
+    await clock.until(f.clients[0]!.connect());
+    shard.nextConnects("refuse");
+    const goneMs = LIMITS.outageMs - 10_000;
+    shard.downUntilMs = clock.nowMs() + goneMs;
+    const batch = f.batch(1, 6, 1);
+    f.clear(batch);
+    const run = Promise.resolve(f.experts.run(1, batch));
+    // What waits for the line alone is told the same way.
+    while (f.clients[0]!.state === "open") await clock.advance(1);
+    const connected = f.clients[0]!.connect();
+    while (f.clients[0]!.lastFault?.startsWith("it refused") !== true) await clock.advance(10);
+    shard.downUntilMs = clock.nowMs() + goneMs;
+    expect([(await clock.until(run)).status, (await clock.until(connected)).status, f.wrongWords(batch)]).toEqual(["fulfilled", "fulfilled", 0]);
+  });
+
+  it("that loads for long, serves, and loads for as long again is waited for each time", async () => {
+    const clock = new FakeClock();
+    const loading = Array.from({ length: (LIMITS.warmingMs - 20_000) / 250 }, () => "loading" as const);
+    const shard = new ScriptedShard(clock, "shard-0", ["close"], [...loading, "ready", ...loading]);
+    const f = fixture(clock, [shard]);
+    const batch = f.batch(1, 6, 1);
+    f.clear(batch);
+    expect(await clock.until(Promise.resolve(f.experts.run(1, batch)))).toMatchObject({ status: "fulfilled", value: { retries: 1 } });
+    expect([f.wrongWords(batch), shard.hellos.length]).toEqual([0, 2 * loading.length + 2]);
   });
 
   it("gives up on a shard that is loading for too long", async () => {

@@ -4,19 +4,31 @@
 import { describe, expect, it } from "vitest";
 import { LatencyEstimate } from "../../../durable/latency-estimate.ts";
 import { LIMITS, type Limits } from "../../../durable/limits.ts";
+import type { OtherHolders } from "../../../durable/outgoing-frame.ts";
 import { FakeClock } from "./fake-clock.ts";
 import { ScriptedShard, type Action } from "./scripted-shard.ts";
-import { fixture, type Fixture } from "./wire-fixture.ts";
+import { clientFor, fixture, frameOf, HIDDEN, type Fixture } from "./wire-fixture.ts";
 
 /** Rounds that make a shard known as one that takes 10 ms: enough of every size class that one token's frames fall into. */
 const QUIET = 40;
 const quiet = (then: Action[]): Action[] => [...Array.from({ length: QUIET }, (): Action => ({ slowMs: 10 })), ...then];
 
-/** Each shard holds every slot, but of a round of one token only the first, which is asked all its experts, is given any: it is the only one ready in the quiet rounds. */
-async function lateFixture(first: Action[], second: Action[] = [], limits: Limits = LIMITS): Promise<{ clock: FakeClock; shards: ScriptedShard[]; f: Fixture }> {
+/**
+ * Each shard holds every slot, but of a round of one token only the first, which is asked all its experts, is given any: it is the only one ready in the quiet rounds.
+ * `bothKnown`: the other one has had such rounds before, alone.
+ */
+async function lateFixture(first: Action[], second: Action[] = [], limits: Limits = LIMITS, bothKnown = false): Promise<{ clock: FakeClock; shards: ScriptedShard[]; f: Fixture }> {
   const clock = new FakeClock();
-  const shards = [new ScriptedShard(clock, "shard-0", quiet(first)), new ScriptedShard(clock, "shard-1", second)];
+  const shards = [new ScriptedShard(clock, "shard-0", quiet(first)), new ScriptedShard(clock, "shard-1", bothKnown ? quiet(second) : second)];
   const f = fixture(clock, shards, "qa8", limits, 2);
+  if (bothKnown) {
+    shards[0]!.downUntilMs = Infinity;
+    await clock.until(f.clients[1]!.connect());
+    for (let round = 0; round < QUIET; round++) await clock.until(Promise.resolve(f.experts.run(0, f.batch(0, 1, 1))));
+    expect([shards[0]!.frames.length, shards[1]!.frames.splice(0).length]).toEqual([0, QUIET]);
+    shards[0]!.downUntilMs = 0;
+    shards[1]!.live!.closed("1006");
+  }
   shards[1]!.downUntilMs = Infinity;
   await clock.until(f.clients[0]!.connect());
   for (let round = 0; round < QUIET; round++) await clock.until(Promise.resolve(f.experts.run(0, f.batch(0, 1, 1))));
@@ -53,6 +65,16 @@ describe("a frame that is late", () => {
     await of.clock.advance(10_000);
     expect(of.shards[0]!.frames.length).toBe(QUIET + 1);
   });
+
+  const after: [string, Action][] = [["closes", "close"], ["damages its answer", "corrupt-header"], ["fails inside", { refuse: "internal" }], ["says that it is loading", { refuse: "warming" }], ["never answers", "drop"]];
+  for (const [what, action] of after) {
+    it(`is not sent again where its shard ${what} when the hedge has long answered`, async () => {
+      const of = await lateFixture([action === "drop" ? "drop" : { afterMs: 300, then: action }]);
+      expect(await lateRound(of)).toMatchObject({ status: "fulfilled", value: { hedges: 1, retries: 0 }, tookMs: HEDGE_MS, wrongWords: 0 });
+      await of.clock.advance(10_000);
+      expect([of.shards.map(({ frames }) => frames.length), of.f.clients.map(({ retries }) => retries), of.f.budget.usedBytes]).toEqual([[QUIET + 1, 1], [0, 0], 0]);
+    });
+  }
 
   it("is answered by the other holder, and what the first says later is dropped", async () => {
     const of = await lateFixture([{ slowMs: 700 }]);
@@ -122,6 +144,32 @@ describe("a frame that is late", () => {
     const alone = fixture(clock, [new ScriptedShard(clock, "shard-0", quiet([{ slowMs: 700 }]))]);
     for (let round = 0; round <= QUIET; round++) expect(await clock.until(Promise.resolve(alone.experts.run(0, alone.batch(0, 1, 1))))).toMatchObject({ value: { hedges: 0, retries: 0 } });
     expect(alone.clients[0]!.retries).toBe(0);
+  });
+
+  it("is asked of others once, though they are late as well: a hedge has no hedge", async () => {
+    const of = await lateFixture([{ slowMs: 900 }], [{ slowMs: 800 }], LIMITS, true);
+    expect(await lateRound(of)).toMatchObject({ status: "fulfilled", value: { frames: 1, retries: 0, hedges: 1 }, tookMs: HEDGE_MS + 800, wrongWords: 0 });
+    await of.clock.advance(10_000);
+    expect([of.shards.map(({ frames }) => frames.length), of.f.clients.map(({ hedges }) => hedges), of.f.budget.usedBytes]).toEqual([[QUIET + 1, 1], [1, 0], 0]);
+  });
+
+  it("is asked of others until they are not busy, then never again: not while it is out, not when it waits for its line, not when it is out anew", async () => {
+    const clock = new FakeClock();
+    const shard = new ScriptedShard(clock, "shard-0", quiet(["drop", { slowMs: 900 }]));
+    const client = clientFor(clock, shard);
+    await clock.until(client.connect());
+    const ended = (elsewhere: OtherHolders | null): Promise<void> => new Promise((resolve, reject) => {
+      client.submit(frameOf(0), { layer: 0, nGroups: 2, nTokens: 2, hidden: HIDDEN }, { elsewhere, reply: () => { resolve(); return null; }, failed: reject });
+    });
+    for (let frame = 0; frame < QUIET; frame++) await clock.until(ended(null));
+    const startMs = clock.nowMs();
+    const askedMs: number[] = [];
+    const others: OtherHolders = { moved: () => false, late: () => (askedMs.push(clock.nowMs() - startMs) < 3 ? "busy" : "sent") };
+    expect((await clock.until(ended(others))).status).toBe("fulfilled");
+    // The first attempt was given up after a second, and the second one was late, too.
+    expect(clock.nowMs() - startMs).toBeGreaterThan(LIMITS.deadlineFloorMs + 900);
+    expect(shard.frames.length).toBe(QUIET + 2);
+    expect([askedMs, client.hedges]).toEqual([[1, 2, 3].map((n) => n * HEDGE_MS), 1]);
   });
 
   it("makes the next round ask the other one first", async () => {

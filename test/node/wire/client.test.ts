@@ -4,12 +4,11 @@
 import { describe, expect, it } from "vitest";
 import { InFlightBudget } from "../../../durable/in-flight-budget.ts";
 import { LIMITS } from "../../../durable/limits.ts";
-import { replyFrameBytes, requestLayout } from "../../../durable/protocol.ts";
-import type { ShardTransport, SocketHandlers } from "../../../durable/shard-line.ts";
+import { replyFrameBytes } from "../../../durable/protocol.ts";
+import type { ShardTransport, SocketHandlers } from "../../../durable/frame-socket.ts";
 import { FakeClock } from "./fake-clock.ts";
 import { ScriptedShard, type ConnectAction } from "./scripted-shard.ts";
-import { sealRequestFrame } from "./whole-frame.ts";
-import { clientFor, EPOCH, fixture } from "./wire-fixture.ts";
+import { clientFor, EPOCH, fixture, frameOf } from "./wire-fixture.ts";
 
 const good = (clock: FakeClock, n: number): ScriptedShard[] => Array.from({ length: n }, (_, i) => new ScriptedShard(clock, `shard-${i}`));
 
@@ -142,6 +141,20 @@ describe("connecting", () => {
     expect(String((unlucky as PromiseRejectedResult).reason)).toMatch(/refused under 3 names.*shard-9 lives here.*ISOLATES = "shared".*separate Worker scripts/);
   });
 
+  it("asks whether a shard is ready without opening a line, and tells whoever knows plans where it says that its epoch is over", async () => {
+    const clock = new FakeClock();
+    const shard = new ScriptedShard(clock, "shard-0", [], ["ready", "retired", "throw"]);
+    let stale = 0;
+    const client = clientFor(clock, shard, LIMITS, new InFlightBudget(LIMITS.inFlightBytes), () => { stale++; });
+    shard.isolate = "elsewhere";
+    await client.touch();
+    expect([client.elsewhere, client.state, shard.opened, stale]).toEqual([true, "idle", 0, 0]);
+    await client.touch();
+    expect([client.state, stale]).toEqual(["idle", 1]);
+    await expect(client.touch()).rejects.toThrow("the object was reset");
+    expect([client.state, client.lastFault, shard.hellos.length, clock.pendingTimers]).toEqual(["idle", null, 3, 0]);
+  });
+
   it("sends its hello with every new connection", async () => {
     const clock = new FakeClock();
     const shard = new ScriptedShard(clock, "shard-0", ["close"]);
@@ -270,13 +283,3 @@ describe("bounds", () => {
     expect([budget.usedBytes, clock.pendingTimers]).toEqual([0, 0]);
   });
 });
-
-/** A request frame of two groups with one token each. */
-function frameOf(layer: number): ArrayBuffer {
-  const shape = { nRows: 1, nGroups: 2, nTokens: 2, hidden: 64, activations: "qa8" as const };
-  const at = requestLayout(shape);
-  const buffer = new ArrayBuffer(at.frameBytes);
-  new Uint32Array(buffer, at.groups).set([1, 1, 2, 1]);
-  sealRequestFrame(buffer, shape, layer, 0);
-  return buffer;
-}

@@ -6,9 +6,11 @@ import { sleep } from "../../../durable/clock.ts";
 import type { GenerateEvent } from "../../../durable/generate.ts";
 import { LeftOutRows } from "../../../durable/left-out-rows.ts";
 import { LIMITS } from "../../../durable/limits.ts";
-import { AwayError, ShardError } from "../../../durable/shard-line.ts";
-import { StepTerms, type Terms } from "../../../durable/step-terms.ts";
+import { AwayError, ShardError } from "../../../durable/shard-error.ts";
+import { type OutageTerms, StepTerms, type Terms } from "../../../durable/step-terms.ts";
+import type { StepEntry } from "../../../model/engine.ts";
 import type { ExpertBatch, ExpertRunInfo } from "../../../model/experts.ts";
+import type { Tap } from "../../../model/taps.ts";
 import { alone, request, said, setUp } from "./arithmetic-engine.ts";
 import { FakeClock } from "./fake-clock.ts";
 import { ScriptedShard } from "./scripted-shard.ts";
@@ -109,6 +111,29 @@ describe("a round of those who opted in", () => {
   });
 });
 
+describe("a pass that is done again", () => {
+  it("because its plan changed half way counts what is missing the last time, layer by layer, and beyond what was told before", () => {
+    const rows = new LeftOutRows();
+    const batch = { groupExpert: Uint32Array.of(4, 5), groupSegment: Uint32Array.of(0, 0), groupStart: Uint32Array.of(0, 2, 3), groupRow: Uint32Array.of(0, 2), groupTokens: Uint32Array.of(0, 1, 1), nGroups: 2 } as unknown as ExpertBatch;
+    const run = (layer: number, missing: number[]): void => rows.tap.run({
+      layer, nTokens: 2, timelines: Uint32Array.of(7, 7), positions: Uint32Array.of(20, 21), values: new Float32Array(3), rowLength: 1, ids: new Uint32Array(0), weights: new Float32Array(0), batch,
+      round: { frames: 0, bytes: 0, retries: 0, hedges: 0, parts: [], ...(missing.length === 0 ? {} : { missing }) },
+    });
+    const counts = (): number[] => [rows.between(7, 20, 21), rows.between(7, 21, 22), rows.between(7, 0, 99)];
+    run(0, [0, 1]);
+    run(1, [1]);
+    expect(counts()).toEqual([1, 3, 4]);
+    run(0, [0]);
+    expect(counts()).toEqual([1, 2, 3]);
+    run(1, []);
+    run(2, [0]);
+    expect(counts()).toEqual([2, 2, 4]);
+    expect(rows.all).toEqual([{ timeline: 7, position: 20, rows: 2 }, { timeline: 7, position: 21, rows: 2 }]);
+    rows.except(7, new Map([[20, 1], [21, 5]]));
+    expect(counts()).toEqual([1, 0, 1]);
+  });
+});
+
 describe("a round of others", () => {
   it("ends early beside those who opted in, with nothing left out and nothing written later", async () => {
     const { clock, run, lose, f } = await fleet();
@@ -137,18 +162,11 @@ function outage(from: number) {
   const of = setUp();
   const state = { isBack: false, left: 0, refused: 0 };
   const { engine, clock } = of;
-  let terms: Terms | null = null;
   const plain = engine.step.bind(engine);
   const away = (): boolean => engine.steps.length >= from && !state.isBack;
   Object.assign(engine, {
-    outages: {
-      during: async <T>(now: Terms, step: () => Promise<T>): Promise<T> => {
-        terms = now;
-        try { return await step(); } finally { terms = null; }
-      },
-      isAway: away,
-    },
-    step: async (...[entries, taps = []]: Parameters<typeof plain>) => {
+    outages: { isAway: away },
+    step: async (entries: readonly StepEntry[], taps: readonly Tap[] = [], terms: OutageTerms | null = null) => {
       if (!away()) return plain(entries, taps);
       if (terms === null) {
         while (away()) await new Promise<void>((resolve) => void clock.after(500, resolve));
@@ -163,10 +181,10 @@ function outage(from: number) {
       const timelines = entries.flatMap(({ timeline, ids }) => Array.from(ids, () => timeline.id)), positions = entries.flatMap(({ timeline, ids }) => Array.from(ids, (_, i) => timeline.length + i));
       const n = timelines.length;
       const batch = { groupExpert: Uint32Array.of(0), groupSegment: Uint32Array.of(0), groupStart: Uint32Array.of(0, n), groupRow: Uint32Array.of(0), groupTokens: Uint32Array.from(timelines.keys()), nGroups: 1 } as unknown as ExpertBatch;
-      for (let layer = 0; layer < 3; layer++) for (const tap of taps) if (tap.at === "expertOutput") {
-        tap.run({ layer, nTokens: n, timelines: Uint32Array.from(timelines), positions: Uint32Array.from(positions), values: new Float32Array(n), rowLength: 1, ids: new Uint32Array(0), weights: new Float32Array(0), batch, round: { frames: 0, bytes: 0, retries: 0, hedges: 0, parts: [], missing: [0] } });
+      for (let layer = 0; layer < 3; layer++) {
+        terms.leftOut.tap.run({ layer, nTokens: n, timelines: Uint32Array.from(timelines), positions: Uint32Array.from(positions), values: new Float32Array(n), rowLength: 1, ids: new Uint32Array(0), weights: new Float32Array(0), batch, round: { frames: 0, bytes: 0, retries: 0, hedges: 0, parts: [], missing: [0] } });
       }
-      return plain(entries, taps.filter(({ at }) => at !== "expertOutput"));
+      return plain(entries, taps);
     },
   });
   return { ...of, state };
@@ -235,7 +253,7 @@ describe("generations beside each other", () => {
   it("an error that waiting does not mend ends those who wait, and the others go on", async () => {
     const { engine, read, finish } = setUp();
     let nFailed = 0;
-    Object.assign(engine, { outages: { during: (_: Terms, step: () => Promise<unknown>) => step(), isAway: () => false } });
+    Object.assign(engine, { outages: { isAway: () => false } });
     engine.fail = (step) => (step === 1 && nFailed++ === 0 ? new ShardError("s", false, "Shard s is of another pack.") : null);
     const [a, b] = [read(request(3, { degrade: true, draftTokens: 0 })), read(request(4, { draftTokens: 0 }))];
     await finish();

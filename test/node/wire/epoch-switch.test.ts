@@ -3,6 +3,7 @@
 
 import { describe, expect, it } from "vitest";
 import type { PlanRegistry } from "../../../durable/adoption.ts";
+import { sleep } from "../../../durable/clock.ts";
 import { fanOutOf, type LineParts } from "../../../durable/epoch-lines.ts";
 import { EpochSwitch } from "../../../durable/epoch-switch.ts";
 import { InFlightBudget } from "../../../durable/in-flight-budget.ts";
@@ -103,6 +104,32 @@ describe("a plan that is adopted", () => {
     expect([shards.get("1/0")!.live, shards.get("1/1")!.live]).toEqual([null, null]);
     expect([...shards].every(([key, shard]) => shard.frames.every(({ epoch }) => key.startsWith(`${epoch}/`)))).toBe(true);
     expect(epochs.clients.length).toBe(3);
+  });
+
+  it("is not overtaken: a step that comes while the switch waits goes by the new plan, and steps that follow each other without a gap do not put it off", async () => {
+    const slow = Array.from({ length: 40 }, (): Action => ({ slowMs: 25 }));
+    const { clock, shards, epochs, step, switched } = await served({ "1/0": slow, "1/1": slow });
+    const startMs = clock.nowMs();
+    const order: string[] = [];
+    const other = (name: string): Promise<void> => epochs.step(async () => {
+      order.push(`${name} begins in ${epochs.plan.epoch}`);
+      await sleep(clock, 100);
+      order.push(`${name} ends in ${epochs.plan.epoch}`);
+    });
+    // Four layers of 25 ms, all of them over the old lines though the new ones have been open since the first.
+    const first = step(1).then((wrong) => order.push(`the first has ${wrong} wrong words`));
+    await clock.advance(10);
+    const adopted = epochs.adopt(planOf(2, 3)).then(() => order.push(`adopted after ${clock.nowMs() - startMs} ms`));
+    await clock.advance(20);
+    expect([shards.get("2/2")!.opened, epochs.plan.epoch, switched]).toEqual([1, 1, []]);
+    const second = other("the second");
+    await clock.advance(50);
+    const third = other("the third");
+    expect((await clock.until(Promise.all([first, adopted, second, third]))).status).toBe("fulfilled");
+    expect(order.toSorted()).toEqual(["adopted after 100 ms", "the first has 0 wrong words", "the second begins in 2", "the second ends in 2", "the third begins in 2", "the third ends in 2"]);
+    expect([...shards].map(([key, { frames }]) => [key, frames.length])).toEqual([["1/0", 4], ["1/1", 4], ["2/0", 0], ["2/1", 0], ["2/2", 0]]);
+    expect(await clock.until(step(50))).toMatchObject({ status: "fulfilled", value: 0 });
+    expect(["1/0", "2/0"].map((key) => shards.get(key)!.frames.length)).toEqual([4, 4]);
   });
 
   it("names who can give its shards their bytes", async () => {

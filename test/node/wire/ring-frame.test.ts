@@ -4,7 +4,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { LIMITS } from "../../../durable/limits.ts";
-import { decodeRing, encodeRing, NO_TALLY, ringChunkTokens, RingFrameError, rowsFrameBytes, type RingEntry, type RingFrame } from "../../../durable/ring-frame.ts";
+import { decodeRing, encodeRing, NO_TALLY, RingFrameError, type RingAddress, type RingEntry, type RingFrame, type RowsFrame } from "../../../durable/ring-frame.ts";
+import { ringChunkTokens, rowsFrameBytes } from "../../../durable/ring-rows.ts";
 import { SeededRandom } from "../../../durable/clock.ts";
 import type { HeadAsk } from "../../../model/head-rows.ts";
 
@@ -17,21 +18,27 @@ const words = (n: number): fc.Arbitrary<Uint32Array> => fc.uint32Array({ minLeng
 const askOf = (token: number): fc.Arbitrary<HeadAsk> => fc.oneof(fc.constantFrom("whole" as const, "states" as const).map((form) => ({ token, form })), fc.nat(64).map((k) => ({ token, form: "top" as const, k })),
   fc.array(u32, { maxLength: 7 }).map((ids) => ({ token, form: "among" as const, ids: Uint32Array.from(ids) })));
 const asksOf = (nTokens: number): fc.Arbitrary<HeadAsk[]> => fc.array(fc.nat(nTokens - 1), { maxLength: 6 }).chain((tokens) => fc.tuple(...tokens.sort((x, y) => x - y).map(askOf)) as fc.Arbitrary<HeadAsk[]>);
+const terms = fc.constantFrom(null, { leavesOut: false }, { leavesOut: true });
 const rowsFrame: fc.Arbitrary<RingFrame> = fc.tuple(fc.array(fc.record({
   timeline: u32, start: fc.nat(300), nTokens: fc.integer({ min: 1, max: 9 }), ropeOffset: fc.nat(5000), more: fc.nat(2),
 }), { minLength: 1, maxLength: 5 }), fc.array(fc.tuple(u32, u32), { maxLength: 3 }), fc.integer({ min: 1, max: 40 }), fc.boolean()).chain(([found, copies, hidden, isFirst]) => {
   const entries = found.map(({ more, ...entry }): RingEntry => ({ ...entry, maxTokens: entry.start + entry.nTokens + more, pages: Uint32Array.from({ length: Math.ceil((entry.start + entry.nTokens) / 32) + more }, (_, i) => entry.timeline ^ i) }));
   const nTokens = entries.reduce((sum, e) => sum + e.nTokens, 0);
-  return fc.record({ ...address, kind: fc.constant("rows" as const), entries: fc.constant(entries), asks: asksOf(nTokens), copies: fc.constant(copies), ids: words(nTokens), hidden: fc.constant(hidden), rows: isFirst ? fc.constant(null) : bits(nTokens * hidden), isTraced: fc.boolean() });
+  return fc.record({ ...address, kind: fc.constant("rows" as const), entries: fc.constant(entries), asks: asksOf(nTokens), copies: fc.constant(copies), ids: words(nTokens), hidden: fc.constant(hidden), rows: isFirst ? fc.constant(null) : bits(nTokens * hidden), isTraced: fc.boolean(), terms });
 });
 const finals: fc.Arbitrary<RingFrame> = fc.tuple(asksOf(9), fc.integer({ min: 1, max: 33 })).chain(([asks, hidden]) =>
   fc.record({ ...address, kind: fc.constant("finals" as const), asks: fc.constant(asks), hidden: fc.constant(hidden), rows: bits(asks.length * hidden) }));
 const answer: fc.Arbitrary<RingFrame> = fc.tuple(fc.nat(100_000), fc.nat(70), fc.nat(9)).chain(([from, n, nIds]) => fc.record({
   ...address, kind: fc.constant("answer" as const), index: u32, headRows: fc.constant([from, from + n] as const), answer: fc.record({ ids: words(nIds), values: bits(n), notFinite: fc.oneof(fc.constant(-1), fc.nat(0xfffffffe)) }) }));
 const plain: fc.Arbitrary<RingFrame> = fc.oneof(fc.record({ ...address, kind: fc.constantFrom("done" as const, "probe" as const) }),
-  fc.record({ ...address, kind: fc.constant("failed" as const), fault: fc.constantFrom("experts" as const, "internal" as const), message: fc.string({ unit: "grapheme", maxLength: 60 }) }));
+  fc.record({ ...address, kind: fc.constant("failed" as const), fault: fc.constant("internal" as const), message: fc.string({ unit: "grapheme", maxLength: 60 }), shard: fc.constant(null), retryable: fc.constant(false) }),
+  fc.record({ ...address, kind: fc.constant("failed" as const), fault: fc.constantFrom("experts" as const, "away" as const), message: fc.string({ unit: "grapheme", maxLength: 60 }), shard: fc.string({ unit: "grapheme", maxLength: 30 }), retryable: fc.boolean() }));
+const leftOut: fc.Arbitrary<RingFrame> = fc.record({
+  ...address, kind: fc.constant("leftOut" as const), rows: fc.array(fc.record({ timeline: u32, position: u32, rows: u32 }), { maxLength: 9 }),
+  away: fc.array(fc.string({ unit: "grapheme", maxLength: 30 }).map((name) => name.replaceAll("\0", "")), { maxLength: 4 }),
+});
 const routes: fc.Arbitrary<RingFrame> = fc.nat(70).chain((n) => fc.record({ ...address, kind: fc.constant("routes" as const), words: words(n) }));
-const anyFrame = fc.oneof(routes, rowsFrame, finals, answer, plain);
+const anyFrame = fc.oneof(routes, leftOut, rowsFrame, finals, answer, plain);
 
 /** Typed arrays as plain words, so that NaNs compare by their bits and views by their content. */
 const plainly = (frame: RingFrame): unknown => JSON.parse(JSON.stringify(frame, (_, value: unknown) =>
@@ -73,8 +80,8 @@ describe("a ring frame", () => {
 
   it("whose entries and asks speak of tokens, pages or ids that are not there is refused", () => {
     const entry: RingEntry = { timeline: 1, start: 40, nTokens: 2, maxTokens: 90, ropeOffset: 0, pages: [7] };
-    const frame: RingFrame = { kind: "rows", ring: 1, step: 2, stage: 0, epoch: 1, tally: NO_TALLY, entries: [entry], asks: [], copies: [], ids: Uint32Array.of(1, 2), hidden: 1, rows: new Float32Array(2), isTraced: false };
-    const decoded = (changed: Partial<typeof frame>) => () => decodeRing(encodeRing({ ...frame, ...changed }));
+    const frame: RingAddress & RowsFrame = { kind: "rows", ring: 1, step: 2, stage: 0, epoch: 1, tally: NO_TALLY, entries: [entry], asks: [], copies: [], ids: Uint32Array.of(1, 2), hidden: 1, rows: new Float32Array(2), isTraced: false, terms: null };
+    const decoded = (changed: Partial<RowsFrame>) => () => decodeRing(encodeRing({ ...frame, ...changed }));
     expect(decoded({})).toThrow("Entry 0 of a rows frame has 2 tokens from position 40 of 90 and 1 pages");
     expect(decoded({ entries: [{ ...entry, start: 0, maxTokens: 1 }] })).toThrow("has 2 tokens from position 0 of 1 ");
     expect(decoded({ entries: [{ ...entry, start: 0, nTokens: 1 }] })).toThrow("have 1 tokens and 1 pages; its header says 2 and 1");

@@ -1,8 +1,8 @@
 // A shard for wire tests that answers by a script: rightly, late, twice, damaged, out of order, or not at all.
 // Owns the misbehaviour. Its rows are a pure function of the request, over all 32 bits, so that a copy that changes a bit shows.
-// Implements ShardTransport of durable/shard-line.ts.
+// Implements ShardTransport of durable/frame-socket.ts.
 
-import type { FrameSocket, ShardTransport, SocketHandlers } from "../../../durable/shard-line.ts";
+import type { FrameSocket, ShardTransport, SocketHandlers } from "../../../durable/frame-socket.ts";
 import type { Hello, Welcome } from "../../../durable/handshake.ts";
 import { activationRowBytes } from "../../../model/kernels.ts";
 import { addressFrame, encodeRefusal, FRAME_HEADER_BYTES, replyFrameBytes, type FrameHeader, type FrameRefusal } from "../../../durable/protocol.ts";

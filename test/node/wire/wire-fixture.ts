@@ -4,7 +4,8 @@ import { ShardClient } from "../../../durable/client.ts";
 import { SeededRandom } from "../../../durable/clock.ts";
 import { InFlightBudget } from "../../../durable/in-flight-budget.ts";
 import { LIMITS, type Limits } from "../../../durable/limits.ts";
-import type { ShardTransport } from "../../../durable/shard-line.ts";
+import { requestLayout } from "../../../durable/protocol.ts";
+import type { ShardTransport } from "../../../durable/frame-socket.ts";
 import type { StepTerms } from "../../../durable/step-terms.ts";
 import { WebSocketExperts } from "../../../durable/websocket-experts.ts";
 import { ReplicaChoice } from "../../../durable/replica-choice.ts";
@@ -16,6 +17,7 @@ import { createScalarKernels } from "../../../model/scalar-kernels.ts";
 import { makePlan, slicedExperts } from "../../../fleet/plan.ts";
 import type { FakeClock } from "./fake-clock.ts";
 import { rowWord, sumWords } from "./scripted-shard.ts";
+import { sealRequestFrame } from "./whole-frame.ts";
 
 export const HIDDEN = 64;
 export const N_EXPERTS = 8;
@@ -25,12 +27,22 @@ export const EPOCH = 3;
 
 export const newHeap = (): Heap => new Heap(new WebAssembly.Memory({ initial: 64 }), 1024, 8 << 20);
 
-export function clientFor(clock: FakeClock, transport: ShardTransport | ((nameAttempt: number) => ShardTransport), limits: Limits = LIMITS, budget = new InFlightBudget(limits.inFlightBytes)): ShardClient {
+export function clientFor(clock: FakeClock, transport: ShardTransport | ((nameAttempt: number) => ShardTransport), limits: Limits = LIMITS, budget = new InFlightBudget(limits.inFlightBytes), stale: () => void = () => {}): ShardClient {
   return new ShardClient({
     transport: typeof transport === "function" ? transport : () => transport,
     hello: { protocolVersion: 3, packHash: "ab", epoch: EPOCH, slots: [], strictIsolates: false, donors: [] },
-    isolate: "here", limits, clock, random: new SeededRandom(7), budget,
+    isolate: "here", limits, clock, random: new SeededRandom(7), budget, stale,
   });
+}
+
+/** A request frame of two groups with one token each. */
+export function frameOf(layer: number): ArrayBuffer {
+  const shape = { nRows: 1, nGroups: 2, nTokens: 2, hidden: HIDDEN, activations: "qa8" as const };
+  const at = requestLayout(shape);
+  const buffer = new ArrayBuffer(at.frameBytes);
+  new Uint32Array(buffer, at.groups).set([1, 1, 2, 1]);
+  sealRequestFrame(buffer, shape, layer, 0);
+  return buffer;
 }
 
 export interface Batches {
