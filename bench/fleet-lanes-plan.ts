@@ -29,7 +29,7 @@ export interface LanesWish {
 /** What `workers-moe plan <pack> --streams N --context N --out` writes, in lanes, as a deployment of the pack accepts it. */
 export async function planInLanes(pack: string, { manifest, packHash }: { readonly manifest: PackManifest; readonly packHash: string }, { lanes, streams, contextTokens }: LanesWish): Promise<FleetPlan> {
   const model = await openPlannedModel(pack, { contextTokens });
-  const request: FleetRequest = { isolateBytes: LIMITS.isolateBytes, streams, nShards: null, regions: [], regionHolds: "deployment", replicas: 1, spareBytes: 0, traces: [], placement: null };
+  const request: FleetRequest = { isolateBytes: LIMITS.isolateBytes, streams, nShards: null, regions: [], regionHolds: "deployment", replicas: 1, spareBytes: 0, traces: [], placement: null, expertsIn: "shards" };
   const { plan } = await planFleet(model, request);
   const record = fleetRecord(model, plan, request, "main");
   return usablePlan(inLanes(record, lanes), { manifest, packHash, fleet: record.fleet });

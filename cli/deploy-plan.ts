@@ -54,7 +54,7 @@ export function planDeploy(manifest: DeployedPack, edge: string, wish: DeployWis
   });
   const layout = layoutOf(plan?.shards.length ?? wish.shards ?? fewestShards(manifest, layoutOf));
   if (wish.scripts !== null && (isolate !== "script" || wish.scripts < layout.shards)) throw new Error(`--scripts ${wish.scripts} goes with --isolate script and at most as many shards; these are ${layout.shards} shards with --isolate ${isolate}.`);
-  if (replicas > layout.shards) throw new Error(`--replicas ${replicas} asks for each expert on ${replicas} shards, and there are ${layout.shards}; ask for more --shards.`);
+  if (replicas > Math.max(1, layout.shards)) throw new Error(`--replicas ${replicas} asks for each expert on ${replicas} shards, and there are ${layout.shards}; ask for more --shards.`);
   const { trunkBytes, shardBytes } = serveMemory(manifest, layout);
   const largest = Math.max(0, ...shardBytes);
   const has = `an isolate has ${mib(room)} for an object: ${mib(LIMITS.isolateBytes)} of the 128 MB that Cloudflare gives it, less ${mib(LIMITS.inFlightBytes)} for frames in flight`;

@@ -5,7 +5,7 @@
 import { type CapacityLimits, type CapacityPack, mostSegments } from "../fleet/capacity-pack.ts";
 import { shardBytes, type ShardsCapacity } from "../fleet/capacity-shards.ts";
 import { CLAIMED_REGION_ROUND_TRIP_MS, MEASURED_RATES, type SpeedRates, stepSpeed, type StepSpeed, throughput, TOKENS_PER_REQUEST } from "../fleet/capacity-speed.ts";
-import { stageBytes } from "../fleet/capacity-stages.ts";
+import { type ExpertsIn, stageBytes } from "../fleet/capacity-stages.ts";
 import { type CapacityPlan, type CapacityWish, planCapacity } from "../fleet/capacity.ts";
 import type { PlacementMode } from "../fleet/placement.ts";
 import { dollarsPerIdleMonth, dollarsPerMillionTokens, type IdleMonthDollars, PRICES, type TokenDollars } from "../fleet/prices.ts";
@@ -13,7 +13,7 @@ import { framesLeaving, nextExpertCrosses, turnsOfRegions } from "../fleet/regio
 import { evenCounts } from "../fleet/routing-counts.ts";
 import { evenTokens, replicatedTraffic, tokensOfTrace } from "../fleet/replicated-traffic.ts";
 import { tracedTraffic } from "../fleet/traced-traffic.ts";
-import { evenTraffic, type ExpertTraffic, type FrameSizes, GUIDE_MESSAGES_PER_SECOND, type LayerTraffic, messageLoad, stepTraffic, type StepTraffic } from "../fleet/traffic.ts";
+import { evenTraffic, type ExpertTraffic, type FrameSizes, GUIDE_MESSAGES_PER_SECOND, type LayerTraffic, messageLoad, ownTraffic, stepTraffic, type StepTraffic } from "../fleet/traffic.ts";
 import { moeLayersOf } from "../model/config.ts";
 import { LIMITS } from "../durable/limits.ts";
 import { READY, ReplicaChoice } from "../durable/replica-choice.ts";
@@ -91,6 +91,8 @@ export interface PlanDocument {
   readonly isolates: { readonly perDeployment: number; readonly deployments: number; readonly all: number; readonly roomBytes: number; readonly largestBytes: number; readonly plannedBytes: number };
   readonly lanes: { readonly lanes: number; readonly streamsPerLane: number; readonly stagesForWeights: number; readonly stagesSetBy: "weights" | "kv"; readonly residentTokensPerLane: number;
     readonly stages: readonly (CapacityPlan["stages"][number] & { readonly bytes: number })[] };
+  /** Who holds them. */
+  readonly experts: { readonly in: ExpertsIn; /** The other way, where it was looked at and can be. */ readonly instead: InsteadFigures | null };
   readonly shards: { readonly shards: number; readonly isSliced: boolean; readonly hotCopies: number; readonly hotBytes: number; readonly expertBytes: number; readonly largestBytes: number; readonly smallestBytes: number };
   readonly traffic: { readonly token: StepFigures; readonly step: StepFigures; readonly promptChunk: StepFigures;
     readonly stageMessagesPerStep: number; readonly shardMessagesPerStep: number; readonly guideMessagesPerSecond: number;
@@ -101,6 +103,22 @@ export interface PlanDocument {
   readonly prices: typeof PRICES;
   readonly assumptions: readonly string[];
 }
+
+/** What of a plan tells whether another would be better. */
+export interface InsteadFigures {
+  readonly in: ExpertsIn;
+  readonly isolates: number;
+  readonly frames: number;
+  readonly hops: number;
+  /** By round trip, as the rates are. */
+  readonly regionTokensPerSecond: readonly number[];
+  readonly dollarsPerMillionTokens: readonly number[];
+}
+
+export const insteadOf = ({ experts, isolates, traffic: { token }, speed }: PlanDocument): InsteadFigures => ({
+  in: experts.in, isolates: isolates.all, frames: token.expertFrames + token.ringFrames, hops: token.hops,
+  regionTokensPerSecond: speed.at.map((at) => at.regionTokensPerSecond), dollarsPerMillionTokens: speed.at.map((at) => at.dollarsPerMillionTokens.total),
+});
 
 const figures = (step: StepTraffic): StepFigures =>
   ({ tokens: step.tokens, expertFrames: step.expertFrames, ringFrames: step.ringFrames, hops: step.hops, bytes: step.expertBytes + step.ringBytes });
@@ -145,6 +163,7 @@ export function planDocument({ pack, contextTokens, quant, packBytes }: PlannedM
     isolates: { perDeployment: plan.isolatesPerDeployment, deployments, all: plan.isolates, roomBytes: limits.isolateBytes - limits.inFlightBytes, largestBytes: plan.largestIsolateBytes, plannedBytes: plan.plannedBytes },
     lanes: { lanes: plan.lanes, streamsPerLane: plan.streamsPerLane, stagesForWeights: plan.stagesForWeights, stagesSetBy: plan.stagesSetBy, residentTokensPerLane: plan.residentTokensPerLane,
       stages: plan.stages.map((stage) => ({ ...stage, bytes: stageBytes(stage) })) },
+    experts: { in: request.expertsIn, instead: null },
     shards: { shards: held.length, isSliced: plan.experts.isSliced, hotCopies: routed?.hot.copies ?? 0, hotBytes: routed?.hot.bytes ?? 0, expertBytes: plan.bytes.expertBytes, largestBytes: Math.max(0, ...held), smallestBytes: held.length === 0 ? 0 : Math.min(...held) },
     traffic: { token: figures(one), step: figures(grouped), promptChunk: figures(chunk), stageMessagesPerStep: load.stageMessagesPerStep, shardMessagesPerStep: load.shardMessagesPerStep,
       guideMessagesPerSecond: GUIDE_MESSAGES_PER_SECOND, guideTokensPerSecond: Number.isFinite(load.guideTokensPerSecond) ? load.guideTokensPerSecond : null },
@@ -162,6 +181,7 @@ export function planDocument({ pack, contextTokens, quant, packBytes }: PlannedM
 
 function expertTraffic(pack: CapacityPack, plan: CapacityPlan, routed: RoutedShards | null): ExpertTraffic {
   if (pack.experts.length === 0) return () => [];
+  if (plan.experts.slots.length === 0) return (tokens) => ownTraffic(pack, tokens);
   const { config, activations } = pack;
   const shape = { config, activations, segmentsPerExpert: pack.experts.reduce((sum, { segments }) => sum + segments.length, 0) / pack.experts.length };
   // As in a fleet whose lines are all open and on time.

@@ -22,7 +22,7 @@ function holds({ embeddingRows, layers, headRows }: StageCapacity): string {
 }
 
 function stageRows(stages: PlanDocument["lanes"]["stages"]): [string, string][] {
-  const rows = stages.map((stage, at): [string, string] => [`  stage ${at}`, `${showBytes(stage.bytes).padStart(9)}  weights ${showBytes(stage.weightBytes)}, KV cache ${showBytes(stage.kvBytes)}: ${holds(stage)}`]);
+  const rows = stages.map((stage, at): [string, string] => [`  stage ${at}`, `${showBytes(stage.bytes).padStart(9)}  weights ${showBytes(stage.weightBytes)}${stage.expertBytes > 0 ? ` (experts ${showBytes(stage.expertBytes)})` : ""}, KV cache ${showBytes(stage.kvBytes)}: ${holds(stage)}`]);
   if (rows.length <= SHOWN_STAGES) return rows;
   return [...rows.slice(0, SHOWN_STAGES - 2), ["  ...", `${rows.length - SHOWN_STAGES + 1} more`], rows.at(-1)!];
 }
@@ -38,8 +38,14 @@ function routingRows({ from, placement, traces, tokens, shardsPerTokenAndLayer, 
   ];
 }
 
+function insteadRows(other: PlanDocument["experts"]["instead"]): [string, string][] {
+  if (other === null) return [];
+  const { in: where, isolates, frames, hops, regionTokensPerSecond: speeds, dollarsPerMillionTokens: prices } = other;
+  return [["  instead", `--experts ${where}: ${oneOf(isolates, "isolate")}; a token takes ${figure(frames)} frames and ${oneOf(hops, "hop")}; ${speeds.map(figure).join(" / ")} tokens/s of all, ${prices.map(dollars).join(" / ")} a million`]];
+}
+
 export function planText(plan: PlanDocument): string {
-  const { model, asked, routing, bytes, isolates, lanes, shards, traffic, speed } = plan;
+  const { model, asked, routing, bytes, isolates, lanes, experts, shards, traffic, speed } = plan;
   const inRegions = isolates.deployments > 1;
   const setBy = lanes.stages.length === 1 ? "" : lanes.stagesSetBy === "kv" ? `; the KV cache sets their number, the trunk alone needs ${lanes.stagesForWeights}` : "; the trunk's weights set their number";
   const rows: [string, string][] = [
@@ -54,8 +60,9 @@ export function planText(plan: PlanDocument): string {
     ["lanes", `${lanes.lanes}, each of ${oneOf(lanes.stages.length, "stage")}${setBy}`],
     ...stageRows(lanes.stages),
     ["  tokens", `${lanes.residentTokensPerLane} resident in a lane at most; ${oneOf(lanes.streamsPerLane, "stream")} of ${asked.contextTokens} asked for`],
-    ["shards", shards.shards === 0 ? "none: a dense model" : `${shards.shards}, ${shards.isSliced ? "experts cut into segments, since one exceeds an isolate" : "whole experts"}; ${showBytes(shards.smallestBytes)} to ${showBytes(shards.largestBytes)} each`
+    ["shards", shards.shards === 0 ? (experts.in === "stages" ? "none: each stage holds the experts of its layers, and nothing is sent for them" : "none: a dense model") : `${shards.shards}, ${shards.isSliced ? "experts cut into segments, since one exceeds an isolate" : "whole experts"}; ${showBytes(shards.smallestBytes)} to ${showBytes(shards.largestBytes)} each`
       + (asked.replicas > 1 ? `, every segment on ${asked.replicas} of them` : "") + (shards.hotCopies > 0 ? `, ${shards.hotCopies} more copies (${showBytes(shards.hotBytes)}) of the experts asked most` : "")],
+    ...insteadRows(experts.instead),
     ["", ""],
     ...(shards.shards === 0 ? [] : routingRows(routing)),
     ["a token sends", step(traffic.token)],

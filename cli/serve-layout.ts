@@ -26,6 +26,9 @@ export interface ServeLayout {
 export const holdersOf = ({ shards, replicas = 1 }: ServeLayout, shard: number): number[] => Array.from({ length: replicas }, (_, n) => (shard + n) % shards);
 
 /** The scripts of a layout, beside the edge's. */
+/** The variable SHARDS_COUNT, for a plan that the deployment makes by itself: it has one shard at least. A plan that is given may have none. */
+export const evenShards = ({ shards }: Pick<ServeLayout, "shards">): string => String(Math.max(1, shards));
+
 export const scriptsOfLayout = ({ isolate = "class", shards, processes, replicas = 1, scripts = shards, stages = [], lanes = 1 }: ServeLayout, edge: string): FleetScript[] =>
   fleetScripts({ isolate, edge, shards, replicas, scripts, nStages: Math.max(1, stages.length), lanes, processes });
 
@@ -36,7 +39,7 @@ export function requireLayout(layout: ServeLayout): void {
   if (isolate === "script" && scripts < shards) throw new Error(`--scripts ${scripts} leaves ${scripts} scripts for ${shards} shards; with --isolate script each has its own, so ask for at least ${shards}.`);
   const nHeld = Math.max(shards, isolate === "script" ? scripts : 0, heldStages({ nStages: Math.max(1, stages.length), lanes }));
   if (nOthers > nHeld) throw new Error(`--processes ${processes} leaves ${nOthers} processes for ${shards} shards; ask for more shards or for at most ${nHeld + 1} processes.`);
-  if (replicas > shards) throw new Error(`--replicas ${replicas} asks for each expert on ${replicas} shards, and there are ${shards}; ask for more --shards or for at most ${shards} replicas.`);
+  if (replicas > Math.max(1, shards)) throw new Error(`--replicas ${replicas} asks for each expert on ${replicas} shards, and there are ${shards}; ask for more --shards or for at most ${shards} replicas.`);
   if (nOthers === 0) return;
   const meeting = holdersThatMeet(layout);
   if (meeting === null) return;

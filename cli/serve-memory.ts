@@ -6,7 +6,7 @@ import { tenantBytes } from "../durable/isolate.ts";
 import { LIMITS, type Limits } from "../durable/limits.ts";
 import { kvBytes, maxSegmentsOf, orchestratorMemory, pageBytes, plannedBytes, shardMemory, type PlannedPack } from "../durable/memory-plan.ts";
 import { maxChunkTokens } from "../durable/protocol.ts";
-import { expertTable, makePlan } from "../fleet/plan.ts";
+import { expertTable, makePlan, type PlannedRange } from "../fleet/plan.ts";
 import { MAX_ROUNDS } from "../model/experts.ts";
 import { KV_BLOCK } from "../model/kernels.ts";
 import { wholeModel } from "../model/stage-span.ts";
@@ -29,7 +29,7 @@ export interface ServeMemory {
 }
 
 export function serveMemory(pack: PlannedPack & { readonly contextLength: number }, layout: ServeLayout): ServeMemory {
-  const { shards, processes, lanes = 1 } = layout;
+  const { processes, lanes = 1 } = layout;
   const { config } = pack;
   const roundTokens = maxChunkTokens({ topK: config.router.topK, maxSegments: maxSegmentsOf(pack), hidden: config.hiddenSize, activations: pack.activations });
   const scripts = scriptsOfLayout(layout, "");
@@ -40,8 +40,7 @@ export function serveMemory(pack: PlannedPack & { readonly contextLength: number
     const kv = stages.length === 1 ? kvBytes(pack, pack.contextLength) : Math.ceil(pack.contextLength / KV_BLOCK) * pageBytes(pack, span.layers[1] - span.layers[0]);
     return plannedBytes(orchestratorMemory(pack, { stepTokens, roundTokens, ranges, span }, LIMITS)) + kv;
   });
-  const plan = makePlan(expertTable(pack), shards);
-  const held = layout.slots ?? plan.slots.map((_, shard) => plan.slots.flatMap((slots, own) => (holdersOf(layout, own).includes(shard) ? slots : [])));
+  const held = layout.slots ?? evenSlots(pack, layout);
   const shardBytes = held.map((slots) => (slots.length === 0 ? 0 : plannedBytes(shardMemory(pack, slots, LIMITS))));
 
   // Objects of one script share an isolate here, and with it a memory; -1 is the edge's.
@@ -59,6 +58,12 @@ export function serveMemory(pack: PlannedPack & { readonly contextLength: number
   const processBytes = Array.from({ length: processes }, (_, number) => Math.max(RESERVED_BYTES, ...[...isolates.values()].filter(({ process }) => process === number).map(({ bytes }) => bytes)));
   const trunkBytes = Math.max(...stageBytes);
   return { trunkBytes, shardBytes, processBytes, isolateMib: Math.ceil((Math.max(trunkBytes, ...shardBytes) + LIMITS.inFlightBytes) / MIB) };
+}
+
+/** Of each shard, where the experts are spread evenly. */
+function evenSlots(pack: PlannedPack, layout: ServeLayout): PlannedRange[][] {
+  const { slots } = makePlan(expertTable(pack), layout.shards);
+  return slots.map((_, shard) => slots.flatMap((own, first) => (holdersOf(layout, first).includes(shard) ? own : [])));
 }
 
 const mib = (bytes: number): string => `${(bytes / MIB).toFixed(1)} MiB`;

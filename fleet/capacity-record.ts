@@ -10,11 +10,11 @@ export interface RecordedCapacity extends Pick<FleetPlan, "packId" | "packHash" 
 }
 
 /** Throws RangeError naming the field that no record can hold. */
-export function recordOfCapacity(plan: Pick<CapacityPlan, "stages" | "lanes" | "experts">, { regionOf, packId, packHash, fleet, jurisdiction }: RecordedCapacity): FleetPlan {
+export function recordOfCapacity(plan: Pick<CapacityPlan, "stages" | "stageSlots" | "lanes" | "experts">, { regionOf, packId, packHash, fleet, jurisdiction }: RecordedCapacity): FleetPlan {
   return parseFleetPlan({
     version: FLEET_PLAN_VERSION, packId, packHash, fleet, epoch: 1,
     shards: plan.experts.slots.map((slots, shard) => ({ slots, region: regionOf(shard) })),
-    stages: plan.stages.map(({ embeddingRows, layers, headRows }) => ({ embeddingRows, layers, headRows, slots: [] })),
+    stages: plan.stages.map(({ embeddingRows, layers, headRows }, stage) => ({ embeddingRows, layers, headRows, slots: plan.stageSlots[stage]! })),
     lanes: plan.lanes, jurisdiction,
   });
 }

@@ -72,14 +72,15 @@ export function stepSpeed(pack: CapacityPack, plan: Pick<CapacityPlan, "stages" 
   const expertBytes = pack.experts.reduce((sum, expert) => sum + ffnBytes(expert), 0) / nExperts;
   const of = { expertBytes, expertParameters: plan.parameters.ofOneExpert };
   const layers = traffic.layers.map((layer) => ({ layer: layer.layer, frames: layer.frames, ...shardMs(layer, of, rates) }));
-  const waits = layers.map(({ slowest, frames }) => slowest + rates.roundTripMs + frames * rates.sendMs);
+  const waits = layers.map(({ slowest, frames }) => slowest + (frames > 0 ? rates.roundTripMs : 0) + frames * rates.sendMs);
   const expertsMs = layers.reduce((sum, { slowest }) => sum + slowest, 0);
   const messagesMs = traffic.hops * rates.roundTripMs / 2 + (traffic.expertFrames + traffic.ringFrames) * rates.sendMs;
   const own = trunkMs + attentionMs;
-  const allStages = plan.stages.reduce((sum, { weightBytes }) => sum + weightBytes, 0);
-  const stageMs = plan.stages.map((stage) => own * stage.weightBytes / allStages
+  const trunkOf = ({ weightBytes, expertBytes }: CapacityPlan["stages"][number]): number => weightBytes - expertBytes;
+  const allStages = plan.stages.reduce((sum, stage) => sum + trunkOf(stage), 0);
+  const stageMs = plan.stages.map((stage) => own * trunkOf(stage) / allStages
     + waits.reduce((sum, ms, i) => sum + (layers[i]!.layer >= stage.layers[0] && layers[i]!.layer < stage.layers[1] ? ms : 0), 0));
-  return { stepMs: trunkMs + attentionMs + expertsMs + messagesMs, trunkMs, attentionMs, expertsMs, messagesMs, busiestStageMs: Math.max(...stageMs), shardComputeMs: layers.reduce((sum, { all }) => sum + all, 0) };
+  return { stepMs: trunkMs + attentionMs + expertsMs + messagesMs, trunkMs, attentionMs, expertsMs, messagesMs, busiestStageMs: Math.max(...stageMs), shardComputeMs: layers.reduce((sum, { all, frames }) => sum + (frames > 0 ? all : 0), 0) };
 }
 
 export interface Throughput {

@@ -1,16 +1,22 @@
-// How many isolates a pack's trunk and KV cache take as a ring of stages, and what each holds: rows of the embedding, layers [a, b), rows of the head.
-// Owns the cut: in the order embedding, layers, head, each isolate takes as much as fits, which is the fewest there can be in that order.
+// How many isolates a pack's trunk and KV cache take as a ring of stages, and what each holds: rows of the embedding, layers [a, b) with or without their experts, rows of
+// the head. Owns the cut: in the order embedding, layers, head, each isolate takes as much as fits, which is the fewest there can be in that order.
 // Refuses where one layer with one page of KV cache fits no isolate. With one stage the bytes are those of durable/memory-plan.ts; a test holds both to it.
 
 import { latentDim } from "../model/config.ts";
 import { engineRegions } from "../model/engine-regions.ts";
 import { allocatedBytes } from "../model/heap.ts";
 import { KV_BLOCK, kvPageBytes } from "../model/kernels.ts";
+import { runnerRegions } from "../model/local-experts.ts";
 import { VOCABULARY_BLOCK_ROWS, type Span, type StageSpan } from "../model/stage-span.ts";
 import { type CapacityBlob, type CapacityLimits, type CapacityPack, CapacityPlanError, layerOf, mib, mostSegments, roomBytes, rowBytes } from "./capacity-pack.ts";
 
+/** Who holds the experts: shards, or the stages those of their own layers. */
+export type ExpertsIn = "shards" | "stages";
+
 export interface StageCapacity extends StageSpan {
+  /** Its experts' among them. */
   readonly weightBytes: number;
+  readonly expertBytes: number;
   readonly scratchBytes: number;
   readonly frameBytes: number;
   readonly kvBytes: number;
@@ -35,12 +41,17 @@ export class TrunkCut {
   readonly #layerBlobs: readonly (readonly CapacityBlob[])[];
   /** Bytes of layers 0 to n. */
   readonly #layerSums: readonly number[];
+  /** Of them, the experts'; none where shards hold them. */
+  readonly #expertBlobs: readonly (readonly CapacityBlob[])[];
   /** Widest segment of each layer's dense part or shared expert. */
   readonly #sharedWidths: readonly number[];
+  /** And of the experts that its stage holds. */
+  readonly #expertWidths: readonly number[];
   readonly #maxSegments: number;
 
-  constructor(pack: CapacityPack, limits: CapacityLimits) {
+  constructor(pack: CapacityPack, limits: CapacityLimits, expertsIn: ExpertsIn) {
     const { config } = pack;
+    const held = expertsIn === "stages" ? pack.experts : [];
     this.#pack = pack;
     this.ropeBytes = pack.blobs["rope"]!.bytes;
     this.#limits = limits;
@@ -53,14 +64,21 @@ export class TrunkCut {
       const layer = layerOf(name);
       if (layer !== null) layers[layer]!.push(blob);
     }
-    for (const { layer, segments } of pack.shared) layers[layer]!.push(...segments);
+    const experts: CapacityBlob[][] = layers.map(() => []);
+    for (const { layer, segments } of held) experts[layer]!.push(...segments);
+    for (const { layer, segments } of [...pack.shared, ...held]) layers[layer]!.push(...segments);
     this.#layerBlobs = layers;
+    this.#expertBlobs = experts;
     const sums = [0];
     for (const blobs of layers) sums.push(sums.at(-1)! + blobs.reduce((sum, { bytes }) => sum + allocatedBytes(bytes), 0));
     this.#layerSums = sums;
-    const widths = new Array<number>(config.nLayers).fill(0);
-    for (const { layer, segments } of pack.shared) for (const { start, end } of segments) widths[layer] = Math.max(widths[layer]!, end - start);
-    this.#sharedWidths = widths;
+    const widthsOf = (of: CapacityPack["shared"]): number[] => {
+      const widths = new Array<number>(config.nLayers).fill(0);
+      for (const { layer, segments } of of) for (const { start, end } of segments) widths[layer] = Math.max(widths[layer]!, end - start);
+      return widths;
+    };
+    this.#sharedWidths = widthsOf(pack.shared);
+    this.#expertWidths = widthsOf(held);
   }
 
   /** What places [from, to) hold. */
@@ -81,6 +99,8 @@ export class TrunkCut {
     const regions = engineRegions(config, {
       nTokens: this.#limits.roundTokens, maxSegments: this.#maxSegments, sharedSegmentWidth: Math.max(0, ...this.#sharedWidths.slice(firstLayer, endLayer)), span: spans,
     });
+    const expertWidth = Math.max(0, ...this.#expertWidths.slice(firstLayer, endLayer));
+    const runner: Readonly<Record<string, number>> = expertWidth === 0 ? {} : runnerRegions(config.hiddenSize, expertWidth, this.#limits.roundTokens);
     const [pages, nLayers] = [Math.ceil(resident.contextTokens / KV_BLOCK), endLayer - firstLayer];
     // A stage of a ring has one table for each entry of a step; an orchestrator alone one for each request, as long as it needs.
     const isAlone = from === 0 && to === this.nPlaces;
@@ -90,7 +110,8 @@ export class TrunkCut {
       ...spans,
       weightBytes: exact ? uniqueBytes([...this.#outsideLayers(spans), ...this.#layerBlobs.slice(firstLayer, endLayer).flat()])
         : allBytes(this.#outsideLayers(spans)) + this.#layerSums[endLayer]! - this.#layerSums[firstLayer]!,
-      scratchBytes: Object.values(regions).reduce((sum, bytes) => sum + (bytes === 0 ? 0 : allocatedBytes(bytes)), 0),
+      expertBytes: exact ? uniqueBytes(this.#expertBlobs.slice(firstLayer, endLayer).flat()) : allBytes(this.#expertBlobs.slice(firstLayer, endLayer).flat()),
+      scratchBytes: [...Object.values(regions), ...Object.values(runner)].reduce((sum, bytes) => sum + (bytes === 0 ? 0 : allocatedBytes(bytes)), 0),
       frameBytes: nLayers === 0 ? 0 : allocatedBytes(this.#limits.frameBytes),
       kvBytes: nLayers === 0 ? 0 : resident.streams * pages * pageBytes + tableBytes,
     };
@@ -152,8 +173,8 @@ export interface LaneCapacity {
  * The fewest isolates that hold the trunk and the KV cache of `wanted`, in lanes of equal stages. Throws CapacityPlanError where none can: one layer with a
  * page of KV cache, or with one request of the whole context, does not fit an isolate.
  */
-export function planLanes(pack: CapacityPack, limits: CapacityLimits, wanted: ResidentStreams): LaneCapacity {
-  const [cut, room] = [new TrunkCut(pack, limits), roomBytes(limits)];
+export function planLanes(pack: CapacityPack, limits: CapacityLimits, wanted: ResidentStreams, expertsIn: ExpertsIn = "shards"): LaneCapacity {
+  const [cut, room] = [new TrunkCut(pack, limits, expertsIn), roomBytes(limits)];
   const forWeights = cutStages(cut, room, ONE_PAGE);
   if (forWeights === null) throw new CapacityPlanError(whyNot(cut, limits, ONE_PAGE, "one page of KV cache (32 tokens)"));
   let best: { lanes: number; streamsPerLane: number; nStages: number } | null = null;
@@ -190,7 +211,7 @@ function whyNot(cut: TrunkCut, limits: CapacityLimits, resident: ResidentStreams
   }
   const { layers: [layer, end], embeddingRows, headRows } = most;
   const rows = embeddingRows[1] > embeddingRows[0] ? embeddingRows : headRows;
-  const what = end > layer ? `Layer ${layer} alone takes ${mib(most.weightBytes)} of weights (${mib(cut.ropeBytes)} of it the rotation table of the whole context), and ${cacheWords} takes ${mib(most.kvBytes)} more in it`
+  const what = end > layer ? `Layer ${layer} ${most.expertBytes > 0 ? "with its experts" : "alone"} takes ${mib(most.weightBytes)} of weights (${mib(cut.ropeBytes)} of it the rotation table of the whole context), and ${cacheWords} takes ${mib(most.kvBytes)} more in it`
     : `Rows ${rows[0]} to ${rows[1]} of the vocabulary alone take ${mib(most.weightBytes)} of weights`;
   return `${what}; with working memory of ${mib(most.scratchBytes)} and a frame of ${mib(most.frameBytes)} that is ${mib(stageBytes(most))}, but an isolate of ${mib(limits.isolateBytes)} has `
     + `${mib(roomBytes(limits))} for an object. Give more --memory or a shorter --context, or pack with fewer bits.`;

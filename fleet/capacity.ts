@@ -4,7 +4,8 @@
 
 import { type CapacityLimits, type CapacityPack, CapacityPlanError, kvBytesPerToken, packBytes, type PackBytes, type ParameterCounts, parameterCounts } from "./capacity-pack.ts";
 import { planShards, shardBytes, type ShardsCapacity, type ShardsWish } from "./capacity-shards.ts";
-import { type LaneCapacity, planLanes, stageBytes } from "./capacity-stages.ts";
+import { type ExpertsIn, type LaneCapacity, planLanes, stageBytes } from "./capacity-stages.ts";
+import { expertTable, makePlan, type PlannedRange } from "./plan.ts";
 
 export interface CapacityWish extends ShardsWish {
   readonly contextTokens: number;
@@ -14,6 +15,8 @@ export interface CapacityWish extends ShardsWish {
   readonly regions: readonly string[];
   /** What a region has: a deployment of its own, or its turns of one deployment's shards, whose stages are all in the first. */
   readonly regionHolds: "deployment" | "turns of shards";
+  /** With "stages" every lane has experts of its own, and nothing is sent for them. */
+  readonly expertsIn: ExpertsIn;
 }
 
 export interface CapacityPlan extends LaneCapacity {
@@ -21,6 +24,8 @@ export interface CapacityPlan extends LaneCapacity {
   readonly parameters: ParameterCounts;
   readonly kvBytesPerToken: number;
   readonly experts: ShardsCapacity;
+  /** Of each stage, the experts that it computes itself. */
+  readonly stageSlots: readonly (readonly PlannedRange[])[];
   /** What asks for the most stages: a trunk that is too large alone, or the KV cache beside it. */
   readonly stagesSetBy: "weights" | "kv";
   readonly isolatesPerDeployment: number;
@@ -38,17 +43,31 @@ export function planCapacity(pack: CapacityPack, limits: CapacityLimits, wish: C
   if (wish.contextTokens > pack.contextLength) {
     throw new CapacityPlanError(`A context of ${wish.contextTokens} tokens was asked for; ${pack.id} has positions for ${pack.contextLength}.`);
   }
-  const lane = planLanes(pack, limits, wish);
-  const experts = placed ?? planShards(pack, limits, wish);
+  if (wish.expertsIn === "stages") expectNoShards(pack, wish);
+  const lane = planLanes(pack, limits, wish, wish.expertsIn);
+  const experts = wish.expertsIn === "stages" ? NO_SHARDS : placed ?? planShards(pack, limits, wish);
   const held = experts.shards.filter(({ weightBytes }) => weightBytes > 0);
   const isolatesPerDeployment = lane.lanes * lane.stages.length + held.length;
   const deployments = wish.regionHolds === "deployment" ? Math.max(1, wish.regions.length) : 1;
   const sum = (bytes: readonly number[]): number => bytes.reduce((a, b) => a + b, 0);
   return {
-    ...lane, experts, isolatesPerDeployment, bytes: packBytes(pack), parameters: parameterCounts(pack.config), kvBytesPerToken: kvBytesPerToken(pack),
+    ...lane, experts, stageSlots: lane.stages.map(({ layers }) => (wish.expertsIn === "stages" ? wholeLayers(pack, layers) : [])), isolatesPerDeployment, bytes: packBytes(pack), parameters: parameterCounts(pack.config), kvBytesPerToken: kvBytesPerToken(pack),
     stagesSetBy: lane.stages.length > lane.stagesForWeights ? "kv" : "weights",
     isolates: deployments * isolatesPerDeployment,
     largestIsolateBytes: Math.max(...lane.stages.map(stageBytes), ...held.map(shardBytes)),
     plannedBytes: deployments * (lane.lanes * sum(lane.stages.map(stageBytes)) + sum(held.map(shardBytes))),
   };
+}
+
+const NO_SHARDS: ShardsCapacity = Object.freeze({ plan: makePlan([], 1), slots: [], isSliced: false, shards: [] });
+
+/** All experts of layers [from, end). */
+const wholeLayers = (pack: CapacityPack, [from, end]: readonly [number, number]): PlannedRange[] =>
+  expertTable(pack).filter(({ layer }) => layer >= from && layer < end).map(({ layer, expert, segmentBytes }) => ({ layer, expert, segments: [0, segmentBytes.length] }));
+
+/** What only shards can have. */
+function expectNoShards(pack: CapacityPack, { nShards, replicas, spareBytes, regionHolds }: CapacityWish): void {
+  if (pack.experts.length === 0) throw new CapacityPlanError(`${pack.id} is a dense model: it has no experts for its stages to hold.`);
+  const asked = nShards !== null ? `${nShards} shards` : replicas > 1 ? `${replicas} replicas` : spareBytes > 0 ? "room for replicas" : regionHolds === "turns of shards" ? "shards over several regions" : null;
+  if (asked !== null) throw new CapacityPlanError(`The experts are to be held by the stages, which leaves no shards, and ${asked} were asked for too; expected one or the other.`);
 }

@@ -48,7 +48,7 @@ export interface StepTraffic {
   readonly ringFrames: number;
   /** Of those, what each stage receives. */
   readonly ringReceived: readonly number[];
-  /** Messages one after the other until the token is drawn: two for each layer with experts, and the ring. */
+  /** Messages one after the other until the token is drawn: two for each layer whose experts are elsewhere, and the ring. */
   readonly hops: number;
   readonly expertBytes: number;
   readonly ringBytes: number;
@@ -110,12 +110,20 @@ export function evenTraffic(shape: ExpertTrafficShape, plan: Pick<Plan, "slots" 
   });
 }
 
+/** The same where each stage holds the experts of its layers: nothing is sent, and a layer waits for all that its tokens chose. */
+export function ownTraffic({ config }: Pick<ExpertTrafficShape, "config">, tokens: number): LayerTraffic[] {
+  const { nExperts, router: { topK } } = config;
+  const read = nExperts * (1 - (1 - topK / nExperts) ** tokens);
+  return moeLayersOf(config).map((layer) => (
+    { layer, touchChance: new Float64Array(0), frames: 0, expertsRead: Float64Array.of(read), expertTokens: Float64Array.of(tokens * topK), busiestExperts: topK, bytes: 0 }));
+}
+
 /** Frames, hops and bytes of one step of `tokens` in one lane; `outputs` of them have their next token drawn. */
 export function stepTraffic(config: ModelConfig, stages: readonly StageCapacity[], step: { readonly tokens: number; readonly outputs: number }, sizes: FrameSizes, experts: ExpertTraffic): StepTraffic {
   const layers = experts(step.tokens);
   const ring = ringTraffic(config, stages, step, sizes);
   return {
-    tokens: step.tokens, layers, ringFrames: ring.frames, ringReceived: ring.received, ringBytes: ring.bytes, hops: 2 * layers.length + ring.hops,
+    tokens: step.tokens, layers, ringFrames: ring.frames, ringReceived: ring.received, ringBytes: ring.bytes, hops: 2 * layers.filter(({ frames }) => frames > 0).length + ring.hops,
     expertFrames: layers.reduce((sum, { frames }) => sum + frames, 0), expertBytes: layers.reduce((sum, { bytes }) => sum + bytes, 0),
   };
 }

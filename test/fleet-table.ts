@@ -1,23 +1,25 @@
 // `node test/fleet-table.ts`: the seconds that planning each release takes, for docs/models.md. Owns the fleet's table of that page, which test/models-table.ts puts
 // there: what `workers-moe plan --quant q4 --streams 4` says. Refuses measured figures in the table: a test compares it.
 
-import { planDocument, type PlanDocument } from "../cli/plan-document.ts";
+import type { PlanDocument } from "../cli/plan-document.ts";
+import { planUntraced } from "../cli/plan-fleet.ts";
 import { plannedConfig } from "../cli/plan-model.ts";
 import { LIMITS } from "../durable/limits.ts";
 import { type Release, RELEASES, releaseConfig } from "./support/release-configs.ts";
 
-export const planOf = (release: Release): PlanDocument => planDocument(plannedConfig(release, releaseConfig(release), { quant: "q4" }),
-  { isolateBytes: LIMITS.isolateBytes, streams: 4, nShards: null, replicas: 1, spareBytes: 0, regions: [], regionHolds: "deployment", placement: "contiguous" }).document;
+export const planOf = (release: Release): PlanDocument => planUntraced(plannedConfig(release, releaseConfig(release), { quant: "q4" }), {
+  isolateBytes: LIMITS.isolateBytes, streams: 4, nShards: null, replicas: 1, spareBytes: 0, regions: [], regionHolds: "deployment", placement: null, expertsIn: null,
+}).document;
 
 const billions = (n: number): string => (n / 1e9).toFixed(2);
 
 export const fleetTable = (): string => [
   ["model", "parameters, of a token (1e9)", "lanes x stages (set by)", "shards", "isolates", "frames, hops per token", "resident tokens per lane"], new Array<string>(7).fill("---"),
   ...RELEASES.map((release) => {
-    const { model, lanes, shards, isolates, traffic: { token } } = planOf(release);
+    const { model, lanes, experts, shards, isolates, traffic: { token } } = planOf(release);
     return [
       release, `${billions(model.parameters)}, ${billions(model.activeParameters)}`, `${lanes.lanes} x ${lanes.stages.length} (${lanes.stagesSetBy === "kv" ? "KV cache" : "weights"})`,
-      `${shards.shards}${shards.isSliced ? ", experts cut" : ""}`, isolates.all, `${(token.expertFrames + token.ringFrames).toFixed(0)}, ${token.hops}`, lanes.residentTokensPerLane,
+      experts.in === "stages" ? "none, experts in the stages" : `${shards.shards}${shards.isSliced ? ", experts cut" : ""}`, isolates.all, `${(token.expertFrames + token.ringFrames).toFixed(0)}, ${token.hops}`, lanes.residentTokensPerLane,
     ];
   }),
 ].map((row) => `| ${row.join(" | ")} |\n`).join("");

@@ -63,7 +63,8 @@ function memoryCell({ weightBytes }: ShardSight, limitBytes: number | null): Cel
 
 export function shardTable({ shards, limitBytes, directory }: FleetSight): Node[] {
   const heading = element("h2", "", "Shards ");
-  if (shards.length === 0) return [heading, element("p", "hint", "None yet: they appear when the model wakes.")];
+  const saying = directory?.plan == null ? "None yet: they appear when the model wakes." : "None: the experts lie with their layers, in the orchestrator and its stages.";
+  if (shards.length === 0) return [heading, element("p", "hint", saying)];
   const shown = shards.filter(({ state }) => state !== "at rest");
   const nResting = shards.length - shown.length;
   const jurisdiction = directory?.plan?.jurisdiction ?? null;

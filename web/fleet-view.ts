@@ -110,7 +110,8 @@ function wishState({ directory, region }: FleetSight): WishState {
   const plan = directory?.plan ?? null;
   const [shards, replicas] = [plan?.shards.filter(({ segments }) => segments > 0).length ?? 0, Math.max(1, plan?.copies[0] ?? 1)];
   const barred = directory === null ? "The directory, which owns the plan, cannot be reached, or this deployment has none. Replies go on by the plan there is; it cannot be changed."
-    : plan === null ? "There is no plan yet: the model brings one when it wakes." : null;
+    : plan === null ? "There is no plan yet: the model brings one when it wakes."
+    : plan.shards.length === 0 ? "Nothing lies on shards: the orchestrator and its stages hold the experts of their layers, and stay as they are." : null;
   return { shards: directory?.change?.shards[1] ?? shards, replicas, region, barred, waits: directory?.change == null ? null : "One change at a time: the one under way has to end first." };
 }
 
@@ -181,7 +182,7 @@ function facts({ directory, region, lanes, shards }: FleetSight): HTMLElement {
   const expertBytes = shards.reduce((sum, { weightBytes }) => sum + weightBytes, 0);
   const nHolding = shards.filter(({ state }) => state !== "at rest").length;
   add(region === null ? "Plan in force" : `Plan in force in ${placeOf(region)[0]}`, epoch === null ? "–" : `Epoch ${epoch}`,
-    epoch === null ? "none yet" : [counted(nHolding, "shard"), ...(plan === null ? [] : [copies]), ...(expertBytes === 0 ? [] : [`${byteSize(expertBytes)} of experts`])].join(", "));
+    epoch === null ? "none yet" : [plan?.shards.length === 0 ? "no shards" : counted(nHolding, "shard"), ...(plan === null || plan.shards.length === 0 ? [] : [copies]), ...(expertBytes === 0 ? [] : [`${byteSize(expertBytes)} of experts`])].join(", "));
   const [active, queued] = (["active", "queued"] as const).map((of) => lanes.reduce((sum, { status: one }) => sum + (one?.generations[of] ?? 0), 0));
   add("Replies being written", count(active!), queued === 0 ? "none waiting" : `${count(queued!)} waiting`);
   const busiest = directory?.load.toSorted((a, b) => b.timesMean - a.timesMean)[0];

@@ -15,6 +15,7 @@ import { positiveInteger } from "../positive-integer.ts";
 import { PLAN_FILE, readPlan } from "../read-plan.ts";
 import { scriptVars, type ConfigWishes } from "../script-configs.ts";
 import { assembleAssets, buildProgram, linkOrCopy, ROOT } from "../setup.mjs";
+import { evenShards } from "../serve-layout.ts";
 
 /** What a script may use of the platform, said rather than left to its defaults (2026-11): CPU time of a message or request, and reads and calls of an invocation. */
 const CPU_MS = 30_000;
@@ -77,7 +78,7 @@ async function deploy(packFolder: string, options: DeployOptions): Promise<void>
     bucket, strategy: STRATEGY, limits: { subrequests: SUBREQUESTS, ...base.limits, cpu_ms: base.limits?.cpu_ms ?? CPU_MS },
     mains: { edge: pathTo(join(ROOT, base.main)), held: pathTo(join(ROOT, "worker", "shard-script.ts")) }, assets: { edge: pathTo(assets.edge), held: pathTo(assets.held) },
     vars: {
-      PACK_ID: manifest.id, PACK_SOURCE: bucket === null ? "assets" : "r2", SHARDS_COUNT: String(made.layout.shards), REPLICAS: String(options.replicas),
+      PACK_ID: manifest.id, PACK_SOURCE: bucket === null ? "assets" : "r2", SHARDS_COUNT: evenShards(made.layout), REPLICAS: String(options.replicas),
       // Scripts never share an isolate, so the ledger need not put up with it.
       ...(options.isolate === "script" ? { ISOLATES: "strict" } : {}), ...(plan === null ? {} : { PLAN_FILE, FLEET: plan.fleet }),
     },

@@ -6,6 +6,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { LIMITS } from "../../durable/limits.ts";
 import { type Quant, QUANTS } from "../../formats/pack-formats.ts";
 import { CapacityPlanError } from "../../fleet/capacity-pack.ts";
+import type { ExpertsIn } from "../../fleet/capacity-stages.ts";
 import { PLACEMENT_MODES, type PlacementMode } from "../../fleet/placement.ts";
 import { isLocationHint, LOCATION_HINTS } from "../../fleet/regions.ts";
 import { fleetRecord, type FleetRequest, planFleet } from "../plan-fleet.ts";
@@ -72,6 +73,7 @@ interface PlanOptions {
   readonly splitRegions?: boolean;
   readonly quant?: Quant;
   readonly trace?: readonly string[];
+  readonly experts?: ExpertsIn;
   readonly placement?: PlacementMode;
   readonly replicas: number;
   readonly replicaBudget?: number;
@@ -102,6 +104,7 @@ export function register(program: Command): void {
     .addOption(new Option("--quant <format>", `of a model that is not packed (default: ${DEFAULT_QUANT}); source: by the types of its tensors`).choices(QUANTS))
     .addOption(new Option("--trace <file>", "routing of real tokens (workers-moe trace): frames, loads and placement by it; may be given several times").argParser((file: string, before: string[] | undefined) => [...(before ?? []), file]))
     .addOption(new Option("--placement <mode>", "of experts on shards (default: joint with a trace, contiguous without)").choices(PLACEMENT_MODES))
+    .addOption(new Option("--experts <where>", "shards: apart from the trunk; stages: each with the layers it belongs to (default: stages where a token then takes fewer hops)").choices(["shards", "stages"]))
     .addOption(new Option("--replicas <n>", "shards that hold each segment").argParser(replicaCount).default(1))
     .addOption(new Option("--replica-budget <size>", "of all shards together, for copies of the experts that the trace asks most").argParser(sizeInBytes))
     .option("--out <file>", "write the plan of a pack as the record that a fleet begins with (docs/formats.md)")
@@ -115,7 +118,7 @@ export function register(program: Command): void {
       if (options.splitRegions === true && regions.length < 2) throw new CapacityPlanError(`--split-regions spreads shards over several --regions; ${regions.length} given.`);
       const request: FleetRequest = {
         isolateBytes: options.memory, streams: options.streams, nShards: options.shards ?? null, regions, regionHolds: options.splitRegions === true ? "turns of shards" : "deployment",
-        replicas: options.replicas, spareBytes: options.replicaBudget ?? 0, traces, placement: options.placement ?? null, kernelGbPerSecond: options.kernelGbPerS, roundTripMs: options.roundTripMs,
+        replicas: options.replicas, spareBytes: options.replicaBudget ?? 0, traces, placement: options.placement ?? null, expertsIn: options.experts ?? null, kernelGbPerSecond: options.kernelGbPerS, roundTripMs: options.roundTripMs,
       };
       const { plan, document } = await planFleet(model, request);
       if (options.out !== undefined) writeWhole(options.out, `${JSON.stringify(fleetRecord(model, plan, request, options.fleet))}\n`);

@@ -15,7 +15,7 @@ import { startProcess, writeConfigs, type Deployment } from "../local-cluster.ts
 import { freePort, HOST, portNumber, requireFreePort } from "../local-ports.ts";
 import { positiveInteger } from "../positive-integer.ts";
 import { PLAN_FILE, readPlan } from "../read-plan.ts";
-import { requireLayout, scriptsOfLayout, type ServeLayout } from "../serve-layout.ts";
+import { evenShards, requireLayout, scriptsOfLayout, type ServeLayout } from "../serve-layout.ts";
 import { liftedNotice, MOST_ISOLATE_MIB, requireServeMemory } from "../serve-memory.ts";
 import { assembleAssets, buildProgram, ROOT } from "../setup.mjs";
 import { ShardProcess, type RunningProcess } from "../shard-process.ts";
@@ -93,7 +93,7 @@ async function serve(packFolder: string, options: ServeOptions): Promise<void> {
   const at: Deployment = {
     id, assets, envFile, work, scripts: scriptsOfLayout(layout, "workers-moe"), isLifted: options.isolateMib !== undefined,
     vars: {
-      SHARDS_COUNT: String(layout.shards), REPLICAS: String(layout.replicas ?? 1), ISOLATES: options.isolates,
+      SHARDS_COUNT: evenShards(layout), REPLICAS: String(layout.replicas ?? 1), ISOLATES: options.isolates,
       ...(plan === null ? {} : { PLAN_FILE, FLEET: plan.fleet }),
       ...(options.isolateMib === undefined ? {} : { ISOLATE_MIB: String(options.isolateMib) }),
     },

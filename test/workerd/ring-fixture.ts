@@ -15,15 +15,16 @@ export const RING_VOCAB = 1061;
 
 /**
  * Puts a plan with these stages beside the pack and sets the variables that objects made from now on will read. Experts of all layers are on `nShards` shards, or those of each layer on a shard of
- * their own. Deployments of one pack need a `fleet` each: a fleet has one plan.
+ * their own, or with their layer in its stage, and then there are no shards. Deployments of one pack need a `fleet` each: a fleet has one plan.
  */
-export async function deployRing(pack: MemoryPack, packId: string, spans: readonly StageSpan[], { nShards = 2, lanes = 1, isolates = "shared" as const, isByLayer = false, fleet = packId } = {}): Promise<FleetPlan> {
+export async function deployRing(pack: MemoryPack, packId: string, spans: readonly StageSpan[], { nShards = 2, lanes = 1, isolates = "shared" as const, isByLayer = false, holdsExperts = false, fleet = packId } = {}): Promise<FleetPlan> {
   const { manifest, packHash } = await openPack(pack.source);
   const { config } = manifest;
   const table = expertTable(manifest);
   const record = recordOf(makePlan(table, nShards), { packId, packHash, fleet, nLayers: config.nLayers, vocabSize: config.vocabSize, ownShard: null, regionOf: () => null });
   const byLayer = Array.from({ length: config.nLayers }, (_, of) => ({ region: null, slots: table.filter(({ layer }) => layer === of).map(({ layer, expert, segmentBytes }): PlannedRange => ({ layer, expert, segments: [0, segmentBytes.length] })) }));
-  const plan: FleetPlan = { ...record, ...(isByLayer ? { shards: byLayer } : {}), lanes, stages: spans.map((span): PlannedStage => ({ ...span, slots: [] })) };
+  const stages = spans.map((span): PlannedStage => ({ ...span, slots: holdsExperts ? byLayer.slice(...span.layers).flatMap(({ slots }) => slots) : [] }));
+  const plan: FleetPlan = { ...record, ...(holdsExperts ? { shards: [] } : isByLayer ? { shards: byLayer } : {}), lanes, stages };
   await fleetEnv.PACKS!.put(`packs/${packId}/plan.json`, JSON.stringify(plan));
   deploy({ packId, shards: nShards, isolates });
   Object.assign(env, { PLAN_FILE: "plan.json", FLEET: fleet });

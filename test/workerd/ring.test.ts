@@ -44,6 +44,19 @@ describe("a ring", () => {
     expect(status.stages.every(({ totalBytes }) => totalBytes > 0)).toBe(true);
   });
 
+  it.each([["three", THREE], ["five", FIVE]] as const)("of %s stages that hold the experts of their layers says the same, and sends nothing for them", async (word, spans) => {
+    const { pack, expected } = await packed(`ring-whole-${word}`);
+    const { stages } = await deployRing(pack, `ring-whole-${word}`, spans, { holdsExperts: true });
+    const found = await all(`ring-whole-${word}`);
+    expect(found).toEqual(expected);
+    const { shards, stages: told } = await statusOf(`ring-whole-${word}`);
+    expect(shards).toEqual([]);
+    const experts = stages.slice(1).map(({ slots }) => slots.length > 0);
+    expect(told.map(({ isReady }) => isReady)).toEqual(experts.map(() => true));
+    const end = (await eventsOf(`ring-whole-${word}`, requests[0]!)).at(-1);
+    expect(end).toMatchObject({ type: "end", moe: { frames: 0 } });
+  });
+
   it("goes on where it was when a stage is evicted or reset between two frames", async () => {
     const { pack, expected } = await packed("ring-lost");
     await deployRing(pack, "ring-lost", THREE);

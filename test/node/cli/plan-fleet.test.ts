@@ -10,6 +10,9 @@ import type { PlanDocument } from "../../../cli/plan-document.ts";
 import { planFleet, fleetRecord, type FleetRequest } from "../../../cli/plan-fleet.ts";
 import { openPlannedModel, plannedCheckpoint, type PlannedModel } from "../../../cli/plan-model.ts";
 import { readTraces } from "../../../cli/read-traces.ts";
+import { FolderSource } from "../../../cli/file-source.ts";
+import { evenShards, requireLayout } from "../../../cli/serve-layout.ts";
+import { serveMemory } from "../../../cli/serve-memory.ts";
 import { parseFleetPlan } from "../../../fleet/fleet-plan.ts";
 import { openPack } from "../../../formats/pack-reader.ts";
 import { traceHeaderBytes, type TraceHeader, traceRecords } from "../../../formats/trace.ts";
@@ -31,7 +34,7 @@ function plan(...args: string[]): Promise<{ code: number; stdout: string; stderr
 
 let demo: PlannedModel;
 let [traceA, traceB] = ["", ""];
-const request: FleetRequest = { isolateBytes: 90 * 1024 * 1024, streams: 1, nShards: 4, replicas: 1, spareBytes: 0, regions: [], regionHolds: "deployment", traces: [], placement: null };
+const request: FleetRequest = { isolateBytes: 90 * 1024 * 1024, streams: 1, nShards: 4, replicas: 1, spareBytes: 0, regions: [], regionHolds: "deployment", traces: [], placement: null, expertsIn: "shards" };
 const split = { regions: ["weur", "enam"], regionHolds: "turns of shards" } as const;
 
 /** Tokens that stay with a half of the experts, so that there is something to place. */
@@ -100,6 +103,59 @@ describe("placements", () => {
   it("without a trace there is nothing to place by", async () => {
     await expect(planFleet(demo, { ...request, placement: "joint" })).rejects.toThrow('The placement "joint" is made from routing; give a --trace');
     await expect(planFleet(demo, { ...request, spareBytes: 1 })).rejects.toThrow("give a --trace that says which these are");
+  });
+});
+
+describe("whole layers", () => {
+  const open: FleetRequest = { ...request, nShards: null, expertsIn: null };
+
+  it("are planned where a token then takes fewer hops, and the other way is told beside them", async () => {
+    const [{ document: found, plan: { stageSlots } }, apart] = [await planFleet(demo, open), (await planFleet(demo, { ...open, expertsIn: "shards" })).document];
+    expect([found.experts.in, found.shards.shards, found.isolates.all, stageSlots[0]!.length]).toEqual(["stages", 0, 1, demo.pack.experts.length]);
+    expect([found.traffic.token.hops, found.traffic.token.expertFrames, found.traffic.guideTokensPerSecond]).toEqual([0, 0, null]);
+    expect(apart.experts).toEqual({ in: "shards", instead: null });
+    expect(found.experts.instead).toEqual({
+      in: "shards", isolates: apart.isolates.all, frames: apart.traffic.token.expertFrames, hops: 2 * demo.pack.config.nLayers,
+      regionTokensPerSecond: apart.speed.at.map((at) => at.regionTokensPerSecond), dollarsPerMillionTokens: apart.speed.at.map((at) => at.dollarsPerMillionTokens.total),
+    });
+    // The same products, and no messages.
+    const [a, b] = [found.speed.at[0]!.alone, apart.speed.at[0]!.alone];
+    expect([a.trunkMs, a.attentionMs, a.messagesMs, a.shardComputeMs]).toEqual([b.trunkMs, b.attentionMs, 0, 0]);
+  });
+
+  it("over several stages leave the hops of the ring", async () => {
+    const { document: { lanes, traffic } } = await planFleet(demo, { ...open, isolateBytes: 16 * 1024 * 1024 });
+    expect(lanes.stages.length).toBeGreaterThan(2);
+    expect(lanes.stages.map(({ expertBytes, layers }) => expertBytes > 0 === layers[1] > layers[0])).toEqual(lanes.stages.map(() => true));
+    expect([traffic.token.expertFrames, traffic.token.hops]).toEqual([0, traffic.token.ringFrames]);
+  });
+
+  it("are not, where a layer fits no isolate or something is asked that only shards have", async () => {
+    for (const more of [{ nShards: 3 }, { replicas: 2 }, { traces: [traceA] }, split, { placement: "contiguous" }] as const) {
+      const { document: { experts, shards } } = await planFleet(demo, { ...open, ...more });
+      expect([experts, shards.shards > 0]).toEqual([{ in: "shards", instead: null }, true]);
+    }
+    const { document: tight } = await planFleet(demo, { ...open, isolateBytes: 13 * 1024 * 1024 });
+    expect(tight.experts.in).toBe("shards");
+    const stages = { ...open, expertsIn: "stages" } as const;
+    await expect(planFleet(demo, { ...stages, isolateBytes: 13 * 1024 * 1024 })).rejects.toThrow(/Layer \d with its experts takes 2\.0 MiB/);
+    await expect(planFleet(demo, { ...stages, nShards: 3 })).rejects.toThrow(/leaves no shards, and 3 shards were asked for too/);
+    await expect(planFleet(demo, { ...stages, replicas: 2 })).rejects.toThrow(/2 replicas were asked for too/);
+    await expect(planFleet(demo, { ...stages, ...split })).rejects.toThrow(/shards over several regions were asked for too/);
+    await expect(planFleet(demo, { ...stages, traces: [traceA] })).rejects.toThrow(/Leave out one of the two/);
+  });
+
+  it("are a record with experts in its stages and without shards, which a server of them takes", async () => {
+    const path = join(folder, "whole.json");
+    const { code, stdout } = await plan(DEMO, "--memory", "16MiB", "--out", path);
+    expect([code, /none: each stage holds the experts of its layers/.test(stdout), /instead +--experts shards: \d+ isolates/.test(stdout)]).toEqual([0, true, true]);
+    const record = parseFleetPlan(JSON.parse(readFileSync(path, "utf8")));
+    expect([record.shards, record.stages.flatMap(({ slots }) => slots).length]).toEqual([[], demo.pack.experts.length]);
+    const { manifest } = await openPack(new FolderSource(DEMO));
+    const layout = { processes: 2, isolate: "script", shards: 0, slots: [], stages: record.stages, lanes: record.lanes } as const;
+    requireLayout(layout);
+    const { shardBytes, trunkBytes } = serveMemory(manifest, layout);
+    expect([shardBytes, trunkBytes < 8 * 1024 * 1024, evenShards(layout)]).toEqual([[], true, "1"]);
   });
 });
 

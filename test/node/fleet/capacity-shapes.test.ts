@@ -20,7 +20,7 @@ const MODELS: readonly { name: Release; config: string | null; published: number
   { name: "DeepSeek-V2-Lite", config: "deepseek2", published: 15.71, active: 2.66 },
 ];
 
-const wish = (isolateMib: number) => ({ isolateBytes: isolateMib * MIB, streams: 4, nShards: null, replicas: 1, spareBytes: 0, regions: [], regionHolds: "deployment", placement: "contiguous" }) as const;
+const wish = (isolateMib: number) => ({ isolateBytes: isolateMib * MIB, streams: 4, nShards: null, replicas: 1, spareBytes: 0, regions: [], regionHolds: "deployment", placement: "contiguous", expertsIn: "shards" }) as const;
 
 describe.each(MODELS)("$name", ({ name, config: of, published, active }) => {
   const file = of === null ? null : dataFile(`configs/hf/${of}.config.json`);

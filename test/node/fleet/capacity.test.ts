@@ -17,7 +17,7 @@ import { openTinyHuggingFace, packToMemory } from "../../support/pack-to-memory.
 import { tinyModel } from "../../support/tiny-models.ts";
 
 const MIB = 1024 * 1024;
-const ONE = { replicas: 1, spareBytes: 0, regions: [], regionHolds: "deployment" } as const;
+const ONE = { replicas: 1, spareBytes: 0, regions: [], regionHolds: "deployment", expertsIn: "shards" } as const;
 
 async function realPack(kind: "olmoe" | "mixtral" | "deepseek_v2" | "granitemoe", segmentWidth = 32): Promise<PackManifest> {
   const pack = await packToMemory(await openTinyHuggingFace(tinyModel(kind, 2)), { quant: "q8", segmentWidth });
@@ -62,12 +62,33 @@ describe.each(["olmoe", "mixtral", "deepseek_v2", "granitemoe"] as const)("a rea
     const isolateBytes = LIMITS.inFlightBytes + stageBytes(whole) - Math.floor(whole.weightBytes * 0.4);
     const { stages } = planLanes(manifest, { ...limits, isolateBytes }, { streams: 1, contextTokens: 32 });
     expect(stages.length).toBeGreaterThan(1);
-    for (const { weightBytes, scratchBytes, frameBytes, kvBytes: cacheBytes, ...span } of stages) {
+    for (const { weightBytes, expertBytes, scratchBytes, frameBytes, kvBytes: cacheBytes, ...span } of stages) {
+      expect(expertBytes).toBe(0);
       const admitted = orchestratorMemory(manifest, { stepTokens: limits.roundTokens, roundTokens: limits.roundTokens, ranges: [], span }, LIMITS);
       expect({ weightBytes, scratchBytes, frameBytes }).toEqual(admitted);
       const nLayers = span.layers[1] - span.layers[0];
       expect(cacheBytes).toBe(nLayers === 0 ? 0 : pageBytes(manifest, nLayers) + allocatedBytes(LIMITS.activeGenerations * Math.ceil(manifest.contextLength / 32) * 4));
     }
+  });
+
+  it("in stages that hold the experts of their layers needs in each what the plan that admits its load says, and holds each expert once", () => {
+    const limits = capacityLimits(manifest, LIMITS.isolateBytes);
+    const wish = { contextTokens: 32, streams: 1, nShards: null, ...ONE, expertsIn: "stages" } as const;
+    const [whole] = planCapacity(manifest, limits, wish).stages;
+    const isolateBytes = LIMITS.inFlightBytes + stageBytes(whole!) - Math.floor(whole!.weightBytes * 0.3);
+    const plan = planCapacity(manifest, { ...limits, isolateBytes }, wish);
+    expect(plan.stages.length).toBeGreaterThan(1);
+    expect([plan.experts.shards, plan.isolates]).toEqual([[], plan.stages.length]);
+    for (const [at, { weightBytes, expertBytes, scratchBytes, frameBytes, kvBytes: _, ...span }] of plan.stages.entries()) {
+      const ranges = plan.stageSlots[at]!;
+      const of = { stepTokens: limits.roundTokens, roundTokens: limits.roundTokens, span };
+      expect({ weightBytes, scratchBytes, frameBytes }).toEqual(orchestratorMemory(manifest, { ...of, ranges }, LIMITS));
+      // Segments that lie in memory once may be of either.
+      expect(expertBytes).toBe(weightBytes - orchestratorMemory(manifest, { ...of, ranges: [] }, LIMITS).weightBytes);
+      expect(ranges.every(({ layer }) => layer >= span.layers[0] && layer < span.layers[1])).toBe(true);
+      expect(stageBytes(plan.stages[at]!)).toBeLessThanOrEqual(isolateBytes - LIMITS.inFlightBytes);
+    }
+    expect(plan.stageSlots.flat()).toEqual(manifest.experts.map(({ layer, expert, segments }) => ({ layer, expert, segments: [0, segments.length] })));
   });
 
   it("in as many stages as a small memory asks for holds every layer and every row once, and each fits", () => {
@@ -160,7 +181,7 @@ describe("by hand", () => {
 
   it("regions are whole copies", () => {
     const limits = capacityLimits(small(64), 90 * MIB);
-    const wish = { contextTokens: 64, streams: 1, nShards: 3, replicas: 1, spareBytes: 0, regionHolds: "deployment" } as const;
+    const wish = { contextTokens: 64, streams: 1, nShards: 3, replicas: 1, spareBytes: 0, regionHolds: "deployment", expertsIn: "shards" } as const;
     const [one, two] = [[], ["weur", "enam"]].map((regions) => planCapacity(small(64), limits, { ...wish, regions }));
     expect([one!.isolates, two!.isolates, two!.isolatesPerDeployment]).toEqual([4, 8, 4]);
     expect(two!.plannedBytes).toBe(2 * one!.plannedBytes);

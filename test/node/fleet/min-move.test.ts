@@ -158,6 +158,9 @@ describe("a change of counts", () => {
   it("refuses what cannot be, with the numbers", () => {
     const table = evenTable(1, 4, [10]);
     expect(() => planChange(EMPTY, { shards: 0, replicas: 1, roomBytes: 1 }, table)).toThrow("A change to 0 shards was asked for; expected 1 to 65535.");
+    const whole: FleetPlan = { ...EMPTY, stages: EMPTY.stages.map((stage) => ({ ...stage, slots: table.map(({ layer, expert, segmentBytes }) => ({ layer, expert, segments: [0, segmentBytes.length] as const })) })) };
+    for (const shards of [0, 2]) expect(() => planChange(whole, { shards, replicas: 1, roomBytes: NO_LIMIT }, table)).toThrow(/No expert of pack .* the plan's stages hold them all, and stages stay as they are/);
+    expect(() => planChange(EMPTY, { shards: 2, replicas: 1, roomBytes: NO_LIMIT }, [])).toThrow(/it has none/);
     expect(() => planChange(EMPTY, { shards: 2, replicas: 3, roomBytes: 100 }, table)).toThrow("3 copies of layer 0, expert 0 on 2 shards were asked for; expected 1 to 2, each on another shard.");
     expect(() => planChange(EMPTY, { shards: 2, replicas: 1, roomBytes: 19 }, table)).toThrow("Shard 0 would hold 20 bytes; it has room for 19.");
     expect(() => planChange(fleetOf([{ region: null, slots: [{ layer: 9, expert: 0, segments: [0, 1] }] }]), { shards: 2, replicas: 1, roomBytes: 99 }, table)).toThrow("the expert table has no such expert");

@@ -91,7 +91,7 @@ describe("placed by routing", () => {
 });
 
 describe("the record", () => {
-  const planOf = (of: typeof config) => planCapacity(plannedConfig("small", of, { quant: "q8", contextTokens: 32 }).pack, limits, { ...wish(3, 2), contextTokens: 32, streams: 3, regions: [], regionHolds: "deployment" });
+  const planOf = (of: typeof config) => planCapacity(plannedConfig("small", of, { quant: "q8", contextTokens: 32 }).pack, limits, { ...wish(3, 2), contextTokens: 32, streams: 3, regions: [], regionHolds: "deployment", expertsIn: "shards" });
 
   it("is one that a fleet reads, with the plan's stages, lanes and slots", () => {
     const plan = planOf(config);
