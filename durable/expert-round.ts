@@ -23,7 +23,7 @@ export interface RoundFrames {
   place(batch: ExpertBatch, groups: GroupList, header: FrameHeader, reply: ArrayBuffer): string | null;
   /** Sends groups of a lost frame to other holders whose lines are open. False, and nothing is sent, where some group has none. */
   move(of: FrameOfShare, lost: OutgoingFrame): boolean;
-  /** Sends groups of a late frame to other holders too. */
+  /** Sends groups of a late frame to other holders too, and those of all frames that its contender still waits for: a contender brings in all that is missing of a share. */
   hedge(of: FrameOfShare): "sent" | "busy" | "nobody";
 }
 
@@ -98,11 +98,13 @@ export class Round {
   }
 }
 
-/** Frames that together would bring in a share; all of its groups, each in one of them. */
+/** Frames that together would bring in a share: all of its groups that were missing when it began, each in one of them. */
 export class Contender {
-  /** Of its frames, those that are not in yet. */
+  /** Of its frames, those that are not in yet; counted before the first is sent. */
   left = 1;
   isOut = false;
+  /** Those of them that were handed over. */
+  readonly waiting = new Set<FrameOfShare>();
   readonly #frames: { readonly client: ShardClient; readonly frame: OutgoingFrame }[] = [];
 
   add(client: ShardClient, frame: OutgoingFrame): void {
@@ -173,6 +175,7 @@ export class FrameOfShare implements ReplySink, OtherHolders {
     this.part = part;
     this.groups = groups;
     this.elsewhere = frames.hasReplicas ? this : null;
+    contender.waiting.add(this);
   }
 
   get #isOver(): boolean { return this.round.settled || this.share.isIn || this.contender.isOut; }
@@ -181,7 +184,9 @@ export class FrameOfShare implements ReplySink, OtherHolders {
     if (this.#isOver) return null;
     const { round, share, contender } = this;
     const damage = this.#frames.place(round.batch, this.groups, header, buffer);
-    if (damage !== null || --contender.left > 0) return damage;
+    if (damage !== null) return damage;
+    contender.waiting.delete(this);
+    if (--contender.left > 0) return null;
     share.isIn = true;
     share.elapsedMs = this.#frames.nowMs() - share.startedAtMs;
     (contender === share.original ? share.hedge : share.original)?.withdraw();

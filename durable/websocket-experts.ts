@@ -122,6 +122,7 @@ export class WebSocketExperts implements Experts, RoundFrames {
       return false;
     });
     if (others === null) return false;
+    of.contender.waiting.delete(of);
     of.contender.left += others.length - 1;
     if (lost.tries.attempts > 0) of.round.moved++;
     this.#sendAll(of, of.contender, others, lost);
@@ -130,8 +131,8 @@ export class WebSocketExperts implements Experts, RoundFrames {
 
   hedge(of: FrameOfShare): "sent" | "busy" | "nobody" {
     const { clients } = this.#p;
-    const others = this.#others(of, (part) => clients[part]!.hasRoom);
-    if (others === null) return this.#others(of, () => true) === null ? "nobody" : "busy";
+    const others = this.#othersOfAll(of.contender, (part) => clients[part]!.hasRoom);
+    if (others === null) return this.#othersOfAll(of.contender, () => true) === null ? "nobody" : "busy";
     const bytes = others.reduce((sum, { groups }) => sum + this.#sizeOf(of.round.batch, listed(groups)).allBytes, 0);
     if (!clients[of.part]!.budgetHasRoom(bytes)) return "busy";
     const contender = new Contender();
@@ -145,6 +146,18 @@ export class WebSocketExperts implements Experts, RoundFrames {
   #others({ part, groups: { list, first, end }, round: { batch } }: FrameOfShare, mayTake: (part: number) => boolean): PartGroups[] | null {
     const all = list === null ? Array.from({ length: end - first }, (_, i) => first + i) : Array.from(list);
     return this.placement.regroup(batch, all, part, mayTake);
+  }
+
+  /** The same for every frame that a contender waits for: one that was moved may have become several. Whoever has one of them is asked for another only where nobody else can be. */
+  #othersOfAll({ waiting }: Contender, mayTake: (part: number) => boolean): PartGroups[] | null {
+    const asked = new Set(Array.from(waiting, ({ part }) => part));
+    const groups = new Map<number, number[]>();
+    for (const frame of waiting) {
+      const others = this.#others(frame, (part) => !asked.has(part) && mayTake(part)) ?? this.#others(frame, mayTake);
+      if (others === null) return null;
+      for (const { part, groups: more } of others) groups.set(part, [...groups.get(part) ?? [], ...more]);
+    }
+    return [...groups].map(([part, all]) => ({ part, groups: Uint32Array.from(all).sort() })).sort((a, b) => a.part - b.part);
   }
 
   /** As frames of their own. One that fails at once ends the contender, and then the others stay here. */

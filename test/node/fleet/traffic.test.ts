@@ -140,7 +140,7 @@ describe("speed", () => {
   const rates = { kernelGbPerSecond: 1, kernelGopPerSecond: 10, attentionGbPerSecond: 2, roundTripMs: 4, sendMs: 0.5 };
   const pack = { config: { ...config, tieWordEmbeddings: false }, experts: [0, 1].flatMap((layer) => Array.from({ length: 8 }, () => ({ layer, segments: [{ bytes: 1e6 }] }))) } as unknown as Parameters<typeof stepSpeed>[0];
   const of = { bytes: { trunkBytes: 9e6, ropeBytes: 1e6, embeddingBytes: 3e6 }, parameters: { trunkProducts: 1e6, ofOneExpert: 1e6 }, kvBytesPerToken: 1000, experts: {},
-    stages: [{ weightBytes: 6e6, layers: [0, 1] }, { weightBytes: 2e6, layers: [1, 2] }] } as unknown as Parameters<typeof stepSpeed>[1];
+    stages: [{ weightBytes: 7e6, expertBytes: 1e6, layers: [0, 1] }, { weightBytes: 2e6, expertBytes: 0, layers: [1, 2] }] } as unknown as Parameters<typeof stepSpeed>[1];
   const experts = (tokens: number, held: readonly number[]) => ({
     expertsRead: Float64Array.from(held, (n) => n * (1 - (1 - 2 / 8) ** tokens)), expertTokens: Float64Array.from(held, (n) => tokens * 2 * n / 8), busiestExperts: busiestExperts(8, 2, Uint32Array.from(held)),
   });
@@ -155,6 +155,13 @@ describe("speed", () => {
     expect(found).toMatchObject({ trunkMs: 5, attentionMs: 0.5, expertsMs: 4, messagesMs: 14, stepMs: 23.5, shardComputeMs: 4 });
     // Three quarters of the trunk, and one layer's experts, round trip and frame.
     expect(found.busiestStageMs).toBeCloseTo(5.5 * 0.75 + 2 + 4 + 0.5, 12);
+  });
+
+  it("of one token whose experts lie with their layers: the same products, no round trip of theirs, and no shards to pay", () => {
+    const { layers, ...rest } = step(1, [8]);
+    const found = stepSpeed(pack, of, { ...rest, layers: layers.map((layer) => ({ ...layer, frames: 0 })), expertFrames: 0, hops: 2 }, 1000, rates);
+    expect(found).toMatchObject({ trunkMs: 5, attentionMs: 0.5, expertsMs: 4, messagesMs: 5, stepMs: 14.5, shardComputeMs: 0 });
+    expect(found.busiestStageMs).toBeCloseTo(5.5 * 0.75 + 2, 12);
   });
 
   it("of an expert a shard: the shards work at once, and are paid one by one", () => {

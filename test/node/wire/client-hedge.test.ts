@@ -172,6 +172,32 @@ describe("a frame that is late", () => {
     expect([askedMs, client.hedges]).toEqual([[1, 2, 3].map((n) => n * HEDGE_MS), 1]);
   });
 
+  // Found by seed 256063 of the simulation: the hedge had one part of what was missing, and was taken for all of it.
+  it("is hedged with all that is missing of its share, where another frame of the share, refused before, was divided among two shards", async () => {
+    const clock = new FakeClock();
+    const shards = [0, 1, 2].map((n) => new ScriptedShard(clock, `shard-${n}`));
+    const f = fixture(clock, shards, "qa8", LIMITS, 3);
+    for (const client of f.clients) await clock.until(client.connect());
+    // Lines know how long frames of every size take: no time at all.
+    for (let round = 0; round < 400; round++) await clock.until(Promise.resolve(f.experts.run(0, f.batch(0, 1 + (round % 16), round))));
+    for (const shard of shards) shard.frames.length = 0;
+    shards[0]!.nextFrames({ refuse: "internal" });
+    shards[1]!.nextFrames("answer", { slowMs: 500 });
+    shards[2]!.nextFrames("answer", { slowMs: 400 });
+    const batch = f.batch(1, 12, 1);
+    f.clear(batch);
+    const startMs = clock.nowMs();
+    const result = await clock.until(Promise.resolve(f.experts.run(1, batch)));
+    expect(result).toMatchObject({ status: "fulfilled", value: { frames: 3, retries: 1, hedges: 1 } });
+    expect(f.wrongWords(batch)).toBe(0);
+    // Both parts of the refused frame were out, and late, when all of it was asked of the first shard again.
+    expect(clock.nowMs() - startMs).toBe(HEDGE_MS);
+    const [refused, again] = shards[0]!.frames;
+    expect([shards.map(({ frames }) => frames.length), again!.nTokens]).toEqual([[2, 2, 2], refused!.nTokens]);
+    await clock.advance(10_000);
+    expect(f.budget.usedBytes).toBe(0);
+  });
+
   it("makes the next round ask the other one first", async () => {
     const of = await lateFixture([{ slowMs: 900 }]);
     await lateRound(of);

@@ -78,6 +78,11 @@ export class ScriptedShard implements ShardTransport {
     return this.#sent.every(({ bytes, copy }) => Buffer.compare(new Uint8Array(bytes), new Uint8Array(copy)) === 0);
   }
 
+  /** What becomes of the next frames, whatever was to come of them. */
+  nextFrames(...actions: readonly Action[]): void {
+    this.#script.splice(0, Infinity, ...actions);
+  }
+
   /** What comes of the next connections. */
   nextConnects(...connects: readonly ConnectAction[]): void {
     this.#connects.push(...connects);
