@@ -100,10 +100,8 @@ export class Round {
 
 /** Frames that together would bring in a share: all of its groups that were missing when it began, each in one of them. */
 export class Contender {
-  /** Of its frames, those that are not in yet; counted before the first is sent. */
-  left = 1;
   isOut = false;
-  /** Those of them that were handed over. */
+  /** Of its frames, those that are not in yet; all of them, before the first is sent. */
   readonly waiting = new Set<FrameOfShare>();
   readonly #frames: { readonly client: ShardClient; readonly frame: OutgoingFrame }[] = [];
 
@@ -186,7 +184,7 @@ export class FrameOfShare implements ReplySink, OtherHolders {
     const damage = this.#frames.place(round.batch, this.groups, header, buffer);
     if (damage !== null) return damage;
     contender.waiting.delete(this);
-    if (--contender.left > 0) return null;
+    if (contender.waiting.size > 0) return null;
     share.isIn = true;
     share.elapsedMs = this.#frames.nowMs() - share.startedAtMs;
     (contender === share.original ? share.hedge : share.original)?.withdraw();

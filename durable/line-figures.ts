@@ -3,20 +3,10 @@
 
 import type { ShardClient } from "./client.ts";
 import type { LineFault } from "./fault-log.ts";
-import type { ReadFigures } from "./handshake.ts";
-import type { LineState } from "./shard-line.ts";
+import type { ShardStatus } from "./generate.ts";
 
-export interface LineFigures {
-  readonly name: string;
-  readonly state: LineState;
+export interface LineFigures extends Pick<ShardStatus, "name" | "state" | "read" | "loadedBytes" | "totalBytes" | "frames" | "bytes" | "retries" | "hedges"> {
   readonly wasOpen: boolean;
-  readonly read: ReadFigures | null;
-  readonly loadedBytes: number;
-  readonly totalBytes: number;
-  readonly frames: number;
-  readonly bytes: number;
-  readonly retries: number;
-  readonly hedges: number;
   /** Oldest first. */
   readonly faults: readonly LineFault[];
 }

@@ -123,7 +123,6 @@ export class WebSocketExperts implements Experts, RoundFrames {
     });
     if (others === null) return false;
     of.contender.waiting.delete(of);
-    of.contender.left += others.length - 1;
     if (lost.tries.attempts > 0) of.round.moved++;
     this.#sendAll(of, of.contender, others, lost);
     return true;
@@ -136,7 +135,6 @@ export class WebSocketExperts implements Experts, RoundFrames {
     const bytes = others.reduce((sum, { groups }) => sum + this.#sizeOf(of.round.batch, listed(groups)).allBytes, 0);
     if (!clients[of.part]!.budgetHasRoom(bytes)) return "busy";
     const contender = new Contender();
-    contender.left = others.length;
     of.share.hedge = contender;
     of.round.hedges++;
     this.#sendAll(of, contender, others, null);
@@ -162,9 +160,10 @@ export class WebSocketExperts implements Experts, RoundFrames {
 
   /** As frames of their own. One that fails at once ends the contender, and then the others stay here. */
   #sendAll({ round, share }: FrameOfShare, contender: Contender, others: readonly PartGroups[], lost: OutgoingFrame | null): void {
-    for (const { part, groups } of others) {
+    const frames = others.map(({ part, groups }) => new FrameOfShare(this, round, share, contender, part, listed(groups)));
+    for (const frame of frames) {
       if (round.settled || contender.isOut) return;
-      this.#send(new FrameOfShare(this, round, share, contender, part, listed(groups)), lost);
+      this.#send(frame, lost);
     }
   }
 

@@ -5,7 +5,7 @@
 import { type CapacityLimits, type CapacityPack, CapacityPlanError, kvBytesPerToken, packBytes, type PackBytes, type ParameterCounts, parameterCounts } from "./capacity-pack.ts";
 import { planShards, shardBytes, type ShardsCapacity, type ShardsWish } from "./capacity-shards.ts";
 import { type ExpertsIn, type LaneCapacity, planLanes, stageBytes } from "./capacity-stages.ts";
-import { expertTable, makePlan, type PlannedRange } from "./plan.ts";
+import { expertTable, makePlan, type PlannedExpert, type PlannedRange } from "./plan.ts";
 
 export interface CapacityWish extends ShardsWish {
   readonly contextTokens: number;
@@ -46,12 +46,13 @@ export function planCapacity(pack: CapacityPack, limits: CapacityLimits, wish: C
   if (wish.expertsIn === "stages") expectNoShards(pack, wish);
   const lane = planLanes(pack, limits, wish, wish.expertsIn);
   const experts = wish.expertsIn === "stages" ? NO_SHARDS : placed ?? planShards(pack, limits, wish);
+  const ofStages = wish.expertsIn === "stages" ? expertTable(pack) : [];
   const held = experts.shards.filter(({ weightBytes }) => weightBytes > 0);
   const isolatesPerDeployment = lane.lanes * lane.stages.length + held.length;
   const deployments = wish.regionHolds === "deployment" ? Math.max(1, wish.regions.length) : 1;
   const sum = (bytes: readonly number[]): number => bytes.reduce((a, b) => a + b, 0);
   return {
-    ...lane, experts, stageSlots: lane.stages.map(({ layers }) => (wish.expertsIn === "stages" ? wholeLayers(pack, layers) : [])), isolatesPerDeployment, bytes: packBytes(pack), parameters: parameterCounts(pack.config), kvBytesPerToken: kvBytesPerToken(pack),
+    ...lane, experts, stageSlots: lane.stages.map(({ layers }) => wholeLayers(ofStages, layers)), isolatesPerDeployment, bytes: packBytes(pack), parameters: parameterCounts(pack.config), kvBytesPerToken: kvBytesPerToken(pack),
     stagesSetBy: lane.stages.length > lane.stagesForWeights ? "kv" : "weights",
     isolates: deployments * isolatesPerDeployment,
     largestIsolateBytes: Math.max(...lane.stages.map(stageBytes), ...held.map(shardBytes)),
@@ -62,8 +63,8 @@ export function planCapacity(pack: CapacityPack, limits: CapacityLimits, wish: C
 const NO_SHARDS: ShardsCapacity = Object.freeze({ plan: makePlan([], 1), slots: [], isSliced: false, shards: [] });
 
 /** All experts of layers [from, end). */
-const wholeLayers = (pack: CapacityPack, [from, end]: readonly [number, number]): PlannedRange[] =>
-  expertTable(pack).filter(({ layer }) => layer >= from && layer < end).map(({ layer, expert, segmentBytes }) => ({ layer, expert, segments: [0, segmentBytes.length] }));
+const wholeLayers = (table: readonly PlannedExpert[], [from, end]: readonly [number, number]): PlannedRange[] =>
+  table.filter(({ layer }) => layer >= from && layer < end).map(({ layer, expert, segmentBytes }) => ({ layer, expert, segments: [0, segmentBytes.length] }));
 
 /** What only shards can have. */
 function expectNoShards(pack: CapacityPack, { nShards, replicas, spareBytes, regionHolds }: CapacityWish): void {

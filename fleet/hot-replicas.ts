@@ -1,11 +1,11 @@
 // Shards that also hold copies of the experts a trace asks most, within a budget: the counts and the packing of replicas.ts on a plan's shards.
 // Owns the way there and back. Refuses to add shards: capacity-shards.ts keeps the budget free on those there are.
 
-import { type CapacityPack } from "./capacity-pack.ts";
+import type { CapacityPack } from "./capacity-pack.ts";
 import type { ExpertSegments, ShardsCapacity } from "./capacity-shards.ts";
+import { expertTable } from "./plan.ts";
 import { packCopies, partsOf, replicaCounts, replicaSlots } from "./replicas.ts";
 import type { RoutingCounts } from "./routing-counts.ts";
-import { expertTable } from "./plan.ts";
 
 export interface HotReplicas {
   readonly experts: ShardsCapacity;

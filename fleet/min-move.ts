@@ -134,11 +134,12 @@ const targetOf = (from: FleetPlan, held: Holdings, wish: Wish, index: SegmentInd
 
 function countedTarget(from: FleetPlan, held: Holdings, wish: CountWish, index: SegmentIndex): Target {
   const { shards: nShards, region = null } = wish;
-  if (held.every(({ size }) => size === 0) && segmentsOfStages(from, index).size === index.nSegments) {
+  const ofStages = new Set(from.stages.flatMap(({ slots }) => [...index.idsOf(slots)]));
+  if (held.every(({ size }) => size === 0) && ofStages.size === index.nSegments) {
     throw new RangeError(`No expert of pack ${from.packId} is for shards to hold: ${index.nSegments > 0 ? "the plan's stages hold them all, and stages stay as they are while a fleet runs" : "it has none"}.`);
   }
   if (!Number.isInteger(nShards) || nShards < 1 || nShards > 0xffff) throw new RangeError(`A change to ${nShards} shards was asked for; expected 1 to 65535.`);
-  const items = itemsOf(from, held, wish, index);
+  const items = itemsOf(ofStages, held, wish, index);
   const numbers = held.map((_, shard) => shard);
   const staying = numbers.filter((shard) => held[shard]!.size > 0);
   const resting = numbers.filter((shard) => held[shard]!.size === 0 && from.shards[shard]!.region === region);
@@ -168,12 +169,8 @@ function placedTarget(from: FleetPlan, held: Holdings, { parts }: PlacementWish,
   return { to, regions: at.map((part, shard) => (shard < held.length ? from.shards[shard]!.region : part!.region)), leastBytes };
 }
 
-/** What stages compute themselves. */
-const segmentsOfStages = ({ stages }: FleetPlan, index: SegmentIndex): Set<number> => new Set(stages.flatMap(({ slots }) => [...index.idsOf(slots)]));
-
-/** All that shards are to hold: experts in one piece, or by segments where the plan in force has them in slices or they do not fit a shard. */
-function itemsOf(from: FleetPlan, held: Holdings, { shards: nShards, replicas, roomBytes }: CountWish, index: SegmentIndex): Item[] {
-  const ofStages = segmentsOfStages(from, index);
+/** All that shards are to hold, which is what stages do not compute themselves: experts in one piece, or by segments where the plan in force has them in slices or they do not fit a shard. */
+function itemsOf(ofStages: ReadonlySet<number>, held: Holdings, { shards: nShards, replicas, roomBytes }: CountWish, index: SegmentIndex): Item[] {
   return index.experts.flatMap(({ layer, expert, first, nSegments }): Item[] => {
     const ids = Array.from({ length: nSegments }, (_, i) => first + i).filter((id) => !ofStages.has(id));
     const copies = typeof replicas === "number" ? replicas : replicas(layer, expert);

@@ -83,13 +83,15 @@ export function frameBytes({ config: { hiddenSize, router: { topK } }, activatio
     + of.tokens * topK * segmentsPerExpert * (sizes.tokenBytes + 4 * hiddenSize);
 }
 
+/** Of a layer's experts, those that at least one token of the step chose. */
+const chosenShare = ({ config: { nExperts, router: { topK } } }: Pick<ExpertTrafficShape, "config">, tokens: number): number => 1 - (1 - topK / nExperts) ** tokens;
+
 /** What one step of `tokens` sends to the shards of a plan, layer by layer, where every token draws its experts evenly. `plan` holds each segment once. */
 export function evenTraffic(shape: ExpertTrafficShape, plan: Pick<Plan, "slots" | "nShards">, tokens: number, sizes: FrameSizes): LayerTraffic[] {
   const { config: { nExperts, router: { topK } }, segmentsPerExpert } = shape;
   const layers = moeLayersOf(shape.config);
   const held = heldByShard(plan, layers);
-  // The experts that at least one token of the step chose.
-  const chosen = 1 - (1 - topK / nExperts) ** tokens;
+  const chosen = chosenShare(shape, tokens);
   return layers.map((layer) => {
     const heldExperts = held.get(layer)!;
     const holders = heldExperts.reduce((sum, count) => sum + count, 0);
@@ -113,7 +115,7 @@ export function evenTraffic(shape: ExpertTrafficShape, plan: Pick<Plan, "slots" 
 /** The same where each stage holds the experts of its layers: nothing is sent, and a layer waits for all that its tokens chose. */
 export function ownTraffic({ config }: Pick<ExpertTrafficShape, "config">, tokens: number): LayerTraffic[] {
   const { nExperts, router: { topK } } = config;
-  const read = nExperts * (1 - (1 - topK / nExperts) ** tokens);
+  const read = nExperts * chosenShare({ config }, tokens);
   return moeLayersOf(config).map((layer) => (
     { layer, touchChance: new Float64Array(0), frames: 0, expertsRead: Float64Array.of(read), expertTokens: Float64Array.of(tokens * topK), busiestExperts: topK, bytes: 0 }));
 }

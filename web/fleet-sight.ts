@@ -14,24 +14,12 @@ export const SAMPLES_KEPT = 60;
 /** How warm it is in the server's words; `at rest`: the plan gives it nothing; `away`: its line broke and is being opened again. */
 export type ShardState = ShardStatus["warmth"] | "at rest" | "away";
 
-export interface ShardSight {
+export interface ShardSight extends Pick<ShardStatus, "region" | "experts" | "weightBytes" | "loadedBytes" | "totalBytes" | "frames" | "bytes" | "retries" | "hedges" | "lastFault" | "read"> {
   readonly number: number;
   readonly state: ShardState;
-  readonly region: string | null;
   /** Parts of experts in it, and how many of them another shard holds too; null where nobody knows the plan. */
   readonly segments: number | null;
   readonly shared: number;
-  readonly experts: number;
-  readonly weightBytes: number;
-  readonly loadedBytes: number;
-  readonly totalBytes: number;
-  readonly frames: number;
-  readonly bytes: number;
-  readonly retries: number;
-  readonly hedges: number;
-  readonly lastFault: string | null;
-  /** What its memory was filled from; null before its first line. */
-  readonly read: ShardStatus["read"];
   /** Frames per second, the latest last. */
   readonly load: readonly number[];
 }

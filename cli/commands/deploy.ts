@@ -14,8 +14,8 @@ import { ISOLATE_MODES, MOST_SCRIPTS, scriptsOf, type IsolateMode } from "../fle
 import { positiveInteger } from "../positive-integer.ts";
 import { PLAN_FILE, readPlan } from "../read-plan.ts";
 import { scriptVars, type ConfigWishes } from "../script-configs.ts";
-import { assembleAssets, buildProgram, linkOrCopy, ROOT } from "../setup.mjs";
 import { evenShards } from "../serve-layout.ts";
+import { assembleAssets, buildProgram, linkOrCopy, ROOT } from "../setup.mjs";
 
 /** What a script may use of the platform, said rather than left to its defaults (2026-11): CPU time of a message or request, and reads and calls of an invocation. */
 const CPU_MS = 30_000;
