@@ -19,6 +19,8 @@ export interface FaultyWorld {
   readonly log: EventLog;
   readonly store: Store;
   readonly directory: DirectoryObject;
+  /** All shards, under all their names. */
+  readonly shards: readonly ShardObject[];
   /** What the fleet is wished to become. */
   readonly nextWish: () => Wish;
   readonly shardOf: (socket: SimSocket) => ShardObject;
@@ -85,10 +87,12 @@ const reply = (weight: number, costs: number, change: (bytes: ArrayBuffer, draws
   }),
 });
 
-const refusal = (weight: number, kind: FrameRefusal): FaultKind => reply(weight, 1, (bytes) => {
+const refused = (bytes: ArrayBuffer, kind: FrameRefusal): Arrivals => {
   const decoded = decodeHeader(bytes);
   return onTime(decoded.ok ? encodeRefusal({ ...decoded.header, kind: "request" }, kind, "simulated", 30) : bytes);
-});
+};
+
+const refusal = (weight: number, costs: number, kind: FrameRefusal): FaultKind => reply(weight, costs, (bytes) => refused(bytes, kind));
 
 const request = (weight: number, costs: number, change: (bytes: ArrayBuffer, draws: Draws) => Arrivals): FaultKind => ({
   weight, costs,
@@ -136,10 +140,19 @@ export const FAULTS = {
   "reply twice": reply(4, 0, (bytes, draws) => [{ bytes, laterMs: 0 }, { bytes: bytes.slice(0), laterMs: draws.pick([0, 1, 50, 400]) }]),
   "reply of another epoch": reply(4, 1, (bytes) => { const decoded = decodeHeader(bytes); return onTime(decoded.ok ? readdressed(bytes, { epoch: decoded.header.epoch + 1 }) : bytes); }),
   "reply of another connection": reply(3, 1, (bytes) => { const decoded = decodeHeader(bytes); return onTime(decoded.ok ? readdressed(bytes, { connection: decoded.header.connection + 1 }) : bytes); }),
-  "refused as internal": refusal(2, "internal"),
-  "refused as unknown slot": refusal(2, "unknown-slot"),
-  "refused as wrong epoch": refusal(2, "wrong-epoch"),
-  "refused as warming": reply(2, 0, (bytes) => { const decoded = decodeHeader(bytes); return onTime(decoded.ok ? encodeRefusal({ ...decoded.header, kind: "request" }, "warming", "simulated", 30) : bytes); }),
+  "refused as internal": refusal(2, 1, "internal"),
+  "refused as unknown slot": refusal(2, 1, "unknown-slot"),
+  "refused as wrong epoch": refusal(2, 1, "wrong-epoch"),
+  "refused as warming": refusal(2, 0, "warming"),
+  "refused, the other shards slow": {
+    weight: 6, costs: 3,
+    strike: ({ shard, onReply, happened, world: { shards, draws } }) => onReply((bytes) => {
+      // Whoever takes the frame over is late with the first he gets: where several do, one may be and another not.
+      for (const other of shards) if (other !== shard && draws.chance(0.7)) other.slow = { ms: draws.between(1, 1500), frames: 1 };
+      happened();
+      return refused(bytes, draws.pick(["internal", "unknown-slot"]));
+    }),
+  },
   "socket broke": soon(8, 1, ({ shard }) => shard.breakSockets(true, true)),
   "socket died silently": soon(6, 1, ({ shard }) => shard.breakSockets(false, false)),
   "socket half open, client left": soon(4, 1, ({ shard }) => shard.breakSockets(false, true)),

@@ -1,4 +1,4 @@
-// The plans simulated fleets go by: how many shards, whole experts or segments, one holder of each or two. Made once each: they depend on the pack alone.
+// The plans simulated fleets go by: how many shards, whole experts or segments, one holder of each, two or three. Made once each: they depend on the pack alone.
 // Owns nothing but their variety. Refuses to judge them: any placement gives the same answers.
 
 import { recordOf, type FleetPlan } from "../fleet/fleet-plan.ts";

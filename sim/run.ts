@@ -32,11 +32,14 @@ const ORCHESTRATORS = 8;
 /** Shards of a plan, at most. */
 const MOST_SHARDS = 4;
 
+/** Holders of each segment: one in most fleets, seldom three. */
+const drawnReplicas = (draws: Draws, nShards: number): number => Math.min(draws.pick([1, 1, 1, 1, 1, 2, 2, 2, 3, 3]), nShards);
+
 /** Outcomes of one reader. */
 export type Outcome = "right" | "clean error" | "left";
 
-/** Not every run has these: several lanes; a shard under another than its first name; epochs of a dead orchestrator; wishes of counts; changes that ended. */
-export type Met = "lanes" | "other names" | "stale epochs" | "counts" | "changes";
+/** Not every run has these: several lanes; a shard under another than its first name; epochs of a dead orchestrator; wishes of counts; changes that ended; frames asked of a second holder too. */
+export type Met = "lanes" | "other names" | "stale epochs" | "counts" | "changes" | "hedges";
 
 export interface RunReport {
   readonly seed: number;
@@ -107,7 +110,7 @@ export class Simulator {
     const readers = numbers.map((number) => ({ number, events: [] as GenerateEvent[], abort: new AbortController(), left: false, failed: null as unknown, done: false }));
     const faults: Faults = new Faults({
       isOver: () => faults.over, happened: (name) => faults.happened(name),
-      time, log, store, directory, draws: faultDraws, nextWish: () => {
+      time, log, store, directory, shards: world.objects, draws: faultDraws, nextWish: () => {
         const wish = this.#drawnWish(faultDraws);
         if (wish.plan === undefined) met.add("counts");
         return wish;
@@ -156,6 +159,7 @@ export class Simulator {
     if (lanes.length > 1) met.add("lanes");
     if (shape.stale.length > 0) met.add("stale epochs");
     if (directory.ended > 0) met.add("changes");
+    if (readers.some(({ events }) => events.some((event) => "moe" in event && event.moe.hedges > 0))) met.add("hedges");
     if (world.objects.some((shard) => shard.isUp && !world.shards.includes(shard))) met.add("other names");
     const leak = world.end();
     // What Node has to say about rejections it says now.
@@ -201,14 +205,14 @@ export class Simulator {
 
   #drawnPlan(draws: Draws, epoch: number): FleetPlan {
     const nShards = draws.whole(1, MOST_SHARDS);
-    return this.grounds.plans.plan({ nShards, sliced: draws.chance(0.5), replicas: draws.chance(0.4) ? Math.min(2, nShards) : 1, epoch });
+    return this.grounds.plans.plan({ nShards, sliced: draws.chance(0.5), replicas: drawnReplicas(draws, nShards), epoch });
   }
 
   /** A plan of the catalogue, or counts. */
   #drawnWish(draws: Draws): Wish {
     if (draws.chance(0.5)) return { plan: this.#drawnPlan(draws, 0) };
     const shards = draws.whole(1, MOST_SHARDS);
-    return { shards, replicas: draws.chance(0.4) ? Math.min(2, shards) : 1 };
+    return { shards, replicas: drawnReplicas(draws, shards) };
   }
 
   #shape(seed: number, draws: Draws, time: VirtualTime, planted: Planted): WorldShape {

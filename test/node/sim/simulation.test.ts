@@ -45,7 +45,7 @@ describe("a thousand fleets", () => {
     expect(Object.values(tally.faults).reduce((sum, count) => sum + count, 0)).toBeGreaterThan(1000);
     expect(tally.flips).toBeGreaterThan(20);
     // Every kind of fleet is among them.
-    for (const name of ["lanes", "other names", "stale epochs", "counts", "changes"] as const) expect([name, (met[name] ?? 0) > 40]).toEqual([name, true]);
+    for (const name of ["lanes", "other names", "stale epochs", "counts", "changes", "hedges"] as const) expect([name, (met[name] ?? 0) > 40]).toEqual([name, true]);
     expect(tally.outcomes["right"]!).toBeGreaterThan(20 * (tally.outcomes["clean error"] ?? 0));
   });
 });
