@@ -6,7 +6,7 @@ import { basename, dirname, resolve } from "node:path";
 import { type ByteSource, SourceError } from "../formats/byte-source.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import { openGguf } from "../formats/gguf-checkpoint.ts";
-import { openHuggingFace } from "../formats/huggingface.ts";
+import { openModelFolder } from "../formats/canonical-model.ts";
 import { type OpenPack, openPack } from "../formats/pack-reader.ts";
 import { FolderSource } from "./file-source.ts";
 import { isRemote, remoteModel } from "./remote-source.ts";
@@ -32,7 +32,7 @@ export async function openPath(path: string): Promise<Opened> {
 
 async function openFolder(source: ByteSource, path: string, name: string): Promise<Opened> {
   if ((await source.size("manifest.json")) !== null) return { kind: "pack", source, ...(await openPack(source)) };
-  if ((await source.size("config.json")) !== null) return { kind: "checkpoint", checkpoint: await openHuggingFace(source, name) };
+  if ((await source.size("config.json")) !== null) return { kind: "checkpoint", checkpoint: await openModelFolder(source, name) };
   throw new SourceError(`${path} has neither config.json (a Hugging Face folder) nor manifest.json (a pack).`);
 }
 

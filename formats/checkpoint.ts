@@ -2,19 +2,21 @@
 // Owns the binding of canonical names to stored tensors: every tensor must be there with the right shape, and every stored
 // tensor must be known. Refuses conversion (dequantize.ts) and whole tensors in memory (row-views.ts says what is held).
 
-import type { Architecture, FfnLocations } from "../model/architectures/architecture.ts";
-import type { Location, Region, Wanted } from "../model/architectures/locations.ts";
+import type { FfnLocations, TensorNames } from "../model/architectures/architecture.ts";
+import { type Location, ownTensor, type Region, type Wanted } from "../model/architectures/locations.ts";
 import {
   EXPERT_BIASES, EXPERT_MATRICES, type ExpertBias, type ExpertMatrix, ModelError, type ModelConfig, expertShape, ffnShape, hasExpertBiases, sharedWidth, trunkTensors,
 } from "../model/config.ts";
 import { type ByteSource, SourceError } from "./byte-source.ts";
+import type { CanonicalDocument } from "./canonical-model.ts";
 import { decodeRows } from "./dequantize.ts";
 import { fp8ScaleShape } from "./fp8.ts";
 import { FORMAT_LIMITS } from "./limits.ts";
+import type { SourceKind } from "./manifest.ts";
 import { sha256Hex } from "./read-bytes.ts";
 import { RowReader, type RowView, type StoredEncoding, storedBytesOf, typeOfView } from "./row-views.ts";
 import type { StoredTensor } from "./stored-tensor.ts";
-import { FILE_TYPES, type StoredType, storedRowBytes } from "./stored-types.ts";
+import { FILE_TYPES, STORED_TYPES, type StoredType, storedRowBytes } from "./stored-types.ts";
 
 /** What a pack takes over of a tokenizer. */
 export interface TokenizerFiles {
@@ -52,8 +54,10 @@ export interface RowBatch {
   readonly bytes: Uint8Array;
 }
 
+export type Lineage = Pick<CanonicalDocument, "source" | "passes">;
+
 export interface CheckpointParts {
-  readonly kind: "huggingface" | "gguf";
+  readonly kind: SourceKind;
   /** Name of the folder or file, for the manifest. */
   readonly name: string;
   /** Words for errors, where the source's own do not name the file. */
@@ -61,12 +65,15 @@ export interface CheckpointParts {
   /** SHA-256 of config.json or of the GGUF header. */
   readonly sha256: string;
   readonly config: ModelConfig;
-  readonly architecture: Architecture;
+  /** Where the architecture's checkpoints of this form keep things; null: each under its canonical name. */
+  readonly names: TensorNames | null;
   readonly tokenizer: TokenizerFiles | null;
   readonly source: ByteSource;
   readonly tensors: ReadonlyMap<string, StoredTensor>;
   /** What a user should know but what stops nothing. */
   readonly warnings: readonly string[];
+  /** Of a canonical model: the model it comes from, and the passes it went through. */
+  readonly lineage?: Lineage;
 }
 
 export const expertName = (layer: number, expert: number, part: ExpertMatrix | ExpertBias): string => `layers.${layer}.experts.${expert}.${part}`;
@@ -74,12 +81,13 @@ export const expertName = (layer: number, expert: number, part: ExpertMatrix | E
 export const sharedName = (layer: number, matrix: ExpertMatrix): string => `layers.${layer}.shared.${matrix}`;
 
 export class Checkpoint {
-  readonly kind: "huggingface" | "gguf";
+  readonly kind: SourceKind;
   readonly name: string;
   readonly sha256: string;
   readonly config: ModelConfig;
   readonly tokenizer: TokenizerFiles | null;
   readonly warnings: readonly string[];
+  readonly lineage: Lineage | null;
   readonly description: string;
   readonly #source: ByteSource;
   readonly #reader: RowReader;
@@ -92,6 +100,7 @@ export class Checkpoint {
     this.sha256 = parts.sha256;
     this.config = parts.config;
     this.tokenizer = parts.tokenizer;
+    this.lineage = parts.lineage ?? null;
     this.description = parts.description ?? parts.source.description;
     this.#source = parts.source;
     this.#reader = new RowReader(parts.source);
@@ -162,18 +171,18 @@ export interface Request extends Wanted {
 }
 
 /** Every canonical tensor in the order of places(). Throws ModelError where an architecture has no name for one. */
-export function* requests({ kind, config, architecture }: Pick<CheckpointParts, "kind" | "config" | "architecture">): Iterable<Request> {
-  const names = kind === "gguf" ? architecture.gguf : architecture.huggingFace;
+export function* requests({ config, names }: Pick<CheckpointParts, "config" | "names">): Iterable<Request> {
   const want = (
-    name: string, locations: readonly Location[] | undefined, layer: number, { nRows, nCols }: Pick<Wanted, "nRows" | "nCols">, more: Partial<Wanted> = {},
+    name: string, named: readonly Location[] | undefined, layer: number, { nRows, nCols }: Pick<Wanted, "nRows" | "nCols">, more: Partial<Wanted> = {},
   ): Request => {
-    if (locations === undefined) throw new ModelError(`No source name is known for tensor ${name} of architecture ${architecture.name}.`);
+    const locations = names === null ? [ownTensor(name)] : named;
+    if (locations === undefined) throw new ModelError(`No source name is known for tensor ${name} of architecture ${config.architecture}.`);
     return { name, locations, layer, config, nRows, nCols, isVector: false, expert: 0, head: 0, ...more };
   };
   for (const t of trunkTensors(config)) {
     const [, number, inLayer] = /^layers\.(\d+)\.(.+)$/.exec(t.name) ?? [];
     const layer = Number(number ?? 0);
-    const locations = names.trunk[inLayer ?? t.name];
+    const locations = names?.trunk[inLayer ?? t.name];
     if (t.kind === "vector") yield want(t.name, locations, layer, { nRows: 1, nCols: t.length }, { isVector: true });
     else if (t.kind === "matrix") yield want(t.name, locations, layer, t);
     else for (let head = 0; head < t.count; head++) yield want(`${t.name}.${head}`, locations, layer, t, { head });
@@ -182,25 +191,24 @@ export function* requests({ kind, config, architecture }: Pick<CheckpointParts, 
   for (const layer of layers) {
     const width = sharedWidth(config, layer);
     if (width === 0) continue;
-    const locations: FfnLocations = config.layerFfns[layer] === "dense" ? names.dense : names.shared;
-    for (const matrix of EXPERT_MATRICES) yield want(sharedName(layer, matrix), locations[matrix], layer, ffnShape(config.hiddenSize, width, matrix));
+    const locations: FfnLocations | undefined = config.layerFfns[layer] === "dense" ? names?.dense : names?.shared;
+    for (const matrix of EXPERT_MATRICES) yield want(sharedName(layer, matrix), locations?.[matrix], layer, ffnShape(config.hiddenSize, width, matrix));
   }
   for (const layer of layers) {
     if (config.layerFfns[layer] !== "moe") continue;
     for (let expert = 0; expert < config.nExperts; expert++) {
-      for (const matrix of EXPERT_MATRICES) yield want(expertName(layer, expert, matrix), names.experts[matrix], layer, expertShape(config, matrix), { expert });
+      for (const matrix of EXPERT_MATRICES) yield want(expertName(layer, expert, matrix), names?.experts[matrix], layer, expertShape(config, matrix), { expert });
       if (!hasExpertBiases(config)) continue;
       for (const bias of EXPERT_BIASES) {
         const nCols = bias === "downBias" ? config.hiddenSize : config.expertIntermediateSize;
-        yield want(expertName(layer, expert, bias), names.experts[bias], layer, { nRows: 1, nCols }, { expert, isVector: true });
+        yield want(expertName(layer, expert, bias), names?.experts[bias], layer, { nRows: 1, nCols }, { expert, isVector: true });
       }
     }
   }
 }
 
 function bind(parts: CheckpointParts): { places: Map<string, MatrixPlace>; warnings: string[] } {
-  const { kind, source, description = source.description, config, architecture, tensors } = parts;
-  const names = kind === "gguf" ? architecture.gguf : architecture.huggingFace;
+  const { kind, source, description = source.description, config, names, tensors } = parts;
   const used = new Set<string>();
   const places = new Map<string, MatrixPlace>();
   const fail = (message: string): never => { throw new ModelError(`${description}: ${message}.`); };
@@ -233,8 +241,9 @@ function bind(parts: CheckpointParts): { places: Map<string, MatrixPlace>; warni
       // F32 in DeepSeek's releases, BF16 in Qwen's.
       return { kind: "fp8", tensor: tensor.name, ...scalesOf(tensor, `${tensor.name}_scale_inv`, ["F32", "BF16"], fp8ScaleShape(tensor.shape[0]!, region.rowLength)) };
     }
-    const type = FILE_TYPES.find((t) => t === tensor.type) ??
-      fail(`tensor ${tensor.name} in ${tensor.file} (${r.name}) has type ${tensor.type}, which this version does not read; expected one of ${FILE_TYPES.join(", ")}`);
+    const types: readonly StoredType[] = kind === "canonical" ? STORED_TYPES : FILE_TYPES;
+    const type = types.find((t) => t === tensor.type) ??
+      fail(`tensor ${tensor.name} in ${tensor.file} (${r.name}) has type ${tensor.type}, which this version does not read; expected one of ${types.join(", ")}`);
     return { kind: "rows", type };
   };
 
@@ -258,17 +267,17 @@ function bind(parts: CheckpointParts): { places: Map<string, MatrixPlace>; warni
   }
 
   const warnings: string[] = [];
-  const tiedHeads = config.tieWordEmbeddings ? names.trunk["head"]!.map((l) => l.tensor) : [];
+  const tiedHeads = config.tieWordEmbeddings ? (names?.trunk["head"] ?? []).map((l) => l.tensor) : [];
   const extra = new Set<string>();
   // What joins a hidden state with the next token's embedding, or heads of its own, tell such a layer from one that the config does not count.
-  const predicting = new Set([...tensors.keys()].filter((n) => /[.](eh_proj|enorm|hnorm|embed_tokens|shared_head[._]\w+)[.]weight$/.test(n)).map((n) => names.extraLayers?.exec(n)?.[1]));
+  const predicting = new Set([...tensors.keys()].filter((n) => /[.](eh_proj|enorm|hnorm|embed_tokens|shared_head[._]\w+)[.]weight$/.test(n)).map((n) => names?.extraLayers?.exec(n)?.[1]));
   const isExtra = (tensor: string): boolean => {
-    const layer = names.extraLayers?.exec(tensor)?.[1];
+    const layer = names?.extraLayers?.exec(tensor)?.[1];
     if (layer === undefined || Number(layer) < config.nLayers || !predicting.has(layer)) return false;
     extra.add(layer);
     return true;
   };
-  const unknown = [...tensors.keys()].filter((n) => !used.has(n) && !tiedHeads.includes(n) && !names.ignorable.some((r) => r.test(n)) && !isExtra(n));
+  const unknown = [...tensors.keys()].filter((n) => !used.has(n) && !tiedHeads.includes(n) && !(names?.ignorable ?? []).some((r) => r.test(n)) && !isExtra(n));
   if (unknown.length > 0) {
     const some = unknown.slice(0, 5).join(", ") + (unknown.length > 5 ? ", ..." : "");
     fail(`${unknown.length} tensors have no place in a model of architecture ${config.architecture} as its config describes it: ${some}`);

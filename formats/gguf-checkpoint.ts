@@ -27,7 +27,7 @@ export async function openGguf(source: ByteSource, file: string): Promise<Checkp
   if (config.eosTokenIds.length === 0) warnings.push("The file names no end-of-text token: generations end only by length.");
   return new Checkpoint({
     kind: "gguf", name: header.name, description: `${source.description}, ${file}`, sha256: await sha256Hex(header.bytes),
-    config: Object.freeze(config), architecture, tokenizer, source, tensors: header.tensors, warnings,
+    config: Object.freeze(config), names: architecture.gguf, tokenizer, source, tensors: header.tensors, warnings,
   });
 }
 

@@ -33,7 +33,7 @@ export async function openHuggingFace(source: ByteSource, name: string): Promise
   if (unknown.length > 0) warnings.push(`config.json has keys that this version does not know and passes over: ${unknown.join(", ")}.`);
   const { tokenizer, config } = await readTokenizer(source, base, warnings);
   return new Checkpoint({
-    kind: "huggingface", name, sha256: await sha256Hex(configBytes), config, architecture, tokenizer, source,
+    kind: "huggingface", name, sha256: await sha256Hex(configBytes), config, names: architecture.huggingFace, tokenizer, source,
     tensors: await readSafetensorsFolder(source), warnings,
   });
 }

@@ -26,6 +26,8 @@ export const FORMAT_LIMITS = {
   jsonDepth: 64,
   /** Header of a safetensors file: the limit of the reference implementation. */
   safetensorsHeaderBytes: 100_000_000,
+  /** A file of a canonical model: any file system holds it, and a transfer that breaks off repeats little. */
+  safetensorsFileBytes: 4096 * MiB,
   /** Header of a GGUF file (metadata and tensor table, vocabulary included). */
   ggufHeaderBytes: 256 * MiB,
   /** Values of one metadata array of a GGUF file: the largest published lists of merges have about 500,000. */

@@ -4,48 +4,15 @@
 
 import { z } from "zod";
 import { checkConfig } from "../model/architectures/common.ts";
-import { CONFIG_MOST, type ExpertKind, type ModelConfig, ModelError, moeLayersOf, sharedWidth, trunkTensors } from "../model/config.ts";
-import { EXPERT_KINDS, KV_FORMATS, MATRIX_FORMATS, type MatrixFormat, ROPE_STYLES, activationFormatOf, matrixBytes, segmentBytes } from "../model/kernels.ts";
+import { type ExpertKind, ModelError, moeLayersOf, sharedWidth, trunkTensors } from "../model/config.ts";
+import { KV_FORMATS, MATRIX_FORMATS, type MatrixFormat, activationFormatOf, matrixBytes, segmentBytes } from "../model/kernels.ts";
 import { ropeTables } from "../model/trunk.ts";
+import { configSchema } from "./config-schema.ts";
 import { FORMAT_LIMITS } from "./limits.ts";
 
 const count = z.int().min(0);
 const size = z.int().min(1);
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/, "expected 64 lower-case hexadecimal digits");
-
-const configSchema: z.ZodType<ModelConfig> = z.strictObject({
-  architecture: z.string().min(1),
-  vocabSize: size, hiddenSize: size.max(CONFIG_MOST.hidden), nLayers: size.max(CONFIG_MOST.layers), nHeads: size.max(CONFIG_MOST.heads), nKvHeads: size.max(CONFIG_MOST.heads),
-  headDim: size.max(CONFIG_MOST.headDim), maxPositions: size,
-  normEps: z.number().positive(),
-  rope: z.strictObject({
-    style: z.enum(ROPE_STYLES), dim: size, theta: z.number().positive(),
-    inverseFrequencies: z.array(z.number()).readonly(), magnitude: z.number().positive(),
-    long: z.strictObject({ fromPositions: size, inverseFrequencies: z.array(z.number()).readonly(), magnitude: z.number().positive() }).nullable(),
-  }),
-  mla: z.strictObject({
-    qLoraRank: size.nullable(), kvLoraRank: size, nopeHeadDim: size, ropeHeadDim: size, valueHeadDim: size, normEps: z.number().positive(),
-  }).nullable(),
-  norm: z.enum(["rms", "layer"]),
-  qkNorm: z.enum(["none", "per-head", "whole-vector"]),
-  qkvBias: z.boolean(), oBias: z.boolean(), attentionSinks: z.boolean(),
-  clipQkv: z.number().positive().nullable(),
-  attentionScale: z.number(),
-  slidingWindows: z.array(count).readonly(),
-  layerFfns: z.array(z.enum(["moe", "dense"])).readonly(),
-  denseIntermediateSize: count, nExperts: count.max(CONFIG_MOST.experts), expertKind: z.enum(EXPERT_KINDS), swigluLimit: z.number().min(0), expertIntermediateSize: count,
-  sharedIntermediateSize: count,
-  sharedGate: z.boolean(),
-  router: z.strictObject({
-    score: z.enum(["softmax", "sigmoid", "logits", "one"]), select: z.enum(["top-k", "sparsemixer"]), sparsemixerEpsilon: z.number().min(0), weigh: z.enum(["score", "renormalize", "softmax-selected"]),
-    scale: z.number(), topK: count, logitBias: z.boolean(), selectionBias: z.boolean(), nGroups: size, topKGroups: size,
-    groupScore: z.enum(["max", "top2-sum"]),
-  }),
-  tieWordEmbeddings: z.boolean(), headBias: z.boolean(),
-  embeddingMultiplier: z.number(), residualMultiplier: z.number(), logitsScaling: z.number(),
-  eosTokenIds: z.array(count).readonly(),
-  bosTokenId: count.nullable(),
-});
 
 /** [part, offset in the part, bytes, SHA-256]. */
 const extentSchema = z.tuple([count, count, size, sha256]).readonly();
@@ -57,6 +24,10 @@ const ffn = { layer: count, gateUp: z.enum(MATRIX_FORMATS), down: z.enum(MATRIX_
 const sharedSchema = z.strictObject(ffn).readonly();
 const expertSchema = z.strictObject({ ...ffn, expert: count }).readonly();
 
+/** What packs are made of: two forms that others publish, and the one that passes write (canonical-model.ts). */
+export const SOURCE_KINDS = ["huggingface", "gguf", "canonical"] as const;
+export type SourceKind = (typeof SOURCE_KINDS)[number];
+
 /** Of the manifest and of the order of bytes in parts. */
 export const PACK_VERSION = 2;
 export const PACK_ID = /^[a-z0-9][a-z0-9._-]*$/;
@@ -65,7 +36,7 @@ const manifestSchema = z.strictObject({
   format: z.literal("workers-moe-pack"),
   version: z.literal(PACK_VERSION),
   id: z.string().max(128).regex(PACK_ID, "expected lower-case letters, digits, '-', '.', '_'"),
-  source: z.strictObject({ kind: z.enum(["huggingface", "gguf"]), name: z.string(), sha256 }),
+  source: z.strictObject({ kind: z.enum(SOURCE_KINDS), name: z.string(), sha256 }),
   config: configSchema,
   kvFormat: z.enum(KV_FORMATS),
   contextLength: size,

@@ -83,13 +83,12 @@ export function shapeTensors(name: ShapeName): ShapeTensor[] {
   const { form }: ReleasedShape = RELEASED_SHAPES[name];
   const config = shapeConfig(name);
   const architecture = ARCHITECTURES.find((a) => a.name === name)!;
-  const kind = form.kind === "gguf" ? "gguf" : "huggingface";
   const isGranite = name.startsWith("granite");
   const gains = isGranite ? GRANITE_GAINS : GAINS;
   const tensors = new Map<string, ShapeTensor>();
-  for (const r of requests({ kind, config, architecture })) {
+  for (const r of requests({ config, names: form.kind === "gguf" ? architecture.gguf : architecture.huggingFace })) {
     // gpt-oss alone calls the feed-forward norm by the second name.
-    const location = name === "gpt_oss" && kind === "gguf" ? r.locations.at(-1)! : r.locations[0]!;
+    const location = name === "gpt_oss" && form.kind === "gguf" ? r.locations.at(-1)! : r.locations[0]!;
     const stored = fill(location.tensor, r);
     if (tensors.has(stored)) continue;
     const part = /(?:^|\.)([A-Za-z]+)(?:\.\d+)?$/.exec(r.name)![1]!;

@@ -5,12 +5,12 @@ import type { Command } from "commander";
 import { parameterCounts } from "../../fleet/capacity-pack.ts";
 import { EXPERT_BIASES, EXPERT_MATRICES, type ModelConfig, hasExpertBiases } from "../../model/config.ts";
 import { type Checkpoint, expertName } from "../../formats/checkpoint.ts";
-import type { PackManifest } from "../../formats/manifest.ts";
+import type { PackManifest, SourceKind } from "../../formats/manifest.ts";
 import { type Opened, openPath } from "../open-model.ts";
 import { showBytes, showCount, showTable } from "../sizes.ts";
 
 export interface Inspection {
-  readonly kind: "huggingface" | "gguf" | "pack";
+  readonly kind: SourceKind | "pack";
   readonly name: string;
   readonly architecture: string;
   readonly config: ModelConfig;

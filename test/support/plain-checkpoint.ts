@@ -56,12 +56,8 @@ export function plainCheckpoint(config: ModelConfig, weights: (name: string) => 
     experts: ffn("layers.{layer}.experts.{expert}"), shared: ffn("layers.{layer}.shared"), dense: ffn("layers.{layer}.shared"),
     ignorable: [], extraLayers: null,
   };
-  const refuse = (): never => { throw new Error("A plain checkpoint has its config already."); };
-  const architecture: Architecture = {
-    name: config.architecture, ggufName: config.architecture, keys: [], ggufKeys: [], fromHuggingFace: refuse, fromGguf: refuse, huggingFace: names, gguf: names,
-  };
   return new Checkpoint({
-    kind: "huggingface", name: config.architecture, sha256: "0".repeat(64), config, architecture, tokenizer: null, tensors, warnings: [],
+    kind: "huggingface", name: config.architecture, sha256: "0".repeat(64), config, names, tokenizer: null, tensors, warnings: [],
     source: new MemorySource(new Map([[FILE, file]])),
   });
 }

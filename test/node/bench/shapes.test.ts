@@ -26,7 +26,7 @@ describe.each(SHAPE_NAMES)("%s", (name) => {
   it("has the tensors of its architecture, in its form", () => {
     const tensors = new Map<string, StoredTensor>(shapeTensors(name).map((t) => [t.name, { name: t.name, file: "f", type: FILE_TYPES[t.type] ?? t.type, shape: t.shape, offset: 0, bytes: 0 }]));
     const checkpoint = new Checkpoint({
-      kind: shape.form.kind === "gguf" ? "gguf" : "huggingface", name, sha256: "", config, architecture: ARCHITECTURES.find((a) => a.name === name)!, tokenizer: null,
+      kind: shape.form.kind === "gguf" ? "gguf" : "huggingface", name, sha256: "", config, names: ARCHITECTURES.find((a) => a.name === name)![shape.form.kind === "gguf" ? "gguf" : "huggingFace"], tokenizer: null,
       source: new MemorySource(new Map()), tensors, warnings: [],
     });
     const held = [...checkpoint.places()].reduce((n, p) => n + p.nRows * p.nCols, 0);

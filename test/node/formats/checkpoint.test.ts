@@ -194,9 +194,9 @@ describe("forms that some files have", () => {
     const header = await readGgufHeader(new MemorySource(new Map([["x.gguf", model.ggufBytes()]])), "x.gguf");
     expect(header.tensors.has("blk.0.attn_k_b.weight")).toBe(true);
     const both = new Map([...header.tensors]).set("blk.0.attn_kv_b.weight", { ...header.tensors.get("blk.0.attn_k_b.weight")!, name: "blk.0.attn_kv_b.weight" });
-    const architecture = ARCHITECTURES.find((a) => a.name === "deepseek_v2")!;
+    const names = ARCHITECTURES.find((a) => a.name === "deepseek_v2")!.gguf;
     const source = new MemorySource(new Map([["x.gguf", model.ggufBytes()]]));
-    const checkpoint = new Checkpoint({ kind: "gguf", name: "x", sha256: "", config: model.config, architecture, tokenizer: null, source, tensors: both, warnings: [] });
+    const checkpoint = new Checkpoint({ kind: "gguf", name: "x", sha256: "", config: model.config, names, tokenizer: null, source, tensors: both, warnings: [] });
     expect(checkpoint.place("layers.0.kB.0").tensor).toBe("blk.0.attn_k_b.weight");
   });
 });
