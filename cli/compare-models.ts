@@ -3,8 +3,9 @@
 // Refuses models of different vocabularies.
 
 import { argmax } from "../model/sampling.ts";
-import { LayeredModel } from "./layered-model.ts";
-import type { WeightsByName } from "./streamed-model.ts";
+import { LayeredModel } from "../passes/layered-model.ts";
+import type { WeightsByName } from "../passes/streamed-model.ts";
+import { kernelModules } from "./open-pack.ts";
 
 export interface LayerAgreement {
   readonly layer: number;
@@ -41,7 +42,8 @@ export async function compareModels(of: readonly [first: WeightsByName, second: 
   if (other.vocabSize !== vocabSize || other.nLayers !== nLayers) {
     throw new Error(`Models of ${vocabSize} tokens in ${nLayers} layers and of ${other.vocabSize} in ${other.nLayers} cannot be compared; two forms of one model were expected.`);
   }
-  const [first, second] = [await LayeredModel.open(of[0], ids), await LayeredModel.open(of[1], ids)];
+  const modules = kernelModules();
+  const [first, second] = [await LayeredModel.open(of[0], [ids], modules), await LayeredModel.open(of[1], [ids], modules)];
   const layers: LayerAgreement[] = [];
   for (let layer = 0; layer < nLayers; layer++) {
     const [a, b] = [await first.runLayer(layer), await second.runLayer(layer)];

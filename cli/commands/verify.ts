@@ -16,7 +16,7 @@ import { openCheckpoint } from "../open-model.ts";
 import { positiveInteger } from "../positive-integer.ts";
 import { startProgress } from "../progress.ts";
 import { showBytes, showTable } from "../sizes.ts";
-import { checkpointWeights, packWeights } from "../streamed-model.ts";
+import { checkpointWeights, packWeights } from "../../passes/streamed-model.ts";
 
 export interface Verification {
   readonly packHash: string;

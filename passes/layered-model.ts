@@ -1,7 +1,7 @@
-// A model run layer by layer over a whole text, holding one layer's weights at a time and, last, the head's: each layer is an engine of one layer, whose
+// A model run layer by layer over texts, holding one layer's weights at a time and, last, the head's: each layer is an engine of one layer, whose
 // embedding matrix are the rows that the layer before gave. The bits are those of one engine with all layers in memory. Weights are read about once,
-// whatever the text's length; of experts those that the text asks for, as many as fit. Owns that order and its memory.
-// Refuses to generate: for every next token all layers would be read anew.
+// whatever the texts' length; of experts those that the texts ask for, as many as fit. A layer can be tried, with taps and with other weights, before the
+// model goes on. Owns that order and its memory. Refuses to generate: for every next token all layers would be read anew.
 
 import { engineRegions, hiddenStride, type EngineRegions } from "../model/engine-regions.ts";
 import { ModelError, trunkTensors, type ModelConfig } from "../model/config.ts";
@@ -13,8 +13,8 @@ import { Head } from "../model/logits.ts";
 import { StreamedExperts } from "../model/streamed-experts.ts";
 import { wholeModel } from "../model/stage-span.ts";
 import { bindTrunk, type LoadedTensor } from "../model/trunk.ts";
-import { chooseKernels, RESERVED_BYTES } from "../model/wasm-kernels.ts";
-import { kernelModules } from "./open-pack.ts";
+import type { Tap, TapEvent, TapPoint } from "../model/taps.ts";
+import { chooseKernels, type KernelModules, RESERVED_BYTES } from "../model/wasm-kernels.ts";
 import type { WeightsByName } from "./streamed-model.ts";
 
 /** A 32-bit WebAssembly memory ends here. */
@@ -29,41 +29,66 @@ export interface LayeredLimits {
   readonly expertBytes: number;
 }
 
+/** How a layer is run: with other weights than the model's own, and with taps. */
+export interface LayerTrial {
+  readonly weights?: WeightsByName;
+  readonly taps?: readonly LayerTap[];
+}
+
+/** As a tap of the engine (model/taps.ts), which is also told where the first of its tokens stands among those of all sequences. */
+export interface LayerTap {
+  readonly at: TapPoint;
+  run(event: TapEvent, firstToken: number): void;
+}
+
 export class LayeredModel {
   readonly config: ModelConfig;
   readonly #weights: WeightsByName;
-  readonly #ids: readonly number[];
+  /** Lengths of the sequences, in order. */
+  readonly #lengths: readonly number[];
   readonly #heap: Heap;
   readonly #kernels: Kernels;
   readonly #limits: LayeredLimits;
   /** Rows that the next layer reads, f32 [tokens, hidden]. */
   #rows: Float32Array = new Float32Array(0);
 
-  private constructor(weights: WeightsByName, ids: readonly number[], limits: LayeredLimits) {
+  private constructor(weights: WeightsByName, lengths: readonly number[], modules: KernelModules, limits: LayeredLimits) {
     const memory = new WebAssembly.Memory({ initial: RESERVED_BYTES / 65536, maximum: 65536 });
     this.config = weights.config;
     this.#weights = weights;
-    this.#ids = ids;
+    this.#lengths = lengths;
     this.#limits = limits;
     this.#heap = new Heap(memory, RESERVED_BYTES, HEAP_LIMIT_BYTES);
-    this.#kernels = chooseKernels({ modules: kernelModules(), memory }).kernels;
+    this.#kernels = chooseKernels({ modules, memory }).kernels;
   }
 
-  /** The model before its first layer, over the given text. Throws SourceError or ModelError. */
-  static async open(weights: WeightsByName, ids: readonly number[], limits: Partial<LayeredLimits> = {}): Promise<LayeredModel> {
-    const model = new LayeredModel(weights, ids, { ...DEFAULT_LIMITS, ...limits });
-    model.#rows = await weights.embedding(ids, model.#heap, model.#kernels);
+  /** The model before its first layer, over the given sequences of ids, each a context of its own. Throws SourceError or ModelError. */
+  static async open(weights: WeightsByName, sequences: readonly (readonly number[])[], modules: KernelModules, limits: Partial<LayeredLimits> = {}): Promise<LayeredModel> {
+    const lengths = sequences.map(({ length }) => length);
+    const most = Math.max(0, ...lengths);
+    if (lengths.length === 0 || lengths.includes(0) || most > weights.contextLength) throw new ModelError(`Sequences of ${Math.min(...lengths, most)} to ${most} tokens were given; expected 1 to ${weights.contextLength}.`);
+    const model = new LayeredModel(weights, lengths, modules, { ...DEFAULT_LIMITS, ...limits });
+    model.#rows = await weights.embedding(sequences.flat(), model.#heap, model.#kernels);
     return model;
   }
+
+  /** What the next layer reads, f32 [tokens, hidden], the sequences one after the other. */
+  get rows(): Float32Array { return this.#rows; }
 
   /** Kernel memory in use: nothing between layers, the head once it is open. */
   get usedBytes(): number { return this.#heap.usedBytes; }
 
-  /** Runs layer `layer`, the next one; its output, f32 [tokens, hidden]. Throws CapacityError where one layer is larger than a WebAssembly memory. */
-  async runLayer(layer: number): Promise<Float32Array> {
+  /** Runs layer `layer`, the next one, and goes on behind it; its output, f32 [tokens, hidden]. Throws CapacityError where one layer is larger than a WebAssembly memory. */
+  async runLayer(layer: number, how: LayerTrial = {}): Promise<Float32Array> {
+    return (this.#rows = await this.tryLayer(layer, how));
+  }
+
+  /** As runLayer, but the model stays before the layer. Taps see the tokens of one sequence at a time, in order. */
+  async tryLayer(layer: number, { weights = this.#weights, taps = [] }: LayerTrial = {}): Promise<Float32Array> {
     const heap = this.#heap;
     const { hiddenSize } = this.config;
-    const chunk = Math.min(this.#limits.chunkTokens, this.#ids.length);
+    const longest = Math.max(...this.#lengths);
+    const chunk = Math.min(this.#limits.chunkTokens, longest);
     const config = oneLayer(this.config, layer, chunk);
     const taken: number[] = [];
     const alloc = (bytes: number): number => {
@@ -74,38 +99,44 @@ export class LayeredModel {
     const embed = alloc(matrixBytes("f32", chunk, hiddenSize));
     const loaded = new Map<string, LoadedTensor>([["embed", { ptr: embed, format: "f32", nRows: chunk, nCols: hiddenSize }]]);
     for (const name of ["rope", ...trunkTensors(config).map((t) => t.name).filter((name) => name !== "embed")]) {
-      const { load, bytes, ...tensor } = this.#weights.tensor(name.replace(/^layers\.0\./, `layers.${layer}.`));
+      const { load, bytes, ...tensor } = weights.tensor(name.replace(/^layers\.0\./, `layers.${layer}.`));
       const ptr = alloc(bytes);
       await load(heap, ptr);
       loaded.set(name, { ...tensor, ptr });
     }
     const shared: SegmentWeights[] = [];
-    for (const { load, bytes, ...segment } of this.#weights.shared(heap, layer)) {
+    for (const { load, bytes, ...segment } of weights.shared(heap, layer)) {
       const ptr = alloc(bytes);
       await load(ptr);
       shared.push({ ...segment, ptr });
     }
-    const { kvFormat, activations, segmentCounts, widestSegment } = this.#weights;
+    const { kvFormat, activations, segmentCounts, widestSegment } = weights;
     const runner = new ExpertRunner(this.#kernels, heap, config, widestSegment, chunk);
-    const experts = new StreamedExperts(runner, heap, hiddenSize, this.#limits.expertBytes, (_, expert, segment) => this.#weights.expert(heap, layer, expert, segment));
+    const experts = new StreamedExperts(runner, heap, hiddenSize, this.#limits.expertBytes, (_, expert, segment) => weights.expert(heap, layer, expert, segment));
     const engine = new Engine({
       config, kernels: this.#kernels, heap, kvFormat, activations, maxChunkTokens: chunk, segmentCounts: [segmentCounts[layer]!], shared: [shared], experts,
       trunk: bindTrunk(config, (name) => loaded.get(name)),
     });
-    const timeline = engine.kv.open(this.#ids.length);
     const out = new Float32Array(this.#rows.length);
-    for (let done = 0; done < this.#ids.length; done += chunk) {
-      const nTokens = Math.min(chunk, this.#ids.length - done);
-      this.#placeRows(embed, done, nTokens);
-      await engine.step([{ timeline, ids: Array.from({ length: nTokens }, (_, i) => i), logits: "none" }],
-        [{ at: "layerOutput", run: ({ values }) => out.set(values.subarray(0, nTokens * hiddenSize), done * hiddenSize) }]);
+    let before = 0;
+    for (const length of this.#lengths) {
+      const timeline = engine.kv.open(length);
+      for (let done = 0; done < length; done += chunk) {
+        const nTokens = Math.min(chunk, length - done);
+        const first = before + done;
+        this.#placeRows(embed, first, nTokens);
+        const own: LayerTap = { at: "layerOutput", run: ({ values }) => out.set(values.subarray(0, nTokens * hiddenSize), first * hiddenSize) };
+        await engine.step([{ timeline, ids: Array.from({ length: nTokens }, (_, i) => i), logits: "none" }],
+          [...taps, own].map((tap): Tap => ({ at: tap.at, run: (event) => tap.run(event, first) })));
+      }
+      engine.kv.close(timeline);
+      before += length;
     }
-    engine.kv.close(timeline);
     engine.close();
     experts.close();
     runner.close();
     for (const ptr of taken) heap.free(ptr);
-    return (this.#rows = out);
+    return out;
   }
 
   /** Rows [first, first + nTokens) as an f32 matrix in tile layout: 32 rows of a column lie together. */
