@@ -12,6 +12,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<{ register(program: Comman
   chat: () => import("./commands/chat.ts"),
   inspect: () => import("./commands/inspect.ts"),
   pack: () => import("./commands/pack.ts"),
+  compress: () => import("./commands/compress.ts"),
   plan: () => import("./commands/plan.ts"),
   deploy: () => import("./commands/deploy.ts"),
   verify: () => import("./commands/verify.ts"),

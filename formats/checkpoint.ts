@@ -80,7 +80,20 @@ export const expertName = (layer: number, expert: number, part: ExpertMatrix | E
 /** Of a dense layer or shared expert. */
 export const sharedName = (layer: number, matrix: ExpertMatrix): string => `layers.${layer}.shared.${matrix}`;
 
-export class Checkpoint {
+/** Matrices by canonical name, whoever has them: a checkpoint, or one with some of its matrices changed (patched-matrices.ts). */
+export interface MatrixSource {
+  readonly config: ModelConfig;
+  /** Words for errors. */
+  readonly description: string;
+  /** Throws ModelError where there is none of that name. */
+  place(name: string): MatrixPlace;
+  /** Rows [firstRow, firstRow + nRows) of a matrix: row-major bytes of place.type. */
+  readRows(place: MatrixPlace, firstRow: number, nRows: number): Promise<Uint8Array<ArrayBuffer>>;
+  /** A vector, or a small matrix, in f32 [rows * cols]. Throws ModelError where a value is NaN or infinite. */
+  readF32(name: string): Promise<Float32Array>;
+}
+
+export class Checkpoint implements MatrixSource {
   readonly kind: SourceKind;
   readonly name: string;
   readonly sha256: string;
@@ -128,7 +141,6 @@ export class Checkpoint {
     return sha256Hex(new TextEncoder().encode(text).slice());
   }
 
-  /** Rows [firstRow, firstRow + nRows) of a matrix: row-major bytes of place.type. */
   async readRows(place: MatrixPlace, firstRow: number, nRows: number): Promise<Uint8Array<ArrayBuffer>> {
     try {
       return await this.#reader.read(place.view, firstRow, nRows);
@@ -148,15 +160,19 @@ export class Checkpoint {
     }
   }
 
-  /** A vector, or a small matrix, in f32 [rows * cols]. Throws ModelError where a value is NaN or infinite. */
-  async readF32(name: string): Promise<Float32Array> {
-    const place = this.place(name);
-    const values = decodeRows(place.type, await this.readRows(place, 0, place.nRows), place.nRows, place.nCols);
-    // A sink of minus infinity is none; nothing else may be infinite.
-    const broken = values.findIndex((x) => Number.isNaN(x) || x === Infinity);
-    if (broken >= 0) throw new ModelError(`Tensor ${place.tensor} of ${this.description} (${name}): value ${broken} is ${values[broken]}, expected a number.`);
-    return values;
+  readF32(name: string): Promise<Float32Array> {
+    return decodedF32(this, name);
   }
+}
+
+/** All rows of a small matrix of `from` in f32. Throws ModelError where a value is NaN or infinite. */
+export async function decodedF32(from: Pick<MatrixSource, "description" | "place" | "readRows">, name: string): Promise<Float32Array> {
+  const place = from.place(name);
+  const values = decodeRows(place.type, await from.readRows(place, 0, place.nRows), place.nRows, place.nCols);
+  // A sink of minus infinity is none; nothing else may be infinite.
+  const broken = values.findIndex((x) => Number.isNaN(x) || x === Infinity);
+  if (broken >= 0) throw new ModelError(`Tensor ${place.tensor} of ${from.description} (${name}): value ${broken} is ${values[broken]}, expected a number.`);
+  return values;
 }
 
 /** The largest multiple of `multiple` rows within the batch limit, at least one multiple. */

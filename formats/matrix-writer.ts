@@ -4,7 +4,7 @@
 
 import { ModelError } from "../model/config.ts";
 import { type MatrixFormat, gateUpRows, segmentBiasBytes } from "../model/kernels.ts";
-import { type Checkpoint, type MatrixPlace, rowsPerBatch } from "./checkpoint.ts";
+import { type MatrixPlace, type MatrixSource, rowsPerBatch } from "./checkpoint.ts";
 import { decodeRows } from "./dequantize.ts";
 import { LossLedger } from "./loss-ledger.ts";
 import { encodeRows, noLoss, refuseBrokenValues } from "./quantize.ts";
@@ -25,14 +25,14 @@ export function segmentBiases([gate, up, down]: readonly [Float32Array, Float32A
 }
 
 export class MatrixWriter {
-  readonly #checkpoint: Checkpoint;
+  readonly #checkpoint: MatrixSource;
   readonly #write: (bytes: Uint8Array) => Promise<void>;
   readonly #progress: (place: MatrixPlace, fraction: number) => void;
   /** What quantising cost. */
   readonly losses = new LossLedger();
 
   /** `write` gets bytes in order; `progress` the share of a tensor that was converted. */
-  constructor(checkpoint: Checkpoint, write: (bytes: Uint8Array) => Promise<void>, progress: (place: MatrixPlace, fraction: number) => void = () => {}) {
+  constructor(checkpoint: MatrixSource, write: (bytes: Uint8Array) => Promise<void>, progress: (place: MatrixPlace, fraction: number) => void = () => {}) {
     this.#checkpoint = checkpoint;
     this.#write = write;
     this.#progress = progress;

@@ -291,6 +291,10 @@ function mxfp4(x: Float32Array, out: Uint8Array, at: number, decoded: Float64Arr
   return { scale: 0, isLost: false };
 }
 
+/** Where value i of a q2 block lies: the byte behind its scale, and the bit in it. */
+const q2Byte = (i: number): number => ((i & 16) >> 2) + (i & 3);
+const q2Shift = (i: number): number => (i & 12) >> 1;
+
 /** Quant of q2 for a scale: 0..3. */
 const q2Level = (value: number, scale: number): number => (scale === 0 ? 1 : clamp(Math.floor(value / scale / 2) + 2, 0, 3));
 
@@ -308,10 +312,37 @@ function q2(x: Float32Array, out: Uint8Array, at: number, decoded: Float64Array)
   setHalf(out, at, scale);
   for (let i = 0; i < x.length; i++) {
     const q = q2Level(x[i]!, scale);
-    out[at + 2 + ((i & 16) >> 2) + (i & 3)]! |= q << (2 * ((i & 12) >> 2));
+    out[at + 2 + q2Byte(i)]! |= q << q2Shift(i);
     decoded[i] = scale * (2 * q - 3);
   }
   return { scale, isLost: scale === 0 && amax !== 0 };
 }
+
+/** Types whose groups of 32 have one scale, and perhaps a minimum, in f16: what a quantiser that chooses levels itself (passes/) can write. */
+export type GroupType = "Q8_0" | "Q4_0" | "Q4_1" | "Q2_32";
+
+/** Writes a whole block of 32 codes as stored (Q8_0: -128..127, as two's complement; Q4: 0..15; Q2_32: 0..3) with its scale and, in Q4_1, minimum. */
+export type BlockWriter = (out: Uint8Array, at: number, scale: number, min: number, codes: ArrayLike<number>) => void;
+
+export const BLOCK_WRITERS: Readonly<Record<GroupType, BlockWriter>> = {
+  Q8_0(out, at, scale, _min, codes) {
+    setHalf(out, at, scale);
+    for (let i = 0; i < 32; i++) out[at + 2 + i] = codes[i]! & 255;
+  },
+  Q4_0(out, at, scale, _min, codes) {
+    setHalf(out, at, scale);
+    for (let i = 0; i < 16; i++) out[at + 2 + i] = codes[i]! | (codes[i + 16]! << 4);
+  },
+  Q4_1(out, at, scale, min, codes) {
+    setHalf(out, at, scale);
+    setHalf(out, at + 2, min);
+    for (let i = 0; i < 16; i++) out[at + 4 + i] = codes[i]! | (codes[i + 16]! << 4);
+  },
+  Q2_32(out, at, scale, _min, codes) {
+    setHalf(out, at, scale);
+    out.fill(0, at + 2, at + 10);
+    for (let i = 0; i < 32; i++) out[at + 2 + q2Byte(i)]! |= codes[i]! << q2Shift(i);
+  },
+};
 
 export const BLOCK_ENCODERS: Readonly<Record<QuantizedType, BlockEncoder>> = { Q8_0: q8, Q4_0: q4, Q4_1: q4m, Q4_K: q4k, Q6_K: q6k, MXFP4: mxfp4, Q2_32: q2 };

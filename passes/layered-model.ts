@@ -29,7 +29,7 @@ export interface LayeredLimits {
   readonly expertBytes: number;
 }
 
-/** How a layer is run: with other weights than the model's own, and with taps. */
+/** How a layer is run: with other weights than the model's own, of the same shapes but for the feed-forward part, and with taps. */
 export interface LayerTrial {
   readonly weights?: WeightsByName;
   readonly taps?: readonly LayerTap[];
@@ -68,7 +68,9 @@ export class LayeredModel {
     const most = Math.max(0, ...lengths);
     if (lengths.length === 0 || lengths.includes(0) || most > weights.contextLength) throw new ModelError(`Sequences of ${Math.min(...lengths, most)} to ${most} tokens were given; expected 1 to ${weights.contextLength}.`);
     const model = new LayeredModel(weights, lengths, modules, { ...DEFAULT_LIMITS, ...limits });
-    model.#rows = await weights.embedding(sequences.flat(), model.#heap, model.#kernels);
+    const rows = await weights.embedding(sequences.flat(), model.#heap, model.#kernels);
+    const { embeddingMultiplier } = model.config;
+    model.#rows = embeddingMultiplier === 1 ? rows : rows.map((x) => x * embeddingMultiplier);
     return model;
   }
 
@@ -89,7 +91,7 @@ export class LayeredModel {
     const { hiddenSize } = this.config;
     const longest = Math.max(...this.#lengths);
     const chunk = Math.min(this.#limits.chunkTokens, longest);
-    const config = oneLayer(this.config, layer, chunk);
+    const config = oneLayer(weights.config, layer, chunk);
     const taken: number[] = [];
     const alloc = (bytes: number): number => {
       const ptr = heap.alloc(bytes, "weights");
@@ -184,6 +186,6 @@ export class LayeredModel {
 function oneLayer(c: ModelConfig, layer: number, nRows: number): ModelConfig {
   return {
     ...c, nLayers: 1, vocabSize: nRows, slidingWindows: [c.slidingWindows[layer]!], layerFfns: [c.layerFfns[layer]!],
-    embeddingMultiplier: layer === 0 ? c.embeddingMultiplier : 1, tieWordEmbeddings: true, headBias: false,
+    embeddingMultiplier: 1, tieWordEmbeddings: true, headBias: false,
   };
 }

@@ -4,7 +4,7 @@
 
 import { segmentCounts } from "../formats/load-model.ts";
 import type { ByteSource } from "../formats/byte-source.ts";
-import type { Checkpoint, MatrixPlace } from "../formats/checkpoint.ts";
+import type { MatrixPlace, MatrixSource } from "../formats/checkpoint.ts";
 import { decodeRows } from "../formats/dequantize.ts";
 import { type PackBlob, type PackManifest, type PackSegment, segmentName, sharedSegmentName } from "../formats/manifest.ts";
 import { MatrixWriter, segmentBiases } from "../formats/matrix-writer.ts";
@@ -104,8 +104,8 @@ export function packWeights(source: ByteSource, manifest: PackManifest): Weights
 /** The format that holds a stored type exactly and is multiplied with f32 activations. */
 const exactFormat = ({ type }: MatrixPlace): MatrixFormat => (type === "F16" ? "f16" : type === "BF16" ? "bf16" : "f32");
 
-/** A checkpoint's weights at full precision, with the context a pack of it has. */
-export function checkpointWeights(checkpoint: Checkpoint, contextLength: number): WeightsByName {
+/** A checkpoint's weights, or a patched one's, at full precision, with the context a pack of it has. */
+export function checkpointWeights(checkpoint: MatrixSource, contextLength: number): WeightsByName {
   const { config } = checkpoint;
   const trunk = new Map(trunkTensors(config).map((t) => [t.name, t]));
   const write = (heap: Heap, ptr: number, run: (writer: MatrixWriter) => Promise<void>): Promise<void> => {
