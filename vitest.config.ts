@@ -15,7 +15,7 @@ export default defineConfig({
   test: {
     projects: [
       // These start no servers and compute all the time: a file for every core. The others go by one core less, which wrangler's own processes use.
-      { test: { name: "node", include: ["test/node/**/*.test.ts"], exclude: COMMANDS, maxWorkers: availableParallelism(), sequence: { groupOrder: 0 }, ...timeouts } },
+      { test: { name: "node", include: ["test/{node,methods}/**/*.test.ts"], exclude: COMMANDS, maxWorkers: availableParallelism(), sequence: { groupOrder: 0 }, ...timeouts } },
       { test: { name: "commands", include: COMMANDS, ...others, ...timeouts } },
       {
         plugins: [
