@@ -6,7 +6,9 @@ import { parameterCounts } from "../../fleet/capacity-pack.ts";
 import { EXPERT_BIASES, EXPERT_MATRICES, type ModelConfig, hasExpertBiases } from "../../model/config.ts";
 import { type Checkpoint, expertName } from "../../formats/checkpoint.ts";
 import type { PackManifest, SourceKind } from "../../formats/manifest.ts";
+import { efficiencyLeverage, REASONING_TOKENS_PER_PARAMETER, REFERENCE_FLOPS, type Shape, shapeOf, trainingFlops } from "../../passes/efficiency.ts";
 import { type Opened, openPath } from "../open-model.ts";
+import { positiveInteger } from "../positive-integer.ts";
 import { showBytes, showCount, showTable } from "../sizes.ts";
 
 export interface Inspection {
@@ -26,6 +28,8 @@ export interface Inspection {
   readonly chatTemplate: boolean;
   readonly eosTokenIds: readonly number[];
   readonly problems: readonly string[];
+  /** null for a dense model. */
+  readonly efficiency: Efficiency | null;
   /** Of a pack only. */
   readonly pack?: {
     readonly hash: string; readonly parts: number; readonly segments: number;
@@ -33,21 +37,38 @@ export interface Inspection {
   };
 }
 
+/** What the shape says of the training it is good for. */
+export interface Efficiency extends Shape {
+  /** Compute for which leverage is told, in FLOP. */
+  readonly flops: number;
+  readonly leverage: number;
+  /** Only where the tokens of the training were given. */
+  readonly tokensPerParameter: number | null;
+}
+
+function efficiencyOf(config: ModelConfig, { total, active }: { total: number; active: number }, trainingTokens: number | undefined): Efficiency | null {
+  const shape = shapeOf(config);
+  if (shape === null) return null;
+  const flops = trainingTokens === undefined ? REFERENCE_FLOPS : trainingFlops(active, trainingTokens);
+  return { ...shape, flops, leverage: efficiencyLeverage(shape.activation, shape.granularity, flops), tokensPerParameter: trainingTokens === undefined ? null : trainingTokens / total };
+}
+
 export function register(program: Command): void {
   program.command("inspect")
     .description("say what a model or a pack is")
     .argument("<model|pack>", "Hugging Face folder, .gguf file or pack folder")
+    .option("--training-tokens <n>", "tokens it was trained on, which no file says: for tokens per parameter and efficiency leverage", positiveInteger)
     .option("--json", "print one JSON document")
-    .action(async (path: string, options: { json?: boolean }) => {
-      const found = inspect(await openPath(path));
+    .action(async (path: string, options: { json?: boolean; trainingTokens?: number }) => {
+      const found = inspect(await openPath(path), options.trainingTokens);
       process.stdout.write(options.json === true ? `${JSON.stringify(found)}\n` : inspectionText(found));
     });
 }
 
-export const inspect = (opened: Opened): Inspection =>
-  opened.kind === "checkpoint" ? inspectCheckpoint(opened.checkpoint) : inspectPack(opened.manifest, opened.packHash);
+export const inspect = (opened: Opened, trainingTokens?: number): Inspection =>
+  opened.kind === "checkpoint" ? inspectCheckpoint(opened.checkpoint, trainingTokens) : inspectPack(opened.manifest, opened.packHash, trainingTokens);
 
-function inspectCheckpoint(checkpoint: Checkpoint): Inspection {
+function inspectCheckpoint(checkpoint: Checkpoint, trainingTokens: number | undefined): Inspection {
   const { config } = checkpoint;
   const { total, active } = parameterCounts(config);
   const typeBytes: Record<string, number> = {};
@@ -67,11 +88,11 @@ function inspectCheckpoint(checkpoint: Checkpoint): Inspection {
     kind: checkpoint.kind, name: checkpoint.name, architecture: config.architecture, config, parameters: total, activeParameters: active,
     typeBytes, totalBytes, expertBytes: { first: sizes[0] ?? 0, largest: sizes.reduce((a, b) => Math.max(a, b), 0) },
     tokenizer: checkpoint.tokenizer?.kind ?? null, chatTemplate: checkpoint.tokenizer?.chatTemplate != null,
-    eosTokenIds: config.eosTokenIds, problems: checkpoint.warnings,
+    eosTokenIds: config.eosTokenIds, problems: checkpoint.warnings, efficiency: efficiencyOf(config, { total, active }, trainingTokens),
   };
 }
 
-function inspectPack(m: PackManifest, hash: string): Inspection {
+function inspectPack(m: PackManifest, hash: string, trainingTokens: number | undefined): Inspection {
   const { total, active } = parameterCounts(m.config);
   const typeBytes: Record<string, number> = {};
   const add = (format: string, bytes: number): void => void (typeBytes[format] = (typeBytes[format] ?? 0) + bytes);
@@ -89,11 +110,22 @@ function inspectPack(m: PackManifest, hash: string): Inspection {
     typeBytes, totalBytes: m.parts.reduce((n, p) => n + p.bytes, 0),
     expertBytes: { first: sizes[0] ?? 0, largest: sizes.reduce((a, b) => Math.max(a, b), 0) },
     tokenizer: m.tokenizer === null ? null : m.tokenizer.file, chatTemplate: m.tokenizer?.chatTemplate != null, eosTokenIds: m.config.eosTokenIds, problems,
+    efficiency: efficiencyOf(m.config, { total, active }, trainingTokens),
     pack: {
       hash, parts: m.parts.length, contextLength: m.contextLength, activations: m.activations, kvFormat: m.kvFormat,
       segments: m.experts.reduce((n, e) => n + e.segments.length, 0),
     },
   };
+}
+
+function efficiencyRows({ sparsity, granularity, flops, leverage, tokensPerParameter }: Efficiency): [string, string][] {
+  const compute = `10^${Math.log10(flops).toFixed(1)} FLOP of training`;
+  return [
+    ["sparsity", `${(100 * sparsity).toFixed(1)} % of experts rest; granularity ${granularity.toFixed(1)}`],
+    ["leverage", `${leverage.toFixed(2)}: a dense model of equal loss takes so many times the compute, at ${compute} (Ling, 2025)`],
+    ...(tokensPerParameter === null ? [] : [["trained on", `${tokensPerParameter.toFixed(1)} tokens per parameter${tokensPerParameter > REASONING_TOKENS_PER_PARAMETER
+      ? `; beyond about ${REASONING_TOKENS_PER_PARAMETER} reasoning was found to suffer in models with many idle parameters (Optimal Sparsity, 2025)` : ""}`] as [string, string]]),
+  ];
 }
 
 function inspectionText(i: Inspection): string {
@@ -109,6 +141,7 @@ function inspectionText(i: Inspection): string {
       + (largest > first ? ` (the largest ${showBytes(largest)})` : "") + (c.sharedIntermediateSize > 0 ? `, and a shared one, ${c.sharedIntermediateSize} wide` : "")],
     ...(nDense > 0 ? [["dense layers", `${nDense}, ${c.denseIntermediateSize} wide`] as [string, string]] : []),
     ["parameters", `${showCount(i.parameters)}, of which ${showCount(i.activeParameters)} take part in one token`],
+    ...(i.efficiency === null ? [] : efficiencyRows(i.efficiency)),
     ["context", i.pack ? `${i.pack.contextLength} of ${c.maxPositions} tokens` : `${c.maxPositions} tokens`],
     ["size", showBytes(i.totalBytes)],
     ...Object.entries(i.typeBytes).map(([type, bytes]): [string, string] => [`  ${type}`, showBytes(bytes)]),
