@@ -15,9 +15,12 @@ const PREFIX_BYTES = 16;
 /** request u32, token u32, layer u16, two bytes of zero. */
 const FIXED_BYTES = 12;
 
-/** Bytes of one choice of an expert. Each column starts at a multiple of 4. */
-const COLUMN_BYTES = { ids: 2, weights: 4 } as const;
-export type TraceColumn = keyof typeof COLUMN_BYTES;
+/** What a record may hold: bytes of a value, and how many there are. Each column starts at a multiple of 4. */
+const COLUMNS = {
+  ids: { bytes: 2, per: "choice" }, weights: { bytes: 4, per: "choice" }, logits: { bytes: 4, per: "expert" }, norms: { bytes: 4, per: "choice" }, cosine: { bytes: 4, per: "token" },
+} as const;
+export const TRACE_COLUMNS = Object.keys(COLUMNS) as TraceColumn[];
+export type TraceColumn = keyof typeof COLUMNS;
 
 const headerSchema = z.object({
   /** Id of the pack and its hash: experts of another revision are other experts. */
@@ -27,13 +30,13 @@ const headerSchema = z.object({
   topK: z.number().int().min(0).max(0x10000),
   /** Layers that have experts, ascending. */
   moeLayers: z.array(z.number().int().min(0).max(0xffff)),
-  columns: z.array(z.enum(["ids", "weights"])),
+  columns: z.array(z.enum(TRACE_COLUMNS)),
 });
 export type TraceHeader = Readonly<z.infer<typeof headerSchema>>;
 
-/** Of a trace of this pack, with ids and weights. */
-export const traceHeader = ({ manifest: { id, config }, packHash }: Pick<OpenPack, "manifest" | "packHash">): TraceHeader => ({
-  model: id, packHash, nExperts: config.nExperts, topK: config.router.topK, moeLayers: moeLayersOf(config), columns: ["ids", "weights"],
+/** Of a trace of this pack. */
+export const traceHeader = ({ manifest: { id, config }, packHash }: Pick<OpenPack, "manifest" | "packHash">, columns: readonly TraceColumn[] = ["ids", "weights"]): TraceHeader => ({
+  model: id, packHash, nExperts: config.nExperts, topK: config.router.topK, moeLayers: moeLayersOf(config), columns: [...columns],
 });
 
 /** One token in one layer. */
@@ -46,12 +49,18 @@ export interface TraceRecord {
   /** In rank order, [topK]. */
   readonly ids: ArrayLike<number>;
   readonly weights: ArrayLike<number>;
+  /** Only in traces that have these columns: [nExperts], [topK], [1]. */
+  readonly logits?: ArrayLike<number>;
+  readonly norms?: ArrayLike<number>;
+  readonly cosine?: ArrayLike<number>;
 }
 
-const columnBytes = (column: TraceColumn, topK: number): number => Math.ceil((COLUMN_BYTES[column] * topK) / 4) * 4;
+type Shape = Pick<TraceHeader, "columns" | "topK" | "nExperts">;
 
-export const traceRecordBytes = ({ columns, topK }: Pick<TraceHeader, "columns" | "topK">): number =>
-  FIXED_BYTES + columns.reduce((sum, column) => sum + columnBytes(column, topK), 0);
+const lengthOf = (column: TraceColumn, { topK, nExperts }: Shape): number => ({ choice: topK, expert: nExperts, token: 1 })[COLUMNS[column].per];
+const columnBytes = (column: TraceColumn, shape: Shape): number => Math.ceil((COLUMNS[column].bytes * lengthOf(column, shape)) / 4) * 4;
+
+export const traceRecordBytes = (shape: Shape): number => FIXED_BYTES + shape.columns.reduce((sum, column) => sum + columnBytes(column, shape), 0);
 
 /** What a file begins with; a multiple of 4 bytes. */
 export function traceHeaderBytes(header: TraceHeader): Uint8Array<ArrayBuffer> {
@@ -66,12 +75,13 @@ export function traceHeaderBytes(header: TraceHeader): Uint8Array<ArrayBuffer> {
 }
 
 /** Records, one after the other. Throws RangeError on a record of another model's shape. */
-export function traceRecords(header: Pick<TraceHeader, "columns" | "topK" | "nExperts">, records: readonly TraceRecord[]): Uint8Array<ArrayBuffer> {
+export function traceRecords(header: Shape, records: readonly TraceRecord[]): Uint8Array<ArrayBuffer> {
   const stride = traceRecordBytes(header);
   const { topK, nExperts } = header;
   const bytes = new Uint8Array(records.length * stride);
   const view = new DataView(bytes.buffer);
-  records.forEach(({ request, token, layer, ids, weights }, i) => {
+  records.forEach((record, i) => {
+    const { request, token, layer, ids, weights } = record;
     if (ids.length !== topK || weights.length !== topK) throw new RangeError(`A trace record of layer ${layer} has ${ids.length} experts and ${weights.length} weights; expected ${topK} of each.`);
     let at = i * stride;
     view.setUint32(at, request, true);
@@ -79,12 +89,15 @@ export function traceRecords(header: Pick<TraceHeader, "columns" | "topK" | "nEx
     view.setUint16(at + 8, layer, true);
     at += FIXED_BYTES;
     for (const column of header.columns) {
-      for (let rank = 0; rank < topK; rank++) {
-        if (column === "weights") view.setFloat32(at + rank * 4, weights[rank]!, true);
-        else if (ids[rank]! < nExperts) view.setUint16(at + rank * 2, ids[rank]!, true);
-        else throw new RangeError(`A trace record of layer ${layer} names expert ${ids[rank]}; the model has ${nExperts}.`);
+      const values = record[column];
+      const length = lengthOf(column, header);
+      if (values?.length !== length) throw new RangeError(`A trace record of layer ${layer} has ${values?.length ?? "no"} ${column}; expected ${length}.`);
+      for (let j = 0; j < length; j++) {
+        if (column !== "ids") view.setFloat32(at + j * 4, values[j]!, true);
+        else if (ids[j]! < nExperts) view.setUint16(at + j * 2, ids[j]!, true);
+        else throw new RangeError(`A trace record of layer ${layer} names expert ${ids[j]}; the model has ${nExperts}.`);
       }
-      at += columnBytes(column, topK);
+      at += columnBytes(column, header);
     }
   });
   return bytes;
@@ -115,12 +128,13 @@ export function readTrace(bytes: Uint8Array, name: string): Trace {
     record(index) {
       if (!Number.isInteger(index) || index < 0 || index >= length) throw new RangeError(`${name} has ${length} records; number ${index} was asked for.`);
       let at = start + index * stride;
-      const found: { ids: number[]; weights: number[] } = { ids: [], weights: [] };
       const [request, token, layer] = [view.getUint32(at, true), view.getUint32(at + 4, true), view.getUint16(at + 8, true)];
       at += FIXED_BYTES;
+      const found: Partial<Record<TraceColumn, number[]>> & { ids: number[]; weights: number[] } = { ids: [], weights: [] };
       for (const column of header.columns) {
-        for (let rank = 0; rank < header.topK; rank++) found[column].push(column === "ids" ? view.getUint16(at + rank * 2, true) : view.getFloat32(at + rank * 4, true));
-        at += columnBytes(column, header.topK);
+        const from = at;
+        found[column] = Array.from({ length: lengthOf(column, header) }, (_, j) => (column === "ids" ? view.getUint16(from + j * 2, true) : view.getFloat32(from + j * 4, true)));
+        at += columnBytes(column, header);
       }
       return { request, token, layer, ...found };
     },

@@ -2,11 +2,11 @@
 // traffic as a served model keeps it (TRACE_SHARE), or of a trace file made before. Owns the way to the records; the file is formats/trace.ts,
 // the load fleet/expert-load.ts. A file is written beside its name and renamed when complete.
 
-import type { Command } from "commander";
+import { type Command, InvalidArgumentError } from "commander";
 import { readFileSync, statSync } from "node:fs";
-import { StepTrace } from "../../durable/step-trace.ts";
-import { readTrace, traceHeader, traceHeaderBytes, traceRecords, type Trace, type TraceHeader, type TraceRecord } from "../../formats/trace.ts";
+import { readTrace, TRACE_COLUMNS, traceHeader, traceHeaderBytes, traceRecords, type Trace, type TraceColumn, type TraceHeader, type TraceRecord } from "../../formats/trace.ts";
 import { ExpertLoad, type LayerLoad } from "../../fleet/expert-load.ts";
+import { RoutingNotes } from "../../passes/routing-notes.ts";
 import { openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
 import { readText } from "../read-text.ts";
@@ -15,6 +15,7 @@ import { writeWhole } from "../whole-file.ts";
 interface TraceOptions {
   readonly text?: string;
   readonly out?: string;
+  readonly columns?: readonly TraceColumn[];
   readonly key?: string;
   readonly json?: boolean;
 }
@@ -25,9 +26,18 @@ export function register(program: Command): void {
     .argument("<source>", "folder of a pack (with --text), address of a served model (what TRACE_SHARE kept), or a trace file")
     .option("--text <file>", "UTF-8 text, routed by the pack")
     .option("--out <file>", "write the trace here (docs/formats.md)")
+    .option("--columns <names>", `what to write of each token and layer: ${TRACE_COLUMNS.join(", ")}, or all`, columnsOf)
     .option("--key <key>", "API key with the scope admin, for an address; otherwise the variable WORKERS_MOE_KEY")
     .option("--json", "print one JSON document")
     .action(trace);
+}
+
+/** Columns by name, in the file's order; ids and weights are always among them. */
+function columnsOf(text: string): TraceColumn[] {
+  const names = text === "all" ? TRACE_COLUMNS : text.split(",").map((name) => name.trim());
+  const unknown = names.find((name) => !(TRACE_COLUMNS as readonly string[]).includes(name));
+  if (unknown !== undefined) throw new InvalidArgumentError(`Found "${unknown}"; expected ${TRACE_COLUMNS.join(", ")}, or all.`);
+  return TRACE_COLUMNS.filter((column) => column === "ids" || column === "weights" || names.includes(column));
 }
 
 async function trace(source: string, options: TraceOptions): Promise<void> {
@@ -52,8 +62,9 @@ interface Routed {
   readonly requests: number;
 }
 
-async function routingOf(source: string, { text, out, key, json }: TraceOptions): Promise<Routed> {
+async function routingOf(source: string, { text, out, columns, key, json }: TraceOptions): Promise<Routed> {
   const quiet = json === true;
+  if (columns !== undefined && (text === undefined || out === undefined)) throw new Error("--columns goes with --text and --out: it says what is written of a text.");
   if (/^https?:\/\//.test(source)) {
     if (text !== undefined) throw new Error("An address was given together with --text; a served model's trace is of its own traffic. Give the folder of a pack for a text.");
     const bytes = await download(source, key ?? process.env["WORKERS_MOE_KEY"]);
@@ -66,7 +77,7 @@ async function routingOf(source: string, { text, out, key, json }: TraceOptions)
   }
   if (text === undefined) throw new Error(`${source} is neither a trace file nor an address, so --text must say which text its experts are to be traced over.`);
   const model = await openPack(source);
-  return traceText(model, readText(text), text, out, quiet);
+  return traceText(model, readText(text), text, out, quiet, columns);
 }
 
 function recordsOf(trace: Trace): Routed {
@@ -96,10 +107,10 @@ async function download(address: string, key: string | undefined): Promise<Uint8
 }
 
 /** Every token of a text once, in windows of the context length; each window is a request, begun with BOS where the tokenizer adds one. */
-export async function traceText({ engine, tokenizer, manifest, packHash }: LocalModel, text: string, name: string, out: string | undefined, quiet: boolean): Promise<Routed> {
+export async function traceText({ engine, tokenizer, manifest, packHash }: LocalModel, text: string, name: string, out: string | undefined, quiet: boolean, columns?: readonly TraceColumn[]): Promise<Routed> {
   if (tokenizer === null) throw new Error(`The pack "${manifest.id}" has no tokenizer, which trace needs.`);
   const { config } = manifest;
-  const header = traceHeader({ manifest, packHash });
+  const header = traceHeader({ manifest, packHash }, columns);
   if (header.moeLayers.length === 0) throw new Error(`The pack "${manifest.id}" is a dense model: it has no experts to trace.`);
   const ids = tokenizer.encodeText(text);
   if (ids.length === 0) throw new Error(`${name} has no text to trace.`);
@@ -112,8 +123,8 @@ export async function traceText({ engine, tokenizer, manifest, packHash }: Local
     const bar = startProgress({ label: "trace", total: ids.length, unit: "tokens", quiet });
     try {
       for (let start = 0; start < ids.length; start += room, requests++) {
-        await routeWindow(engine, [...before, ...ids.slice(start, start + room)], (nDone, routed) => {
-          const found = routed.flatMap(({ position, route }) => route.experts.map((chosen, i): TraceRecord => ({ request: requests, token: position, layer: header.moeLayers[i]!, ids: chosen, weights: route.weights[i]! })));
+        await routeWindow(engine, [...before, ...ids.slice(start, start + room)], header.columns, (nDone, notes) => {
+          const found = notes.take(requests);
           for (const record of found) load.add(record);
           records += found.length;
           write(traceRecords(header, found));
@@ -127,15 +138,14 @@ export async function traceText({ engine, tokenizer, manifest, packHash }: Local
   return { header, load, records, requests };
 }
 
-/** Evaluates one sequence; after each chunk hands out how many of its tokens are done and where the chunk's went. */
-async function routeWindow(engine: LocalModel["engine"], window: readonly number[], onChunk: (nDone: number, routed: ReturnType<StepTrace["routesOf"]>) => void): Promise<void> {
+/** Evaluates one sequence; after each chunk hands out how many of its tokens are done, and what was noted. */
+async function routeWindow(engine: LocalModel["engine"], window: readonly number[], columns: readonly TraceColumn[], onChunk: (nDone: number, notes: RoutingNotes) => void): Promise<void> {
   const timeline = engine.kv.open(window.length);
+  const notes = new RoutingNotes(engine.config, columns);
   try {
     while (timeline.length < window.length) {
-      const from = timeline.length;
-      const chunk = new StepTrace([{ timeline: timeline.id, from, layer: null }], engine.config.router.topK);
-      await engine.step([{ timeline, ids: window.slice(from, from + engine.maxChunkTokens), logits: "none" }], chunk.taps);
-      onChunk(timeline.length, chunk.routesOf(timeline.id, from, timeline.length));
+      await engine.step([{ timeline, ids: window.slice(timeline.length, timeline.length + engine.maxChunkTokens), logits: "none" }], notes.taps);
+      onChunk(timeline.length, notes);
     }
   } finally {
     engine.kv.close(timeline);

@@ -2,7 +2,7 @@
 
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { readTrace, traceHeaderBytes, traceRecordBytes, traceRecords, type TraceHeader, type TraceRecord } from "../../../formats/trace.ts";
+import { readTrace, TRACE_COLUMNS, traceHeaderBytes, traceRecordBytes, traceRecords, type TraceHeader, type TraceRecord } from "../../../formats/trace.ts";
 
 const HEADER: TraceHeader = { model: "tiny", packHash: "ab".repeat(32), nExperts: 8, topK: 3, moeLayers: [1, 2], columns: ["ids", "weights"] };
 
@@ -17,12 +17,14 @@ const RECORD: TraceRecord = { request: 7, token: 1_000_000, layer: 2, ids: [5, 0
 
 describe("a trace", () => {
   it("is read as it was written, of any shape, wherever its bytes lie", () => {
-    fc.assert(fc.property(fc.integer({ min: 0, max: 9 }), fc.integer({ min: 1, max: 65_536 }), fc.string({ unit: "grapheme" }), fc.integer({ min: 0, max: 3 }), fc.infiniteStream(fc.nat()), (topK, nExperts, model, offset, numbers) => {
+    fc.assert(fc.property(fc.integer({ min: 0, max: 9 }), fc.integer({ min: 1, max: 65_536 }), fc.string({ unit: "grapheme" }), fc.integer({ min: 0, max: 3 }), fc.subarray(["logits", "norms", "cosine"] as const), fc.infiniteStream(fc.nat()), (topK, nExperts, model, offset, more, numbers) => {
       const next = (below: number): number => numbers.next().value! % below;
-      const header: TraceHeader = { ...HEADER, model, topK, nExperts };
+      const header: TraceHeader = { ...HEADER, model, topK, nExperts: more.includes("logits") ? 1 + (nExperts % 70) : nExperts, columns: TRACE_COLUMNS.filter((column) => column === "ids" || column === "weights" || more.includes(column)) };
+      const floats = (length: number): number[] => Array.from({ length }, () => Math.fround(next(1 << 24) / 7));
       const records = Array.from({ length: next(6) }, (): TraceRecord => ({
         request: next(2 ** 32), token: next(2 ** 32), layer: next(65_536),
-        ids: Array.from({ length: topK }, () => next(nExperts)), weights: Array.from({ length: topK }, () => Math.fround(next(1 << 24) / 7)),
+        ids: Array.from({ length: topK }, () => next(header.nExperts)), weights: floats(topK),
+        ...(more.includes("logits") ? { logits: floats(header.nExperts) } : {}), ...(more.includes("norms") ? { norms: floats(topK) } : {}), ...(more.includes("cosine") ? { cosine: floats(1) } : {}),
       }));
       const file = fileOf(header, records);
       const moved = new Uint8Array(file.length + offset);
@@ -45,6 +47,7 @@ describe("a trace", () => {
   it("is not written with experts the model does not have, or not as many as it takes", () => {
     expect(() => traceRecords(HEADER, [{ ...RECORD, ids: [5, 0, 8] }])).toThrow("names expert 8; the model has 8");
     expect(() => traceRecords(HEADER, [{ ...RECORD, ids: [5, 0] }])).toThrow("has 2 experts and 3 weights; expected 3 of each");
+    expect(() => traceRecords({ ...HEADER, columns: ["ids", "weights", "norms", "logits"] }, [{ ...RECORD, norms: [1, 2, 3] }])).toThrow("has no logits; expected 8");
   });
 });
 
@@ -63,7 +66,7 @@ describe("what is refused", () => {
     ["records out of step", changed((_, view) => view.setUint32(12, view.getUint32(12, true) - 1, true)), "says its header ends"],
     ["a header that is no JSON", changed((bytes) => bytes.fill(0x7b, 16, 20)), "no valid JSON"],
     ["a header without what it must say", fileOf({ ...HEADER, nExperts: -1 }, []), "nExperts is not valid"],
-    ["columns that nobody knows", fileOf({ ...HEADER, columns: ["taste"] as unknown as TraceHeader["columns"] }, []), "columns.0 is not valid"],
+    ["columns that nobody knows", traceHeaderBytes({ ...HEADER, columns: ["taste"] as unknown as TraceHeader["columns"] }), "columns.0 is not valid"],
     ["half a record", file.slice(0, file.length - 4), "expected a multiple of 32"],
   ])("%s", (_, bytes, message) => {
     expect(() => readTrace(bytes, "the file")).toThrow(message);
