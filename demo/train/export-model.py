@@ -31,7 +31,7 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     progress = json.loads((args.work / "ckpt" / "progress.json").read_text())
     flat = torch.load(args.work / "ckpt" / "state.pt")["params"]
-    config, params, at = model.CONFIG, {}, 0
+    config, params, at = progress["config"], {}, 0
     for name, shape in model.shapes(config).items():
         n = math.prod(shape)
         params[name] = flat[at:at + n].view(shape)

@@ -17,6 +17,9 @@ CONFIG = {
     "tie_word_embeddings": True, "initializer_range": 0.02, "router_aux_loss_coef": 0.03,
     "output_router_logits": False, "use_cache": True, "bos_token_id": None, "eos_token_id": [0, 4], "torch_dtype": "bfloat16",
 }
+# By name: the demo, and a larger one for what is measured on more than one model (docs/compression.md): more and
+# smaller choices per token, as published models of many experts have.
+CONFIGS = {"demo": CONFIG, "larger": {**CONFIG, "num_hidden_layers": 6, "num_experts": 64, "num_experts_per_tok": 8}}
 ATTENTION_BLOCK = 128
 
 

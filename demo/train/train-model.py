@@ -2,7 +2,7 @@
 state in anonymous shared memory; each process updates its own part of the parameters.
 Refuses wall-clock schedules: progress is counted in tokens and WORK/control.json (re-read
 every step) may move the end, so that the run survives pauses of any length.
-Usage: train-model.py WORK [--resume] [--processes 2] [--rows 8]
+Usage: train-model.py WORK [--config demo] [--resume] [--processes 2] [--rows 8]
 """
 import argparse
 import ctypes
@@ -126,7 +126,7 @@ def append_csv(path, row):
 class Worker:
     def __init__(self, rank, args, memory, barrier):
         self.rank, self.args, self.memory, self.barrier = rank, args, memory, barrier
-        self.c = dict(model.CONFIG)
+        self.c = dict(args.model)
         spec = model.shapes(self.c)
         self.params = {n: p.requires_grad_() for n, p in views(memory["params"], spec).items()}
         for n, g in views(memory["grads"][rank], spec).items():
@@ -260,11 +260,16 @@ class Worker:
 def main():
     args = argparse.ArgumentParser()
     args.add_argument("work", type=Path)
+    args.add_argument("--config", choices=model.CONFIGS, default="demo")
     args.add_argument("--resume", action="store_true")
     args.add_argument("--processes", type=int, default=2)
     args.add_argument("--rows", type=int, default=8, help="rows of 512 tokens per process and step")
     args = args.parse_args()
-    c, tokens, step = model.CONFIG, 0, 0
+    c, tokens, step = model.CONFIGS[args.config], 0, 0
+    if args.resume:
+        progress = json.loads((args.work / "ckpt" / "progress.json").read_text())
+        c, tokens, step = progress["config"], progress["tokens"], progress["step"]
+    args.model = c
     keep_memory()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -281,8 +286,6 @@ def main():
         state = torch.load(args.work / "ckpt" / "state.pt")
         for k, v in state.items():
             memory[k].copy_(v)
-        progress = json.loads((args.work / "ckpt" / "progress.json").read_text())
-        tokens, step = progress["tokens"], progress["step"]
     else:
         model.initialise(views(memory["params"], spec), c, SEED)
     print(f"{n / 1e6:.2f}M parameters, {args.processes} processes, from {tokens} tokens", flush=True)
