@@ -246,6 +246,9 @@ export interface Planned {
   readonly atFrame: number;
 }
 
+/** Frames after which the first fault strikes at the latest: fewer than any run has behind its twelfth. */
+const FIRST_WITHIN_FRAMES = 6;
+
 /** One to a few faults, the first of them early enough to meet even the shortest run. */
 export function drawFaults(draws: Draws): Planned[] {
   const count = draws.pick([1, 1, 1, 2, 2, 3, 5]);
@@ -260,6 +263,8 @@ export class Faults implements Tamper {
   readonly #world: FaultyWorld;
   readonly #planned: Planned[];
   readonly #onReply = new Map<SimSocket, ReplyFault[]>();
+  /** The first fault that waits for its moment: every run has one, however long its moment was drawn and however soon the run is over. */
+  #first: { readonly byFrame: number; readonly strike: () => void } | null = null;
   readonly counts: Partial<Record<FaultName, number>> = {};
   frames = 0;
   /** After the last reader has gone nothing more strikes. */
@@ -276,10 +281,11 @@ export class Faults implements Tamper {
   }
 
   request(bytes: ArrayBuffer, socket: SimSocket): Arrivals | null {
-    const { log, shardOf, laneOf, time, draws } = this.#world;
+    const { log, shardOf, laneOf, draws } = this.#world;
     const shard = shardOf(socket);
     this.frames++;
     log.add("frame", shard.number, bytes.byteLength);
+    if (this.#first !== null && this.frames >= this.#first.byFrame) this.#first.strike();
     let arrivals: Arrivals | null = null;
     while (this.#planned.length > 0 && this.#planned[0]!.atFrame <= this.frames && !this.over) {
       const { name } = this.#planned.shift()!;
@@ -291,12 +297,24 @@ export class Faults implements Tamper {
           if (waiting === undefined) this.#onReply.set(socket, [fault]);
           else waiting.push(fault);
         },
-        soon: (act) => void time.after(draws.chance(0.5) ? 0 : draws.between(0, 3) * socket.link.latencyMs(), () => { if (!this.over) act(); }),
+        soon: (act) => this.#soon(act, draws.chance(0.5) ? 0 : draws.between(0, 3) * socket.link.latencyMs()),
       };
       kindOf(name).strike(strike);
       arrivals = strike.arrivals ?? arrivals;
     }
     return arrivals;
+  }
+
+  #soon(act: () => void, delayMs: number): void {
+    let isDone = false;
+    const strike = (): void => {
+      if (isDone || this.over) return;
+      isDone = true;
+      if (this.#first?.strike === strike) this.#first = null;
+      act();
+    };
+    if (Object.keys(this.counts).length === 0) this.#first ??= { byFrame: this.frames + FIRST_WITHIN_FRAMES, strike };
+    this.#world.time.after(delayMs, strike);
   }
 
   reply(bytes: ArrayBuffer, socket: SimSocket): Arrivals | null {

@@ -50,6 +50,11 @@ describe("a thousand fleets", () => {
   });
 });
 
+it("has a fault also where its moment was drawn to come after the last token", async () => {
+  const { problem, faults } = await simulator.run(441_431);
+  expect([problem, Object.keys(faults).length > 0]).toEqual([null, true]);
+});
+
 describe("a seed", { timeout: 120_000 }, () => {
   it("is the same run every time, whatever ran before", async () => {
     const seeds = Array.from({ length: 40 }, (_, i) => 5000 + i);
