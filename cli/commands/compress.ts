@@ -6,6 +6,8 @@ import { basename } from "node:path";
 import type { Checkpoint } from "../../formats/checkpoint.ts";
 import { createTokenizer, type Tokenizer } from "../../model/tokenizer.ts";
 import { parseBitPlan } from "../../passes/bit-plan.ts";
+import { SCORES, type ScoreName } from "../../passes/expert-scores.ts";
+import { pruneModel, type PruneReport } from "../../passes/prune-model.ts";
 import { quantizeModel, type QuantizeOptions, type QuantizeReport } from "../../passes/quantize-model.ts";
 import { FolderSink } from "../file-source.ts";
 import { kernelModules } from "../open-pack.ts";
@@ -42,8 +44,54 @@ export function register(program: Command): void {
     .option("--damping <share>", "added to the Hessian's diagonal, of its mean", share, 0.01)
     .addOption(new Option("--weighting <by>", "how tokens count for an expert: all alike, or by the router's weight (MoEQuant, 2025)").choices(["count", "affinity"]).default("count"))
     .action((model: string, options: QuantizeCommand) => quantize(model, "gptq", options));
+  compress.command("prune").description("take out the experts that matter least to some texts (EASY-EP, 2025)")
+    .argument("<model>", "Hugging Face folder, .gguf file or canonical model")
+    .requiredOption("-o, --out <dir>", "folder of the new model; must not exist")
+    .requiredOption("--text <file...>", "UTF-8 texts to judge by; several count the same")
+    .requiredOption("--keep <n>", "experts of each layer that stay", positiveInteger)
+    .addOption(new Option("--by <score>", "easy-ep: by how much they turn tokens; frequency: by how often they are chosen; random: the baseline").choices(SCORES).default("easy-ep"))
+    .option("--seed <n>", "of random scores", positiveInteger, 1)
+    .option("--samples <n>", "windows of each text, evenly spread", positiveInteger, 64)
+    .option("--window <n>", "tokens of a window", positiveInteger, 512)
+    .option("--json", "print one JSON document")
+    .action((model: string, options: PruneCommand) => prune(model, options));
   quantizing("nearest", "quantise every weight to its nearest value: the baseline")
     .action((model: string, options: Omit<QuantizeCommand, "text">) => quantize(model, "nearest", { ...options, damping: 0, weighting: "count", samples: 0, window: 0 }));
+}
+
+interface PruneCommand {
+  readonly out: string;
+  readonly text: readonly string[];
+  readonly keep: number;
+  readonly by: ScoreName;
+  readonly seed: number;
+  readonly samples: number;
+  readonly window: number;
+  readonly json?: boolean;
+}
+
+async function prune(model: string, options: PruneCommand): Promise<void> {
+  const checkpoint = await openCheckpoint(model);
+  const tokenizer = tokenizerOf(checkpoint);
+  const domains = options.text.map((file) => calibrationWindows(tokenizer.encodeText(readText(file)), options.samples, options.window, file));
+  const sink = await FolderSink.create(options.out, { fresh: true });
+  const bar = startProgress({ label: `judging experts of ${basename(checkpoint.name)}`, total: domains.length * checkpoint.config.nLayers, unit: "layers", quiet: options.json === true });
+  let report: PruneReport;
+  try {
+    report = await pruneModel(checkpoint, sink, kernelModules(), { keep: options.keep, score: options.by, seed: options.seed, domains }, (done) => bar.update(done));
+  } finally {
+    bar.stop();
+    await sink.release();
+  }
+  if (options.json === true) {
+    process.stdout.write(`${JSON.stringify({ out: options.out, ...report })}\n`);
+    return;
+  }
+  process.stdout.write(showTable([
+    ["model", `${options.out}, ${report.keep} of ${report.of} experts in each of ${report.layers.length} layers, by ${options.by}`],
+    ["calibration", `${report.calibrationTokens} tokens of ${domains.length} ${domains.length === 1 ? "text" : "texts"}`],
+    ["next", `workers-moe pack ${options.out} --out <dir>`],
+  ]));
 }
 
 function share(text: string): number {
