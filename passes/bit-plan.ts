@@ -13,6 +13,9 @@ export type PlanBits = (typeof PLAN_BITS)[number];
 
 const TYPE_OF_BITS: Readonly<Record<Exclude<PlanBits, 16>, GroupType>> = { 2: "Q2_32", 4: "Q4_0", 8: "Q8_0" };
 
+/** The stored type of a width. */
+export const typeOfBits = (bits: Exclude<PlanBits, 16>): GroupType => TYPE_OF_BITS[bits];
+
 /** Parts of a model that a rule may name. */
 const STRUCTURES = ["all", "embed", "head", "attn", "dense", "shared", "routed"] as const;
 type Structure = (typeof STRUCTURES)[number];
@@ -83,7 +86,7 @@ export function parseBitPlan(text: string, config: ModelConfig): BitPlan {
       const rule = rules.findLast((r) => (r.structure === part.structure || r.structure === "all")
         && (r.layers === null || (/^layers\./.test(name) && part.layer >= r.layers[0] && part.layer <= r.layers[1]))
         && (r.expert === null || r.expert === part.expert) && (r.matrix === null || r.matrix === part.matrix));
-      return rule === undefined || rule.bits === 16 ? null : TYPE_OF_BITS[rule.bits];
+      return rule === undefined || rule.bits === 16 ? null : typeOfBits(rule.bits);
     },
   };
 }

@@ -105,3 +105,27 @@ export function gptq(weights: Float32Array, nRows: number, nCols: number, hessia
   }
   return { type, bytes, values };
 }
+
+const EQUAL = new Float64Array(GROUP).fill(1);
+
+/** Every weight to the nearest value of its group's best scale: what GPTQ is without correlations, by itself. */
+export function nearest(weights: Float32Array, nRows: number, nCols: number, type: GroupType): QuantizedMatrix {
+  if (nCols % GROUP !== 0) throw new RangeError(`A matrix of ${nCols} columns was to be quantised in groups of ${GROUP}; expected a multiple.`);
+  const grid = GRIDS[type];
+  const rowBytes = storedRowBytes(type, nCols);
+  const blockBytes = (rowBytes * GROUP) / nCols;
+  const bytes = new Uint8Array(nRows * rowBytes);
+  const values = new Float32Array(nRows * nCols);
+  const x = Float64Array.from(weights);
+  const of: GroupScale = { scale: 0, min: 0 };
+  const codes = new Int32Array(GROUP);
+  for (let at = 0, block = 0; at < x.length; at += GROUP, block += blockBytes) {
+    grid.fit(x, at, EQUAL, 0, of);
+    for (let i = 0; i < GROUP; i++) {
+      codes[i] = grid.code(x[at + i]!, of);
+      values[at + i] = grid.value(codes[i]!, of);
+    }
+    grid.write(bytes, block, of.scale, of.min, codes);
+  }
+  return { type, bytes, values };
+}

@@ -12,7 +12,7 @@ import { storedBlock } from "../formats/stored-types.ts";
 import { ModelError, sharedWidth } from "../model/config.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
 import { type BitPlan, storedBits } from "./bit-plan.ts";
-import { gptq, type QuantizedMatrix } from "./gptq.ts";
+import { gptq, nearest, type QuantizedMatrix } from "./gptq.ts";
 import { Hessian, outputError } from "./hessian.ts";
 import { type ExpertRows, LayerInputs, type LayerRouting, type Rows, weightOf } from "./layer-inputs.ts";
 import { LayeredModel } from "./layered-model.ts";
@@ -219,20 +219,24 @@ class Quantization {
     const place = this.#checkpoint.place(name);
     const { nRows, nCols } = place;
     const weights = decodeRows(place.type, await this.#checkpoint.readRows(place, 0, nRows), nRows, nCols);
-    const h = hessian?.matrix() ?? identity(nCols);
     const { actOrder, damping } = this.#options;
-    const quantized: QuantizedMatrix = gptq(weights, nRows, nCols, h, { type, actOrder: actOrder && hessian !== null, damping: hessian === null ? 0 : damping });
+    const h = hessian?.matrix();
+    const quantized: QuantizedMatrix = h === undefined ? nearest(weights, nRows, nCols, type) : gptq(weights, nRows, nCols, h, { type, actOrder, damping });
     this.#matrices.set(name, quantized);
-    const { error, size } = outputError(h, weights, quantized.values, nRows, nCols);
+    const { error, size } = h === undefined ? weightError(weights, quantized.values) : outputError(h, weights, quantized.values, nRows, nCols);
     this.#reports.push({ name, type, bits: storedBits(type, nRows, nCols), rows: hessian?.rows ?? 0, error: size === 0 ? 0 : Math.sqrt(error / size) });
     this.#onProgress({ done: this.#reports.length, total: this.#types.size, matrix: name });
   }
 }
 
-function identity(n: number): Float64Array {
-  const out = new Float64Array(n * n);
-  for (let i = 0; i < n; i++) out[i * n + i] = 1;
-  return out;
+/** As if inputs were uncorrelated and of one size. */
+function weightError(a: Float32Array, b: Float32Array): { readonly error: number; readonly size: number } {
+  let [error, size] = [0, 0];
+  for (let i = 0; i < a.length; i++) {
+    error += (a[i]! - b[i]!) ** 2;
+    size += a[i]! ** 2;
+  }
+  return { error, size };
 }
 
 function hessianOf({ width, values }: Rows, weight: (row: number) => number = () => 1): Hessian {

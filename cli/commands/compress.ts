@@ -2,10 +2,12 @@
 // leaves nothing. The work is passes/.
 
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { writeFileSync } from "node:fs";
 import { basename } from "node:path";
 import type { Checkpoint } from "../../formats/checkpoint.ts";
 import { createTokenizer, type Tokenizer } from "../../model/tokenizer.ts";
-import { parseBitPlan } from "../../passes/bit-plan.ts";
+import { type ExpertCosts, expertCosts, planExperts } from "../../passes/bit-costs.ts";
+import { parseBitPlan, PLAN_BITS, type PlanBits } from "../../passes/bit-plan.ts";
 import { SCORES, type ScoreName } from "../../passes/expert-scores.ts";
 import { pruneModel, type PruneReport } from "../../passes/prune-model.ts";
 import { quantizeModel, type QuantizeOptions, type QuantizeReport } from "../../passes/quantize-model.ts";
@@ -44,6 +46,16 @@ export function register(program: Command): void {
     .option("--damping <share>", "added to the Hessian's diagonal, of its mean", share, 0.01)
     .addOption(new Option("--weighting <by>", "how tokens count for an expert: all alike, or by the router's weight (MoEQuant, 2025)").choices(["count", "affinity"]).default("count"))
     .action((model: string, options: QuantizeCommand) => quantize(model, "gptq", options));
+  compress.command("bits").description("choose bits for each expert by how often, how much and how badly it is missed (PMQ: MC-MoE, 2024)")
+    .argument("<model>", "Hugging Face folder, .gguf file or canonical model")
+    .requiredOption("-o, --out <file>", "the plan, for --plan of gptq and nearest; must not exist")
+    .requiredOption("--text <file>", "UTF-8 text to calibrate with")
+    .requiredOption("--bits <n>", "bits per expert weight on average, without scales, such as 2.5", Number)
+    .option("--widths <list>", "bits an expert may have", widthsOf, [2, 4])
+    .option("--samples <n>", "windows of the text, evenly spread", positiveInteger, 16)
+    .option("--window <n>", "tokens of a window", positiveInteger, 512)
+    .option("--json", "print one JSON document")
+    .action((model: string, options: BitsCommand) => bits(model, options));
   compress.command("prune").description("take out the experts that matter least to some texts (EASY-EP, 2025)")
     .argument("<model>", "Hugging Face folder, .gguf file or canonical model")
     .requiredOption("-o, --out <dir>", "folder of the new model; must not exist")
@@ -92,6 +104,39 @@ async function prune(model: string, options: PruneCommand): Promise<void> {
     ["calibration", `${report.calibrationTokens} tokens of ${domains.length} ${domains.length === 1 ? "text" : "texts"}`],
     ["next", `workers-moe pack ${options.out} --out <dir>`],
   ]));
+}
+
+interface BitsCommand {
+  readonly out: string;
+  readonly text: string;
+  readonly bits: number;
+  readonly widths: readonly Exclude<PlanBits, 16>[];
+  readonly samples: number;
+  readonly window: number;
+  readonly json?: boolean;
+}
+
+function widthsOf(text: string): Exclude<PlanBits, 16>[] {
+  const widths = text.split(",").map((width) => PLAN_BITS.find((known) => String(known) === width.trim() && known !== 16));
+  if (widths.includes(undefined) || new Set(widths).size < widths.length) throw new InvalidArgumentError("Expected some of 2, 4, 8, such as 2,4.");
+  return (widths as Exclude<PlanBits, 16>[]).sort((a, b) => a - b);
+}
+
+async function bits(model: string, options: BitsCommand): Promise<void> {
+  const checkpoint = await openCheckpoint(model);
+  if (!(options.bits >= options.widths[0]! && options.bits <= options.widths.at(-1)!)) throw new Error(`${options.bits} bits per weight were asked for; widths of ${options.widths.join(", ")} give ${options.widths[0]} to ${options.widths.at(-1)}.`);
+  const sequences = calibrationWindows(tokenizerOf(checkpoint).encodeText(readText(options.text)), options.samples, options.window, options.text);
+  const bar = startProgress({ label: `measuring experts of ${basename(checkpoint.name)}`, total: checkpoint.config.nLayers, unit: "layers", quiet: options.json === true });
+  const costs: ExpertCosts[] = [];
+  try {
+    for await (const of of expertCosts(checkpoint, sequences, kernelModules(), options.widths, (layer) => bar.update(layer + 1))) costs.push(of);
+  } finally {
+    bar.stop();
+  }
+  const plan = planExperts(costs, options.widths, options.bits);
+  writeFileSync(options.out, `${plan.replaceAll("; exp", ";\nexp")}\n`, { flag: "wx" });
+  if (options.json === true) process.stdout.write(`${JSON.stringify({ out: options.out, plan, widths: options.widths, layers: costs })}\n`);
+  else process.stdout.write(showTable([["plan", options.out], ["experts", `${costs.length} layers, ${options.bits} bits on average of ${options.widths.join(", ")}`], ["next", `workers-moe compress gptq ${model} --plan "all=8; $(cat ${options.out})" --text <file> --out <dir>`]]));
 }
 
 function share(text: string): number {

@@ -1,10 +1,22 @@
 // Row 5, MC-MoE (2024): bits of experts by knapsack. The published plans of Mixtral-8x7B, 32 layers at nine budgets, and brute force on small cases.
 
 import { readFileSync } from "node:fs";
-import { describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
+import { buildKernels } from "../../cli/build-kernels.mjs";
+import { kernelModules } from "../../cli/open-pack.ts";
+import { PatchedMatrices } from "../../formats/patched-matrices.ts";
+import { type ExpertCosts, expertCosts, planExperts } from "../../passes/bit-costs.ts";
 import { chooseBits, pmqCosts } from "../../passes/bit-knapsack.ts";
+import { parseBitPlan } from "../../passes/bit-plan.ts";
+import { nearest } from "../../passes/gptq.ts";
+import { LayeredModel } from "../../passes/layered-model.ts";
+import { checkpointWeights } from "../../passes/streamed-model.ts";
 import { dataFile } from "../support/data-folder.ts";
+import { openTinyHuggingFace } from "../support/pack-to-memory.ts";
 import { SeededRandom } from "../support/seeded-random.ts";
+import { tinyModel } from "../support/tiny-models.ts";
+
+beforeAll(() => buildKernels({ log: () => {} }));
 
 interface Oracle {
   readonly budgets: Readonly<Record<string, readonly (readonly number[])[]>>;
@@ -72,5 +84,51 @@ describe("the knapsack", () => {
     expect(() => chooseBits({ widths: [2, 1], costs: [], budget: 1 })).toThrow("Widths 2, 1 were given; expected whole numbers, ascending.");
     expect(() => chooseBits({ widths: [1, 2], costs: [[1]], budget: 1 })).toThrow("Thing 0 has the costs 1; expected a number for each of 2 widths.");
     expect(() => chooseBits({ widths: [2, 4], costs: [[1, 1], [1, 1]], budget: 5, atLeast: new Map([[4, 1]]) })).toThrow("2 things of 2, 4 bits do not fit a budget of 5 bits with at least 1 of 4 bits.");
+  });
+});
+
+describe("what experts lose", () => {
+  const SEQUENCES = Array.from({ length: 5 }, (_, s) => Array.from({ length: 20 + s }, (_, i) => (i * 37 + s * 11 + 2) % 97));
+
+  it.each(["olmoe", "granitemoeshared", "deepseek_v2"] as const)("is what the layer's output changes by with that expert alone at the width: %s", async (architecture) => {
+    const checkpoint = await openTinyHuggingFace(tinyModel(architecture, 16));
+    const { config } = checkpoint;
+    const costs: ExpertCosts[] = [];
+    for await (const of of expertCosts(checkpoint, SEQUENCES, kernelModules(), [2, 4])) costs.push(of);
+    const model = await LayeredModel.open(checkpointWeights(checkpoint, 64), SEQUENCES, kernelModules());
+    for (let layer = 0, i = 0; layer < config.nLayers; layer++) {
+      if (config.layerFfns[layer] === "moe") {
+        const { frequency, weight, loss } = costs[i++]!;
+        const before = await model.tryLayer(layer);
+        expect(frequency.reduce((a, b) => a + b, 0)).toBe(110 * config.router.topK);
+        expect(weight.every((sum, e) => sum > 0 === frequency[e]! > 0)).toBe(true);
+        for (const expert of [1, 6]) {
+          for (const [w, type] of (["Q2_32", "Q4_0"] as const).entries()) {
+            const patched = new PatchedMatrices(checkpoint);
+            for (const matrix of ["gate", "up", "down"]) {
+              const name = `layers.${layer}.experts.${expert}.${matrix}`;
+              const { nRows, nCols } = checkpoint.place(name);
+              patched.set(name, nearest(await checkpoint.readF32(name), nRows, nCols, type));
+            }
+            const after = await model.tryLayer(layer, { weights: checkpointWeights(patched, 64) });
+            const changed = Math.sqrt(after.reduce((sum, x, at) => sum + (x - before[at]!) ** 2, 0));
+            expect(Math.abs(loss[expert]![w]! - changed)).toBeLessThan(1e-4 * changed + 1e-6);
+          }
+        }
+      }
+      await model.runLayer(layer);
+    }
+  });
+
+  it("makes a plan of the asked average that quantising understands", async () => {
+    const { config } = tinyModel("olmoe", 16);
+    const costs = [0, 1].map((layer): ExpertCosts => ({ layer, frequency: [8, 7, 6, 5, 4, 3, 2, 1], weight: [8, 7, 6, 5, 4, 3, 2, 1], loss: Array.from({ length: 8 }, () => [10, 1]) }));
+    const text = planExperts(costs, [2, 4], 2.5);
+    expect(text.split("; ").filter((rule) => rule.endsWith("=4"))).toEqual(["exp[l0e0]=4", "exp[l0e1]=4", "exp[l1e0]=4", "exp[l1e1]=4"]);
+    expect(parseBitPlan(text, config).typeOf({ name: "layers.1.experts.1.up", nRows: 64 })).toBe("Q4_0");
+    expect(() => planExperts(costs, [2, 4], 5)).toThrow("5 bits per weight were asked for; widths of 2, 4 give 2 to 4.");
+    // Three widths: at least one expert of each of the upper two, as published.
+    const three = costs.map((of) => ({ ...of, loss: of.loss.map(() => [10, 9.9, 9.8]) }));
+    expect(planExperts(three, [2, 4, 8], 3.25).split("; ").slice(0, 8).map((rule) => Number(rule.split("=")[1])).sort((a, b) => a - b)).toEqual([2, 2, 2, 2, 2, 4, 4, 8]);
   });
 });

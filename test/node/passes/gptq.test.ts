@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 import { decodeRows } from "../../../formats/dequantize.ts";
 import type { GroupType } from "../../../formats/quantize-blocks.ts";
 import { encodeRows, noLoss } from "../../../formats/quantize.ts";
-import { gptq } from "../../../passes/gptq.ts";
+import { gptq, nearest } from "../../../passes/gptq.ts";
 import { GRIDS, type GroupScale } from "../../../passes/grids.ts";
 import { Hessian, outputError } from "../../../passes/hessian.ts";
 import { SeededRandom } from "../../support/seeded-random.ts";
@@ -88,16 +88,17 @@ describe.each(TYPES)("%s", (type) => {
   });
 });
 
-it("without correlations rounds to the nearest of the best grid", () => {
+it.each(TYPES)("without correlations %s is rounded to the nearest of the best grid", (type) => {
   const h = Float64Array.from({ length: N * N }, (_, i) => (i % (N + 1) === 0 ? 1 : 0));
   const weights = weightsOf(7, 2);
-  const { values } = gptq(weights, 2, N, h, { type: "Q4_0", ...PLAIN });
+  const { values, bytes } = gptq(weights, 2, N, h, { type, ...PLAIN });
   const of: GroupScale = { scale: 0, min: 0 };
   const x = Float64Array.from(weights);
   for (let g = 0; g < x.length; g += 32) {
-    GRIDS.Q4_0.fit(x, g, new Float64Array(32).fill(1), 0, of);
-    for (let i = g; i < g + 32; i++) expect(values[i]).toBe(Math.fround(GRIDS.Q4_0.value(GRIDS.Q4_0.code(x[i]!, of), of)));
+    GRIDS[type].fit(x, g, new Float64Array(32).fill(1), 0, of);
+    for (let i = g; i < g + 32; i++) expect(values[i]).toBe(Math.fround(GRIDS[type].value(GRIDS[type].code(x[i]!, of), of)));
   }
+  expect(nearest(weights, 2, N, type)).toEqual({ type, values, bytes });
 });
 
 it("a Hessian with weights of one is the plain one, bit for bit; with others it is the sum it says", () => {

@@ -1,0 +1,110 @@
+// What experts lose at each width, and the bit plan that loses least within a budget: PMQ (MC-MoE, 2024; MC#, 2025). For every expert alone the layer's output is
+// compared with itself unquantised over calibration texts; since an expert's rows do not depend on the others, one trial of a layer per width shows all of them.
+// Owns those trials and the plan's text. Refuses widths without a kernel. The knapsack: bit-knapsack.ts; rounding: gptq.ts, to the nearest.
+
+import type { MatrixSource } from "../formats/checkpoint.ts";
+import { decodeRows } from "../formats/dequantize.ts";
+import { PatchedMatrices } from "../formats/patched-matrices.ts";
+import { EXPERT_MATRICES, type ModelConfig, ModelError, moeLayersOf } from "../model/config.ts";
+import type { KernelModules } from "../model/wasm-kernels.ts";
+import { chooseBits, pmqCosts } from "./bit-knapsack.ts";
+import { type PlanBits, typeOfBits } from "./bit-plan.ts";
+import { nearest } from "./gptq.ts";
+import { weightOf, type LayerRouting } from "./layer-inputs.ts";
+import { LayeredModel, type LayerTap } from "./layered-model.ts";
+import { checkpointWeights } from "./streamed-model.ts";
+
+/** Of one layer: [expert], and [expert][width]. */
+export interface ExpertCosts {
+  readonly layer: number;
+  /** Tokens that chose it, and the sum of the weights they gave it. */
+  readonly frequency: readonly number[];
+  readonly weight: readonly number[];
+  /** Root of the squared change of the layer's output with this expert alone at the width, over all tokens. */
+  readonly loss: readonly (readonly number[])[];
+}
+
+/** Costs of the layers with experts, ascending. */
+export async function* expertCosts(
+  matrices: MatrixSource, sequences: readonly (readonly number[])[], modules: KernelModules, widths: readonly Exclude<PlanBits, 16>[], onLayer: (layer: number) => void = () => {},
+): AsyncIterable<ExpertCosts> {
+  const { config } = matrices;
+  const context = Math.max(...sequences.map(({ length }) => length));
+  const model = await LayeredModel.open(checkpointWeights(matrices, context), sequences, modules);
+  const last = moeLayersOf(config).at(-1) ?? -1;
+  for (let layer = 0; layer <= last; layer++) {
+    if (config.layerFfns[layer] === "moe") {
+      const rows = new ExpertOutputs(config);
+      await model.tryLayer(layer, { taps: rows.taps });
+      const loss = Array.from({ length: config.nExperts }, (): number[] => []);
+      for (const width of widths) {
+        const patched = new PatchedMatrices(matrices);
+        for (let expert = 0; expert < config.nExperts; expert++) for (const matrix of EXPERT_MATRICES) await roundTo(patched, `layers.${layer}.experts.${expert}.${matrix}`, width);
+        const squares = new Float64Array(config.nExperts);
+        const changes = new ExpertOutputs(config, (expert, row, values, weight) => {
+          const before = rows.row(expert, row);
+          let sum = 0;
+          for (let i = 0; i < before.length; i++) sum += (values[i]! - before[i]!) ** 2;
+          squares[expert]! += (config.residualMultiplier * weight) ** 2 * sum;
+        });
+        await model.tryLayer(layer, { weights: checkpointWeights(patched, context), taps: changes.taps });
+        squares.forEach((sum, expert) => loss[expert]!.push(Math.sqrt(sum)));
+      }
+      yield { layer, frequency: rows.frequency, weight: rows.weight, loss };
+    }
+    await model.runLayer(layer);
+    onLayer(layer);
+  }
+}
+
+async function roundTo(patched: PatchedMatrices, name: string, width: Exclude<PlanBits, 16>): Promise<void> {
+  const place = patched.place(name);
+  const weights = decodeRows(place.type, await patched.readRows(place, 0, place.nRows), place.nRows, place.nCols);
+  patched.set(name, nearest(weights, place.nRows, place.nCols, typeOfBits(width)));
+}
+
+/** Rows that experts gave, kept or handed on, in the order of tokens; segments are whole experts in a checkpoint's layers. */
+class ExpertOutputs {
+  readonly taps: readonly LayerTap[];
+  readonly frequency: number[];
+  readonly weight: number[];
+  readonly #rows: Float32Array[][];
+
+  constructor({ nExperts, router: { topK } }: ModelConfig, onRow?: (expert: number, row: number, values: Float32Array, weight: number) => void) {
+    this.frequency = new Array<number>(nExperts).fill(0);
+    this.weight = new Array<number>(nExperts).fill(0);
+    this.#rows = Array.from({ length: nExperts }, () => []);
+    let routing: LayerRouting = { topK, ids: new Uint32Array(0), weights: new Float32Array(0) };
+    this.taps = [
+      { at: "selection", run: ({ ids, weights }) => { routing = { topK, ids: ids.slice(), weights: weights.slice() }; } },
+      { at: "expertOutput", run: ({ values, rowLength, batch }) => {
+        for (let group = 0; group < batch!.nGroups; group++) {
+          const expert = batch!.groupExpert[group]!;
+          for (let i = batch!.groupStart[group]!, row = batch!.groupRow[group]!; i < batch!.groupStart[group + 1]!; i++, row++) {
+            const of = values.subarray(row * rowLength, (row + 1) * rowLength);
+            const weight = weightOf(routing, batch!.groupTokens[i]!, expert);
+            if (onRow === undefined) this.#rows[expert]!.push(of.slice());
+            else onRow(expert, this.frequency[expert]!, of, weight);
+            this.frequency[expert]!++;
+            this.weight[expert]! += weight;
+          }
+        }
+      } },
+    ];
+  }
+
+  row(expert: number, row: number): Float32Array { return this.#rows[expert]![row]!; }
+}
+
+/**
+ * A plan of these experts with `bits` on average, nominal (without scales), layer by layer as PMQ does it: at least one expert of the largest width and one of
+ * the next below, where there are three widths. Rules for a plan of bit-plan.ts.
+ */
+export function planExperts(costs: readonly ExpertCosts[], widths: readonly number[], bits: number): string {
+  const atLeast = new Map(widths.length < 3 ? [] : widths.slice(-2).map((width) => [width, 1]));
+  return costs.map(({ layer, frequency, weight, loss }) => {
+    if (bits < widths[0]! || bits > widths.at(-1)!) throw new ModelError(`${bits} bits per weight were asked for; widths of ${widths.join(", ")} give ${widths[0]} to ${widths.at(-1)}.`);
+    const chosen = chooseBits({ widths, costs: pmqCosts(frequency, weight, loss), budget: Math.floor(bits * loss.length + 1e-9), atLeast });
+    return chosen.map((width, expert) => `exp[l${layer}e${expert}]=${width}`).join("; ");
+  }).join("; ");
+}
