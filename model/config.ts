@@ -7,8 +7,8 @@ import type { RopeStyle } from "./kernels.ts";
 
 /** How expert scores are made from the router's logits, before selection. `one`: every expert scores 1 (no router matrix). */
 export type RouterScore = "softmax" | "sigmoid" | "logits" | "one";
-/** How the weights of the selected experts are made from their scores. */
-export type RouterWeigh = "score" | "renormalize" | "softmax-selected";
+/** How the weights of the selected experts are made from their scores. `one`: each counts 1, so that experts cut from one matrix add up to it (EMoE). */
+export type RouterWeigh = "score" | "renormalize" | "softmax-selected" | "one";
 
 /**
  * How experts are selected. `top-k`: the largest selection scores. `sparsemixer`: PhiMoE's two experts, each weighed by a softmax over the

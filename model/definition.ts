@@ -105,6 +105,7 @@ export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>)
   const next = order[r.topK];
   let weights = ids.map((id) => scores[id]!);
   if (r.weigh === "softmax-selected") weights = softmax(weights);
+  if (r.weigh === "one") weights = weights.map(() => 1);
   if (r.weigh === "renormalize") {
     const sum = weights.reduce((a, b) => a + b, 0);
     weights = weights.map((w) => w / sum);

@@ -98,12 +98,13 @@ const largest = (values: ArrayLike<number>, k: number): number[] =>
 /** Weights of one token from the scores of its k experts, which lie in `w` from `from` on, in place; sums run in rank order. */
 export function weigh(router: RouterConfig, w: Float32Array, from: number, k: number): void {
   const end = from + k;
+  if (router.weigh === "one") w.fill(1, from, end);
   if (router.weigh === "softmax-selected") {
     let max = -Infinity;
     for (let i = from; i < end; i++) max = Math.max(max, w[i]!);
     for (let i = from; i < end; i++) w[i] = exp(f(w[i]! - max));
   }
-  if (router.weigh !== "score") {
+  if (router.weigh === "renormalize" || router.weigh === "softmax-selected") {
     let sum = 0;
     for (let i = from; i < end; i++) sum = f(sum + w[i]!);
     for (let i = from; i < end; i++) w[i] = w[i]! / sum;

@@ -1,7 +1,7 @@
 // Weights given as plain numbers under their canonical names, as a checkpoint that `writePack` accepts: the way from a test's own reader to a pack.
 // Owns one in-memory file of F32 tensors. Refuses tokenizers; such packs are driven by token ids.
 
-import type { Architecture, FfnLocations, TensorNames } from "../../model/architectures/architecture.ts";
+import type { FfnLocations, TensorNames } from "../../model/architectures/architecture.ts";
 import { ownTensor, perHeadTensor } from "../../model/architectures/locations.ts";
 import { EXPERT_BIASES, EXPERT_MATRICES, expertShape, ffnShape, hasExpertBiases, sharedWidth, trunkTensors, type ModelConfig } from "../../model/config.ts";
 import type { DefinitionMatrix } from "../../model/definition.ts";

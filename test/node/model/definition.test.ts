@@ -20,6 +20,7 @@ const ROUTES: [string, RouterConfig, number[] | undefined, number[], number[]][]
   ["top-k, then softmax over the chosen", { ...plain, score: "logits", weigh: "softmax-selected" }, undefined, [2, 4, 0], [0.5064804, 0.3071959, 0.1863237]],
   ["DeepSeek-V3: sigmoid, bias, groups by their best two", deepseekV3, V3_BIAS, [5, 7], [0.3732642, 2.1267358]],
   ["DeepSeek-V2: groups by their best, scaled", { ...plain, nGroups: 4, topKGroups: 2, scale: 16 }, undefined, [2, 4, 3], [5.9915562, 3.6340625, 1.0411763]],
+  ["the largest logits, each with weight one", { ...plain, score: "logits", weigh: "one" }, undefined, [2, 4, 0], [1, 1, 1]],
   ["every expert with weight one", { ...plain, score: "one", topK: 8 }, undefined, [0, 1, 2, 3, 4, 5, 6, 7], [1, 1, 1, 1, 1, 1, 1, 1]],
 ];
 
