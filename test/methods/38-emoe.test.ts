@@ -2,7 +2,7 @@
 
 import { beforeAll, describe, expect, it } from "vitest";
 import { buildKernels } from "../../cli/build-kernels.mjs";
-import { openPackFrom } from "../../cli/open-pack.ts";
+import { kernelModules, openPackFrom } from "../../cli/open-pack.ts";
 import { openModelFolder } from "../../formats/canonical-model.ts";
 import type { Checkpoint } from "../../formats/checkpoint.ts";
 import { MemorySink, MemorySource } from "../../formats/memory-source.ts";
@@ -19,7 +19,7 @@ beforeAll(() => buildKernels({ log: () => {} }));
 
 async function moefied(checkpoint: Checkpoint, options: Partial<MoefyOptions> & Pick<MoefyOptions, "nExperts" | "topK">): Promise<Checkpoint> {
   const sink = new MemorySink();
-  await moefyModel(checkpoint, sink, { split: "key-clusters", seed: 1, ...options });
+  await moefyModel(checkpoint, sink, kernelModules(), { split: "keys", router: "mean", seed: 1, sequences: [], ...options });
   return openModelFolder(new MemorySource(sink.files), "moefied");
 }
 
