@@ -188,10 +188,11 @@ export class ShardClient implements HolderLine {
     }
     const fault = frame.faultOf(header, this.#p.hello.epoch);
     if (fault !== null) return this.#condemn({ cause: fault, wrong: frame });
-    const damage = frame.answered(header, data, this.#p.clock.nowMs());
+    const nowMs = this.#p.clock.nowMs();
+    const damage = frame.answered(header, data, nowMs);
     if (damage !== null) return this.#condemn({ cause: `a reply was damaged: ${damage}`, wrong: frame });
     this.#frames.land(frame);
-    this.roundTrips.observe(this.#watch.answered(frame) / 1000);
+    this.roundTrips.observe(this.#watch.answered(frame, nowMs) / 1000);
     this.#line.answered();
     this.#send();
     this.#finishIfIdle();

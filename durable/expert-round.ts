@@ -102,8 +102,14 @@ export class Round {
 export class Contender {
   isOut = false;
   /** Of its frames, those that are not in yet; all of them, before the first is sent. */
-  readonly waiting = new Set<FrameOfShare>();
+  readonly waiting: FrameOfShare[] = [];
   readonly #frames: { readonly client: ShardClient; readonly frame: OutgoingFrame }[] = [];
+
+  /** It waits for this frame no more: its reply is in, or others have it. */
+  done(frame: FrameOfShare): void {
+    const at = this.waiting.indexOf(frame);
+    if (at >= 0) this.waiting.splice(at, 1);
+  }
 
   add(client: ShardClient, frame: OutgoingFrame): void {
     this.#frames.push({ client, frame });
@@ -173,7 +179,7 @@ export class FrameOfShare implements ReplySink, OtherHolders {
     this.part = part;
     this.groups = groups;
     this.elsewhere = frames.hasReplicas ? this : null;
-    contender.waiting.add(this);
+    contender.waiting.push(this);
   }
 
   get #isOver(): boolean { return this.round.settled || this.share.isIn || this.contender.isOut; }
@@ -183,8 +189,8 @@ export class FrameOfShare implements ReplySink, OtherHolders {
     const { round, share, contender } = this;
     const damage = this.#frames.place(round.batch, this.groups, header, buffer);
     if (damage !== null) return damage;
-    contender.waiting.delete(this);
-    if (contender.waiting.size > 0) return null;
+    contender.done(this);
+    if (contender.waiting.length > 0) return null;
     share.isIn = true;
     share.elapsedMs = this.#frames.nowMs() - share.startedAtMs;
     (contender === share.original ? share.hedge : share.original)?.withdraw();

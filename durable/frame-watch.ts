@@ -45,9 +45,9 @@ export class FrameWatch {
     frame.dueAtMs = frame.sentAtMs + this.#latency.deadlineMs(frame.accountedBytes, frame.tries.silent);
   }
 
-  /** The reply to a frame was taken; returns what it took since it was sent, in milliseconds. */
-  answered(frame: Frame): number {
-    const roundTripMs = this.#clock.nowMs() - frame.sentAtMs;
+  /** The reply to a frame came at `nowMs` and was taken; returns what it took since it was sent, in milliseconds. */
+  answered(frame: Frame, nowMs: number): number {
+    const roundTripMs = nowMs - frame.sentAtMs;
     this.#latency.observe(frame.accountedBytes, roundTripMs);
     return roundTripMs;
   }

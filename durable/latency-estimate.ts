@@ -5,7 +5,7 @@
 import type { Limits } from "./limits.ts";
 
 /** Samples between two looks at the quantiles. */
-const RENEW_AFTER = 8;
+const RENEW_AFTER = 32;
 const HEDGE_QUANTILE = 0.95;
 
 interface SizeClass {

@@ -122,7 +122,7 @@ export class WebSocketExperts implements Experts, RoundFrames {
       return false;
     });
     if (others === null) return false;
-    of.contender.waiting.delete(of);
+    of.contender.done(of);
     if (lost.tries.attempts > 0) of.round.moved++;
     this.#sendAll(of, of.contender, others, lost);
     return true;
@@ -148,7 +148,7 @@ export class WebSocketExperts implements Experts, RoundFrames {
 
   /** The same for every frame that a contender waits for: one that was moved may have become several. Whoever has one of them is asked for another only where nobody else can be. */
   #othersOfAll({ waiting }: Contender, mayTake: (part: number) => boolean): PartGroups[] | null {
-    const asked = new Set(Array.from(waiting, ({ part }) => part));
+    const asked = new Set(waiting.map(({ part }) => part));
     const groups = new Map<number, number[]>();
     for (const frame of waiting) {
       const others = this.#others(frame, (part) => !asked.has(part) && mayTake(part)) ?? this.#others(frame, mayTake);

@@ -216,8 +216,8 @@ describe("what is known of a line's times", () => {
     of.observe(1100, 400);
     expect(known(2000)).toEqual([1_600, 400]);
     expect(known(2048)).toEqual([LIMITS.frameDeadlineMs, Infinity]);
-    for (let i = 0; i < 24; i++) of.observe(1100, 50);
-    // Of 40: the two longest are beyond the 95th percentile.
+    for (let i = 0; i < 32; i++) of.observe(1100, 50);
+    // Of 48: the two longest are beyond the 95th percentile.
     expect(known(1100)).toEqual([1_600, 114]);
     for (let i = 0; i < 64; i++) of.observe(1100, 0);
     expect(known(1100)).toEqual([LIMITS.deadlineFloorMs, LIMITS.hedgeFloorMs]);
