@@ -14,14 +14,14 @@ import { openHuggingFace } from "../formats/huggingface.ts";
 import { MemorySink } from "../formats/memory-source.ts";
 import { writePack } from "../formats/pack-writer.ts";
 import { machineReport, present, target, type Report } from "./report.ts";
+import { WASM_FILES } from "./serving.ts";
 import { median } from "./statistics.ts";
 
 const ROOT = join(import.meta.dirname, "..");
 const TOKENS = 200;
-const REPEATS = 15;
+const REPEATS = 61;
 const AT_MOST = 1.5;
 const QUERY = `?tokens=${TOKENS}&repeats=${REPEATS}`;
-const KERNELS = ["simd128", "relaxed-i32", "relaxed-i16"].map((name) => `build/kernels-${name}.wasm`);
 const COMPATIBILITY_DATE = "2026-11-17";
 
 interface Measured {
@@ -70,7 +70,7 @@ async function measureInMiniflare(pack: ReadonlyMap<string, Uint8Array>): Promis
     modulesRoot: "/",
     modules: [
       { type: "ESModule", path: "/bench/worker.js", contents: bundle.outputFiles[0]!.text },
-      ...KERNELS.map((name) => ({ type: "CompiledWasm" as const, path: `/${name}`, contents: new Uint8Array(readFileSync(join(ROOT, name))) })),
+      ...WASM_FILES.map((name) => ({ type: "CompiledWasm" as const, path: `/${name}`, contents: new Uint8Array(readFileSync(join(ROOT, name))) })),
     ],
     compatibilityDate: COMPATIBILITY_DATE,
     durableObjects: objects({ ORCHESTRATOR: "Orchestrator", SHARDS: "ExpertShard", ECHO: "EchoShard", BENCH: "RoundTrips" }),

@@ -12,7 +12,7 @@ import { LIMITS } from "../durable/limits.ts";
 
 const COMPATIBILITY_DATE = "2026-11-17";
 /** The modules of WebAssembly that the Worker imports: kernels, and the grammar library. */
-const WASM_FILES = [...["simd128", "relaxed-i32", "relaxed-i16"].map((name) => `build/kernels-${name}.wasm`), "build/xgrammar.wasm"];
+export const WASM_FILES = [...["simd128", "relaxed-i32", "relaxed-i16"].map((name) => `build/kernels-${name}.wasm`), "build/xgrammar.wasm"];
 const READY_MS_MAX = 120_000;
 
 export interface HostOptions {
