@@ -43,7 +43,7 @@ it("lists its passes, each with a sentence and a source", async () => {
   const { code, stdout } = await run("compress", "--list");
   expect(code).toBe(0);
   const lines = stdout.trim().split("\n");
-  expect(lines.map((line) => line.split(" ")[0])).toEqual(["gptq", "nearest", "bits", "prune", "merge"]);
+  expect(lines.map((line) => line.split(" ")[0])).toEqual(["gptq", "nearest", "bits", "prune", "merge", "moefy"]);
   for (const line of lines) expect(line).toMatch(/^\w+ +[A-Z].+\. \(.+\)$/);
   expect((await run("compress")).code).toBe(2);
 });
@@ -76,12 +76,27 @@ describe("a model goes through", () => {
     expect(said.code).toBe(0);
     expect(said.stdout).toMatch(/model +half, of 6 experts \d+, \d+ in the layers that have them\ncalibration +\d+ tokens in \d windows\nnext +workers-moe pack half --out <dir>\n/);
   });
+
+  it("moefy: with all experts a dense model says what it said, and with half of them something else", async () => {
+    const loss = async (model: string): Promise<number> => {
+      await good("pack", model, "--quant", "f32", "--out", `${model}-pack`);
+      return Number((await good("eval", `${model}-pack`, "--text", "text.txt"))["perplexity"]);
+    };
+    await good("compress", "moefy", "dense", "--experts", "6", "--top-k", "6", "--out", "all-on");
+    await good("compress", "moefy", "dense", "--experts", "6", "--top-k", "3", "--split", "work", "--router", "fitted", "--text", "text.txt", "--out", "half-on", ...SMALL);
+    const [dense, all, half] = [await loss("dense"), await loss("all-on"), await loss("half-on")];
+    expect(Math.abs(all / dense - 1)).toBeLessThan(1e-5);
+    expect(Math.abs(half / dense - 1)).toBeGreaterThan(1e-5);
+  });
 });
 
 it.each([
   ["a dense model", ["prune", "dense", "--text", "text.txt", "--keep", "2"], "is a dense model: it has no experts to take out."],
   ["a text that is not there", ["gptq", "tiny", "--text", "nowhere.txt"], "nowhere.txt cannot be read as UTF-8 text"],
   ["a rule that cannot be", ["nearest", "tiny", "--plan", "attn=5"], "The bit plan's rule \"attn=5\" does not end in"],
+  ["a model that has experts already", ["moefy", "tiny", "--experts", "2", "--top-k", "1", "--text", "text.txt"], "has 8 experts already; a dense model was expected."],
+  ["a width that experts do not divide", ["moefy", "dense", "--experts", "7", "--top-k", "1", "--text", "text.txt"], "which 7 experts do not divide"],
+  ["a router without a text to fit it to", ["moefy", "dense", "--experts", "6", "--top-k", "1", "--router", "fitted"], "needs --text, a text to calibrate with"],
   ["a pack", ["nearest", "mixed-pack", "--plan", "all=8"], "is a pack already"],
   ["more experts than there are", ["prune", "tiny", "--text", "text.txt", "--keep", "9"], "9 experts per layer were to stay; expected 2, which a token takes, to 8."],
 ])("refuses %s in one sentence, and leaves nothing", async (_, args, message) => {
