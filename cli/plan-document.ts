@@ -18,6 +18,7 @@ import { moeLayersOf } from "../model/config.ts";
 import { LIMITS } from "../durable/limits.ts";
 import { READY, ReplicaChoice } from "../durable/replica-choice.ts";
 import { FRAME_HEADER_BYTES, maxChunkTokens } from "../durable/protocol.ts";
+import { type Efficiency, efficiencyOf } from "./efficiency-rows.ts";
 import type { PlannedModel } from "./plan-model.ts";
 import type { TracedRouting } from "./read-traces.ts";
 
@@ -26,6 +27,8 @@ export interface PlanRequest extends Omit<CapacityWish, "contextTokens"> {
   readonly placement: PlacementMode;
   readonly kernelGbPerSecond?: number | undefined;
   readonly roundTripMs?: number | undefined;
+  /** It was trained on, which no file says. */
+  readonly trainingTokens?: number | undefined;
 }
 
 /** Of docs/protocol.md section 2; a test compares them with the frames' layout. */
@@ -72,7 +75,7 @@ export interface RateFigures {
 }
 
 export interface PlanDocument {
-  readonly model: { readonly id: string; readonly architecture: string; readonly quant: string | null; readonly kvFormat: string; readonly parameters: number; readonly activeParameters: number };
+  readonly model: { readonly id: string; readonly architecture: string; readonly quant: string | null; readonly kvFormat: string; readonly parameters: number; readonly activeParameters: number; /** null for a dense model. */ readonly efficiency: Efficiency | null };
   readonly asked: { readonly isolateBytes: number; readonly contextTokens: number; readonly streams: number; readonly regions: readonly string[]; readonly regionHolds: PlanRequest["regionHolds"]; readonly replicas: number };
   readonly routing: {
     /** Where frames and loads come from. */
@@ -156,7 +159,7 @@ export function planDocument({ pack, contextTokens, quant, packBytes }: PlannedM
   const deployments = request.regionHolds === "deployment" ? Math.max(1, request.regions.length) : 1;
   const weightBytes = plan.lanes * plan.stages.reduce((sum, stage) => sum + stage.weightBytes, 0) + plan.experts.shards.reduce((sum, shard) => sum + shard.weightBytes, 0);
   const document: PlanDocument = {
-    model: { id: pack.id, architecture: config.architecture, quant, kvFormat: pack.kvFormat, parameters: plan.parameters.total, activeParameters: plan.parameters.active },
+    model: { id: pack.id, architecture: config.architecture, quant, kvFormat: pack.kvFormat, parameters: plan.parameters.total, activeParameters: plan.parameters.active, efficiency: efficiencyOf(config, plan.parameters, request.trainingTokens) },
     asked: { isolateBytes: request.isolateBytes, contextTokens, streams: request.streams, regions: request.regions, regionHolds: request.regionHolds, replicas: request.replicas },
     routing: routingFigures(pack, plan, request, routed, one),
     bytes: { ...plan.bytes, kvBytesPerToken: plan.kvBytesPerToken },

@@ -1,6 +1,7 @@
 // The plan as a table for people. Owns words and rounding. Refuses sums: every figure is the document's (plan-document.ts).
 
 import type { StageCapacity } from "../fleet/capacity-stages.ts";
+import { efficiencyRows } from "./efficiency-rows.ts";
 import type { PlanDocument, StepFigures } from "./plan-document.ts";
 import { showBytes, showCount, showTable } from "./sizes.ts";
 
@@ -50,6 +51,7 @@ export function planText(plan: PlanDocument): string {
   const setBy = lanes.stages.length === 1 ? "" : lanes.stagesSetBy === "kv" ? `; the KV cache sets their number, the trunk alone needs ${lanes.stagesForWeights}` : "; the trunk's weights set their number";
   const rows: [string, string][] = [
     ["model", `${model.id}: ${model.architecture}, ${showCount(model.parameters)} parameters, ${showCount(model.activeParameters)} in one token${model.quant === null ? "" : `, as packed with --quant ${model.quant}`}`],
+    ...(model.efficiency === null ? [] : efficiencyRows(model.efficiency)),
     ["asked for", `${oneOf(asked.streams, "stream")} of ${asked.contextTokens} tokens, isolates of ${showBytes(asked.isolateBytes)} (${showBytes(isolates.roomBytes)} of it for an object)`
       + (asked.regions.length === 0 ? "" : asked.regionHolds === "deployment" ? `, in ${asked.regions.join(", ")}` : `, its shards over ${asked.regions.join(", ")}`)],
     ["trunk", `${showBytes(bytes.trunkBytes)}: embedding ${showBytes(bytes.embeddingBytes)}, layers ${showBytes(bytes.layerBytes.reduce((a, b) => a + b, 0))}, head ${showBytes(bytes.headBytes)}, rotation table ${showBytes(bytes.ropeBytes)}`],

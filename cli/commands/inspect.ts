@@ -6,7 +6,7 @@ import { parameterCounts } from "../../fleet/capacity-pack.ts";
 import { EXPERT_BIASES, EXPERT_MATRICES, type ModelConfig, hasExpertBiases } from "../../model/config.ts";
 import { type Checkpoint, expertName } from "../../formats/checkpoint.ts";
 import type { PackManifest, SourceKind } from "../../formats/manifest.ts";
-import { efficiencyLeverage, REASONING_TOKENS_PER_PARAMETER, REFERENCE_FLOPS, type Shape, shapeOf, trainingFlops } from "../../passes/efficiency.ts";
+import { type Efficiency, efficiencyOf, efficiencyRows } from "../efficiency-rows.ts";
 import { type Opened, openPath } from "../open-model.ts";
 import { positiveInteger } from "../positive-integer.ts";
 import { showBytes, showCount, showTable } from "../sizes.ts";
@@ -35,22 +35,6 @@ export interface Inspection {
     readonly hash: string; readonly parts: number; readonly segments: number;
     readonly contextLength: number; readonly activations: string; readonly kvFormat: string;
   };
-}
-
-/** What the shape says of the training it is good for. */
-export interface Efficiency extends Shape {
-  /** Compute for which leverage is told, in FLOP. */
-  readonly flops: number;
-  readonly leverage: number;
-  /** Only where the tokens of the training were given. */
-  readonly tokensPerParameter: number | null;
-}
-
-function efficiencyOf(config: ModelConfig, { total, active }: { total: number; active: number }, trainingTokens: number | undefined): Efficiency | null {
-  const shape = shapeOf(config);
-  if (shape === null) return null;
-  const flops = trainingTokens === undefined ? REFERENCE_FLOPS : trainingFlops(active, trainingTokens);
-  return { ...shape, flops, leverage: efficiencyLeverage(shape.activation, shape.granularity, flops), tokensPerParameter: trainingTokens === undefined ? null : trainingTokens / total };
 }
 
 export function register(program: Command): void {
@@ -116,16 +100,6 @@ function inspectPack(m: PackManifest, hash: string, trainingTokens: number | und
       segments: m.experts.reduce((n, e) => n + e.segments.length, 0),
     },
   };
-}
-
-function efficiencyRows({ sparsity, granularity, flops, leverage, tokensPerParameter }: Efficiency): [string, string][] {
-  const compute = `10^${Math.log10(flops).toFixed(1)} FLOP of training`;
-  return [
-    ["sparsity", `${(100 * sparsity).toFixed(1)} % of experts rest; granularity ${granularity.toFixed(1)}`],
-    ["leverage", `${leverage.toFixed(2)}: a dense model of equal loss takes so many times the compute, at ${compute} (Ling, 2025)`],
-    ...(tokensPerParameter === null ? [] : [["trained on", `${tokensPerParameter.toFixed(1)} tokens per parameter${tokensPerParameter > REASONING_TOKENS_PER_PARAMETER
-      ? `; beyond about ${REASONING_TOKENS_PER_PARAMETER} reasoning was found to suffer in models with many idle parameters (Optimal Sparsity, 2025)` : ""}`] as [string, string]]),
-  ];
 }
 
 function inspectionText(i: Inspection): string {

@@ -81,6 +81,7 @@ interface PlanOptions {
   readonly fleet: string;
   readonly kernelGbPerS?: number;
   readonly roundTripMs?: number;
+  readonly trainingTokens?: number;
   readonly json?: boolean;
 }
 
@@ -111,6 +112,7 @@ export function register(program: Command): void {
     .addOption(new Option("--fleet <name>", "that the record is of").argParser(fleetName).default("main"))
     .addOption(new Option("--kernel-gb-per-s <n>", "weights read by a product of one token, 1e9 bytes a second").argParser(positiveNumber))
     .addOption(new Option("--round-trip-ms <n>", "there and back between two objects").argParser(positiveNumber))
+    .addOption(new Option("--training-tokens <n>", "tokens it was trained on, which no file says: for tokens per parameter and efficiency leverage").argParser(positiveInteger))
     .option("--json", "print one JSON document")
     .action(async (path: string, options: PlanOptions) => {
       const model = await openPlannedModel(path, { quant: options.quant, contextTokens: options.context });
@@ -118,7 +120,7 @@ export function register(program: Command): void {
       if (options.splitRegions === true && regions.length < 2) throw new CapacityPlanError(`--split-regions spreads shards over several --regions; ${regions.length} given.`);
       const request: FleetRequest = {
         isolateBytes: options.memory, streams: options.streams, nShards: options.shards ?? null, regions, regionHolds: options.splitRegions === true ? "turns of shards" : "deployment",
-        replicas: options.replicas, spareBytes: options.replicaBudget ?? 0, traces, placement: options.placement ?? null, expertsIn: options.experts ?? null, kernelGbPerSecond: options.kernelGbPerS, roundTripMs: options.roundTripMs,
+        replicas: options.replicas, spareBytes: options.replicaBudget ?? 0, traces, placement: options.placement ?? null, expertsIn: options.experts ?? null, kernelGbPerSecond: options.kernelGbPerS, roundTripMs: options.roundTripMs, trainingTokens: options.trainingTokens,
       };
       const { plan, document } = await planFleet(model, request);
       if (options.out !== undefined) writeWhole(options.out, `${JSON.stringify(fleetRecord(model, plan, request, options.fleet))}\n`);

@@ -1,6 +1,9 @@
 // Row 10, Optimal Sparsity (2025): parameters, active parameters and sparsity of published models, to half a percent of what their cards say.
 
 import { expect, it } from "vitest";
+import { planUntraced } from "../../cli/plan-fleet.ts";
+import { plannedConfig } from "../../cli/plan-model.ts";
+import { planText } from "../../cli/plan-text.ts";
 import { parameterCounts } from "../../fleet/capacity-pack.ts";
 import { shapeOf, trainingFlops } from "../../passes/efficiency.ts";
 import { releaseConfig, type Release } from "../support/release-configs.ts";
@@ -29,4 +32,12 @@ it("counts by hand", () => {
   // 8 experts of 32, 3 chosen, two shared ones of 32 together 64 wide.
   expect(shapeOf(tinyModel("deepseek_v2", 1).config)).toEqual({ sparsity: 1 - 3 / 8, activation: 5 / 10, granularity: 4 });
   expect(trainingFlops(1e9, 2e12)).toBe(1.2e22);
+});
+
+it("plan tells shape and tokens per parameter, and nothing of the sort of a dense model", () => {
+  const request = { isolateBytes: 90 * 2 ** 20, streams: 1, nShards: null, regions: [], regionHolds: "deployment", replicas: 1, spareBytes: 0, placement: null, expertsIn: null, trainingTokens: 5.1e12 } as const;
+  const { document } = planUntraced(plannedConfig("olmoe", releaseConfig("OLMoE-1B-7B"), {}), request);
+  expect(document.model.efficiency!.tokensPerParameter).toBeCloseTo(5.1e12 / document.model.parameters, 6);
+  expect(planText(document)).toMatch(/sparsity +87\.5 % of experts rest; granularity 4\.0\n/);
+  expect(planUntraced(plannedConfig("dense", tinyModel("llama", 1).config, {}), request).document.model.efficiency).toBeNull();
 });

@@ -1,0 +1,83 @@
+// What `bench/compression.ts` measures: rows of tables, each a chain of passes on a model and the text whose loss counts. Data only.
+// Owns which baselines stand beside which method: the same calibration tokens, the same bits. Refuses to run anything (runner.ts) and to judge (tables.ts).
+
+import { uniform } from "../../model/random.ts";
+
+/** One command of `workers-moe compress`: the pass and its options, without model and folder. `{calibration}` stands for the file of the sample. */
+export type Step = readonly string[];
+
+export interface Experiment {
+  /** Of the table it belongs to. */
+  readonly group: string;
+  /** Rows of the same label are samples of one figure. */
+  readonly label: string;
+  /** Number of the calibration text, or of the drawing where it is drawn. */
+  readonly sample: number;
+  /** Passes, one after the other. Those of `plan` write a bit plan for the next. */
+  readonly steps: readonly Step[];
+  /** How it is packed where its matrices are as published; null: as they are stored. */
+  readonly quant: string | null;
+  /** Domain whose held-out text counts; `mix` is all of them. */
+  readonly domain: string;
+}
+
+export interface MeasuredModel {
+  readonly nExperts: number;
+  readonly nLayers: number;
+}
+
+export const DOMAINS = ["novel", "drama", "stories", "math", "speeches", "docs-en", "docs-fr", "docs-es", "docs-zh", "code-ts", "code-py", "code-c"] as const;
+
+/** Texts of a domain written for `sample`. */
+export const calibrationFile = (domain: string, sample: number): string => `${domain}.calibration-${sample}.txt`;
+export const heldoutFile = (domain: string): string => `${domain}.heldout.txt`;
+
+const SAMPLES = [1, 2, 3, 4, 5];
+const WINDOWS = ["--samples", "32", "--window", "512"];
+/** What has 2 to 2.5 bits are experts; attention has 4 and the vocabulary 8. */
+const TRUNK = "all=8; attn=4";
+const text = (sample: number, domain = "mix"): string[] => ["--text", `{texts}/${calibrationFile(domain, sample)}`, ...WINDOWS];
+
+/** Rules that give a drawn quarter of each layer's experts 4 bits and the others 2: 2.5 on average. */
+export function randomPlan({ nExperts, nLayers }: MeasuredModel, seed: number): string {
+  const rules = Array.from({ length: nLayers }, (_, layer) => Array.from({ length: nExperts }, (_, expert) => expert)
+    .sort((a, b) => uniform(seed, layer, a, 1) - uniform(seed, layer, b, 1)).slice(0, Math.round(nExperts / 4))
+    .sort((a, b) => a - b).map((expert) => `exp[l${layer}e${expert}]=4`)).flat();
+  return [`${TRUNK}; routed=2`, ...rules].join("; ");
+}
+
+export function experiments(model: MeasuredModel): Experiment[] {
+  const row = (group: string, label: string, sample: number, steps: readonly Step[], domain = "mix", quant: string | null = null): Experiment => ({ group, label, sample, steps, quant, domain });
+  const { nExperts } = model;
+  const gptq = (plan: string, sample: number, ...more: string[]): Step => ["gptq", "--plan", plan, ...text(sample), ...more];
+  return [
+    row("widths", "as published", 1, [], "mix", "f32"),
+    row("widths", "8 bits, nearest", 1, [], "mix", "q8"),
+    row("widths", "4 bits, nearest", 1, [["nearest"]]),
+    ...SAMPLES.flatMap((s) => [
+      row("widths", "4 bits, GPTQ", s, [["gptq", ...text(s)]]),
+      row("widths", "4 bits, GPTQ with AGQ", s, [["gptq", "--weighting", "affinity", ...text(s)]]),
+    ]),
+    row("mixed", "2 bits, nearest", 1, [["nearest", "--plan", `${TRUNK}; routed=2`]]),
+    row("mixed", "4 bits, GPTQ", 1, [gptq(`${TRUNK}; routed=4`, 1)]),
+    ...SAMPLES.flatMap((s) => [
+      row("mixed", "2 bits, GPTQ", s, [gptq(`${TRUNK}; routed=2`, s)]),
+      row("mixed", "2.5 bits, PMQ", s, [["bits", "--bits", "2.5", ...text(s)], gptq(`${TRUNK}; {plan}`, s)]),
+      row("mixed", "2.5 bits, drawn", s, [gptq(randomPlan(model, s), s)]),
+    ]),
+    ...["math", "novel", "docs-zh", "code-c"].flatMap((domain) => [
+      row("prune", `${domain}: all experts`, 1, [], domain, "f32"),
+      ...SAMPLES.flatMap((s) => [
+        row("prune", `${domain}: EASY-EP`, s, [["prune", "--keep", String(nExperts / 2), ...text(s, domain)]], domain, "f32"),
+        row("prune", `${domain}: frequency`, s, [["prune", "--keep", String(nExperts / 2), "--by", "frequency", ...text(s, domain)]], domain, "f32"),
+        row("prune", `${domain}: drawn`, s, [["prune", "--keep", String(nExperts / 2), "--by", "random", "--seed", String(s), ...text(s, domain)]], domain, "f32"),
+      ]),
+    ]),
+    ...[0.75, 0.5].flatMap((share) => SAMPLES.flatMap((s) => [
+      row("merge", `${100 - 100 * share} % fewer: Sub-MoE`, s, [["merge", "--share", String(share), ...text(s).slice(0, 2), "--samples", "8", "--window", "512"]], "mix", "f32"),
+      row("merge", `${100 - 100 * share} % fewer: pruned by frequency`, s, [["prune", "--keep", String(nExperts * share), "--by", "frequency", ...text(s)]], "mix", "f32"),
+      row("merge", `${100 - 100 * share} % fewer: pruned by EASY-EP`, s, [["prune", "--keep", String(nExperts * share), ...text(s)]], "mix", "f32"),
+      row("merge", `${100 - 100 * share} % fewer: pruned by lot`, s, [["prune", "--keep", String(nExperts * share), "--by", "random", "--seed", String(s), ...text(s)]], "mix", "f32"),
+    ])),
+  ];
+}
