@@ -76,6 +76,8 @@ const largest = (x: Vector, k: number): number[] =>
 export interface Routing {
   readonly ids: number[]; // rank order
   readonly weights: number[];
+  /** Experts that are ranked behind those and not run, with their shares of one. */
+  readonly auxiliaries: readonly { readonly id: number; readonly share: number }[];
   /** How far the choice is from another one: smallest gap between a chosen and a rejected selection score, of experts or of groups. */
   readonly margin: number;
 }
@@ -102,7 +104,10 @@ export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>)
   }
   const order = largest(selection, selection.length);
   const ids = order.slice(0, r.topK);
-  const next = order[r.topK];
+  const behind = order.slice(r.topK, r.topK + (r.auxiliaries ?? 0));
+  const own = (at: number): number => (order[at] === undefined ? Infinity : selection[order[at - 1]!]! - selection[order[at]!]!);
+  const shares = r.weigh === "one" ? behind.map(() => 1) : r.weigh === "softmax-selected" ? softmax(behind.map((id) => scores[id]!)) : behind.map((id) => scores[id]!);
+  const ofShares = shares.reduce((a, b) => a + b, 0);
   let weights = ids.map((id) => scores[id]!);
   if (r.weigh === "softmax-selected") weights = softmax(weights);
   if (r.weigh === "one") weights = weights.map(() => 1);
@@ -113,7 +118,8 @@ export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>)
   return {
     ids,
     weights: weights.map((w) => w * r.scale),
-    margin: Math.min(groupMargin, next === undefined ? Infinity : selection[ids[r.topK - 1]!]! - selection[next]!),
+    auxiliaries: behind.map((id, i) => ({ id, share: shares[i]! / ofShares })),
+    margin: Math.min(groupMargin, own(r.topK), own(r.topK + behind.length)),
   };
 }
 
@@ -132,7 +138,7 @@ export function sparsemixer(logits: Vector, epsilon: number): Routing {
   };
   const first = pick(logits);
   const second = pick(logits.map((s, e) => (e === first.id ? -Infinity : s)));
-  return { ids: [first.id, second.id], weights: [first.weight, second.weight], margin: Math.min(first.margin, second.margin) };
+  return { ids: [first.id, second.id], weights: [first.weight, second.weight], auxiliaries: [], margin: Math.min(first.margin, second.margin) };
 }
 
 /** One expert: down . (silu(gate . x) * (up . x)), or gpt-oss's form with biases and clamps. */
@@ -233,8 +239,11 @@ export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: Arr
         if (c.router.logitBias) logits = add(logits, Array.from(w(at + "routerBias").values));
         const choice = route(c.router, logits, c.router.selectionBias ? w(at + "selectionBias").values : undefined);
         routed.push(choice);
+        // Compressed experts: what is run gets its input times one plus the auxiliary experts' vectors.
+        const scales = choice.auxiliaries.length === 0 ? [] : w(`${at}auxiliaryScales`).values;
+        const scaled = h.map((v, i) => v * choice.auxiliaries.reduce((sum, { id, share }) => sum + share * scales[id * c.hiddenSize + i]!, 1));
         choice.ids.forEach((id, rank) => {
-          y = add(y, expert(c, w, `${at}experts.${id}.`, h).map((v) => v * choice.weights[rank]!));
+          y = add(y, expert(c, w, `${at}experts.${id}.`, scaled).map((v) => v * choice.weights[rank]!));
         });
         if (c.sharedIntermediateSize > 0) {
           const gate = c.sharedGate ? sigmoid(multiply(w(at + "sharedGate"), h)[0]!) : 1;
