@@ -16,6 +16,13 @@ export type RouterWeigh = "score" | "renormalize" | "softmax-selected" | "one";
  */
 export type RouterSelect = "top-k" | "sparsemixer";
 
+/** Compressed experts (docs/arithmetic.md section 7). */
+export interface AuxiliariesConfig {
+  readonly perToken: number;
+  /** Weights of the run experts are made as if there were no others (`run`), or among all that are ranked (`ranked`); what `score` and `one` weigh is the same in both. */
+  readonly weighAmong: "run" | "ranked";
+}
+
 export interface RouterConfig {
   readonly score: RouterScore;
   readonly select: RouterSelect;
@@ -26,11 +33,8 @@ export interface RouterConfig {
   readonly scale: number;
   /** Experts per token that are run. */
   readonly topK: number;
-  /**
-   * Experts per token behind those, in rank order, that are not run: vectors of theirs scale what the run ones get (compressed experts, docs/arithmetic.md
-   * section 7). Absent = none.
-   */
-  readonly auxiliaries?: number | undefined;
+  /** Experts per token behind those, in rank order, that are not run: vectors of theirs scale what the run ones get. Absent = none. */
+  readonly auxiliaries?: AuxiliariesConfig | undefined;
   /** Router logits get a bias (gpt-oss). */
   readonly logitBias: boolean;
   /** A bias used for selection only (DeepSeek-V3's e_score_correction_bias). */
@@ -235,7 +239,7 @@ export function trunkTensors(c: ModelConfig): TrunkTensor[] {
 }
 
 /** Experts per token that are not run but scale what the others get. */
-export const auxiliariesOf = ({ auxiliaries }: Pick<RouterConfig, "auxiliaries">): number => auxiliaries ?? 0;
+export const auxiliariesOf = ({ auxiliaries }: Pick<RouterConfig, "auxiliaries">): number => auxiliaries?.perToken ?? 0;
 
 /** What all heads of attention give together: columns of the output projection. */
 export const attendedSize = (c: ModelConfig): number => c.nHeads * (c.mla === null ? c.headDim : c.mla.valueHeadDim);

@@ -104,22 +104,22 @@ export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>)
   }
   const order = largest(selection, selection.length);
   const ids = order.slice(0, r.topK);
-  const behind = order.slice(r.topK, r.topK + (r.auxiliaries ?? 0));
-  const own = (at: number): number => (order[at] === undefined ? Infinity : selection[order[at - 1]!]! - selection[order[at]!]!);
-  const shares = r.weigh === "one" ? behind.map(() => 1) : r.weigh === "softmax-selected" ? softmax(behind.map((id) => scores[id]!)) : behind.map((id) => scores[id]!);
-  const ofShares = shares.reduce((a, b) => a + b, 0);
-  let weights = ids.map((id) => scores[id]!);
-  if (r.weigh === "softmax-selected") weights = softmax(weights);
-  if (r.weigh === "one") weights = weights.map(() => 1);
-  if (r.weigh === "renormalize") {
-    const sum = weights.reduce((a, b) => a + b, 0);
-    weights = weights.map((w) => w / sum);
-  }
+  const nRanked = r.topK + (r.auxiliaries?.perToken ?? 0);
+  const gap = (at: number): number => (order[at] === undefined ? Infinity : selection[order[at - 1]!]! - selection[order[at]!]!);
+  const sumOf = (x: Vector): number => x.reduce((a, b) => a + b, 0);
+  /** Weights of the first n among themselves. */
+  const weigh = (n: number): Vector => {
+    const own = order.slice(0, n).map((id) => scores[id]!);
+    const weights = r.weigh === "softmax-selected" ? softmax(own) : r.weigh === "one" ? own.map(() => 1) : r.weigh === "renormalize" ? own.map((w) => w / sumOf(own)) : own;
+    return weights.map((w) => w * r.scale);
+  };
+  const ranked = weigh(nRanked);
+  const behind = ranked.slice(r.topK);
   return {
     ids,
-    weights: weights.map((w) => w * r.scale),
-    auxiliaries: behind.map((id, i) => ({ id, share: shares[i]! / ofShares })),
-    margin: Math.min(groupMargin, own(r.topK), own(r.topK + behind.length)),
+    weights: r.auxiliaries?.weighAmong === "ranked" ? ranked.slice(0, r.topK) : weigh(r.topK),
+    auxiliaries: behind.map((weight, i) => ({ id: order[r.topK + i]!, share: weight / sumOf(behind) })),
+    margin: Math.min(groupMargin, gap(r.topK), gap(nRanked)),
   };
 }
 

@@ -57,30 +57,34 @@ export function routeTokens(kernels: Kernels, heap: Heap, router: RouterConfig, 
       });
     }
   }
-  if (auxiliaries > 0) shareOut(heap, router, regions, nTokens);
-  for (let t = 0; t < nTokens; t++) weigh(router, heap.f32, regions.weights / 4 + t * router.topK, router.topK);
+  if (auxiliaries > 0) weighRanked(heap, router, regions, nTokens);
+  else for (let t = 0; t < nTokens; t++) weigh(router, heap.f32, weights / 4 + t * k, k);
 }
 
-/** Of all that are ranked, takes out those that are run, as if there were no others, and makes shares of the auxiliary ones' scores. */
-function shareOut(heap: Heap, router: RouterConfig, { ids, weights, rankedIds, rankedWeights }: RouterRegions, nTokens: number): void {
+/** Of all that are ranked, takes out those that are run, with their weights, and leaves the others' shares of one. */
+function weighRanked({ u32, f32 }: Heap, router: RouterConfig, { ids, weights, rankedIds, rankedWeights }: RouterRegions, nTokens: number): void {
   const [k, auxiliaries] = [router.topK, auxiliariesOf(router)];
-  const { u32, f32 } = heap;
+  const isAmongRun = router.auxiliaries?.weighAmong === "run";
   for (let t = 0; t < nTokens; t++) {
-    const [id, weight] = [rankedIds / 4 + t * (k + auxiliaries), rankedWeights / 4 + t * (k + auxiliaries)];
+    const [id, score] = [rankedIds / 4 + t * (k + auxiliaries), rankedWeights / 4 + t * (k + auxiliaries)];
+    const own = weights / 4 + t * k;
     u32.copyWithin(ids / 4 + t * k, id, id + k);
-    f32.copyWithin(weights / 4 + t * k, weight, weight + k);
-    auxiliaryShares(router, f32, weight + k, auxiliaries);
+    if (isAmongRun) {
+      f32.copyWithin(own, score, score + k);
+      weigh(router, f32, own, k);
+    }
+    weigh(router, f32, score, k + auxiliaries);
+    if (!isAmongRun) f32.copyWithin(own, score, score + k);
+    makeShares(f32, score + k, auxiliaries);
   }
 }
 
-/** Scores of a token's n auxiliary experts, which lie in `w` from `from` on, become shares of one, in place; equal ones where all scores are zero. */
-export function auxiliaryShares(router: RouterConfig, w: Float32Array, from: number, n: number): void {
-  const { weigh: how } = router;
-  const end = from + n;
-  let sum = 0;
-  for (let i = from; i < end; i++) sum = f(sum + w[i]!);
-  if (how === "one" || (how !== "softmax-selected" && sum === 0)) w.fill(1, from, end);
-  weigh({ ...router, weigh: how === "softmax-selected" ? how : "renormalize", scale: 1 }, w, from, n);
+/** n weights from `from` on, divided by their sum; equal shares where that is zero. */
+function makeShares(w: Float32Array, from: number, n: number): void {
+  const sumOf = (): number => w.subarray(from, from + n).reduce((sum, x) => f(sum + x), 0);
+  if (sumOf() === 0) w.fill(1, from, from + n);
+  const sum = sumOf();
+  for (let i = from; i < from + n; i++) w[i] = w[i]! / sum;
 }
 
 /**

@@ -91,6 +91,7 @@ export function freezeConfig(file: string, c: ModelConfig): ModelConfig {
   checkConfig(file, c);
   for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla]) Object.freeze(list);
   Object.freeze(c.rope);
+  Object.freeze(c.router.auxiliaries);
   Object.freeze(c.router);
   return Object.freeze(c);
 }
