@@ -48,8 +48,7 @@ export class AuxiliaryScaling {
     const { config: { hiddenSize, router: { topK } }, kernels, heap: { u32, f32 }, at, activations } = this.#p;
     const stride = activationRowBytes("f32", hiddenSize);
     const scaled = at.scaledF32 + first * stride;
-    const pairs = at.auxiliaryPairs + first * this.#auxiliaries * PAIR_BYTES;
-    let record = pairs / 4;
+    let record = at.auxiliaryPairs / 4;
     for (let t = 0; t < nTokens; t++) {
       f32.fill(1, (scaled + t * stride) / 4, (scaled + t * stride) / 4 + hiddenSize);
       for (let rank = topK; rank < this.#nRanked; rank++, record += PAIR_BYTES / 4) {
@@ -61,7 +60,7 @@ export class AuxiliaryScaling {
         f32[record + 4] = f32[at.rankedWeights / 4 + ranked]!;
       }
     }
-    kernels.combine(pairs, nTokens * this.#auxiliaries, scaled, stride, hiddenSize);
+    kernels.combine(at.auxiliaryPairs, nTokens * this.#auxiliaries, scaled, stride, hiddenSize);
     for (let t = 0; t < nTokens; t++) {
       const [to, from] = [(scaled + t * stride) / 4, (normed.f32 + (first + t) * normed.f32Stride) / 4];
       for (let i = 0; i < hiddenSize; i++) f32[to + i] = f32[from + i]! * f32[to + i]!;

@@ -31,9 +31,9 @@ export const auxiliaryCommand: PassCommand = {
       .requiredOption("--text <file...>", "UTF-8 texts to fit with")
       .option("--run <n>", "experts of a token that are run; the default is half of them", positiveInteger)
       .addOption(new Option("--weigh-among <experts>", "weights of the run ones: as they are among all that are ranked, or made anew among the run").choices(["ranked", "run"]).default("ranked"))
-      .option("--epochs <n>", "times that a layer's calibration tokens are gone through", positiveInteger, 12)
+      .option("--epochs <n>", "times that a layer's calibration tokens are gone through", positiveInteger, 6)
       .option("--batch <n>", "tokens of a step", positiveInteger, 128)
-      .option("--rate <x>", "of the first step; it falls to zero", rateOf, 0.01)
+      .option("--rate <x>", "of the first step; it falls to zero", rateOf, 0.005)
       .option("--seed <n>", "of the order of tokens", positiveInteger, 1)
       .option("--json", "print one JSON document")
       .action(auxiliary);
