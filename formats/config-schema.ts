@@ -33,7 +33,7 @@ export const configSchema: z.ZodType<ModelConfig> = z.strictObject({
   sharedGate: z.boolean(),
   router: z.strictObject({
     score: z.enum(["softmax", "sigmoid", "logits", "one"]), select: z.enum(["top-k", "sparsemixer"]), sparsemixerEpsilon: z.number().min(0), weigh: z.enum(["score", "renormalize", "softmax-selected", "one"]),
-    scale: z.number(), topK: count, logitBias: z.boolean(), selectionBias: z.boolean(), nGroups: size, topKGroups: size,
+    scale: z.number(), topK: count, auxiliaries: z.strictObject({ perToken: size, weighAmong: z.enum(["run", "ranked"]) }).optional(), logitBias: z.boolean(), selectionBias: z.boolean(), nGroups: size, topKGroups: size,
     groupScore: z.enum(["max", "top2-sum"]),
   }),
   tieWordEmbeddings: z.boolean(), headBias: z.boolean(),

@@ -16,6 +16,13 @@ export type RouterWeigh = "score" | "renormalize" | "softmax-selected" | "one";
  */
 export type RouterSelect = "top-k" | "sparsemixer";
 
+/** Compressed experts (docs/arithmetic.md section 7). */
+export interface AuxiliariesConfig {
+  readonly perToken: number;
+  /** Weights of the run experts are made as if there were no others (`run`), or among all that are ranked (`ranked`); what `score` and `one` weigh is the same in both. */
+  readonly weighAmong: "run" | "ranked";
+}
+
 export interface RouterConfig {
   readonly score: RouterScore;
   readonly select: RouterSelect;
@@ -24,8 +31,10 @@ export interface RouterConfig {
   readonly weigh: RouterWeigh;
   /** Multiplies the weights (routed_scaling_factor); 1 = none. */
   readonly scale: number;
-  /** Experts per token. */
+  /** Experts per token that are run. */
   readonly topK: number;
+  /** Experts per token behind those, in rank order, that are not run: vectors of theirs scale what the run ones get. Absent = none. */
+  readonly auxiliaries?: AuxiliariesConfig | undefined;
   /** Router logits get a bias (gpt-oss). */
   readonly logitBias: boolean;
   /** A bias used for selection only (DeepSeek-V3's e_score_correction_bias). */
@@ -165,7 +174,7 @@ export type TrunkTensor =
 /**
  * Every trunk tensor of a model in loading order, but the feed-forward parts that are stored as segments (dense layers, shared experts: sharedWidth).
  * Names are ours and the same for every source format: embed, layers.N.{attnNorm, attnNormBias, q, k, v, qBias, kBias, vBias, qNorm, kNorm, sinks, o, oBias,
- * ffnNorm, ffnNormBias, router, routerBias, selectionBias, sharedGate}, with latent attention layers.N.{q or qA, qANorm, qB; kvA, kvANorm, kB, vB} instead
+ * ffnNorm, ffnNormBias, router, routerBias, selectionBias, auxiliaryScales, sharedGate}, with latent attention layers.N.{q or qA, qANorm, qB; kvA, kvANorm, kB, vB} instead
  * of q, k, v; norm, normBias, head, headBias. A tied head has no tensor of its own.
  */
 export function trunkTensors(c: ModelConfig): TrunkTensor[] {
@@ -219,6 +228,8 @@ export function trunkTensors(c: ModelConfig): TrunkTensor[] {
       if (c.router.logitBias) vector(at + "routerBias", c.nExperts);
     }
     if (c.router.selectionBias) vector(at + "selectionBias", c.nExperts);
+    // [nExperts, hidden], less one.
+    if (auxiliariesOf(c.router) > 0) vector(at + "auxiliaryScales", c.nExperts * c.hiddenSize);
     if (c.sharedGate) matrix(at + "sharedGate", 1, c.hiddenSize);
   }
   norm("norm");
@@ -226,6 +237,9 @@ export function trunkTensors(c: ModelConfig): TrunkTensor[] {
   if (c.headBias) vector("headBias", c.vocabSize);
   return out;
 }
+
+/** Experts per token that are not run but scale what the others get. */
+export const auxiliariesOf = ({ auxiliaries }: Pick<RouterConfig, "auxiliaries">): number => auxiliaries?.perToken ?? 0;
 
 /** What all heads of attention give together: columns of the output projection. */
 export const attendedSize = (c: ModelConfig): number => c.nHeads * (c.mla === null ? c.headDim : c.mla.valueHeadDim);

@@ -76,6 +76,8 @@ const largest = (x: Vector, k: number): number[] =>
 export interface Routing {
   readonly ids: number[]; // rank order
   readonly weights: number[];
+  /** Experts that are ranked behind those and not run, with their shares of one. */
+  readonly auxiliaries: readonly { readonly id: number; readonly share: number }[];
   /** How far the choice is from another one: smallest gap between a chosen and a rejected selection score, of experts or of groups. */
   readonly margin: number;
 }
@@ -102,18 +104,22 @@ export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>)
   }
   const order = largest(selection, selection.length);
   const ids = order.slice(0, r.topK);
-  const next = order[r.topK];
-  let weights = ids.map((id) => scores[id]!);
-  if (r.weigh === "softmax-selected") weights = softmax(weights);
-  if (r.weigh === "one") weights = weights.map(() => 1);
-  if (r.weigh === "renormalize") {
-    const sum = weights.reduce((a, b) => a + b, 0);
-    weights = weights.map((w) => w / sum);
-  }
+  const nRanked = r.topK + (r.auxiliaries?.perToken ?? 0);
+  const gap = (at: number): number => (order[at] === undefined ? Infinity : selection[order[at - 1]!]! - selection[order[at]!]!);
+  const sumOf = (x: Vector): number => x.reduce((a, b) => a + b, 0);
+  /** Weights of the first n among themselves. */
+  const weigh = (n: number): Vector => {
+    const own = order.slice(0, n).map((id) => scores[id]!);
+    const weights = r.weigh === "softmax-selected" ? softmax(own) : r.weigh === "one" ? own.map(() => 1) : r.weigh === "renormalize" ? own.map((w) => w / sumOf(own)) : own;
+    return weights.map((w) => w * r.scale);
+  };
+  const ranked = weigh(nRanked);
+  const behind = ranked.slice(r.topK);
   return {
     ids,
-    weights: weights.map((w) => w * r.scale),
-    margin: Math.min(groupMargin, next === undefined ? Infinity : selection[ids[r.topK - 1]!]! - selection[next]!),
+    weights: r.auxiliaries?.weighAmong === "ranked" ? ranked.slice(0, r.topK) : weigh(r.topK),
+    auxiliaries: behind.map((weight, i) => ({ id: order[r.topK + i]!, share: weight / sumOf(behind) })),
+    margin: Math.min(groupMargin, gap(r.topK), gap(nRanked)),
   };
 }
 
@@ -132,7 +138,7 @@ export function sparsemixer(logits: Vector, epsilon: number): Routing {
   };
   const first = pick(logits);
   const second = pick(logits.map((s, e) => (e === first.id ? -Infinity : s)));
-  return { ids: [first.id, second.id], weights: [first.weight, second.weight], margin: Math.min(first.margin, second.margin) };
+  return { ids: [first.id, second.id], weights: [first.weight, second.weight], auxiliaries: [], margin: Math.min(first.margin, second.margin) };
 }
 
 /** One expert: down . (silu(gate . x) * (up . x)), or gpt-oss's form with biases and clamps. */
@@ -233,8 +239,11 @@ export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: Arr
         if (c.router.logitBias) logits = add(logits, Array.from(w(at + "routerBias").values));
         const choice = route(c.router, logits, c.router.selectionBias ? w(at + "selectionBias").values : undefined);
         routed.push(choice);
+        // Compressed experts: what is run gets its input times one plus the auxiliary experts' vectors.
+        const scales = choice.auxiliaries.length === 0 ? [] : w(`${at}auxiliaryScales`).values;
+        const scaled = h.map((v, i) => v * choice.auxiliaries.reduce((sum, { id, share }) => sum + share * scales[id * c.hiddenSize + i]!, 1));
         choice.ids.forEach((id, rank) => {
-          y = add(y, expert(c, w, `${at}experts.${id}.`, h).map((v) => v * choice.weights[rank]!));
+          y = add(y, expert(c, w, `${at}experts.${id}.`, scaled).map((v) => v * choice.weights[rank]!));
         });
         if (c.sharedIntermediateSize > 0) {
           const gate = c.sharedGate ? sigmoid(multiply(w(at + "sharedGate"), h)[0]!) : 1;

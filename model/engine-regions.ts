@@ -2,7 +2,7 @@
 // nothing else, so that whoever plans memory (durable/memory-plan.ts) knows the bytes before anything is allocated.
 // What a stage of a ring does not need takes 0 bytes. Refuses weights and KV pages: those are counted where they are held.
 
-import { attendedSize, latentDim, type ModelConfig } from "./config.ts";
+import { attendedSize, auxiliariesOf, latentDim, type ModelConfig } from "./config.ts";
 import { PAIR_BYTES } from "./expert-batch.ts";
 import { activationRowBytes, attentionScratchBytes, expertScratchBytes, matmulScratchBytes, topLogitsScratchBytes } from "./kernels.ts";
 import { drawsTokens, endsLayers, isEmpty, wholeModel, type StageSpan } from "./stage-span.ts";
@@ -72,6 +72,8 @@ export function engineRegions(c: ModelConfig, { nTokens, maxSegments, sharedSegm
   const [hasLayers, passes, hasHead] = [ownFfns.length > 0, ownFfns.length > 0 || !isEmpty(span.embeddingRows), !isEmpty(span.headRows)];
   const n = hasLayers ? nTokens : 0;
   const nRouted = ownFfns.includes("moe") ? nTokens : 0;
+  const auxiliaries = auxiliariesOf(c.router);
+  const nScaled = auxiliaries > 0 ? nRouted : 0;
   const nShared = hasLayers && sharedSegmentWidth > 0 ? nTokens : 0;
   const nFinals = hasHead ? LOGIT_ROWS : 0;
   const nTops = hasHead || drawsTokens(span) ? LOGIT_ROWS : 0;
@@ -83,6 +85,8 @@ export function engineRegions(c: ModelConfig, { nTokens, maxSegments, sharedSegm
     x: passes ? nTokens * hiddenStride(c) : 0, y: n * hiddenStride(c),
     routerLogits: nRouted * routerStride(c), ids: nRouted * k * 4, weights: nRouted * k * 4, pairs: nRouted * k * PAIR_BYTES,
     expertRows: nRouted * k * maxSegments * c.hiddenSize * 4,
+    rankedIds: nScaled * (k + auxiliaries) * 4, rankedWeights: nScaled * (k + auxiliaries) * 4, auxiliaryPairs: nScaled * auxiliaries * PAIR_BYTES,
+    scaledF32: nScaled * activationRowBytes("f32", c.hiddenSize), scaledQa8: nScaled * activationRowBytes("qa8", c.hiddenSize),
     sharedRows: nShared * hiddenStride(c), sharedSegmentRows: nShared * hiddenStride(c),
     sharedPairs: nShared * PAIR_BYTES, sharedGates: c.sharedGate ? nShared * 16 : 0,
     positions: n * 4, ropePositions: n * 4, pages: n * 4, pageTables: n * 4,

@@ -5,6 +5,7 @@
 
 import { activationRows, normalise, RowProducts, type ActivationRows } from "./activation-rows.ts";
 import { attentionOf, type Attention } from "./attention.ts";
+import { AuxiliaryScaling } from "./auxiliary-scaling.ts";
 import { ModelError, latentDim, type ModelConfig } from "./config.ts";
 import { engineRegions, hiddenStride, routerStride, type EngineRegions } from "./engine-regions.ts";
 import { ExpertBatchBuilder, PAIR_BYTES } from "./expert-batch.ts";
@@ -118,6 +119,8 @@ export class Engine {
   /** null without layers. */
   readonly #attention: Attention | null;
   readonly #shared: SharedFfn;
+  /** null where every ranked expert is run. */
+  readonly #scaling: AuxiliaryScaling | null;
   readonly #residual: ResidualRows;
   readonly #head: Head;
   readonly #timelineIds: Uint32Array;
@@ -153,6 +156,7 @@ export class Engine {
       config: c, kernels, heap, trunk, kvFormat: parts.kvFormat, kvLayerBytes: kvLayerBytes(parts.kvFormat, c.nKvHeads, c.headDim, latentDim(c)), firstLayer: span.layers[0], maxTokens: n, at, normed: this.#normed, products: this.#products,
     });
     this.#shared = new SharedFfn({ config: c, kernels, heap, segments: parts.shared, at, products: this.#products });
+    this.#scaling = AuxiliaryScaling.of({ config: c, kernels, heap, at, activations: parts.activations });
     this.#residual = new ResidualRows(c, kernels, heap, trunk, at.x);
     this.#head = new Head(c, kernels, heap, trunk, at);
     this.#timelineIds = new Uint32Array(n);
@@ -310,7 +314,7 @@ export class Engine {
     const [x, y] = [this.#at.x + first * this.#xStride, this.#at.y + first * this.#xStride];
     const isSparse = c.layerFfns[layer] === "moe";
     this.#tap(taps, "input", layer, wave, x, c.hiddenSize, nTokens);
-    this.#norm(w.ffnNorm, w.ffnNormBias, first, nTokens, [...(isSparse ? [w.router?.takes, activations] : []), ...this.#shared.takes(layer, w.sharedGate)]);
+    this.#norm(w.ffnNorm, w.ffnNormBias, first, nTokens, [...(isSparse ? [w.router?.takes, this.#scaling?.takes ?? activations] : []), ...this.#shared.takes(layer, w.sharedGate)]);
     [wave.batch, wave.nPairs] = [null, 0];
     if (isSparse) this.#route(layer, wave, taps);
     heap.u8.fill(0, y, y + nTokens * this.#xStride);
@@ -325,12 +329,13 @@ export class Engine {
     const stride = routerStride(c);
     const logits = at.routerLogits + first * stride;
     const [ids, weights] = [at.ids + first * c.router.topK * 4, at.weights + first * c.router.topK * 4];
+    const ranked = { rankedIds: at.rankedIds + (this.#scaling?.rankedOffset(first) ?? 0), rankedWeights: at.rankedWeights + (this.#scaling?.rankedOffset(first) ?? 0) };
     if (w.router !== null) this.#products.product(w.router, this.#normed, first, nTokens, logits, stride, w.routerBias);
     this.#tap(taps, "logits", layer, wave, logits, stride / 4, nTokens);
-    routeTokens(k, heap, c.router, { logits, stride, ids, weights }, nTokens, c.nExperts, w.selectionBias);
+    routeTokens(k, heap, c.router, { logits, stride, ids, weights, ...ranked }, nTokens, c.nExperts, w.selectionBias);
     this.#tap(taps, "selection", layer, wave, logits, stride / 4, nTokens);
 
-    const { ptr, stride: rowStride } = this.#products.rowsFor(activations, this.#normed, first, nTokens);
+    const { ptr, stride: rowStride } = this.#scaling?.rows(w.auxiliaryScales, this.#normed, first, nTokens) ?? this.#products.rowsFor(activations, this.#normed, first, nTokens);
     const { batch, nPairs } = wave.builder.build(layer, this.#steps, nTokens, ids, weights, segmentCounts[layer]!,
       ptr, rowStride, at.expertRows + first * this.#rowBytes, at.pairs + first * c.router.topK * PAIR_BYTES);
     wave.batch = batch;

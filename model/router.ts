@@ -4,7 +4,7 @@
 // Refuses kinds it does not know when the engine is built, never in the middle of a step.
 
 import { exp, sigmoid } from "./float-math.ts";
-import type { RouterConfig } from "./config.ts";
+import { auxiliariesOf, type RouterConfig } from "./config.ts";
 import type { Heap } from "./heap.ts";
 import type { Kernels } from "./kernels.ts";
 
@@ -16,13 +16,18 @@ export interface RouterRegions {
   readonly stride: number;
   readonly ids: number; // u32 [nTokens, topK], rank order
   readonly weights: number; // f32 [nTokens, topK]
+  /** Where there are auxiliary experts: of all that are ranked, [nTokens, topK + auxiliaries]. Else 0. */
+  readonly rankedIds: number; // u32, rank order
+  readonly rankedWeights: number; // f32; those of the auxiliary ones add up to 1
 }
 
 /** Turns logits into ids and weights in place. `selectionBias` is the address of f32[nExperts], or 0. */
 export function routeTokens(kernels: Kernels, heap: Heap, router: RouterConfig, regions: RouterRegions,
   nTokens: number, nExperts: number, selectionBias: number): void {
-  const { logits, stride, ids, weights } = regions;
-  const k = router.topK;
+  const { logits, stride } = regions;
+  const auxiliaries = auxiliariesOf(router);
+  const k = router.topK + auxiliaries;
+  const [ids, weights] = auxiliaries > 0 ? [regions.rankedIds, regions.rankedWeights] : [regions.ids, regions.weights];
   if (router.select === "sparsemixer") {
     for (let t = 0; t < nTokens; t++) {
       const from = (logits + t * stride) / 4;
@@ -45,14 +50,41 @@ export function routeTokens(kernels: Kernels, heap: Heap, router: RouterConfig, 
     const bias = selectionBias === 0 ? null : heap.f32.subarray(selectionBias / 4, selectionBias / 4 + nExperts);
     for (let t = 0; t < nTokens; t++) {
       const row = heap.f32.subarray((logits + t * stride) / 4, (logits + t * stride) / 4 + nExperts);
-      const chosen = selectInGroups(router, row, bias);
+      const chosen = selectInGroups(router, row, bias, k);
       chosen.forEach((id, rank) => {
         heap.u32[ids / 4 + t * k + rank] = id;
         heap.f32[weights / 4 + t * k + rank] = row[id]!;
       });
     }
   }
-  for (let t = 0; t < nTokens; t++) weigh(router, heap.f32, weights / 4 + t * k, k);
+  if (auxiliaries > 0) weighRanked(heap, router, regions, nTokens);
+  else for (let t = 0; t < nTokens; t++) weigh(router, heap.f32, weights / 4 + t * k, k);
+}
+
+/** Of all that are ranked, takes out those that are run, with their weights, and leaves the others' shares of one. */
+function weighRanked({ u32, f32 }: Heap, router: RouterConfig, { ids, weights, rankedIds, rankedWeights }: RouterRegions, nTokens: number): void {
+  const [k, auxiliaries] = [router.topK, auxiliariesOf(router)];
+  const isAmongRun = router.auxiliaries?.weighAmong === "run";
+  for (let t = 0; t < nTokens; t++) {
+    const [id, score] = [rankedIds / 4 + t * (k + auxiliaries), rankedWeights / 4 + t * (k + auxiliaries)];
+    const own = weights / 4 + t * k;
+    u32.copyWithin(ids / 4 + t * k, id, id + k);
+    if (isAmongRun) {
+      f32.copyWithin(own, score, score + k);
+      weigh(router, f32, own, k);
+    }
+    weigh(router, f32, score, k + auxiliaries);
+    if (!isAmongRun) f32.copyWithin(own, score, score + k);
+    makeShares(f32, score + k, auxiliaries);
+  }
+}
+
+/** n weights from `from` on, divided by their sum; equal shares where that is zero. */
+function makeShares(w: Float32Array, from: number, n: number): void {
+  const sumOf = (): number => w.subarray(from, from + n).reduce((sum, x) => f(sum + x), 0);
+  if (sumOf() === 0) w.fill(1, from, from + n);
+  const sum = sumOf();
+  for (let i = from; i < from + n; i++) w[i] = w[i]! / sum;
 }
 
 /**
@@ -78,7 +110,7 @@ export function sparsemixer(logits: Float32Array, epsilon: number): { readonly i
 }
 
 /** Selection with a bias and within the best groups (DeepSeek); masked groups count as -Infinity. Rank order, ties to the lowest id. */
-export function selectInGroups(router: RouterConfig, scores: Float32Array, bias: Float32Array | null): number[] {
+export function selectInGroups(router: RouterConfig, scores: Float32Array, bias: Float32Array | null, k = router.topK): number[] {
   const selection = Float32Array.from(scores, (score, e) => (bias === null ? score : f(score + bias[e]!)));
   if (router.nGroups > 1) {
     const size = scores.length / router.nGroups;
@@ -89,7 +121,7 @@ export function selectInGroups(router: RouterConfig, scores: Float32Array, bias:
     const kept = new Set(largest(groups, router.topKGroups));
     for (let e = 0; e < scores.length; e++) if (!kept.has(Math.floor(e / size))) selection[e] = -Infinity;
   }
-  return largest(selection, router.topK);
+  return largest(selection, k);
 }
 
 const largest = (values: ArrayLike<number>, k: number): number[] =>

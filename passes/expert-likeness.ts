@@ -11,7 +11,7 @@ import { checkpointWeights } from "./streamed-model.ts";
 export async function expertLikeness(model: LayeredModel, matrices: MatrixSource, contextLength: number, layer: number): Promise<Float64Array> {
   const { config: c } = matrices;
   const n = c.nExperts;
-  const everybody: ModelConfig = { ...c, router: { ...c.router, topK: n, score: "softmax", select: "top-k", weigh: "score", nGroups: 1, topKGroups: 1 } };
+  const everybody: ModelConfig = { ...c, router: { ...c.router, topK: n, score: "softmax", select: "top-k", weigh: "score", nGroups: 1, topKGroups: 1, auxiliaries: undefined } };
   const cosines = new Float64Array(n * n);
   let nTokens = 0;
   await model.tryLayer(layer, { weights: checkpointWeights(new PatchedMatrices(matrices, everybody), contextLength), taps: [{

@@ -5,7 +5,7 @@ import { afterPass, type TensorToWrite, unchanged, writeCanonical } from "../for
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { PackSink } from "../formats/pack-sink.ts";
 import { freezeConfig } from "../model/architectures/common.ts";
-import { type ModelConfig, ModelError, moeLayersOf } from "../model/config.ts";
+import { auxiliariesOf, type ModelConfig, ModelError, moeLayersOf } from "../model/config.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
 import { traceLayers } from "./calibration-trace.ts";
 import { bestExperts, expertScores, mixedScores, SCORE_COLUMNS, type ScoreName } from "./expert-scores.ts";
@@ -52,7 +52,9 @@ export async function pruneModel(checkpoint: Checkpoint, sink: PackSink, modules
 
 function prunedConfig({ config, description }: Checkpoint, keep: number): ModelConfig {
   if (moeLayersOf(config).length === 0) throw new ModelError(`${description} is a dense model: it has no experts to take out.`);
-  const { nExperts, router: { nGroups, topK } } = config;
+  const { nExperts, router } = config;
+  const { nGroups } = router;
+  const topK = router.topK + auxiliariesOf(router);
   if (!Number.isInteger(keep) || keep < topK || keep > nExperts || keep % nGroups !== 0) {
     throw new ModelError(`${keep} experts per layer were to stay; expected ${topK}, which a token takes, to ${nExperts}${nGroups > 1 ? `, a multiple of its ${nGroups} groups` : ""}.`);
   }
@@ -61,6 +63,7 @@ function prunedConfig({ config, description }: Checkpoint, keep: number): ModelC
 
 /** Tensors of the pruned model under their new numbers, in the checkpoint's own types. */
 function prunedTensors(checkpoint: Checkpoint, kept: ReadonlyMap<number, readonly number[]>): TensorToWrite[] {
+  const { hiddenSize } = checkpoint.config;
   const tensors: TensorToWrite[] = [];
   for (const { name } of checkpoint.places()) {
     const [, layer, part] = /^layers\.(\d+)\.(.+)$/.exec(name) ?? [];
@@ -73,6 +76,7 @@ function prunedTensors(checkpoint: Checkpoint, kept: ReadonlyMap<number, readonl
       if (to >= 0) tensors.push({ ...whole, name: `layers.${layer}.experts.${to}.${matrix}` });
     } else if (part === "router") tensors.push(someRows(checkpoint, name, stays));
     else if (part === "routerBias" || part === "selectionBias") tensors.push(someValues(checkpoint, name, stays));
+    else if (part === "auxiliaryScales") tensors.push(someValues(checkpoint, name, stays.flatMap((e) => Array.from({ length: hiddenSize }, (_, i) => e * hiddenSize + i))));
     else tensors.push(whole);
   }
   return tensors;

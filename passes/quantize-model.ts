@@ -9,7 +9,7 @@ import type { PackSink } from "../formats/pack-sink.ts";
 import { PatchedMatrices } from "../formats/patched-matrices.ts";
 import type { GroupType } from "../formats/quantize-blocks.ts";
 import { storedBlock } from "../formats/stored-types.ts";
-import { ModelError, sharedWidth } from "../model/config.ts";
+import { auxiliariesOf, ModelError, sharedWidth } from "../model/config.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
 import { type BitPlan, storedBits } from "./bit-plan.ts";
 import { gptq, nearest, type QuantizedMatrix } from "./gptq.ts";
@@ -100,6 +100,9 @@ class Quantization {
       if (type === null) continue;
       if (place.nCols % storedBlock(type).elements !== 0) throw new ModelError(`Tensor ${place.tensor} (${place.name}) has ${place.nCols} columns; the plan's ${type} takes multiples of ${storedBlock(type).elements}.`);
       this.#types.set(place.name, type);
+    }
+    if (options.method === "gptq" && auxiliariesOf(checkpoint.config.router) > 0) {
+      throw new ModelError(`${checkpoint.description} has auxiliary experts, which scale what the others get; GPTQ calibrates a model whose experts are all run. Quantise first, then run \`compress auxiliary\`.`);
     }
     if (this.#types.size === 0) throw new ModelError(`The bit plan "${options.plan.text}" names no matrix of ${checkpoint.description}.`);
   }

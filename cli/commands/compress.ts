@@ -1,6 +1,7 @@
 // `workers-moe compress <pass> <model>`: passes that make a model smaller or another. Owns the list of passes. Each is a file of cli/compress/; the work is passes/.
 
 import type { Command } from "commander";
+import { auxiliaryCommand } from "../compress/auxiliary.ts";
 import { bitsCommand } from "../compress/bits.ts";
 import { mergeCommand } from "../compress/merge.ts";
 import { moefyCommand } from "../compress/moefy.ts";
@@ -9,7 +10,7 @@ import { pruneCommand } from "../compress/prune.ts";
 import { gptqCommand, nearestCommand } from "../compress/quantize.ts";
 import { showTable } from "../sizes.ts";
 
-export const PASS_COMMANDS: readonly PassCommand[] = [gptqCommand, nearestCommand, bitsCommand, pruneCommand, mergeCommand, moefyCommand];
+export const PASS_COMMANDS: readonly PassCommand[] = [gptqCommand, nearestCommand, bitsCommand, pruneCommand, mergeCommand, moefyCommand, auxiliaryCommand];
 
 export function register(program: Command): void {
   const compress = program.command("compress").description("make a model smaller: quantise, prune, merge, convert")

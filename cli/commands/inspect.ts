@@ -3,7 +3,7 @@
 
 import type { Command } from "commander";
 import { parameterCounts } from "../../fleet/capacity-pack.ts";
-import { EXPERT_BIASES, EXPERT_MATRICES, type ModelConfig, hasExpertBiases } from "../../model/config.ts";
+import { auxiliariesOf, EXPERT_BIASES, EXPERT_MATRICES, type ModelConfig, hasExpertBiases } from "../../model/config.ts";
 import { type Checkpoint, expertName } from "../../formats/checkpoint.ts";
 import type { PackManifest, SourceKind } from "../../formats/manifest.ts";
 import { type Efficiency, efficiencyOf, efficiencyRows } from "../efficiency-rows.ts";
@@ -107,11 +107,12 @@ function inspectionText(i: Inspection): string {
   const { first, largest } = i.expertBytes;
   const heads = c.mla === null ? `${c.nHeads} heads of ${c.headDim} (${c.nKvHeads} key-value)`
     : `${c.nHeads} heads of ${c.mla.nopeHeadDim + c.mla.ropeHeadDim} over a latent row of ${c.headDim}`;
+  const auxiliaries = auxiliariesOf(c.router);
   const nDense = c.layerFfns.filter((kind) => kind === "dense").length;
   const rows: [string, string][] = [
     [i.kind === "pack" ? "pack" : "model", `${i.name} (${i.kind === "pack" ? `revision ${i.pack!.hash.slice(0, 12)}` : i.kind})`],
     ["architecture", `${i.architecture}: ${c.nLayers} layers, hidden ${c.hiddenSize}, ${heads}, vocabulary ${c.vocabSize}`],
-    ["experts", c.nExperts === 0 ? "none: a dense model" : `${c.nExperts} per layer, ${c.router.topK} per token, ${c.expertIntermediateSize} wide, ${showBytes(first)} each`
+    ["experts", c.nExperts === 0 ? "none: a dense model" : `${c.nExperts} per layer, ${c.router.topK} per token${auxiliaries > 0 ? ` and ${auxiliaries} that stand by` : ""}, ${c.expertIntermediateSize} wide, ${showBytes(first)} each`
       + (largest > first ? ` (the largest ${showBytes(largest)})` : "") + (c.sharedIntermediateSize > 0 ? `, and a shared one, ${c.sharedIntermediateSize} wide` : "")],
     ...(nDense > 0 ? [["dense layers", `${nDense}, ${c.denseIntermediateSize} wide`] as [string, string]] : []),
     ["parameters", `${showCount(i.parameters)}, of which ${showCount(i.activeParameters)} take part in one token`],

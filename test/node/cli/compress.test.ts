@@ -43,7 +43,7 @@ it("lists its passes, each with a sentence and a source", async () => {
   const { code, stdout } = await run("compress", "--list");
   expect(code).toBe(0);
   const lines = stdout.trim().split("\n");
-  expect(lines.map((line) => line.split(" ")[0])).toEqual(["gptq", "nearest", "bits", "prune", "merge", "moefy"]);
+  expect(lines.map((line) => line.split(" ")[0])).toEqual(["gptq", "nearest", "bits", "prune", "merge", "moefy", "auxiliary"]);
   for (const line of lines) expect(line).toMatch(/^\w+ +[A-Z].+\. \(.+\)$/);
   expect((await run("compress")).code).toBe(2);
 });
@@ -62,6 +62,19 @@ describe("a model goes through", () => {
     expect(formats).toEqual(expect.arrayContaining(["q2", "q4", "q8", "f32"]));
     const evaluated = await good("eval", "mixed-pack", "--text", "text.txt");
     expect(evaluated["perplexity"]).toBeGreaterThan(1);
+  });
+
+  it("auxiliary, and is packed, verified and told what stands by; GPTQ is not for it any more", async () => {
+    const report = await good("compress", "auxiliary", "tiny", "--text", "text.txt", "text.txt", "--out", "beside", "--epochs", "2", ...SMALL);
+    expect(report).toMatchObject({ run: 1, auxiliaries: 1 });
+    expect((report["layers"] as object[]).length).toBe(2);
+    await good("pack", "beside", "--out", "beside-pack");
+    expect(await good("inspect", "beside-pack")).toMatchObject({ config: { router: { topK: 1, auxiliaries: { perToken: 1, weighAmong: "ranked" } } } });
+    expect((await run("inspect", "beside-pack")).stdout).toMatch(/experts +8 per layer, 1 per token and 1 that stand by, /);
+    expect((await run("verify", "beside-pack", "--source", "beside", "--text", "text.txt")).code).toBe(0);
+    const refused = await run("compress", "gptq", "beside", "--text", "text.txt", "--out", "never", ...SMALL);
+    expect([refused.code, refused.stderr]).toEqual([1, expect.stringMatching(/has auxiliary experts, which scale what the others get; .+ Quantise first/)]);
+    expect((await run("compress", "auxiliary", "tiny", "--text", "text.txt", "--run", "2", "--out", "never", ...SMALL)).stderr).toMatch(/2 experts per token were to be run of 2; expected 1 to 1/);
   });
 
   it("prune, merge and nearest, one after the other, from a GGUF file", async () => {

@@ -31,6 +31,12 @@ const FORMS: Readonly<Record<string, Partial<ModelConfig>>> = {
   "sigmoid scores, a selection bias, groups and a scale": {
     sharedIntermediateSize: 40, router: { ...router, score: "sigmoid", weigh: "renormalize", scale: 2.5, selectionBias: true, nGroups: 4, topKGroups: 2, groupScore: "top2-sum" },
   },
+  "two experts run and two beside them": { router: { ...router, topK: 2, auxiliaries: { perToken: 2, weighAmong: "run" } }, sharedIntermediateSize: 72, sharedGate: true },
+  "one expert run and three beside it, renormalised": { router: { ...router, topK: 1, weigh: "renormalize", auxiliaries: { perToken: 3, weighAmong: "run" } }, layerFfns: ["dense", "moe"], denseIntermediateSize: 48 },
+  "experts beside clamped ones, weights of the selected": { expertKind: "clamped-swiglu", swigluLimit: 1.5, router: { ...router, score: "logits", weigh: "softmax-selected", logitBias: true, auxiliaries: { perToken: 2, weighAmong: "ranked" } } },
+  "experts beside those of the best groups": {
+    router: { ...router, score: "sigmoid", weigh: "renormalize", scale: 2.5, selectionBias: true, nGroups: 4, topKGroups: 2, groupScore: "top2-sum", auxiliaries: { perToken: 2, weighAmong: "ranked" } },
+  },
   "multipliers": { embeddingMultiplier: 3, residualMultiplier: 0.22, logitsScaling: 6, attentionScale: 0.05, tieWordEmbeddings: true },
   "long rotary frequencies": { rope: rope(12, { magnitude: 1.1, long: { fromPositions: 8, inverseFrequencies: plainInverseFrequencies(12, 10000).map((f, i) => f / (1 + i)), magnitude: 1.3 } }) },
 };
