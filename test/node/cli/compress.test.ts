@@ -30,12 +30,17 @@ async function good(...args: string[]): Promise<Record<string, unknown>> {
 
 const SMALL = ["--samples", "6", "--window", "48"];
 
+const later = new Map<string, string>();
+/** A small file of the folder, which is not there yet. */
+const writeLater = (name: string, text: string): void => void later.set(name, text);
+
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), "compress-"));
   await writeHuggingFace(tinyModel("qwen3_moe", 61), join(folder, "tiny"));
   await writeGguf(tinyModel("mixtral", 62), join(folder, "tiny.gguf"), { type: "F16" });
   await writeHuggingFace(tinyModel("llama", 63), join(folder, "dense"));
   writeFileSync(join(folder, "text.txt"), Array.from({ length: 60 }, (_, i) => `Line ${i * i % 97} says "${String.fromCharCode(97 + (i % 26)).repeat(3)}", no more.`).join(" "));
+  for (const [name, text] of later) writeFileSync(join(folder, name), text);
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
@@ -43,8 +48,8 @@ it("lists its passes, each with a sentence and a source", async () => {
   const { code, stdout } = await run("compress", "--list");
   expect(code).toBe(0);
   const lines = stdout.trim().split("\n");
-  expect(lines.map((line) => line.split(" ")[0])).toEqual(["gptq", "nearest", "bits", "prune", "merge"]);
-  for (const line of lines) expect(line).toMatch(/^\w+ +[A-Z].+\. \(.+\)$/);
+  expect(lines.map((line) => line.split(" ")[0])).toEqual(["gptq", "nearest", "bits", "prune", "merge", "calibration-text", "rotate"]);
+  for (const line of lines) expect(line).toMatch(/^[\w-]+ +[A-Z].+\. \(.+\)$/);
   expect((await run("compress")).code).toBe(2);
 });
 
@@ -78,7 +83,39 @@ describe("a model goes through", () => {
   });
 });
 
+describe("a model's own text", () => {
+  it("is written as text and as token ids, and calibrates what it was written for", async () => {
+    const options = ["--tokens", "190", "--length", "48", "--tau", "0.5"];
+    const report = await good("compress", "calibration-text", "tiny", "--out", "own.jsonl", ...options);
+    expect(report).toMatchObject({ out: "own.jsonl", tokens: 192, seed: 1, beams: 4, tau: 0.5, candidates: "drawn" });
+    const lines = readFileSync(join(folder, "own.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line) as { text: string; ids: number[] });
+    expect(lines.map(({ ids }) => ids.length)).toEqual([48, 48, 48, 48]);
+    await good("compress", "calibration-text", "tiny", "--out", "own.txt", ...options);
+    expect(readFileSync(join(folder, "own.txt"), "utf8")).toBe(`${lines.map(({ text }) => text).join("\n")}\n`);
+    const rotated = await good("compress", "rotate", "tiny", "--out", "rotated");
+    expect(rotated["untied"]).toBe(false);
+    for (const text of ["own.jsonl", "own.txt"]) {
+      const { calibrationTokens } = await good("compress", "gptq", "rotated", "--text", text, "--out", `by-${text}`, ...SMALL);
+      if (text === "own.jsonl") expect(calibrationTokens).toBe(192);
+    }
+    const said = await run("compress", "calibration-text", "tiny", "--out", "plain.jsonl", "--beams", "1", "--tokens", "40", "--length", "20");
+    expect(said.code).toBe(0);
+    expect(said.stdout).toMatch(/text +plain\.jsonl, 40 tokens in 2 sequences, seed 1\nperplexity +[\d.]+ to the model itself\nexperts .+\nas text .+; ids are kept\nnext +workers-moe compress gptq tiny --text plain\.jsonl --samples 2 --window 20 --out <dir>\n/);
+  });
+});
+
+writeLater("broken.jsonl", "{\"ids\": [1, 2]}\nno json\n");
+writeLater("empty.jsonl", "\n");
+writeLater("beyond.jsonl", "{\"ids\": [1, 9999]}\n");
+writeLater("other.jsonl", "{\"text\": \"words\"}\n");
+
 it.each([
+  ["ids that are not JSON", ["gptq", "tiny", "--text", "broken.jsonl"], "broken.jsonl, line 2 is not JSON; expected {\"ids\": [...]}, the token ids of a sequence."],
+  ["a file without ids", ["gptq", "tiny", "--text", "empty.jsonl"], "empty.jsonl holds no sequence"],
+  ["ids of another vocabulary", ["gptq", "tiny", "--text", "beyond.jsonl"], "beyond.jsonl, line 1 holds the token id 9999; the model's vocabulary ends at 96."],
+  ["lines without ids", ["gptq", "tiny", "--text", "other.jsonl"], "other.jsonl, line 1 has no \"ids\" of at least 2 token ids"],
+  ["a dense model that should balance experts", ["calibration-text", "dense", "--tokens", "40"], "is a dense model: it has no experts that a text could ask evenly."],
+  ["sequences longer than the model's positions", ["calibration-text", "tiny", "--length", "9000"], "Sequences of 9000 tokens were asked for; the model was made for 2 to 128 positions."],
   ["a dense model", ["prune", "dense", "--text", "text.txt", "--keep", "2"], "is a dense model: it has no experts to take out."],
   ["a text that is not there", ["gptq", "tiny", "--text", "nowhere.txt"], "nowhere.txt cannot be read as UTF-8 text"],
   ["a rule that cannot be", ["nearest", "tiny", "--plan", "attn=5"], "The bit plan's rule \"attn=5\" does not end in"],
@@ -86,7 +123,7 @@ it.each([
   ["more experts than there are", ["prune", "tiny", "--text", "text.txt", "--keep", "9"], "9 experts per layer were to stay; expected 2, which a token takes, to 8."],
 ])("refuses %s in one sentence, and leaves nothing", async (_, args, message) => {
   const before = readdirSync(folder).sort();
-  const { code, stderr } = await run("compress", ...args, "--out", "never", ...(args[0] === "nearest" ? [] : SMALL));
+  const { code, stderr } = await run("compress", ...args, "--out", "never", ...(["nearest", "calibration-text", "rotate"].includes(args[0]!) ? [] : SMALL));
   expect(code).toBe(1);
   expect(stderr).toContain(message);
   expect(stderr).not.toMatch(/\n {4}at /);
