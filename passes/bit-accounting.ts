@@ -2,10 +2,9 @@
 // Stored bits are those of rows in a canonical model (docs/formats.md); a pack holds the same blocks, padded to whole row blocks of 32.
 
 import type { Checkpoint, MatrixPlace } from "../formats/checkpoint.ts";
-import type { GroupType } from "../formats/quantize-blocks.ts";
-import { storedBlock } from "../formats/stored-types.ts";
+import { type StoredType, storedBlock } from "../formats/stored-types.ts";
 import { ModelError } from "../model/config.ts";
-import { type BitPlan, type PlannedPart, partOf, storedBits } from "./bit-plan.ts";
+import { type PlannedPart, partOf, storedBits } from "./bit-plan.ts";
 
 export interface BitSum {
   weights: number;
@@ -24,13 +23,13 @@ export interface BitAccount {
 export const averageBits = ({ weights, bits }: BitSum): number => (weights === 0 ? 0 : bits / weights);
 
 /** Throws ModelError where rows of the type do not fill the columns. */
-export function checkColumns({ tensor, name, nCols }: Pick<MatrixPlace, "tensor" | "name" | "nCols">, type: GroupType): void {
+export function checkColumns({ tensor, name, nCols }: Pick<MatrixPlace, "tensor" | "name" | "nCols">, type: StoredType): void {
   const { elements } = storedBlock(type);
   if (nCols % elements !== 0) throw new ModelError(`Tensor ${tensor} (${name}) has ${nCols} columns; the plan's ${type} takes multiples of ${elements}.`);
 }
 
-/** Matrices that the plan leaves as they are count with the type they have. */
-export function accountBits(checkpoint: Pick<Checkpoint, "config" | "places">, plan: BitPlan): BitAccount {
+/** Matrices that the plan (of bit-plan.ts, or what a pack will hold) leaves as they are count with the type they have. */
+export function accountBits(checkpoint: Pick<Checkpoint, "config" | "places">, plan: { typeOf(place: MatrixPlace): StoredType | null }): BitAccount {
   const parts = new Map<PlannedPart, BitSum>();
   const [layers, all]: [BitSum, BitSum] = [{ weights: 0, bits: 0 }, { weights: 0, bits: 0 }];
   for (const place of checkpoint.places()) {

@@ -69,6 +69,20 @@ describe("a model goes through", () => {
     expect(evaluated["perplexity"]).toBeGreaterThan(1);
   });
 
+  it("bits by structure, which pack takes as they are", async () => {
+    const report = await good("compress", "bits", "tiny", "--by", "frequency", "--text", "text.txt", "--bits", "4", "--out", "structure.txt", ...SMALL);
+    expect(report["by"]).toBe("frequency");
+    expect((report["storedBits"] as { layers: number }).layers).toBe(report["average"]);
+    expect(report["average"]).toBeLessThanOrEqual(4);
+    const packed = await good("pack", "tiny", "--quant", "structure.txt", "--out", "structure-pack");
+    expect(Object.keys(packed["formatBytes"] as object)).toEqual(expect.arrayContaining(["q2", "q4", "bf16"]));
+    writeFileSync(join(folder, "structure.json"), JSON.stringify(report));
+    expect(await good("pack", "tiny", "--quant", "structure.json", "--out", "same-pack", "--id", "tiny")).toMatchObject({ formatBytes: packed["formatBytes"], averageBits: packed["averageBits"] });
+    const said = await run("compress", "bits", "tiny", "--by", "outliers", "--bits", "4.5", "--out", "outliers.txt");
+    expect(said.stdout).toMatch(/ {2}attn +4\.5000 bits per weight, scales included\n[^]* {2}layers +4\.5000 bits per weight/);
+    expect((await run("compress", "bits", "tiny", "--by", "importance", "--bits", "4", "--out", "never.txt")).stderr).toContain("Bits by importance are measured with a text; --text names none.");
+  });
+
   it("prune, merge and nearest, one after the other, from a GGUF file", async () => {
     await good("compress", "prune", "tiny.gguf", "--text", "text.txt", "text.txt", "--keep", "6", "--out", "pruned", ...SMALL);
     await good("compress", "merge", "pruned", "--text", "text.txt", "--share", "0.75", "--out", "merged", ...SMALL);
