@@ -1,20 +1,30 @@
 // Row 25, QuantMoE-Bench (2024): scores of fixed matrices by hand, plans by structure whose average is exact to the byte of what is written, and on the demo model that
 // bits for what every token passes and for frequent experts lose less than the same bits for any.
 
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { gunzipSync } from "node:zlib";
 import { beforeAll, describe, expect, it } from "vitest";
 import { buildKernels } from "../../cli/build-kernels.mjs";
+import { FolderSource } from "../../cli/file-source.ts";
 import { kernelModules } from "../../cli/open-pack.ts";
 import { openModelFolder } from "../../formats/canonical-model.ts";
+import { decodeRows } from "../../formats/dequantize.ts";
 import { MemorySink, MemorySource } from "../../formats/memory-source.ts";
+import { PatchedMatrices } from "../../formats/patched-matrices.ts";
 import { moeLayersOf } from "../../model/config.ts";
+import { logprobs } from "../../model/sampling.ts";
+import { createTokenizer } from "../../model/tokenizer.ts";
 import { accountBits, averageBits } from "../../passes/bit-accounting.ts";
 import { parseBitPlan, partOf } from "../../passes/bit-plan.ts";
 import { meanCosine, measureBlocks, type BlockMeasure } from "../../passes/block-importance.ts";
+import { nearest, type QuantizedMatrix } from "../../passes/gptq.ts";
 import { LayeredModel } from "../../passes/layered-model.ts";
 import { matrixOutlierScore, outlierScore } from "../../passes/outlier-score.ts";
 import { quantizeModel } from "../../passes/quantize-model.ts";
 import { checkpointWeights } from "../../passes/streamed-model.ts";
 import { expertOrder, ORDERS, structurePlan, type ExpertMeasures } from "../../passes/structure-plans.ts";
+import { dataFile } from "../support/data-folder.ts";
 import { openTinyHuggingFace, packToMemory } from "../support/pack-to-memory.ts";
 import { type TinyArchitecture, tinyModel } from "../support/tiny-models.ts";
 
@@ -145,4 +155,66 @@ describe("plans by structure", () => {
     const narrow = await openTinyHuggingFace(tinyModel("qwen3_moe", 3, { config: { moe_intermediate_size: 48 } }));
     expect(() => structurePlan(narrow, order, [2, 4], 3)).toThrow(/\(layers\.0\.experts\.0\.down\) has 48 columns; the plan's Q2_32 takes multiples of 32\./);
   });
+});
+
+const TEXTS = ["en_shakespeare/tinyshakespeare.txt.gz", "en_tinystories/tinystories_sample.txt.gz", "code_ts/hono.ts.txt.gz", "code_py/tinygrad.py.txt.gz"].map((name) => dataFile(`text/${name}`));
+
+describe.skipIf(TEXTS.includes(null))("on the demo model (needs texts of the data folder)", () => {
+  const WINDOW = 128;
+
+  it("the same bits for what every token passes and for frequent experts cost less than for any", async () => {
+    const checkpoint = await openModelFolder(new FolderSource(fileURLToPath(new URL("../../demo/model", import.meta.url))), "demo");
+    const { config } = checkpoint;
+    const tokenizer = createTokenizer(JSON.parse(new TextDecoder().decode(checkpoint.tokenizer!.json)));
+    const ids = TEXTS.map((file) => tokenizer.encodeText(gunzipSync(readFileSync(file!)).toString("utf8").slice(-120_000)));
+    const windows = (of: readonly number[], starts: readonly number[]): number[][] => starts.map((start) => of.slice(start, start + WINDOW));
+    // The first 20,000 tokens of each text for calibration, what is behind them to judge.
+    const heldOut = ids.flatMap((of) => windows(of, [20_000]));
+    expect(heldOut.every(({ length }) => length === WINDOW)).toBe(true);
+    const rounded = new Map<string, QuantizedMatrix>();
+    for (const place of checkpoint.places()) {
+      const { structure } = partOf(config, place.name);
+      if (place.nRows === 1 || (structure !== "attn" && structure !== "routed")) continue;
+      const values = decodeRows(place.type, await checkpoint.readRows(place, 0, place.nRows), place.nRows, place.nCols);
+      for (const type of ["Q2_32", "Q4_0"] as const) rounded.set(`${place.name} ${type}`, nearest(values, place.nRows, place.nCols, type));
+    }
+    const nllOf = async (rules: string): Promise<number> => {
+      const plan = parseBitPlan(rules, config);
+      const patched = new PatchedMatrices(checkpoint);
+      for (const place of checkpoint.places()) {
+        const type = plan.typeOf(place);
+        if (type !== null) patched.set(place.name, rounded.get(`${place.name} ${type}`)!);
+      }
+      const model = await LayeredModel.open(checkpointWeights(patched, WINDOW), heldOut, kernelModules());
+      for (let layer = 0; layer < config.nLayers; layer++) await model.runLayer(layer);
+      const head = await model.openHead();
+      let [nll, n] = [0, 0];
+      for (const [s, of] of heldOut.entries()) {
+        for (let first = 0; first < WINDOW - 1; first += head.maxTokens) {
+          const nRows = Math.min(head.maxTokens, WINDOW - 1 - first);
+          const rows = head.logits(s * WINDOW + first, nRows);
+          for (let i = 0; i < nRows; i++, n++) nll -= logprobs(rows.subarray(i * config.vocabSize, (i + 1) * config.vocabSize), of[first + i + 1]!, 0).logprob;
+        }
+      }
+      return nll / n;
+    };
+    const average = (rules: string): number => averageBits(accountBits(checkpoint, parseBitPlan(rules, config)).layers);
+    let frequentWins = 0;
+    for (let seed = 1; seed <= 5; seed++) {
+      const frequency: (readonly number[])[] = [];
+      for await (const of of measureBlocks(checkpoint, ids.flatMap((text) => windows(text, [seed * 2000])), kernelModules())) frequency.push(of.frequency);
+      const order = (by: "frequency" | "random") => expertOrder(by, config, { frequency, importance: [], outliers: [] }, seed);
+      const [frequent, any] = [structurePlan(checkpoint, order("frequency"), [2, 4], 3.2), structurePlan(checkpoint, order("random"), [2, 4], 3.2)];
+      expect(any.average).toBe(frequent.average);
+      const found = await nllOf(any.rules);
+      if (await nllOf(frequent.rules) < found) frequentWins++;
+      if (seed > 1) continue;
+      // Uniform: attention is treated as experts are, and as many more experts have its bits: 8 experts are as large as a layer's attention is, twice.
+      const raised = order("random").filter(({ layer, expert }) => parseBitPlan(any.rules, config).typeOf({ name: `layers.${layer}.experts.${expert}.up`, nRows: 64 }) === "Q4_0").length;
+      const uniform = ["attn=2; routed=2", ...order("random").slice(0, raised + 16).map(({ layer, expert }) => `exp[l${layer}e${expert}]=4`)].join("; ");
+      expect(averageBits(accountBits(checkpoint, parseBitPlan(uniform, config)).layers)).toBe(any.average);
+      expect(found).toBeLessThan(await nllOf(uniform) - 0.1);
+    }
+    expect(frequentWins).toBeGreaterThanOrEqual(4);
+  }, 300_000);
 });
