@@ -14,6 +14,12 @@ import type { Tap } from "../model/taps.ts";
 
 export const CANDIDATES = ["drawn", "likeliest"] as const;
 
+/**
+ * The published tau for the likeliest candidates. Where candidates are drawn, their probabilities have decided already who is one: nearly all that is left to decide is
+ * balance, and counting probability twice would follow a small model into its loops (docs/compression.md has the figures).
+ */
+export const TAU: Readonly<Record<(typeof CANDIDATES)[number], number>> = { drawn: 0.0001, likeliest: 1.2 };
+
 export interface SelfSamplingOptions {
   /** Sequences, and tokens of each, the first one included. */
   readonly sequences: number;

@@ -6,7 +6,7 @@ import { basename } from "node:path";
 import { moeLayersOf } from "../../model/config.ts";
 import type { Tokenizer } from "../../model/tokenizer.ts";
 import { openCheckpointEngine } from "../../passes/checkpoint-engine.ts";
-import { CANDIDATES, type SampledSequence, selfSample, usageDeviation } from "../../passes/self-sampling.ts";
+import { CANDIDATES, type SampledSequence, selfSample, TAU, usageDeviation } from "../../passes/self-sampling.ts";
 import { checkpointWeights } from "../../passes/streamed-model.ts";
 import { openCheckpoint } from "../open-model.ts";
 import { kernelModules } from "../open-pack.ts";
@@ -21,7 +21,7 @@ interface Options {
   readonly length: number;
   readonly seed: number;
   readonly beams: number;
-  readonly tau: number;
+  readonly tau?: number;
   readonly candidates: (typeof CANDIDATES)[number];
   readonly json?: boolean;
 }
@@ -40,7 +40,7 @@ export const calibrationTextCommand: PassCommand = {
       .option("--length <n>", "tokens of a sequence", positiveInteger, 512)
       .option("--seed <n>", "of first tokens and draws", positiveInteger, 1)
       .option("--beams <n>", "sequences that are followed for each that is written; 1: what the model says, whatever it asks", positiveInteger, 4)
-      .option("--tau <n>", "less counts even use of experts more", positive, 1.2)
+      .option("--tau <n>", `less counts even use of experts more (default: ${TAU.likeliest} for the likeliest candidates, as published; ${TAU.drawn} for drawn ones)`, positive)
       .addOption(new Option("--candidates <how>", "next tokens of a beam: drawn from the model's probabilities, or the likeliest").choices(CANDIDATES).default("drawn"))
       .option("--json", "print one JSON document")
       .action(calibrationText);
@@ -53,7 +53,7 @@ function positive(text: string): number {
   return value;
 }
 
-async function calibrationText(model: string, { out, tokens, length, seed, beams, tau, candidates, json = false }: Options): Promise<void> {
+async function calibrationText(model: string, { out, tokens, length, seed, beams, candidates, tau = TAU[candidates], json = false }: Options): Promise<void> {
   const checkpoint = await openCheckpoint(model);
   const { config, description } = checkpoint;
   const tokenizer = tokenizerOf(checkpoint);

@@ -1,8 +1,12 @@
 // Row 8, MoEQuant (2025): expert-balanced self-sampling against the same search run naively, affinity guidance that is plain GPTQ with equal weights, and the
 // rotation that comes first: Hadamard matrices by their definition, and a rotated model that says the same.
 
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { gunzipSync } from "node:zlib";
 import { beforeAll, describe, expect, it } from "vitest";
 import { buildKernels } from "../../cli/build-kernels.mjs";
+import { FolderSource } from "../../cli/file-source.ts";
 import { kernelModules } from "../../cli/open-pack.ts";
 import { openModelFolder } from "../../formats/canonical-model.ts";
 import type { Checkpoint } from "../../formats/checkpoint.ts";
@@ -10,6 +14,7 @@ import { MemorySink, MemorySource } from "../../formats/memory-source.ts";
 import { moeLayersOf } from "../../model/config.ts";
 import type { Engine } from "../../model/engine.ts";
 import { logprobs } from "../../model/sampling.ts";
+import { createTokenizer } from "../../model/tokenizer.ts";
 import { parseBitPlan } from "../../passes/bit-plan.ts";
 import { openCheckpointEngine } from "../../passes/checkpoint-engine.ts";
 import { gptq } from "../../passes/gptq.ts";
@@ -18,8 +23,9 @@ import { LayeredModel } from "../../passes/layered-model.ts";
 import { quantizeModel } from "../../passes/quantize-model.ts";
 import { rotateModel } from "../../passes/rotate-model.ts";
 import { hadamardParts, paley, rotationOf } from "../../passes/rotation.ts";
-import { balancedScore, drawDifferent, type SampledSequence, selfSample, type SelfSamplingOptions, usageDeviation } from "../../passes/self-sampling.ts";
+import { balancedScore, drawDifferent, type SampledSequence, selfSample, type SelfSamplingOptions, TAU, usageDeviation } from "../../passes/self-sampling.ts";
 import { checkpointWeights } from "../../passes/streamed-model.ts";
+import { dataFile } from "../support/data-folder.ts";
 import { openTinyHuggingFace } from "../support/pack-to-memory.ts";
 import { SeededRandom } from "../support/seeded-random.ts";
 import { TINY_ARCHITECTURES, type TinyArchitecture, tinyModel } from "../support/tiny-models.ts";
@@ -132,6 +138,34 @@ describe("expert-balanced self-sampling", () => {
     await expect(sampled(engine, { isBarred: () => true })).rejects.toThrow("No token of the vocabulary may stand in a text.");
     await expect(sampled(await engineOf("llama"))).rejects.toThrow("A dense model has no experts to balance a text by.");
   });
+});
+
+const TEXTS = ["en_shakespeare/tinyshakespeare.txt.gz", "en_tinystories/tinystories_sample.txt.gz", "code_ts/hono.ts.txt.gz", "en_wikitext2/wikitext2.valid.txt.gz"].map((name) => dataFile(`text/${name}`));
+
+describe.skipIf(TEXTS.includes(null))("on the demo model (needs texts of the data folder)", () => {
+  it("experts are asked at least twice as evenly as by plain texts, one or all of four", async () => {
+    const checkpoint = await openModelFolder(new FolderSource(fileURLToPath(new URL("../../demo/model", import.meta.url))), "demo");
+    const { config } = checkpoint;
+    const tokenizer = createTokenizer(JSON.parse(new TextDecoder().decode(checkpoint.tokenizer!.json)));
+    const [n, length] = [16, 64];
+    const deviationOf = async (sequences: readonly (readonly number[])[]): Promise<number> => {
+      const model = await LayeredModel.open(checkpointWeights(checkpoint, length), sequences, kernelModules());
+      const usage: Uint32Array[] = [];
+      for (let layer = 0; layer < config.nLayers; layer++) {
+        const counts = new Uint32Array(config.nExperts);
+        await model.runLayer(layer, { taps: [{ at: "selection", run: ({ ids }) => ids.forEach((id) => { counts[id]!++; }) }] });
+        usage.push(counts);
+      }
+      return usageDeviation(usage, n * length);
+    };
+    const engine = await openCheckpointEngine(checkpointWeights(checkpoint, length), kernelModules(), { maxChunkTokens: 64 });
+    const written = await sampled(engine, { sequences: n, length, seed: 1, candidates: "drawn", tau: TAU.drawn, together: 16, isBarred: (id) => tokenizer.isControl(id) || tokenizer.tokenOf(id) === undefined });
+    const own = await deviationOf(written.map(({ ids }) => ids));
+    const texts = TEXTS.map((file) => tokenizer.encodeText(gunzipSync(readFileSync(file!)).toString("utf8").slice(0, 60_000)));
+    const windows = (ids: readonly number[], count: number): number[][] => Array.from({ length: count }, (_, i) => ids.slice(i * 600, i * 600 + length));
+    for (const ids of texts) expect(own).toBeLessThanOrEqual(0.5 * await deviationOf(windows(ids, n)));
+    expect(own).toBeLessThanOrEqual(0.5 * await deviationOf(texts.flatMap((ids) => windows(ids, n / 4))));
+  }, 300_000);
 });
 
 describe("affinity guidance", () => {
