@@ -5,10 +5,20 @@ import { type ActivationFormat, type KvFormat, type MatrixFormat, activationForm
 import { ModelError, sharedWidth } from "../model/config.ts";
 import type { Checkpoint, MatrixPlace } from "./checkpoint.ts";
 import { sourceFormat } from "./requantize.ts";
-import { FILE_TYPES } from "./stored-types.ts";
+import { FILE_TYPES, formatOfType, type KernelType } from "./stored-types.ts";
 
 export const QUANTS = ["source", "f32", "q8", "q4", "q4m", "q4k", "q6k", "q2", "mxfp4"] as const;
 export type Quant = (typeof QUANTS)[number];
+
+/** Types of single matrices, as a bit plan says them (passes/bit-plan.ts); null: as the file has it. */
+export interface TypePlan {
+  /** As it was written. */
+  readonly text: string;
+  typeOf(place: Pick<MatrixPlace, "name" | "nRows">): KernelType | null;
+}
+
+/** In one word, or the plan's rules: what a manifest says was asked for. */
+export const quantText = (quant: Quant | TypePlan): string => (typeof quant === "string" ? quant : quant.text);
 
 /** Kinds of tensors in summaries. */
 export type TensorClass = "embedding" | "attention" | "router" | "head" | "gate and up" | "down";
@@ -23,9 +33,15 @@ export function tensorClass(name: string): TensorClass {
 }
 
 /** Kernel format of one matrix. Routers are small and decide much: they stay f32, which holds every stored type exactly. */
-export function formatOf(place: Pick<MatrixPlace, "name" | "type" | "storedType" | "nCols">, quant: Quant): MatrixFormat {
+export function formatOf(place: Pick<MatrixPlace, "name" | "type" | "storedType" | "nCols">, quant: Quant): MatrixFormat;
+export function formatOf(place: Pick<MatrixPlace, "name" | "type" | "storedType" | "nRows" | "nCols">, quant: Quant | TypePlan): MatrixFormat;
+export function formatOf(place: Pick<MatrixPlace, "name" | "type" | "storedType" | "nCols"> & { readonly nRows?: number }, quant: Quant | TypePlan): MatrixFormat {
   const kind = tensorClass(place.name);
   if (kind === "router" || quant === "f32") return "f32";
+  if (typeof quant === "object") {
+    const type = quant.typeOf({ name: place.name, nRows: place.nRows! });
+    return type === null ? sourceFormat(place) : formatOfType(type);
+  }
   if (quant === "source") return sourceFormat(place);
   return kind === "embedding" || kind === "head" ? "q8" : quant;
 }
@@ -38,7 +54,7 @@ export interface PackFormats {
 }
 
 /** What experts consume, and the format of the KV cache: `kvFormat`, or one by the weights. Throws ModelError where the file mixes what one pack cannot hold. */
-export function packFormats(checkpoint: Checkpoint, quant: Quant, kvFormat?: KvFormat): PackFormats {
+export function packFormats(checkpoint: Checkpoint, quant: Quant | TypePlan, kvFormat?: KvFormat): PackFormats {
   const { config: c } = checkpoint;
   const firstOf = new Map<ActivationFormat, MatrixPlace>();
   const ofOneType = (at: string): readonly [gate: MatrixPlace, down: MatrixPlace] => {
@@ -50,6 +66,10 @@ export function packFormats(checkpoint: Checkpoint, quant: Quant, kvFormat?: KvF
     return [gate, down];
   };
   const refuseTwo = (a: MatrixPlace, b: MatrixPlace): never => {
+    if (typeof quant === "object") {
+      throw new ModelError(`${checkpoint.description}: the bit plan "${quant.text}" makes ${a.name} ${formatOf(a, quant)} and ${b.name} ${formatOf(b, quant)}; experts of one pack must all take the same activations: `
+        + "give bits to all of them, or to none.");
+    }
     throw new ModelError(`${checkpoint.description}: tensor ${a.tensor} has type ${a.type} and ${b.tensor} has ${b.type}; experts of one pack `
       + `must all take the same activations (${typesThatTake("f32")} take f32; ${typesThatTake("qa8")} take int8). Pack with --quant q8, q4 or f32.`);
   };

@@ -12,7 +12,7 @@ import { FORMAT_LIMITS } from "./limits.ts";
 import type { TensorLoss } from "./loss-ledger.ts";
 import { MatrixWriter, segmentBiases } from "./matrix-writer.ts";
 import { PACK_ID, PACK_VERSION, type PackBlob, type PackExpert, type PackManifest, type PackShared, formatManifest, validateManifest } from "./manifest.ts";
-import { type PackFormats, type Quant, type TensorClass, formatOf, packFormats } from "./pack-formats.ts";
+import { type PackFormats, type Quant, type TensorClass, type TypePlan, formatOf, packFormats, quantText } from "./pack-formats.ts";
 import { PackJournal } from "./pack-journal.ts";
 import type { PackSink } from "./pack-sink.ts";
 import type { QuantizationLoss } from "./quantize.ts";
@@ -20,7 +20,8 @@ import { sha256Hex } from "./read-bytes.ts";
 
 export interface PackOptions {
   readonly id: string;
-  readonly quant?: Quant;
+  /** A format for all, or a plan of types by matrix, which are rounded as the formats define it. */
+  readonly quant?: Quant | TypePlan;
   /** Format of the KV cache the pack is served with; by default f32 where all weights are, else f16. */
   readonly kvFormat?: KvFormat;
   /** Positions in the rope table; default the checkpoint's, at most 4,096. */
@@ -92,7 +93,7 @@ const totalBytesOf = (checkpoint: Checkpoint): number => [...checkpoint.places()
 /** SHA-256 (hex) of all that decides a pack's bytes. */
 async function jobOf(checkpoint: Checkpoint, options: ResolvedOptions): Promise<string> {
   const { id, quant, kvFormat, contextLength, parts, segmentWidth, activations } = options;
-  const text = JSON.stringify([PACK_VERSION, await checkpoint.fingerprint(), id, quant, kvFormat, contextLength, parts, segmentWidth, activations]);
+  const text = JSON.stringify([PACK_VERSION, await checkpoint.fingerprint(), id, quantText(quant), kvFormat, contextLength, parts, segmentWidth, activations]);
   return sha256Hex(new TextEncoder().encode(text).slice());
 }
 
@@ -100,7 +101,7 @@ class Packer {
   readonly #checkpoint: Checkpoint;
   readonly #sink: PackSink;
   readonly #options: ResolvedOptions;
-  readonly #quant: Quant;
+  readonly #quant: Quant | TypePlan;
   readonly #segmentWidth: number;
   readonly #writer: BlobWriter;
   readonly #onProgress: (p: PackProgress) => void;
@@ -178,7 +179,7 @@ class Packer {
         file: "tokenizer.json", sha256: await sha256Hex(tokenizer.json),
         chatTemplate: tokenizer.chatTemplate, bosToken: tokenizer.bosToken, eosToken: tokenizer.eosToken, addBos: tokenizer.addBos,
       },
-      quantization: { requested: this.#quant, tensors: this.#formatTensors },
+      quantization: { requested: quantText(this.#quant), tensors: this.#formatTensors },
     });
     const manifestBytes = new TextEncoder().encode(formatManifest(manifest)).slice();
     await this.#sink.append("manifest.json", manifestBytes);

@@ -19,6 +19,8 @@ export const typeOfBits = (bits: Exclude<PlanBits, 16>): GroupType => TYPE_OF_BI
 /** Parts of a model that a rule may name. */
 const STRUCTURES = ["all", "embed", "head", "attn", "dense", "shared", "routed"] as const;
 type Structure = (typeof STRUCTURES)[number];
+/** Where a matrix belongs. */
+export type PlannedPart = Exclude<Structure, "all">;
 
 interface Rule {
   readonly structure: Structure;
@@ -39,14 +41,14 @@ export interface BitPlan {
 const ATTENTION = new Set(["q", "k", "v", "o", "qA", "qB", "kvA", "kB", "vB"]);
 
 interface Part {
-  readonly structure: Exclude<Structure, "all"> | null;
+  readonly structure: PlannedPart | null;
   readonly layer: number;
   readonly expert: number | null;
   readonly matrix: "gateUp" | "down" | null;
 }
 
 /** What a canonical name is; structure null: no plan touches it. */
-function partOf(config: Pick<ModelConfig, "layerFfns">, name: string): Part {
+export function partOf(config: Pick<ModelConfig, "layerFfns">, name: string): Part {
   const [, layerText, rest] = /^layers\.(\d+)\.(.+)$/.exec(name) ?? [];
   if (layerText === undefined) return { structure: name === "embed" || name === "head" ? name : null, layer: 0, expert: null, matrix: null };
   const layer = Number(layerText);

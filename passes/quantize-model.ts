@@ -8,9 +8,9 @@ import { decodeRows } from "../formats/dequantize.ts";
 import type { PackSink } from "../formats/pack-sink.ts";
 import { PatchedMatrices } from "../formats/patched-matrices.ts";
 import type { GroupType } from "../formats/quantize-blocks.ts";
-import { storedBlock } from "../formats/stored-types.ts";
 import { auxiliariesOf, ModelError, sharedWidth } from "../model/config.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
+import { checkColumns } from "./bit-accounting.ts";
 import { type BitPlan, storedBits } from "./bit-plan.ts";
 import { gptq, nearest, type QuantizedMatrix } from "./gptq.ts";
 import { Hessian, outputError } from "./hessian.ts";
@@ -98,7 +98,7 @@ class Quantization {
     for (const place of checkpoint.places()) {
       const type = options.plan.typeOf(place);
       if (type === null) continue;
-      if (place.nCols % storedBlock(type).elements !== 0) throw new ModelError(`Tensor ${place.tensor} (${place.name}) has ${place.nCols} columns; the plan's ${type} takes multiples of ${storedBlock(type).elements}.`);
+      checkColumns(place, type);
       this.#types.set(place.name, type);
     }
     if (options.method === "gptq" && auxiliariesOf(checkpoint.config.router) > 0) {

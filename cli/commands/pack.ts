@@ -2,22 +2,28 @@
 // Owns options, progress and the closing summary. Refuses to overwrite. Stopped, or left by its source, it keeps finished parts beside the target and
 // goes on from them when it is run again; a model that cannot be packed leaves nothing. The work is formats/pack-writer.ts.
 
+import { existsSync } from "node:fs";
 import { relative } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
+import type { Checkpoint } from "../../formats/checkpoint.ts";
 import { PACK_ID } from "../../formats/manifest.ts";
-import { QUANTS, type Quant } from "../../formats/pack-formats.ts";
+import { formatOf, QUANTS, type Quant, type TypePlan } from "../../formats/pack-formats.ts";
 import { PackInterrupted, type PackOptions, type PackSummary, writePack } from "../../formats/pack-writer.ts";
 import { relativeError } from "../../formats/quantize.ts";
+import { typeOfFormat } from "../../formats/stored-types.ts";
 import { KV_FORMATS, type KvFormat } from "../../model/kernels.ts";
+import { accountBits, averageBits } from "../../passes/bit-accounting.ts";
+import { parseBitPlan } from "../../passes/bit-plan.ts";
 import { FolderSink } from "../file-source.ts";
 import { openCheckpoint } from "../open-model.ts";
 import { positiveInteger } from "../positive-integer.ts";
 import { startProgress } from "../progress.ts";
+import { readText } from "../read-text.ts";
 import { showBytes, showTable } from "../sizes.ts";
 
 export interface PackCommandOptions {
   readonly out: string;
-  readonly quant: Quant;
+  readonly quant: string;
   readonly kv?: KvFormat;
   readonly id?: string;
   readonly context?: number;
@@ -32,7 +38,8 @@ export function register(program: Command): void {
     .description("convert a model into a pack")
     .argument("<model>", "Hugging Face folder or .gguf file; a path, an https:// address or s3://bucket/...")
     .requiredOption("-o, --out <dir>", "folder of the pack; must not exist")
-    .addOption(new Option("-q, --quant <format>", "source: as the file has it; f32: everything in f32; the others: quantised, in groups of 32").choices(QUANTS).default("source"))
+    .addOption(new Option("-q, --quant <format>", `one of ${QUANTS.join(", ")} (source: as the file has it; f32: everything in f32; the others: quantised, in groups of 32), or a bit plan such as "attn=8; routed=4", or a file of one`)
+      .argParser(quantOrPlan).default("source"))
     .addOption(new Option("--kv <format>", "the KV cache it is served with (default: f32 where all weights are, else f16; q8 takes about half of f16)").choices(KV_FORMATS))
     .option("--id <id>", "name under which the pack is served (default: from the model's name)", packId)
     .option("--context <n>", "longest context served, in tokens (default: the model's, at most 4096)", positiveInteger)
@@ -46,9 +53,11 @@ export function register(program: Command): void {
 /** Packs and prints the summary. */
 export async function run(model: string, options: PackCommandOptions): Promise<PackSummary> {
   const checkpoint = await openCheckpoint(model);
+  const quant = quantOf(options.quant, checkpoint);
+  const average = typeof quant === "string" ? null : averageBits(accountBits(checkpoint, { typeOf: (place) => typeOfFormat(formatOf(place, quant)) }).all);
   const sink = await FolderSink.create(options.out, { fresh: options.fresh === true });
   const packOptions: PackOptions = {
-    id: options.id ?? idFrom(checkpoint.name), quant: options.quant, parts: options.parts,
+    id: options.id ?? idFrom(checkpoint.name), quant, parts: options.parts,
     ...(options.kv === undefined ? {} : { kvFormat: options.kv }),
     ...(options.context === undefined ? {} : { contextLength: options.context }),
     ...(options.segment === undefined ? {} : { segmentWidth: options.segment }),
@@ -74,7 +83,8 @@ export async function run(model: string, options: PackCommandOptions): Promise<P
     await sink.release();
     process.off("SIGINT", interrupt).off("SIGTERM", interrupt);
   }
-  process.stdout.write(options.json === true ? `${JSON.stringify(summaryJson(summary, options.out))}\n` : summaryText(summary, options.out));
+  process.stdout.write(options.json === true ? `${JSON.stringify({ ...summaryJson(summary, options.out), ...(average === null ? {} : { averageBits: average }) })}\n`
+    : (average === null ? "" : showTable([["plan", `${average.toFixed(4)} bits per weight of the matrices it can reach, scales included`]])) + summaryText(summary, options.out));
   return summary;
 }
 
@@ -116,6 +126,28 @@ const LISTED_TENSORS = 400;
 function idFrom(name: string): string {
   const id = name.toLowerCase().replaceAll(/[^a-z0-9._-]+/g, "-").replace(/^[^a-z0-9]+/, "");
   return id === "" ? "model" : id;
+}
+
+const isQuant = (text: string): text is Quant => (QUANTS as readonly string[]).includes(text);
+
+function quantOrPlan(text: string): string {
+  if (!isQuant(text) && !text.includes("=") && !existsSync(text)) throw new InvalidArgumentError(`Allowed choices are ${QUANTS.join(", ")}, the rules of a bit plan, or a file that holds them.`);
+  return text;
+}
+
+/** Rules as they are, or of a file: as `compress bits` writes them, or its --json document. */
+function quantOf(text: string, { config }: Pick<Checkpoint, "config">): Quant | TypePlan {
+  if (isQuant(text)) return text;
+  const rules = text.includes("=") ? text : readText(text).trim();
+  if (!rules.startsWith("{")) return parseBitPlan(rules, config);
+  let plan: unknown;
+  try {
+    plan = (JSON.parse(rules) as { plan?: unknown }).plan;
+  } catch (cause) {
+    throw new Error(`${text} is not JSON, though it begins like it; expected {"plan": "..."} or the rules of a bit plan.`, { cause });
+  }
+  if (typeof plan !== "string") throw new Error(`${text} has no "plan"; expected {"plan": "..."} with the rules of a bit plan, or the rules alone.`);
+  return parseBitPlan(plan, config);
 }
 
 function packId(text: string): string {

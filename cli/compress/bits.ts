@@ -1,36 +1,45 @@
-// `compress bits`: a plan for experts within an average of bits. Owns its options and the file of rules. The work is passes/bit-costs.ts.
+// `compress bits`: a plan of bits within an average. Owns its options and the file of rules. The work is passes/bit-costs.ts and passes/structure-plans.ts.
 
-import { InvalidArgumentError } from "commander";
+import { InvalidArgumentError, Option } from "commander";
 import { writeFileSync } from "node:fs";
 import { basename } from "node:path";
+import type { Checkpoint } from "../../formats/checkpoint.ts";
+import { EXPERT_MATRICES, moeLayersOf } from "../../model/config.ts";
+import { accountBits, averageBits, type BitAccount } from "../../passes/bit-accounting.ts";
 import { type ExpertCosts, expertCosts, planExperts } from "../../passes/bit-costs.ts";
-import { PLAN_BITS, type PlanBits } from "../../passes/bit-plan.ts";
+import { parseBitPlan, PLAN_BITS } from "../../passes/bit-plan.ts";
+import { measureBlocks } from "../../passes/block-importance.ts";
+import { matrixOutlierScore } from "../../passes/outlier-score.ts";
+import { expertOrder, type ExpertMeasures, NEEDS, type OrderName, ORDERS, structurePlan, type Width } from "../../passes/structure-plans.ts";
 import { openCheckpoint } from "../open-model.ts";
 import { kernelModules } from "../open-pack.ts";
+import { positiveInteger } from "../positive-integer.ts";
 import { startProgress } from "../progress.ts";
 import { showTable } from "../sizes.ts";
 import { type CalibrationOptions, calibrationWindows, modelArgument, type PassCommand, withCalibration } from "./pass-command.ts";
 
-type Width = Exclude<PlanBits, 16>;
-
 interface Options extends CalibrationOptions {
   readonly out: string;
-  readonly text: string;
+  readonly text?: string;
+  readonly by: "pmq" | OrderName;
   readonly bits: number;
   readonly widths: readonly Width[];
+  readonly seed: number;
   readonly json?: boolean;
 }
 
 export const bitsCommand: PassCommand = {
   name: "bits",
-  sentence: "Choose bits for each expert by how often it is asked, how much it counts and how badly it is missed; writes a plan.",
-  source: "PMQ: MC-MoE, 2024; MC#, 2025",
+  sentence: "Choose bits for each expert by how often it is asked, how much it counts and how badly it is missed, or for all parts by structure; writes a plan.",
+  source: "PMQ: MC-MoE, 2024; MC#, 2025; QuantMoE-Bench, 2024",
   register: (command) => {
     withCalibration(command.addArgument(modelArgument()), 16)
-      .requiredOption("-o, --out <file>", "the plan, for --plan of gptq and nearest; must not exist")
-      .requiredOption("--text <file>", "UTF-8 text to measure with")
-      .requiredOption("--bits <n>", "bits per expert weight on average, without scales, such as 2.5", Number)
-      .option("--widths <list>", "bits an expert may have", widthsOf, [2, 4])
+      .requiredOption("-o, --out <file>", "the plan, for --plan of gptq and nearest and for pack --quant; must not exist")
+      .option("--text <file>", "UTF-8 text to measure with; by outliers and random need none")
+      .addOption(new Option("--by <what>", "pmq: least loss of experts; else attention, shared and dense parts first, then experts in this order (docs/compression.md)").choices(["pmq", ...ORDERS]).default("pmq"))
+      .requiredOption("--bits <n>", "on average; pmq: per expert weight, without scales, such as 2.5; others: per weight within layers, with scales, such as 3.5", Number)
+      .option("--widths <list>", "bits a matrix may have", widthsOf, [2, 4])
+      .option("--seed <n>", "of the random order", positiveInteger, 1)
       .option("--json", "print one JSON document")
       .action(bits);
   },
@@ -42,11 +51,41 @@ function widthsOf(text: string): Width[] {
   return (widths as Width[]).sort((a, b) => a - b);
 }
 
+/** A plan, and what it was made from. */
+interface Planned {
+  readonly plan: string;
+  /** Rules that --plan of a quantising pass wants before it. */
+  readonly before: string;
+  readonly measures: object;
+}
+
 async function bits(model: string, options: Options): Promise<void> {
-  const { out, widths, bits: average, json = false } = options;
+  const { out, widths, by, json = false } = options;
   const checkpoint = await openCheckpoint(model);
+  const { plan, before, measures } = by === "pmq" ? await byLoss(checkpoint, options) : await byOrder(checkpoint, by, options);
+  const account = accountBits(checkpoint, parseBitPlan(plan, checkpoint.config));
+  writeFileSync(out, `${plan.replaceAll("; exp", ";\nexp")}\n`, { flag: "wx" });
+  process.stdout.write(json ? `${JSON.stringify({ out, by, plan, widths, storedBits: bitsByPart(account), ...measures })}\n` : showTable([
+    ["plan", out], ["by", `${by}, of ${widths.join(", ")} bits`], ...accountRows(account),
+    ["next", `workers-moe compress gptq ${model} --plan "${before}; $(cat ${out})" --text <file> --out <dir>`],
+  ]));
+}
+
+/** Exact averages, with scales; parts that the plan leaves alone count as they are. */
+const bitsByPart = (account: BitAccount): Record<string, number> =>
+  ({ ...Object.fromEntries([...account.parts].map(([part, sum]) => [part, averageBits(sum)])), layers: averageBits(account.layers) });
+
+const accountRows = (account: BitAccount): [string, string][] => Object.entries(bitsByPart(account)).map(([part, average]) => [`  ${part}`, `${average.toFixed(4)} bits per weight, scales included`]);
+
+const needText = ({ text, by }: Options): string => {
+  if (text === undefined) throw new Error(`Bits by ${by} are measured with a text; --text names none.`);
+  return text;
+};
+
+async function byLoss(checkpoint: Checkpoint, options: Options): Promise<Planned> {
+  const { widths, bits: average, json = false } = options;
   if (!(average >= widths[0]! && average <= widths.at(-1)!)) throw new Error(`${average} bits per weight were asked for; widths of ${widths.join(", ")} give ${widths[0]} to ${widths.at(-1)}.`);
-  const sequences = calibrationWindows(checkpoint, options.text, options);
+  const sequences = calibrationWindows(checkpoint, needText(options), options);
   const bar = startProgress({ label: `measuring experts of ${basename(checkpoint.name)}`, total: checkpoint.config.nLayers, unit: "layers", quiet: json });
   const costs: ExpertCosts[] = [];
   try {
@@ -54,10 +93,40 @@ async function bits(model: string, options: Options): Promise<void> {
   } finally {
     bar.stop();
   }
-  const plan = planExperts(costs, widths, average);
-  writeFileSync(out, `${plan.replaceAll("; exp", ";\nexp")}\n`, { flag: "wx" });
-  process.stdout.write(json ? `${JSON.stringify({ out, plan, widths, layers: costs })}\n` : showTable([
-    ["plan", out], ["experts", `${costs.length} layers, ${average} bits on average of ${widths.join(", ")}`],
-    ["next", `workers-moe compress gptq ${model} --plan "all=8; $(cat ${out})" --text <file> --out <dir>`],
-  ]));
+  return { plan: planExperts(costs, widths, average), before: "all=8", measures: { layers: costs } };
+}
+
+async function byOrder(checkpoint: Checkpoint, by: OrderName, options: Options): Promise<Planned> {
+  const { config } = checkpoint;
+  const needs = NEEDS[by];
+  const frequency: (readonly number[])[] = [];
+  const importance: number[] = [];
+  const outliers: number[][] = [];
+  const sequences = needs.includes("frequency") || needs.includes("importance") ? calibrationWindows(checkpoint, needText(options), options) : [];
+  const bar = startProgress({ label: `measuring ${basename(checkpoint.name)}`, total: config.nLayers, unit: "layers", quiet: options.json === true });
+  try {
+    if (sequences.length > 0) {
+      for await (const of of measureBlocks(checkpoint, sequences, kernelModules(), (layer) => bar.update(layer + 1))) {
+        frequency.push(of.frequency);
+        importance.push(of.importance);
+      }
+    }
+    if (needs.includes("outliers")) {
+      for (const layer of config.layerFfns.keys()) {
+        outliers.push([]);
+        for (let expert = 0; config.layerFfns[layer] === "moe" && expert < config.nExperts; expert++) {
+          let most = 0;
+          for (const matrix of EXPERT_MATRICES) most = Math.max(most, await matrixOutlierScore(checkpoint, `layers.${layer}.experts.${expert}.${matrix}`));
+          outliers[layer]!.push(most);
+        }
+        bar.update(layer + 1);
+      }
+    }
+  } finally {
+    bar.stop();
+  }
+  const measures: ExpertMeasures = { frequency, importance, outliers };
+  const { rules, average } = structurePlan(checkpoint, expertOrder(by, config, measures, options.seed), options.widths, options.bits);
+  const measured = Object.fromEntries(needs.map((need) => [need, measures[need]]));
+  return { plan: rules, before: "embed=8; head=8", measures: { average, moeLayers: moeLayersOf(config), ...measured } };
 }

@@ -2,9 +2,10 @@
 // Owns those. Refuses to know any pass: each has a file of its own beside this one.
 
 import { Argument, type Command, InvalidArgumentError } from "commander";
+import { z } from "zod";
 import type { Checkpoint } from "../../formats/checkpoint.ts";
 import type { PackSink } from "../../formats/pack-sink.ts";
-import { createTokenizer } from "../../model/tokenizer.ts";
+import { createTokenizer, type Tokenizer } from "../../model/tokenizer.ts";
 import { FolderSink } from "../file-source.ts";
 import { positiveInteger } from "../positive-integer.ts";
 import { startProgress } from "../progress.ts";
@@ -40,18 +41,50 @@ export function share(text: string): number {
   return value;
 }
 
-/** `samples` windows of `window` tokens of a text at even distances; all of a text that has no more. Throws where text or tokenizer do not serve. */
-export function calibrationWindows({ tokenizer, description }: Checkpoint, file: string, { samples, window }: CalibrationOptions): number[][] {
+/** What passes read a text as, and what they say where a model has none. */
+export function tokenizerOf({ tokenizer, description }: Checkpoint): Tokenizer {
   if (tokenizer === null) throw new Error(`${description} has no tokenizer, which calibration with a text needs.`);
-  const ids = createTokenizer(JSON.parse(new TextDecoder().decode(tokenizer.json))).encodeText(readText(file));
+  return createTokenizer(JSON.parse(new TextDecoder().decode(tokenizer.json)));
+}
+
+/**
+ * `samples` windows of `window` tokens of a text at even distances; all of a text that has no more. Of sequences of ids (`compress calibration-text`), which are
+ * contexts of their own, as many at even distances, cut to the window. Throws where text or tokenizer do not serve.
+ */
+export function calibrationWindows(checkpoint: Checkpoint, file: string, { samples, window }: CalibrationOptions): number[][] {
+  if (file.endsWith(".jsonl")) {
+    const sequences = readSequences(file, checkpoint.config.vocabSize);
+    return evenly(sequences.length, Math.min(samples, sequences.length)).map((i) => sequences[i]!.slice(0, window));
+  }
+  const ids = tokenizerOf(checkpoint).encodeText(readText(file));
   const length = Math.min(window, ids.length);
   if (length < 2) throw new Error(`${file} makes ${ids.length} tokens; at least 2 are needed to calibrate.`);
-  const n = Math.min(samples, Math.floor(ids.length / length));
-  const room = ids.length - length;
-  return Array.from({ length: n }, (_, i) => {
-    const start = n === 1 ? 0 : Math.floor((i * room) / (n - 1));
-    return ids.slice(start, start + length);
+  return evenly(ids.length - length + 1, Math.min(samples, Math.floor(ids.length / length))).map((start) => ids.slice(start, start + length));
+}
+
+/** `n` of the numbers below `of`, from the first to the last. */
+const evenly = (of: number, n: number): number[] => Array.from({ length: n }, (_, i) => (n === 1 ? 0 : Math.floor((i * (of - 1)) / (n - 1))));
+
+const sequenceSchema = z.object({ ids: z.array(z.int().nonnegative()).min(2) });
+
+/** One sequence a line: {"ids": [...]}, whatever else it says. */
+function readSequences(file: string, vocabSize: number): readonly (readonly number[])[] {
+  const sequences = readText(file).split("\n").flatMap((line, i) => {
+    if (line.trim() === "") return [];
+    let json: unknown;
+    try {
+      json = JSON.parse(line);
+    } catch (cause) {
+      throw new Error(`${file}, line ${i + 1} is not JSON; expected {"ids": [...]}, the token ids of a sequence.`, { cause });
+    }
+    const parsed = sequenceSchema.safeParse(json);
+    if (!parsed.success) throw new Error(`${file}, line ${i + 1} has no "ids" of at least 2 token ids; expected {"ids": [...]}.`);
+    const beyond = parsed.data.ids.find((id) => id >= vocabSize);
+    if (beyond !== undefined) throw new Error(`${file}, line ${i + 1} holds the token id ${beyond}; the model's vocabulary ends at ${vocabSize - 1}. Was it written with another model?`);
+    return [parsed.data.ids];
   });
+  if (sequences.length === 0) throw new Error(`${file} holds no sequence; expected lines of {"ids": [...]}.`);
+  return sequences;
 }
 
 export interface WrittenModel<Report> {

@@ -30,12 +30,17 @@ async function good(...args: string[]): Promise<Record<string, unknown>> {
 
 const SMALL = ["--samples", "6", "--window", "48"];
 
+const later = new Map<string, string>();
+/** A small file of the folder, which is not there yet. */
+const writeLater = (name: string, text: string): void => void later.set(name, text);
+
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), "compress-"));
   await writeHuggingFace(tinyModel("qwen3_moe", 61), join(folder, "tiny"));
   await writeGguf(tinyModel("mixtral", 62), join(folder, "tiny.gguf"), { type: "F16" });
   await writeHuggingFace(tinyModel("llama", 63), join(folder, "dense"));
   writeFileSync(join(folder, "text.txt"), Array.from({ length: 60 }, (_, i) => `Line ${i * i % 97} says "${String.fromCharCode(97 + (i % 26)).repeat(3)}", no more.`).join(" "));
+  for (const [name, text] of later) writeFileSync(join(folder, name), text);
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
@@ -43,8 +48,8 @@ it("lists its passes, each with a sentence and a source", async () => {
   const { code, stdout } = await run("compress", "--list");
   expect(code).toBe(0);
   const lines = stdout.trim().split("\n");
-  expect(lines.map((line) => line.split(" ")[0])).toEqual(["gptq", "nearest", "bits", "prune", "merge", "moefy", "auxiliary"]);
-  for (const line of lines) expect(line).toMatch(/^\w+ +[A-Z].+\. \(.+\)$/);
+  expect(lines.map((line) => line.split(" ")[0])).toEqual(["gptq", "nearest", "bits", "prune", "merge", "moefy", "auxiliary", "calibration-text", "rotate"]);
+  for (const line of lines) expect(line).toMatch(/^[\w-]+ +[A-Z].+\. \(.+\)$/);
   expect((await run("compress")).code).toBe(2);
 });
 
@@ -77,6 +82,20 @@ describe("a model goes through", () => {
     expect((await run("compress", "auxiliary", "tiny", "--text", "text.txt", "--run", "2", "--out", "never", ...SMALL)).stderr).toMatch(/2 experts per token were to be run of 2; expected 1 to 1/);
   });
 
+  it("bits by structure, which pack takes as they are", async () => {
+    const report = await good("compress", "bits", "tiny", "--by", "frequency", "--text", "text.txt", "--bits", "4", "--out", "structure.txt", ...SMALL);
+    expect(report["by"]).toBe("frequency");
+    expect((report["storedBits"] as { layers: number }).layers).toBe(report["average"]);
+    expect(report["average"]).toBeLessThanOrEqual(4);
+    const packed = await good("pack", "tiny", "--quant", "structure.txt", "--out", "structure-pack");
+    expect(Object.keys(packed["formatBytes"] as object)).toEqual(expect.arrayContaining(["q2", "q4", "bf16"]));
+    writeFileSync(join(folder, "structure.json"), JSON.stringify(report));
+    expect(await good("pack", "tiny", "--quant", "structure.json", "--out", "same-pack", "--id", "tiny")).toMatchObject({ formatBytes: packed["formatBytes"], averageBits: packed["averageBits"] });
+    const said = await run("compress", "bits", "tiny", "--by", "outliers", "--bits", "4.5", "--out", "outliers.txt");
+    expect(said.stdout).toMatch(/ {2}attn +4\.5000 bits per weight, scales included\n[^]* {2}layers +4\.5000 bits per weight/);
+    expect((await run("compress", "bits", "tiny", "--by", "importance", "--bits", "4", "--out", "never.txt")).stderr).toContain("Bits by importance are measured with a text; --text names none.");
+  });
+
   it("prune, merge and nearest, one after the other, from a GGUF file", async () => {
     await good("compress", "prune", "tiny.gguf", "--text", "text.txt", "text.txt", "--keep", "6", "--out", "pruned", ...SMALL);
     await good("compress", "merge", "pruned", "--text", "text.txt", "--share", "0.75", "--out", "merged", ...SMALL);
@@ -103,7 +122,39 @@ describe("a model goes through", () => {
   });
 });
 
+describe("a model's own text", () => {
+  it("is written as text and as token ids, and calibrates what it was written for", async () => {
+    const options = ["--tokens", "190", "--length", "48", "--tau", "0.5"];
+    const report = await good("compress", "calibration-text", "tiny", "--out", "own.jsonl", ...options);
+    expect(report).toMatchObject({ out: "own.jsonl", tokens: 192, seed: 1, beams: 4, tau: 0.5, candidates: "drawn" });
+    const lines = readFileSync(join(folder, "own.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line) as { text: string; ids: number[] });
+    expect(lines.map(({ ids }) => ids.length)).toEqual([48, 48, 48, 48]);
+    await good("compress", "calibration-text", "tiny", "--out", "own.txt", ...options);
+    expect(readFileSync(join(folder, "own.txt"), "utf8")).toBe(`${lines.map(({ text }) => text).join("\n")}\n`);
+    const rotated = await good("compress", "rotate", "tiny", "--out", "rotated");
+    expect(rotated["untied"]).toBe(false);
+    for (const text of ["own.jsonl", "own.txt"]) {
+      const { calibrationTokens } = await good("compress", "gptq", "rotated", "--text", text, "--out", `by-${text}`, ...SMALL);
+      if (text === "own.jsonl") expect(calibrationTokens).toBe(192);
+    }
+    const said = await run("compress", "calibration-text", "tiny", "--out", "plain.jsonl", "--beams", "1", "--tokens", "40", "--length", "20");
+    expect(said.code).toBe(0);
+    expect(said.stdout).toMatch(/text +plain\.jsonl, 40 tokens in 2 sequences, seed 1\nperplexity +[\d.]+ to the model itself\nexperts .+\nas text .+; ids are kept\nnext +workers-moe compress gptq tiny --text plain\.jsonl --samples 2 --window 20 --out <dir>\n/);
+  });
+});
+
+writeLater("broken.jsonl", "{\"ids\": [1, 2]}\nno json\n");
+writeLater("empty.jsonl", "\n");
+writeLater("beyond.jsonl", "{\"ids\": [1, 9999]}\n");
+writeLater("other.jsonl", "{\"text\": \"words\"}\n");
+
 it.each([
+  ["ids that are not JSON", ["gptq", "tiny", "--text", "broken.jsonl"], "broken.jsonl, line 2 is not JSON; expected {\"ids\": [...]}, the token ids of a sequence."],
+  ["a file without ids", ["gptq", "tiny", "--text", "empty.jsonl"], "empty.jsonl holds no sequence"],
+  ["ids of another vocabulary", ["gptq", "tiny", "--text", "beyond.jsonl"], "beyond.jsonl, line 1 holds the token id 9999; the model's vocabulary ends at 96."],
+  ["lines without ids", ["gptq", "tiny", "--text", "other.jsonl"], "other.jsonl, line 1 has no \"ids\" of at least 2 token ids"],
+  ["a dense model that should balance experts", ["calibration-text", "dense", "--tokens", "40"], "is a dense model: it has no experts that a text could ask evenly."],
+  ["sequences longer than the model's positions", ["calibration-text", "tiny", "--length", "9000"], "Sequences of 9000 tokens were asked for; the model was made for 2 to 128 positions."],
   ["a dense model", ["prune", "dense", "--text", "text.txt", "--keep", "2"], "is a dense model: it has no experts to take out."],
   ["a text that is not there", ["gptq", "tiny", "--text", "nowhere.txt"], "nowhere.txt cannot be read as UTF-8 text"],
   ["a rule that cannot be", ["nearest", "tiny", "--plan", "attn=5"], "The bit plan's rule \"attn=5\" does not end in"],
@@ -114,7 +165,7 @@ it.each([
   ["more experts than there are", ["prune", "tiny", "--text", "text.txt", "--keep", "9"], "9 experts per layer were to stay; expected 2, which a token takes, to 8."],
 ])("refuses %s in one sentence, and leaves nothing", async (_, args, message) => {
   const before = readdirSync(folder).sort();
-  const { code, stderr } = await run("compress", ...args, "--out", "never", ...(args[0] === "nearest" ? [] : SMALL));
+  const { code, stderr } = await run("compress", ...args, "--out", "never", ...(["nearest", "calibration-text", "rotate"].includes(args[0]!) ? [] : SMALL));
   expect(code).toBe(1);
   expect(stderr).toContain(message);
   expect(stderr).not.toMatch(/\n {4}at /);
