@@ -1,7 +1,7 @@
 // `--prune` and what goes with it: experts left out while a pack is evaluated, by the very rule that a request with `moe.prune` gets. Owns the words of the command line.
 // Refuses, in a sentence, what the model has no part for.
 
-import { type Command, InvalidArgumentError } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import type { ModelConfig } from "../model/config.ts";
 import { pruningRule, type PruningRule, type PruningWish } from "../model/online-pruning-rule.ts";
 
@@ -9,20 +9,22 @@ export interface PruneOptions {
   readonly prune?: "calibrated" | "learned" | { readonly ratio: number | readonly number[] };
   readonly pruneLayers?: readonly number[];
   readonly protectFirst?: number;
+  readonly pruneRenormalize?: "yes" | "no";
 }
 
 export const withPruning = (command: Command): Command => command
   .option("--prune <rule>", "leave experts out: a ratio such as 0.4, one for each layer (0,0.4,0.4,0), calibrated, or learned", ruleOf)
   .option("--prune-layers <list>", "with one ratio: the layers it holds for, such as 1,2; otherwise all", layersOf)
-  .option("--protect-first <n>", "with a ratio: tokens at so many first positions lose nothing", wholeNumber);
+  .option("--protect-first <n>", "with a ratio: tokens at so many first positions lose nothing", wholeNumber)
+  .addOption(new Option("--prune-renormalize <yes|no>", "with a ratio: whether weights of those that stay are brought to the router's sum again").choices(["yes", "no"]));
 
 /** Null where nothing was asked for. Throws a sentence. */
-export function pruningOf(config: ModelConfig, { prune, pruneLayers, protectFirst }: PruneOptions): PruningRule | null {
+export function pruningOf(config: ModelConfig, { prune, pruneLayers, protectFirst, pruneRenormalize }: PruneOptions): PruningRule | null {
   if (prune === undefined || typeof prune === "string") {
-    if (pruneLayers !== undefined || protectFirst !== undefined) throw new Error("--prune-layers and --protect-first go with --prune and a ratio.");
+    if (pruneLayers !== undefined || protectFirst !== undefined || pruneRenormalize !== undefined) throw new Error("--prune-layers, --protect-first and --prune-renormalize go with --prune and a ratio.");
     if (prune === undefined) return null;
   }
-  const wish: PruningWish = typeof prune === "string" ? prune : { ...prune, layers: pruneLayers, protectFirst };
+  const wish: PruningWish = typeof prune === "string" ? prune : { ...prune, layers: pruneLayers, protectFirst, renormalize: pruneRenormalize === undefined ? undefined : pruneRenormalize === "yes" };
   const rule = pruningRule(config, wish);
   if (typeof rule === "string") throw new Error(rule);
   return rule;

@@ -26,8 +26,8 @@ const schema = z.strictObject({
   embedding: z.boolean().optional(),
   degrade: z.boolean().optional(),
   pruning: z.discriminatedUnion("by", [
-    z.strictObject({ by: z.literal("ratio"), ratios: z.array(z.number().min(0).max(1)).max(CONFIG_MOST.layers), protectFirst: z.int().min(0) }),
-    z.strictObject({ by: z.literal("learned"), protectFirst: z.int().min(0) }),
+    z.strictObject({ by: z.literal("ratio"), ratios: z.array(z.number().min(0).max(1)).max(CONFIG_MOST.layers), protectFirst: z.int().min(0), renormalize: z.boolean() }),
+    z.strictObject({ by: z.literal("learned"), protectFirst: z.int().min(0), renormalize: z.boolean() }),
   ]).optional(),
   draftTokens: z.int().min(0).max(LIMITS.draftTokens).optional(),
   constraint: z.discriminatedUnion("kind", [

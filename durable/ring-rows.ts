@@ -15,7 +15,7 @@ const TERMS = 4;
 /** What the bits above the flags count in: words of rules. */
 const RULE_WORDS = 16;
 const RULES = ["ratio", "learned"] as const satisfies readonly PruningRule["by"][];
-const RULE_HEAD_WORDS = 3;
+const RULE_HEAD_WORDS = 4;
 
 /** Tokens of one timeline in a step, from position `start` on. */
 export interface RingEntry {
@@ -130,20 +130,21 @@ function takeEntries(raw: Uint32Array, nEntries: number, pages: Uint32Array, nTo
   return entries;
 }
 
-/** Kind, protected positions, number of ratios, and these as f32. */
+/** Kind, protected positions, 1 where weights are brought to their sum again, number of ratios, and these as f32. */
 function wordsOfRule(rule: PruningRule): number[] {
   const ratios = rule.by === "ratio" ? Float32Array.from(rule.ratios) : new Float32Array(0);
-  return [RULES.indexOf(rule.by) + 1, rule.protectFirst, ratios.length, ...new Uint32Array(ratios.buffer)];
+  return [RULES.indexOf(rule.by) + 1, rule.protectFirst, rule.renormalize ? 1 : 0, ratios.length, ...new Uint32Array(ratios.buffer)];
 }
 
 function takeRules(words: Uint32Array): PruningRule[] {
   const rules: PruningRule[] = [];
   for (let at = 0; at < words.length;) {
-    const [code, protectFirst, n] = [words[at]!, words[at + 1], words[at + 2]];
+    const [code, protectFirst, sums, n] = [words[at]!, words[at + 1], words[at + 2], words[at + 3]];
     const by = RULES[code - 1] ?? bad(`Rule ${rules.length + 1} of a rows frame has kind ${code}; expected 1 to ${RULES.length}.`);
     const end = at + RULE_HEAD_WORDS + (n ?? 0);
-    if (protectFirst === undefined || n === undefined || end > words.length || (by === "learned" && n > 0)) return bad(`Rule ${rules.length + 1} of a rows frame has ${n ?? "no number of"} ratios; ${words.length - at} of its words are left.`);
-    rules.push(by === "learned" ? { by, protectFirst } : { by, protectFirst, ratios: Array.from(new Float32Array(words.slice(at + RULE_HEAD_WORDS, end).buffer)) });
+    if (protectFirst === undefined || n === undefined || sums! > 1 || end > words.length || (by === "learned" && n > 0)) return bad(`Rule ${rules.length + 1} of a rows frame has ${n ?? "no number of"} ratios; ${words.length - at} of its words are left.`);
+    const common = { protectFirst, renormalize: sums === 1 };
+    rules.push(by === "learned" ? { by, ...common } : { by, ...common, ratios: Array.from(new Float32Array(words.slice(at + RULE_HEAD_WORDS, end).buffer)) });
     at = end;
   }
   return rules;

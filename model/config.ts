@@ -76,6 +76,8 @@ export interface OnlinePruningConfig {
   readonly ratios: readonly number[] | null;
   /** Tokens at lower positions lose nothing. */
   readonly protectFirst: number;
+  /** Whether the weights of those that stay are brought to the router's sum again. */
+  readonly renormalize: boolean;
   /** Every layer with experts has a mask router, layers.N.keepRouter. */
   readonly keepRouter: boolean;
 }

@@ -4,17 +4,23 @@
 
 import { type ModelConfig, moeLayersOf } from "./config.ts";
 
-/** Tokens at positions below `protectFirst` lose nothing. */
+interface Common {
+  /** Tokens at lower positions lose nothing. */
+  readonly protectFirst: number;
+  /** Where the router brings weights to a sum: those of the experts that stay are brought to it again. Otherwise, and elsewhere, they stay as they are. */
+  readonly renormalize: boolean;
+}
+
 export type PruningRule =
   /** The expert of rank r >= 1 is left out where its weight is below ratios[layer] times the first's; 0 leaves all. [nLayers] */
-  | { readonly by: "ratio"; readonly ratios: readonly number[]; readonly protectFirst: number }
+  | Common & { readonly by: "ratio"; readonly ratios: readonly number[] }
   /** As many experts stay, from the first on, as the layer's mask router says. */
-  | { readonly by: "learned"; readonly protectFirst: number };
+  | Common & { readonly by: "learned" };
 
 /** As a request or a command says it. */
 export type PruningWish =
   | "calibrated" | "learned"
-  | { readonly ratio: number | readonly number[]; readonly layers?: readonly number[] | undefined; readonly protectFirst?: number | undefined };
+  | { readonly ratio: number | readonly number[]; readonly layers?: readonly number[] | undefined; readonly protectFirst?: number | undefined; readonly renormalize?: boolean | undefined };
 
 type PrunedConfig = Pick<ModelConfig, "nLayers" | "layerFfns" | "router" | "onlinePruning">;
 
@@ -24,18 +30,19 @@ export const PROTECTED_POSITIONS = 4;
 /** The rule, or a sentence that says why this model has none such. */
 export function pruningRule(config: PrunedConfig, wish: PruningWish): PruningRule | string {
   const { nLayers, onlinePruning: own } = config;
-  const protectFirst = (typeof wish === "object" ? wish.protectFirst : undefined) ?? own?.protectFirst ?? PROTECTED_POSITIONS;
-  if (wish === "learned") return checked(config, { by: "learned", protectFirst });
+  const said = typeof wish === "object" ? wish : undefined;
+  const common: Common = { protectFirst: said?.protectFirst ?? own?.protectFirst ?? PROTECTED_POSITIONS, renormalize: said?.renormalize ?? own?.renormalize ?? true };
+  if (wish === "learned") return checked(config, { by: "learned", ...common });
   if (wish === "calibrated") {
     if (own?.ratios == null) return "The ratios of a calibration were asked for, and this model has none; expected a ratio of the request's own, or a model from `compress online-pruning`.";
-    return checked(config, { by: "ratio", ratios: own.ratios, protectFirst });
+    return checked(config, { by: "ratio", ratios: own.ratios, ...common });
   }
   const { ratio, layers } = wish;
   if (typeof ratio !== "number" && layers !== undefined) return "A ratio for each layer was given together with a list of layers; expected one of them, a ratio of 0 leaves a layer as it is.";
   const outside = layers?.find((layer) => !Number.isInteger(layer) || layer < 0 || layer >= nLayers || config.layerFfns[layer] !== "moe");
   if (outside !== undefined) return `Layer ${outside} was named; expected layers with experts, which are ${moeLayersOf(config).join(", ")} here.`;
   const ratios = typeof ratio === "number" ? Array.from({ length: nLayers }, (_, layer) => (layers === undefined || layers.includes(layer) ? ratio : 0)) : ratio;
-  return checked(config, { by: "ratio", ratios, protectFirst });
+  return checked(config, { by: "ratio", ratios, ...common });
 }
 
 const checked = (config: PrunedConfig, rule: PruningRule): PruningRule | string => pruningProblem(config, rule) ?? rule;
@@ -53,4 +60,4 @@ export function pruningProblem(config: PrunedConfig, rule: PruningRule): string 
 }
 
 /** A name of the rule without spaces: what was evaluated by one rule is of no use to another. */
-export const pruningKey = (rule: PruningRule): string => `${rule.by}:${rule.protectFirst}${rule.by === "ratio" ? `:${rule.ratios.map(Math.fround).join(",")}` : ""}`;
+export const pruningKey = (rule: PruningRule): string => `${rule.by}:${rule.protectFirst}:${rule.renormalize ? 1 : 0}${rule.by === "ratio" ? `:${rule.ratios.map(Math.fround).join(",")}` : ""}`;

@@ -2,7 +2,7 @@
 // Owns the rule by ratio (MC-MoE's ODP, 2024), the mask router's arithmetic (MC#'s OTP, 2025) and the weights of those that stay: what the router itself gives to so
 // few. Everything is f32 in fixed order, of one token and its layer alone: batch, chunk and placement change nothing. docs/arithmetic.md section 7.
 
-import { keepRouterColumns, type ModelConfig } from "./config.ts";
+import { keepRouterColumns, type ModelConfig, type RouterConfig } from "./config.ts";
 import { NO_EXPERT } from "./expert-batch.ts";
 import type { PruningRule } from "./online-pruning-rule.ts";
 import { weigh } from "./router.ts";
@@ -65,7 +65,7 @@ export class OnlinePruning {
       const nLeft = kept.reduce((sum, stays) => sum + (stays ? 0 : 1), 0);
       if (nLeft === 0) continue;
       counts.leftOut += nLeft;
-      leaveOut(this.#config, kept, values.subarray(t * rowLength, (t + 1) * rowLength), own, given);
+      leaveOut(this.#config.router, rule.renormalize, kept, values.subarray(t * rowLength, (t + 1) * rowLength), own, given);
     }
   }
 
@@ -83,12 +83,12 @@ export const keptByRatio = (ratio: number, weights: Float32Array): boolean[] => 
 };
 
 /**
- * Takes experts out of a token's choices, in place: their ids become NO_EXPERT, their weights 0. The weights of the others are those a router gives that chose no more than
- * these: made anew of their `scores` (f32 [nExperts]) where it brings them to a sum, as they are elsewhere.
+ * Takes experts out of a token's choices, in place: their ids become NO_EXPERT, their weights 0. The weights of the others stay; with `renormalize` they are those a router gives
+ * that chose no more than these: made anew of their `scores` (f32 [nExperts]) where it brings them to a sum.
  */
-export function leaveOut({ router }: Pick<ModelConfig, "router">, kept: readonly boolean[], scores: Float32Array, ids: Uint32Array, weights: Float32Array): void {
+export function leaveOut(router: RouterConfig, renormalize: boolean, kept: readonly boolean[], scores: Float32Array, ids: Uint32Array, weights: Float32Array): void {
   const ranks = kept.flatMap((stays, rank) => (stays ? [rank] : []));
-  const renews = router.select === "top-k" && (router.weigh === "renormalize" || router.weigh === "softmax-selected");
+  const renews = renormalize && router.select === "top-k" && (router.weigh === "renormalize" || router.weigh === "softmax-selected");
   if (renews) {
     const own = Float32Array.from(ranks, (rank) => scores[ids[rank]!]!);
     weigh(router, own, 0, own.length);

@@ -9,7 +9,7 @@ import type { ChatRequest } from "./schemas.ts";
 /** Null where nothing is left out. Throws a RequestError 400. */
 export function pruningOf({ config }: Pick<EdgePack, "config">, prune: NonNullable<ChatRequest["moe"]>["prune"]): PruningRule | null {
   if (prune == null) return null;
-  const rule = pruningRule(config, typeof prune === "string" ? prune : { ratio: prune.ratio, layers: prune.layers ?? undefined, protectFirst: prune.protect_first ?? undefined });
+  const rule = pruningRule(config, typeof prune === "string" ? prune : { ratio: prune.ratio, layers: prune.layers ?? undefined, protectFirst: prune.protect_first ?? undefined, renormalize: prune.renormalize ?? undefined });
   if (typeof rule === "string") throw invalid("moe.prune", rule, "invalid_value");
   return rule;
 }

@@ -23,7 +23,7 @@ const terms = fc.constantFrom(null, { leavesOut: false }, { leavesOut: true });
 const rowsFrame: fc.Arbitrary<RingFrame> = fc.tuple(fc.array(fc.record({
   timeline: u32, start: fc.nat(300), nTokens: fc.integer({ min: 1, max: 9 }), ropeOffset: fc.nat(5000), more: fc.nat(2),
 }), { minLength: 1, maxLength: 5 }), fc.array(fc.tuple(u32, u32), { maxLength: 3 }), fc.integer({ min: 1, max: 40 }), fc.boolean()).chain(([found, copies, hidden, isFirst]) => {
-  const rules: readonly (PruningRule | null)[] = [null, { by: "learned", protectFirst: hidden }, { by: "ratio", protectFirst: 0, ratios: Array.from({ length: hidden }, (_, i) => Math.fround(i / hidden)) }];
+  const rules: readonly (PruningRule | null)[] = [null, { by: "learned", protectFirst: hidden, renormalize: true }, { by: "ratio", protectFirst: 0, renormalize: false, ratios: Array.from({ length: hidden }, (_, i) => Math.fround(i / hidden)) }];
   const entries = found.map(({ more, ...entry }, i): RingEntry => ({ ...entry, pruning: rules[(i + hidden) % 3]!, maxTokens: entry.start + entry.nTokens + more, pages: Uint32Array.from({ length: Math.ceil((entry.start + entry.nTokens) / 32) + more }, (_, i) => entry.timeline ^ i) }));
   const nTokens = entries.reduce((sum, e) => sum + e.nTokens, 0);
   return fc.record({ ...address, kind: fc.constant("rows" as const), entries: fc.constant(entries), asks: asksOf(nTokens), copies: fc.constant(copies), ids: words(nTokens), hidden: fc.constant(hidden), rows: isFirst ? fc.constant(null) : bits(nTokens * hidden), isTraced: fc.boolean(), terms });
