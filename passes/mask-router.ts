@@ -9,7 +9,8 @@ import { uniform } from "../model/random.ts";
 import { type LayerSamples, lossOf } from "./kept-experts.ts";
 import { bisect } from "./pruning-ratios.ts";
 
-const BATCH_TOKENS = 256;
+/** Tokens of a step: fewer where there are few tokens, so that an epoch has steps enough. */
+const batchTokens = (n: number): number => Math.min(256, Math.max(16, Math.floor(n / 32)));
 const EPOCHS = 6;
 const PRICES = 8;
 const RATE = 3e-3;
@@ -62,7 +63,8 @@ export class RouterFit {
   readonly #columns: number;
   readonly #samples: LayerSamples;
   readonly #losses: Float64Array;
-  readonly #parameters: Float64Array;
+  /** [topK, keepRouterColumns] */
+  readonly parameters: Float64Array;
   readonly #first: Float64Array;
   readonly #second: Float64Array;
   readonly #gradient: Float64Array;
@@ -74,13 +76,13 @@ export class RouterFit {
     this.#columns = keepRouterColumns(hiddenSize, k);
     this.#samples = samples;
     this.#losses = losses;
-    this.#parameters = new Float64Array(k * this.#columns);
-    [this.#first, this.#second, this.#gradient] = [this.#parameters.slice(), this.#parameters.slice(), this.#parameters.slice()];
+    this.parameters = new Float64Array(k * this.#columns);
+    [this.#first, this.#second, this.#gradient] = [this.parameters.slice(), this.parameters.slice(), this.parameters.slice()];
     // Scores whose differences are (weight of rank / first weight - ratio): the largest is where that turns negative.
     for (let j = 1; j < k; j++) {
       const row = j * this.#columns;
-      for (let rank = 1; rank <= j; rank++) this.#parameters[row + hiddenSize + rank] = START_SHARPNESS;
-      this.#parameters[row + hiddenSize + k] = -START_SHARPNESS * ratio * j;
+      for (let rank = 1; rank <= j; rank++) this.parameters[row + hiddenSize + rank] = START_SHARPNESS;
+      this.parameters[row + hiddenSize + k] = -START_SHARPNESS * ratio * j;
     }
   }
 
@@ -113,7 +115,8 @@ export class RouterFit {
       const other = Math.floor(uniform(seed, this.#samples.layer, this.#steps, i) * (i + 1));
       [order[i], order[other]] = [order[other]!, order[i]!];
     }
-    for (let from = 0; from < n; from += BATCH_TOKENS) this.#descend(this.objective(price, order.subarray(from, from + BATCH_TOKENS)).gradient);
+    const batch = batchTokens(n);
+    for (let from = 0; from < n; from += batch) this.#descend(this.objective(price, order.subarray(from, from + batch)).gradient);
   }
 
   #descend(gradient: Float64Array): void {
@@ -123,8 +126,8 @@ export class RouterFit {
     for (let p = 0; p < gradient.length; p++) {
       this.#first[p] = BETA_1 * this.#first[p]! + (1 - BETA_1) * gradient[p]!;
       this.#second[p] = BETA_2 * this.#second[p]! + (1 - BETA_2) * gradient[p]! ** 2;
-      const decay = p % this.#columns < hidden ? DECAY * this.#parameters[p]! : 0;
-      this.#parameters[p]! -= RATE * (this.#first[p]! / one / (Math.sqrt(this.#second[p]! / two) + EPSILON) + decay);
+      const decay = p % this.#columns < hidden ? DECAY * this.parameters[p]! : 0;
+      this.parameters[p]! -= RATE * (this.#first[p]! / one / (Math.sqrt(this.#second[p]! / two) + EPSILON) + decay);
     }
   }
 
@@ -137,7 +140,7 @@ export class RouterFit {
 
   /** With the bias in its parameters; `unit`: what losses were divided by. */
   fitted(bias: number, unit: number): FittedRouter {
-    const parameters = Float32Array.from(this.#parameters, (value, p) => value - (p % this.#columns === this.#columns - 1 ? bias * (Math.floor(p / this.#columns) + 1) : 0));
+    const parameters = Float32Array.from(this.parameters, (value, p) => value - (p % this.#columns === this.#columns - 1 ? bias * (Math.floor(p / this.#columns) + 1) : 0));
     let loss = 0;
     for (let i = 0; i < this.#samples.n; i++) loss += unit * this.#losses[i * this.#k + largestWithMost(this.#scores(this.#featuresOf(i), bias)) - 1]!;
     return { layer: this.#samples.layer, parameters, share: this.share(bias), loss: loss / this.#samples.n };
@@ -149,7 +152,7 @@ export class RouterFit {
     const scores = new Float64Array(this.#k);
     for (let j = 0; j < this.#k; j++) {
       let sum = -bias * (j + 1);
-      for (let c = 0, p = j * this.#columns; c < this.#columns; c++, p++) sum += this.#parameters[p]! * features[c]!;
+      for (let c = 0, p = j * this.#columns; c < this.#columns; c++, p++) sum += this.parameters[p]! * features[c]!;
       scores[j] = sum;
     }
     return scores;
