@@ -17,8 +17,10 @@ const RATE = 3e-3;
 const [BETA_1, BETA_2, EPSILON] = [0.9, 0.999, 1e-8];
 /** Pulls the numbers of the residual towards 0, so that few tokens do not fit them to noise. */
 const DECAY = 1e-4;
-/** How decided the rule by ratio is from which a router begins. */
-const START_SHARPNESS = 8;
+/** How decided the rule by ratio is from which a router begins: scores differ by so much where a weight is twice the least that stays. */
+const START_SHARPNESS = 4;
+/** Layers whose ratio is smaller begin as if it were this. */
+const LEAST_RATIO = 0.02;
 
 export interface FittedRouter {
   readonly layer: number;
@@ -68,6 +70,8 @@ export class RouterFit {
   readonly #first: Float64Array;
   readonly #second: Float64Array;
   readonly #gradient: Float64Array;
+  /** Steps of parameters by column: those of weights count in ratios, as fine as the layer's own is. */
+  readonly #rates: Float64Array;
   #steps = 0;
 
   /** `losses` [n][topK]. Begins as the rule by `ratio`. */
@@ -79,10 +83,12 @@ export class RouterFit {
     this.parameters = new Float64Array(k * this.#columns);
     [this.#first, this.#second, this.#gradient] = [this.parameters.slice(), this.parameters.slice(), this.parameters.slice()];
     // Scores whose differences are (weight of rank / first weight - ratio): the largest is where that turns negative.
+    const sharpness = START_SHARPNESS / Math.max(ratio, LEAST_RATIO);
+    this.#rates = Float64Array.from({ length: this.#columns }, (_, column) => RATE * (column <= hiddenSize ? 1 : column < this.#columns - 1 ? sharpness : START_SHARPNESS));
     for (let j = 1; j < k; j++) {
       const row = j * this.#columns;
-      for (let rank = 1; rank <= j; rank++) this.parameters[row + hiddenSize + rank] = START_SHARPNESS;
-      this.parameters[row + hiddenSize + k] = -START_SHARPNESS * ratio * j;
+      for (let rank = 1; rank <= j; rank++) this.parameters[row + hiddenSize + rank] = sharpness;
+      this.parameters[row + hiddenSize + k] = -sharpness * ratio * j;
     }
   }
 
@@ -127,7 +133,7 @@ export class RouterFit {
       this.#first[p] = BETA_1 * this.#first[p]! + (1 - BETA_1) * gradient[p]!;
       this.#second[p] = BETA_2 * this.#second[p]! + (1 - BETA_2) * gradient[p]! ** 2;
       const decay = p % this.#columns < hidden ? DECAY * this.parameters[p]! : 0;
-      this.parameters[p]! -= RATE * (this.#first[p]! / one / (Math.sqrt(this.#second[p]! / two) + EPSILON) + decay);
+      this.parameters[p]! -= this.#rates[p % this.#columns]! * (this.#first[p]! / one / (Math.sqrt(this.#second[p]! / two) + EPSILON) + decay);
     }
   }
 
