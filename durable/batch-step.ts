@@ -66,6 +66,7 @@ export class BatchStep {
     run.moe.bytes += result.bytes;
     run.moe.retries += result.retries;
     run.moe.hedges += result.hedges;
+    if (result.pruned !== undefined) run.notePruned(result.pruned[i]!);
     leftOut.except(id, told.of(run));
     run.missingRows += leftOut.between(id, start, start + entry.ids.length - run.draft.length);
     if (!run.promptKept && run.evaluated >= run.request.promptIds.length) {
@@ -86,6 +87,12 @@ export class BatchStep {
 
 /** Its tokens of this step, and the logits that will decide the next. */
 function entryOf(run: Run, vocabSize: number): StepEntry {
+  const { pruning } = run.request;
+  const entry = plainEntryOf(run, vocabSize);
+  return pruning === undefined ? entry : { ...entry, pruning };
+}
+
+function plainEntryOf(run: Run, vocabSize: number): StepEntry {
   const timeline = run.timeline!;
   const own = run.ids.slice(run.evaluated, run.evaluated + run.taken);
   if (run.request.embedding === true) return { timeline, ids: own, logits: { states: true, of: "all" } };

@@ -4,6 +4,8 @@
 
 import type { SharedTokens, Timeline } from "../model/kv-cache.ts";
 import { adjustmentStage, stagesInOrder, type LogitStage } from "../model/logit-adjustments.ts";
+import type { PrunedCalls } from "../model/online-pruning.ts";
+import { pruningKey } from "../model/online-pruning-rule.ts";
 import { PromptLookup } from "../model/prompt-lookup.ts";
 import type { LogitsForm } from "../model/sampling.ts";
 import type { Clock } from "./clock.ts";
@@ -30,6 +32,8 @@ export class Run implements Generation {
   readonly ids: number[];
   readonly moe = { steps: 0, frames: 0, bytes: 0, retries: 0, hedges: 0 };
   readonly onCancel: () => void;
+  /** Expert calls of what was evaluated for it by its rule. */
+  readonly #pruned = { leftOut: 0, of: 0 };
   /** Expert rows left out since its last token; of those it has said, and how many tokens were touched. */
   missingRows = 0;
   #degradedTokens = 0;
@@ -113,6 +117,12 @@ export class Run implements Generation {
     return rows;
   }
 
+  /** What a step did without for it. */
+  notePruned({ leftOut, of }: PrunedCalls): void {
+    this.#pruned.leftOut += leftOut;
+    this.#pruned.of += of;
+  }
+
   /** Its timeline is gone: what was evaluated is evaluated again. */
   lose(): void {
     this.losses++;
@@ -126,7 +136,7 @@ export class Run implements Generation {
     const admittedMs = this.#admittedMs ?? nowMs;
     const firstMs = this.#firstMs ?? nowMs;
     this.end({
-      type: "end", reason, stopId, promptTokens: this.request.promptIds.length, cachedTokens: this.cachedTokens, completionTokens: this.generated, moe: { ...this.moe, ...(this.isDegraded ? { degraded: { tokens: this.#degradedTokens, expertRows: this.#toldRows + this.missingRows } } : {}) },
+      type: "end", reason, stopId, promptTokens: this.request.promptIds.length, cachedTokens: this.cachedTokens, completionTokens: this.generated, moe: { ...this.moe, ...(this.isDegraded ? { degraded: { tokens: this.#degradedTokens, expertRows: this.#toldRows + this.missingRows } } : {}), ...(this.request.pruning === undefined ? {} : { pruned: { ...this.#pruned } }) },
       timings: { queueMs: admittedMs - this.#arrivedMs, promptMs: firstMs - admittedMs, completionMs: nowMs - firstMs },
     });
   }
@@ -149,8 +159,8 @@ export class Run implements Generation {
   get isDegraded(): boolean { return this.#toldRows + this.missingRows > 0; }
   /** What others of its scope may take over from it; null where nothing is. */
   get shared(): SharedTokens | null {
-    const { cacheScope } = this.request;
-    return cacheScope === undefined ? null : { scope: cacheScope, ids: this.ids };
+    const { cacheScope, pruning } = this.request;
+    return cacheScope === undefined ? null : { scope: cacheScope, ids: this.ids, ...(pruning === undefined ? {} : { variant: pruningKey(pruning) }) };
   }
   /** Requests that name nobody wait in one line. */
   get caller(): string { return this.request.caller ?? ""; }

@@ -3,6 +3,7 @@
 // other stages (ring-figures.ts).
 
 import { type ModelConfig, moeLayersOf } from "../model/config.ts";
+import { NO_EXPERT } from "../model/expert-batch.ts";
 import type { Tap } from "../model/taps.ts";
 import type { Random } from "./clock.ts";
 import type { LineFigures } from "./line-figures.ts";
@@ -21,7 +22,7 @@ export class ExpertLoad {
     at: "selection",
     run: ({ layer, ids }) => {
       const row = layer * this.#nExperts;
-      for (let i = 0; i < ids.length; i++) this.#tokens[row + ids[i]!]!++;
+      for (let i = 0; i < ids.length; i++) if (ids[i] !== NO_EXPERT) this.#tokens[row + ids[i]!]!++;
     },
   };
 

@@ -12,7 +12,7 @@ import type { Limits } from "./limits.ts";
 import { LostTimelinesError } from "./lost-timelines.ts";
 import type { PageNumbers } from "./page-numbers.ts";
 import { NO_TALLY, type RingFrame, type RowsFrame } from "./ring-frame.ts";
-import { ringChunkTokens } from "./ring-rows.ts";
+import { ringChunkTokens, ruleWords } from "./ring-rows.ts";
 import { entryOf, MOST_WANTED_IDS, RingStep, withFewIds } from "./ring-step.ts";
 import { RingWatch, type WatchedRing } from "./ring-watch.ts";
 import type { StepEngine } from "./scheduler.ts";
@@ -97,7 +97,7 @@ export class RingEngine implements StepEngine {
     this.stepsAtOnce = spans.length;
     this.#watch = new RingWatch(this.#watched(), parts.clock, parts.limits);
     const nPages = parts.entries * Math.ceil(engine.contextLength / 32);
-    this.maxChunkTokens = Math.max(1, Math.min(parts.maxChunkTokens, ringChunkTokens({ nEntries: parts.entries, nPages, nWanted: MOST_WANTED_IDS, hidden: engine.config.hiddenSize })));
+    this.maxChunkTokens = Math.max(1, Math.min(parts.maxChunkTokens, ringChunkTokens({ nEntries: parts.entries, nPages, nWanted: MOST_WANTED_IDS, nRuleWords: parts.entries * ruleWords(engine.config.nLayers), hidden: engine.config.hiddenSize })));
     const lastLayer = spans.findIndex((span) => endsLayers(engine.config, span));
     const lastHead = spans.findIndex(({ headRows }) => headRows[1] === engine.config.vocabSize && !isEmpty(headRows));
     this.#goesTwice = lastHead > 0 && lastHead < lastLayer;

@@ -6,6 +6,7 @@
 import { checksumLanes, checksumWords } from "../model/checksum.ts";
 import type { HeadAsk } from "../model/head-rows.ts";
 import type { HeadAnswer } from "../model/ring-logits.ts";
+import type { PrunedCalls } from "../model/online-pruning.ts";
 import type { Span } from "../model/stage-span.ts";
 import type { LeftOut } from "./left-out-rows.ts";
 import { LIMITS } from "./limits.ts";
@@ -17,12 +18,12 @@ export { RingFrameError } from "./ring-sections.ts";
 
 export const RING_HEADER_BYTES = RING_HEADER_WORDS * 4;
 export const RING_MAGIC = 0x31524d57;
-export const RING_VERSION = 2;
+export const RING_VERSION = 3;
 const SUM_WORD = 19;
 const LEFT_OUT_WORDS = 4;
 const NONE = 0xffffffff;
 
-export const RING_KINDS = ["rows", "finals", "answer", "done", "failed", "probe", "routes", "leftOut"] as const;
+export const RING_KINDS = ["rows", "finals", "answer", "done", "failed", "probe", "routes", "leftOut", "pruned"] as const;
 export type RingKind = (typeof RING_KINDS)[number];
 
 /** Why a step failed at a stage. */
@@ -80,7 +81,13 @@ export interface LeftOutFrame {
   readonly away: readonly string[];
 }
 
-type FrameOfKind = RowsFrame | FinalsFrame | AnswerFrame | FailedFrame | LeftOutFrame | { readonly kind: "done" | "probe" } | { readonly kind: "routes"; readonly words: Uint32Array };
+export interface PrunedFrame {
+  readonly kind: "pruned";
+  /** By entry of the step. */
+  readonly calls: readonly PrunedCalls[];
+}
+
+type FrameOfKind = PrunedFrame | RowsFrame | FinalsFrame | AnswerFrame | FailedFrame | LeftOutFrame | { readonly kind: "done" | "probe" } | { readonly kind: "routes"; readonly words: Uint32Array };
 export type RingFrame = RingAddress & FrameOfKind;
 
 const encoder = new TextEncoder();
@@ -130,6 +137,8 @@ function payloadOf(frame: FrameOfKind): Payload {
       const text = [...name, ...encoder.encode(frame.message).subarray(0, 1024)];
       return { bytes: RING_HEADER_BYTES + pad16(text.length), shape: { code: RING_FAULTS.indexOf(frame.fault) + 1, value: text.length, from: name.length, to: frame.retryable ? 1 : 0 }, write: (at) => at.put(paddedWords(text)) };
     }
+    case "pruned":
+      return { bytes: RING_HEADER_BYTES + pad16(frame.calls.length * 8), shape: { nEntries: frame.calls.length }, write: (at) => at.put(frame.calls.flatMap(({ leftOut, of }) => [leftOut, of])) };
     case "leftOut": {
       const { rows, away } = frame;
       const names = encoder.encode(away.map((name) => `${name}\0`).join(""));
@@ -188,6 +197,11 @@ function takePayload(kind: RingKind, at: Sections, shape: Shape, bytes: number):
       if (value > bytes - RING_HEADER_BYTES || from > value || to > 1) bad(`A failed frame announces a text of ${value} bytes, ${from} of them a name, and carries ${bytes - RING_HEADER_BYTES}.`);
       const text = at.text(value);
       return { kind, fault, message: decoder.decode(text.subarray(from)), shard: fault === "internal" ? null : decoder.decode(text.subarray(0, from)), retryable: to === 1 };
+    }
+    case "pruned": {
+      expect(RING_HEADER_BYTES + pad16(nEntries * 8));
+      const raw = at.take(nEntries * 2);
+      return { kind, calls: Array.from({ length: nEntries }, (_, i): PrunedCalls => ({ leftOut: raw[2 * i]!, of: raw[2 * i + 1]! })) };
     }
     case "leftOut": {
       expect(RING_HEADER_BYTES + nEntries * LEFT_OUT_WORDS * 4 + pad16(value));

@@ -4,6 +4,7 @@
 import type { Engine, StepEntry, StepResult } from "../model/engine.ts";
 import type { HeadPlan } from "../model/logits.ts";
 import type { HeadAnswer, HeadPart } from "../model/ring-logits.ts";
+import type { PrunedCalls } from "../model/online-pruning.ts";
 import { isEmpty, type StageSpan } from "../model/stage-span.ts";
 import type { Tap } from "../model/taps.ts";
 import type { FailedFrame, RingEntry, RingFrame, RingTally, RowsFrame } from "./ring-frame.ts";
@@ -35,6 +36,8 @@ export class RingStep {
   #routes: Uint32Array[] = [];
   /** What stages say of shards that are away, by their number. */
   readonly outages = new Map<number, StageOutage>();
+  /** What stages did without, by entry; by the number of the stage. */
+  readonly #pruned = new Map<number, readonly PrunedCalls[]>();
   #finals: Float32Array | null = null;
   /** By the first of their head rows. */
   readonly #parts = new Map<number, { readonly headRows: HeadPart["headRows"]; readonly answers: HeadAnswer[] }>();
@@ -57,6 +60,7 @@ export class RingStep {
     [this.#finals, this.#done, this.#routes] = [null, null, []];
     this.#parts.clear();
     this.outages.clear();
+    this.#pruned.clear();
   }
 
   /** Final rows, of whatever round comes first. */
@@ -82,6 +86,9 @@ export class RingStep {
         return null;
       case "leftOut":
         this.outages.set(frame.stage, frame);
+        return null;
+      case "pruned":
+        this.#pruned.set(frame.stage, frame.calls);
         return null;
       case "probe":
         return null;
@@ -109,10 +116,17 @@ export class RingStep {
       for (const [stage, { rows }] of this.outages) terms?.leftOut.add(spans[stage]!.layers[0], rows);
       for (const { timeline, ids } of entries) timeline.length += ids.length;
       const { frames, bytes, retries, hedges } = this.#done!;
-      resolve({ logits: results.map(({ logits }) => logits), tops: results.map(({ top }) => top), frames, bytes, retries, hedges });
+      resolve({ logits: results.map(({ logits }) => logits), tops: results.map(({ top }) => top), frames, bytes, retries, hedges, ...(entries.some(({ pruning }) => pruning != null) ? { pruned: this.#prunedOf(entries) } : {}) });
     } catch (cause) {
       reject(cause instanceof Error ? cause : new Error(String(cause)));
     }
+  }
+
+  /** Of all stages together. */
+  #prunedOf(entries: readonly StepEntry[]): PrunedCalls[] {
+    const stages = [...this.#pruned.values()];
+    const sum = (i: number, of: keyof PrunedCalls): number => stages.reduce((total, calls) => total + (calls[i]?.[of] ?? 0), 0);
+    return entries.map((_, i) => ({ leftOut: sum(i, "leftOut"), of: sum(i, "of") }));
   }
 }
 
@@ -122,8 +136,8 @@ export function withFewIds({ rows, results }: HeadPlan): HeadPlan {
   return { results, rows: rows.map((row) => (row.ask.form !== "among" || (left -= row.ask.ids.length) >= 0 ? row : { ...row, ask: { token: row.ask.token, form: "whole" } })) };
 }
 
-export function entryOf({ timeline: { id, length, maxTokens, ropeOffset, pages }, ids }: StepEntry): RingEntry {
-  return { timeline: id, start: length, nTokens: ids.length, maxTokens, ropeOffset, pages: pages.slice(0, Math.ceil((length + ids.length) / 32)) };
+export function entryOf({ timeline: { id, length, maxTokens, ropeOffset, pages }, ids, pruning = null }: StepEntry): RingEntry {
+  return { timeline: id, start: length, nTokens: ids.length, maxTokens, ropeOffset, pages: pages.slice(0, Math.ceil((length + ids.length) / 32)), pruning };
 }
 
 /** As if it had happened here: who waits for a shard, and who goes on without, depends on it. */

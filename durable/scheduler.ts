@@ -5,6 +5,7 @@
 // For the same reason a step may evaluate guesses at what comes next (model/prompt-lookup.ts): those that hold are tokens already.
 
 import type { Engine, StepEntry, StepResult } from "../model/engine.ts";
+import type { ModelConfig } from "../model/config.ts";
 import { CapacityError } from "../model/heap.ts";
 import type { KvCache } from "../model/kv-cache.ts";
 import type { LogitStage } from "../model/logit-adjustments.ts";
@@ -28,7 +29,7 @@ import type { TraceSamples } from "./trace-samples.ts";
 export interface StepEngine extends Pick<Engine, "maxChunkTokens" | "contextLength"> {
   /** `terms` only where it has `outages`; null: the step waits for shards that are away. */
   step(entries: readonly StepEntry[], taps?: readonly Tap[], terms?: OutageTerms | null): Promise<StepResult>;
-  readonly config: { readonly vocabSize: number; readonly router: { readonly topK: number } };
+  readonly config: Pick<ModelConfig, "vocabSize" | "nLayers" | "layerFfns" | "router" | "onlinePruning">;
   readonly kv: Pick<KvCache, "open" | "keep" | "close">;
   /** Steps it takes before the first is done: one for each stage of a ring. Absent: one. */
   readonly stepsAtOnce?: number;
@@ -81,7 +82,7 @@ export class Scheduler {
    */
   submit(request: GenerateRequest, emit: EventSink, constraint: LogitStage | null = null): Generation {
     const run = new Run(request, emit, () => this.#cancelled(run), this.#clock, this.#limits.draftTokens, constraint, this.#samples?.draw() ?? null);
-    const refusal = refusalOf(request, { vocabSize: this.#engine.config.vocabSize, contextLength: this.#engine.contextLength })
+    const refusal = refusalOf(request, { vocabSize: this.#engine.config.vocabSize, contextLength: this.#engine.contextLength, config: this.#engine.config })
       ?? (this.#isLate(run) ? TOO_LATE : null);
     if (refusal !== null) {
       this.#refuse(run, refusal);

@@ -70,15 +70,16 @@ export class StageCore {
     pages.copy(frame.copies);
     const timelines = pages.timelines(entries);
     let first = 0;
-    const taken = entries.map(({ nTokens }, i) => ({ timeline: timelines[i]!, ids: ids.subarray(first, first += nTokens) }));
+    const taken = entries.map(({ nTokens, pruning }, i) => ({ timeline: timelines[i]!, ids: ids.subarray(first, first += nTokens), pruning }));
     const notes = frame.isTraced ? new RouteNotes() : null;
     const leftOut = new LeftOutRows();
     const taps = [...(terms?.leavesOut === true ? [leftOut.tap] : []), ...(notes?.taps ?? []), ...this.#taps];
     const pass = (): ReturnType<typeof engine.pass> => engine.pass({ entries: taken, rows: frame.rows, asked: asks.map(({ token }) => token) }, taps);
-    const { rows, ...cost } = await (terms === null || outages === undefined ? pass() : outages.during(terms, pass));
+    const { rows, pruned, ...cost } = await (terms === null || outages === undefined ? pass() : outages.during(terms, pass));
     const address = { ...from, tally: added(from.tally, cost) };
     const told = { rows: leftOut.all, away: terms === null ? [] : outages?.away() ?? [] };
     if (told.rows.length + told.away.length > 0) emit({ ...address, kind: "leftOut", ...told });
+    if (pruned !== undefined) emit({ ...address, kind: "pruned", calls: pruned });
     if (notes !== null && notes.words.length > 0) emit({ ...address, kind: "routes", words: notes.words });
     if (!endsLayers(engine.config, engine.span)) return emit({ ...frame, ...address, rows });
     if (asks.length === 0) return emit({ ...address, kind: "done" });

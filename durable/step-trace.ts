@@ -2,11 +2,12 @@
 // Two taps: `selection` sees what the router chose, `expertOutput` how its rows came about. Owns the notes of one step, by timeline and
 // position: of a step that was begun again, the last time. Refuses to be on the path of a step in which nothing is traced: no tap, no cost.
 
+import { NO_EXPERT } from "../model/expert-batch.ts";
 import type { ExpertBatch, ExpertRunInfo } from "../model/experts.ts";
 import type { Tap } from "../model/taps.ts";
 import type { TraceFrame } from "./generate.ts";
 
-/** One token of a step, [MoE layer, ascending][rank] or [MoE layer][frame]. */
+/** One token of a step, [MoE layer, ascending][rank] or [MoE layer][frame]; ranks that the token did without are not there. */
 export interface TokenRoute {
   readonly experts: number[][];
   readonly weights: number[][];
@@ -66,8 +67,9 @@ export class StepTrace {
       let route = routes.get(position);
       if (route === undefined || this.#lastLayer.get(route)! >= layer) routes.set(position, route = { experts: [], weights: [], shards: [], frames: [] });
       this.#lastLayer.set(route, layer);
-      route.experts.push(Array.from(ids.subarray(t * k, (t + 1) * k)));
-      route.weights.push(Array.from(weights.subarray(t * k, (t + 1) * k)));
+      const ranks = Array.from({ length: k }, (_, rank) => t * k + rank).filter((at) => ids[at] !== NO_EXPERT);
+      route.experts.push(ranks.map((at) => ids[at]!));
+      route.weights.push(ranks.map((at) => weights[at]!));
     }
   }
 

@@ -36,6 +36,7 @@ export const configSchema: z.ZodType<ModelConfig> = z.strictObject({
     scale: z.number(), topK: count, auxiliaries: z.strictObject({ perToken: size, weighAmong: z.enum(["run", "ranked"]) }).optional(), logitBias: z.boolean(), selectionBias: z.boolean(), nGroups: size, topKGroups: size,
     groupScore: z.enum(["max", "top2-sum"]),
   }),
+  onlinePruning: z.strictObject({ ratios: z.array(z.number().min(0).max(1)).readonly().nullable(), protectFirst: count, renormalize: z.boolean(), keepRouter: z.boolean() }).optional(),
   tieWordEmbeddings: z.boolean(), headBias: z.boolean(),
   embeddingMultiplier: z.number(), residualMultiplier: z.number(), logitsScaling: z.number(),
   eosTokenIds: z.array(count).readonly(),

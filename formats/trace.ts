@@ -3,7 +3,7 @@
 // without what was said. Columns beyond ids and weights are named by the header, so that a reader finds those it knows.
 
 import { z } from "zod";
-import { moeLayersOf } from "../model/config.ts";
+import { CONFIG_MOST, moeLayersOf } from "../model/config.ts";
 import { SourceError } from "./byte-source.ts";
 import type { OpenPack } from "./pack-reader.ts";
 import { parseJson } from "./read-bytes.ts";
@@ -14,6 +14,9 @@ const VERSION = 1;
 const PREFIX_BYTES = 16;
 /** request u32, token u32, layer u16, two bytes of zero. */
 const FIXED_BYTES = 12;
+
+/** In place of an expert that a token did without: the last ones of its record. */
+const LEFT_OUT = 0xffff;
 
 /** What a record may hold: bytes of a value, and how many there are. Each column starts at a multiple of 4. */
 const COLUMNS = {
@@ -26,7 +29,7 @@ const headerSchema = z.object({
   /** Id of the pack and its hash: experts of another revision are other experts. */
   model: z.string(),
   packHash: z.string(),
-  nExperts: z.number().int().min(0).max(0x10000),
+  nExperts: z.number().int().min(0).max(CONFIG_MOST.experts),
   topK: z.number().int().min(0).max(0x10000),
   /** Layers that have experts, ascending. */
   moeLayers: z.array(z.number().int().min(0).max(0xffff)),
@@ -46,10 +49,10 @@ export interface TraceRecord {
   /** Absolute position. */
   readonly token: number;
   readonly layer: number;
-  /** In rank order, [topK]. */
+  /** In rank order, [topK], or fewer where the token did without some (online pruning). */
   readonly ids: ArrayLike<number>;
   readonly weights: ArrayLike<number>;
-  /** Only in traces that have these columns: [nExperts], [topK], [1]. */
+  /** Only in traces that have these columns: [nExperts], as many as ids, [1]. */
   readonly logits?: ArrayLike<number>;
   readonly norms?: ArrayLike<number>;
   readonly cosine?: ArrayLike<number>;
@@ -82,7 +85,7 @@ export function traceRecords(header: Shape, records: readonly TraceRecord[]): Ui
   const view = new DataView(bytes.buffer);
   records.forEach((record, i) => {
     const { request, token, layer, ids, weights } = record;
-    if (ids.length !== topK || weights.length !== topK) throw new RangeError(`A trace record of layer ${layer} has ${ids.length} experts and ${weights.length} weights; expected ${topK} of each.`);
+    if (ids.length > topK || weights.length !== ids.length || (ids.length === 0 && topK > 0)) throw new RangeError(`A trace record of layer ${layer} has ${ids.length} experts and ${weights.length} weights; expected at most ${topK} of each, as many weights as experts.`);
     let at = i * stride;
     view.setUint32(at, request, true);
     view.setUint32(at + 4, token, true);
@@ -90,13 +93,14 @@ export function traceRecords(header: Shape, records: readonly TraceRecord[]): Ui
     at += FIXED_BYTES;
     for (const column of header.columns) {
       const values = record[column];
-      const length = lengthOf(column, header);
+      const length = COLUMNS[column].per === "choice" ? ids.length : lengthOf(column, header);
       if (values?.length !== length) throw new RangeError(`A trace record of layer ${layer} has ${values?.length ?? "no"} ${column}; expected ${length}.`);
       for (let j = 0; j < length; j++) {
         if (column !== "ids") view.setFloat32(at + j * 4, values[j]!, true);
         else if (ids[j]! < nExperts) view.setUint16(at + j * 2, ids[j]!, true);
         else throw new RangeError(`A trace record of layer ${layer} names expert ${ids[j]}; the model has ${nExperts}.`);
       }
+      if (column === "ids") for (let j = length; j < topK; j++) view.setUint16(at + j * 2, LEFT_OUT, true);
       at += columnBytes(column, header);
     }
   });
@@ -136,6 +140,8 @@ export function readTrace(bytes: Uint8Array, name: string): Trace {
         found[column] = Array.from({ length: lengthOf(column, header) }, (_, j) => (column === "ids" ? view.getUint16(from + j * 2, true) : view.getFloat32(from + j * 4, true)));
         at += columnBytes(column, header);
       }
+      const nTaken = found.ids.indexOf(LEFT_OUT);
+      if (nTaken >= 0) for (const column of header.columns) if (COLUMNS[column].per === "choice") found[column] = found[column]!.slice(0, nTaken);
       return { request, token, layer, ...found };
     },
   };

@@ -79,6 +79,18 @@ export interface MlaConfig {
 /** What an expert computes between its matrices, by the numbers of the kernels' ABI (kernels.ts EXPERT_KINDS). `clamped-swiglu` has biases. */
 export type ExpertKind = "swiglu" | "clamped-swiglu";
 
+/** Experts left out at run time (online-pruning.ts): what a calibration found for this model. Nobody goes by it unasked. */
+export interface OnlinePruningConfig {
+  /** By layer: an expert is left out where its weight is below so many times the first's; 0 leaves all. Null: none were calibrated. */
+  readonly ratios: readonly number[] | null;
+  /** Tokens at lower positions lose nothing. */
+  readonly protectFirst: number;
+  /** Whether the weights of those that stay are brought to the router's sum again. */
+  readonly renormalize: boolean;
+  /** Every layer with experts has a mask router, layers.N.keepRouter. */
+  readonly keepRouter: boolean;
+}
+
 export interface ModelConfig {
   /** model_type of the Hugging Face config ("olmoe", "qwen3_moe", "mixtral", "llama" ...). */
   readonly architecture: string;
@@ -125,6 +137,8 @@ export interface ModelConfig {
   /** Shared expert's output is multiplied by sigmoid(gate . x) (Qwen2-MoE). */
   readonly sharedGate: boolean;
   readonly router: RouterConfig;
+  /** Absent where nothing was calibrated. */
+  readonly onlinePruning?: OnlinePruningConfig | undefined;
   readonly tieWordEmbeddings: boolean;
   /** Bias on the logits (PhiMoE). */
   readonly headBias: boolean;
@@ -174,7 +188,7 @@ export type TrunkTensor =
 /**
  * Every trunk tensor of a model in loading order, but the feed-forward parts that are stored as segments (dense layers, shared experts: sharedWidth).
  * Names are ours and the same for every source format: embed, layers.N.{attnNorm, attnNormBias, q, k, v, qBias, kBias, vBias, qNorm, kNorm, sinks, o, oBias,
- * ffnNorm, ffnNormBias, router, routerBias, selectionBias, auxiliaryScales, sharedGate}, with latent attention layers.N.{q or qA, qANorm, qB; kvA, kvANorm, kB, vB} instead
+ * ffnNorm, ffnNormBias, router, routerBias, selectionBias, auxiliaryScales, keepRouter, sharedGate}, with latent attention layers.N.{q or qA, qANorm, qB; kvA, kvANorm, kB, vB} instead
  * of q, k, v; norm, normBias, head, headBias. A tied head has no tensor of its own.
  */
 export function trunkTensors(c: ModelConfig): TrunkTensor[] {
@@ -230,6 +244,7 @@ export function trunkTensors(c: ModelConfig): TrunkTensor[] {
     if (c.router.selectionBias) vector(at + "selectionBias", c.nExperts);
     // [nExperts, hidden], less one.
     if (auxiliariesOf(c.router) > 0) vector(at + "auxiliaryScales", c.nExperts * c.hiddenSize);
+    if (c.onlinePruning?.keepRouter === true) vector(at + "keepRouter", c.router.topK * keepRouterColumns(c.hiddenSize, c.router.topK));
     if (c.sharedGate) matrix(at + "sharedGate", 1, c.hiddenSize);
   }
   norm("norm");
@@ -240,6 +255,9 @@ export function trunkTensors(c: ModelConfig): TrunkTensor[] {
 
 /** Experts per token that are not run but scale what the others get. */
 export const auxiliariesOf = ({ auxiliaries }: Pick<RouterConfig, "auxiliaries">): number => auxiliaries?.perToken ?? 0;
+
+/** Numbers of a row of the mask router: one for each feature of a token (online-pruning.ts). */
+export const keepRouterColumns = (hiddenSize: number, topK: number): number => hiddenSize + topK + 1;
 
 /** What all heads of attention give together: columns of the output projection. */
 export const attendedSize = (c: ModelConfig): number => c.nHeads * (c.mla === null ? c.headDim : c.mla.valueHeadDim);

@@ -6,7 +6,7 @@
 import { activationRows, normalise, RowProducts, type ActivationRows } from "./activation-rows.ts";
 import { attentionOf, type Attention } from "./attention.ts";
 import { AuxiliaryScaling } from "./auxiliary-scaling.ts";
-import { ModelError, latentDim, type ModelConfig } from "./config.ts";
+import { ModelError, keepRouterColumns, latentDim, type ModelConfig } from "./config.ts";
 import { engineRegions, hiddenStride, routerStride, type EngineRegions } from "./engine-regions.ts";
 import { ExpertBatchBuilder, PAIR_BYTES } from "./expert-batch.ts";
 import { MAX_ROUNDS, type ExpertBatch, type ExpertRunInfo, type Experts } from "./experts.ts";
@@ -17,6 +17,8 @@ import type { SegmentWeights } from "./local-experts.ts";
 import type { HeadAsk } from "./head-rows.ts";
 import { Head, type EntryLogits, type HeadPlan, type LogitsRequest } from "./logits.ts";
 import type { HeadAnswer, HeadPart } from "./ring-logits.ts";
+import { OnlinePruning, type PrunedCalls } from "./online-pruning.ts";
+import type { PruningRule } from "./online-pruning-rule.ts";
 import { ResidualRows } from "./residual-rows.ts";
 import { routeTokens } from "./router.ts";
 import type { TopLogits } from "./sampling.ts";
@@ -51,6 +53,8 @@ export interface StepEntry {
   readonly timeline: Timeline;
   readonly ids: ArrayLike<number>;
   readonly logits: LogitsRequest;
+  /** Experts that its tokens do without; absent or null: none. */
+  readonly pruning?: PruningRule | null;
 }
 
 export interface StepResult {
@@ -62,10 +66,12 @@ export interface StepResult {
   readonly bytes: number;
   readonly retries: number;
   readonly hedges: number;
+  /** Expert calls per entry; absent where no entry has a rule for them. */
+  readonly pruned?: readonly PrunedCalls[];
 }
 
 /** Tokens of one timeline in a stage's pass, continuing at timeline.length; ids count only where a stage has embedding rows. */
-export type PassEntry = Pick<StepEntry, "timeline" | "ids">;
+export type PassEntry = Pick<StepEntry, "timeline" | "ids" | "pruning">;
 
 /** What a stage gets for a pass. */
 export interface StagePass {
@@ -83,6 +89,7 @@ export interface PassResult {
   readonly bytes: number;
   readonly retries: number;
   readonly hedges: number;
+  readonly pruned?: readonly PrunedCalls[];
 }
 
 interface FrameSums { frames: number; bytes: number; retries: number; hedges: number }
@@ -182,10 +189,11 @@ export class Engine {
     return this.#alone(async () => {
       if (!holdsAll(this.config, this.span)) throw new Error("A whole step was asked of one stage of a ring; it makes passes.");
       const sum = { frames: 0, bytes: 0, retries: 0, hedges: 0 };
-      await this.#through(entries, null, taps, sum);
+      const pruning = this.#pruning(entries);
+      await this.#through(entries, null, pruning === null ? taps : [...pruning.taps, ...taps], sum);
       const results = this.#head.run(entries);
       for (const { timeline, ids } of entries) timeline.length += ids.length;
-      return { logits: results.map(({ logits }) => logits), tops: results.map(({ top }) => top), ...sum };
+      return { logits: results.map(({ logits }) => logits), tops: results.map(({ top }) => top), ...sum, ...(pruning === null ? {} : { pruned: pruning.calls }) };
     });
   }
 
@@ -196,11 +204,12 @@ export class Engine {
   pass({ entries, rows, asked }: StagePass, taps: readonly Tap[] = []): Promise<PassResult> {
     return this.#alone(async () => {
       const sum = { frames: 0, bytes: 0, retries: 0, hedges: 0 };
-      const nTokens = await this.#through(entries, rows, taps, sum);
+      const pruning = this.#pruning(entries);
+      const nTokens = await this.#through(entries, rows, pruning === null ? taps : [...pruning.taps, ...taps], sum);
       if (asked.some((token) => !Number.isInteger(token) || token < 0 || token >= nTokens)) throw new ModelError(`The final row of a token was asked for that is not among the ${nTokens} of the pass.`);
       const out = endsLayers(this.config, this.span) ? this.#head.finals(asked) : this.#residual.take(nTokens);
       for (const { timeline, ids } of entries) timeline.length += ids.length;
-      return { rows: out, ...sum };
+      return { rows: out, ...sum, ...(pruning === null ? {} : { pruned: pruning.calls }) };
     });
   }
 
@@ -212,6 +221,17 @@ export class Engine {
 
   /** What the entries of the plan get, where tokens are drawn. Throws ModelError where the parts, ascending, do not answer the plan. */
   conclude(plan: HeadPlan, finals: Float32Array, parts: readonly HeadPart[]): readonly EntryLogits[] { return this.#head.conclude(plan, finals, parts); }
+
+  /** What leaves experts out of the entries' tokens: before every other tap, so that all see who is really asked. */
+  #pruning(entries: readonly PassEntry[]): OnlinePruning | null {
+    const { config: c } = this;
+    const length = c.router.topK * keepRouterColumns(c.hiddenSize, c.router.topK);
+    return OnlinePruning.of(c, entries, (layer) => {
+      const { keepRouter } = this.#layer(layer);
+      if (keepRouter === 0) throw new ModelError(`Layer ${layer} has no mask router, which an entry's rule needs.`);
+      return this.#p.heap.f32.subarray(keepRouter / 4, keepRouter / 4 + length);
+    });
+  }
 
   async #alone<Result>(run: () => Promise<Result>): Promise<Result> {
     if (this.#stepping) throw new Error("Engine.step was called while a step is running; a caller must await the previous one.");

@@ -26,6 +26,8 @@ export interface Timeline {
 /** Tokens of a sequence, and who may share what is computed from them: pages never pass from one scope to another. */
 export interface SharedTokens {
   readonly scope: string;
+  /** How they are evaluated, where that is another way than the model's plain one: a name without spaces. Pages never pass from one way to another. */
+  readonly variant?: string;
   readonly ids: readonly number[];
 }
 
@@ -147,9 +149,10 @@ export class KvCache {
   }
 
   /** Keeps what an open timeline has evaluated for later ones of the scope. `ids` are its tokens; positions beyond them are guesses, and are not kept. */
-  keep(timeline: Timeline, { scope, ids }: SharedTokens): void {
+  keep(timeline: Timeline, shared: SharedTokens): void {
+    const { ids } = shared;
     if (!this.#open.has(timeline)) return;
-    this.#kept.insert(scopeOf({ scope, ids }, timeline.ropeOffset), ids.slice(0, timeline.length), timeline.pages, (page) => this.#hold(page), (page) => this.#release(page));
+    this.#kept.insert(scopeOf(shared, timeline.ropeOffset), ids.slice(0, timeline.length), timeline.pages, (page) => this.#hold(page), (page) => this.#release(page));
   }
 
   /** Gives the pages back; closing twice is harmless. */
@@ -192,4 +195,4 @@ export class KvCache {
 }
 
 /** Frequencies are part of what keys are (docs/arithmetic.md section 7). */
-const scopeOf = ({ scope }: SharedTokens, ropeOffset: number): string => `${ropeOffset} ${scope}`;
+const scopeOf = ({ scope, variant }: SharedTokens, ropeOffset: number): string => `${ropeOffset}${variant === undefined ? "" : `/${variant}`} ${scope}`;

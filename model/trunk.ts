@@ -66,6 +66,8 @@ export interface LayerWeights {
   readonly selectionBias: number;
   /** f32 [nExperts, hidden], less one. */
   readonly auxiliaryScales: number;
+  /** The mask router of online pruning, f32 [topK, keepRouterColumns]. */
+  readonly keepRouter: number;
   /** A matrix of one row. */
   readonly sharedGate: Matrix | null;
 }
@@ -147,7 +149,7 @@ export function bindTrunk(config: ModelConfig, lookup: (name: string) => LoadedT
         },
       sinks: vector(at + "sinks"), o: matrix(at + "o"), oBias: vector(at + "oBias"),
       ffnNorm: vector(at + "ffnNorm"), ffnNormBias: vector(at + "ffnNormBias"),
-      router: optional(at + "router"), routerBias: vector(at + "routerBias"), selectionBias: vector(at + "selectionBias"), auxiliaryScales: vector(at + "auxiliaryScales"), sharedGate: optional(at + "sharedGate"),
+      router: optional(at + "router"), routerBias: vector(at + "routerBias"), selectionBias: vector(at + "selectionBias"), auxiliaryScales: vector(at + "auxiliaryScales"), keepRouter: vector(at + "keepRouter"), sharedGate: optional(at + "sharedGate"),
     };
   });
   const rope = find("rope");

@@ -29,6 +29,8 @@ export const replyCost = z.object({
     .describe("Waiting for room, reading the prompt, and from the first token to the last, in whole milliseconds; of several choices the longest. 0 where a stop string ended the reply."),
   degraded: z.object({ tokens: count.describe("Tokens chosen right after something was left out; later ones build on them."), expert_rows: count.describe("What was left out: one for each token evaluated, layer and expert.") })
     .optional().describe("Present where `moe.degrade` let the reply go on without some experts."),
+  pruned: z.object({ left_out: count.describe("Calls of experts that were left out."), of: count.describe("How many all would have been: one for each token evaluated, layer and rank.") })
+    .optional().describe("Present with `moe.prune`, for choices that ran to their end. What the prefix cache had needed no evaluation and is not in it; guesses are, whether they held or not."),
   deadline_exceeded: z.literal(true).optional().describe("Present where `moe.deadline_ms` ended the reply."),
 }).describe("What the reply cost the fleet. A step is shared by all generations in it, and counted by each.");
 

@@ -1,6 +1,7 @@
 // What a reply looks like in one API's words, apart from how it is sent: a fold over the pieces of its choices. Owns the contract between respond.ts,
 // which sends documents and server-sent events, and the forms (openai-form.ts, messages-form.ts, responses-form.ts). Refuses to know HTTP.
 
+import type { PrunedCalls } from "../model/online-pruning.ts";
 import type { Timings } from "../durable/generate.ts";
 import type { RequestError } from "./errors.ts";
 import type { ChoiceInput, Piece } from "./generation.ts";
@@ -81,10 +82,12 @@ export function moeOf({ seed }: ReplyHead, ends: readonly (End | undefined)[]): 
   }
   const degraded = ends.flatMap((end) => end?.degraded ?? []);
   const sum = (of: "tokens" | "expertRows"): number => degraded.reduce((total, counted) => total + counted[of], 0);
+  const pruned = ends.flatMap((end) => end?.moe?.pruned ?? []);
+  const calls = (of: keyof PrunedCalls): number => pruned.reduce((total, counted) => total + counted[of], 0);
   // Choices run side by side: the longest of them is what the reply took.
   const most = (of: (timings: Timings) => number): number => Math.max(...ends.map((end) => (end?.timings == null ? 0 : of(end.timings))));
   const timings = { queue_ms: most(({ queueMs }) => queueMs), prompt_ms: most(({ promptMs }) => promptMs), completion_ms: most(({ completionMs }) => completionMs) };
   const coldStarts = Math.max(...ends.map((end) => end?.coldStarts ?? 0));
   const { region, lane } = ends.find((end) => end?.served !== undefined)?.served ?? { region: null, lane: 0 };
-  return { seed, ...counts, region, lane, cold_starts: coldStarts, timings, ...(degraded.length > 0 ? { degraded: { tokens: sum("tokens"), expert_rows: sum("expertRows") } } : {}), ...(ends.some((end) => end?.isLate) ? { deadline_exceeded: true } : {}) };
+  return { seed, ...counts, region, lane, cold_starts: coldStarts, timings, ...(degraded.length > 0 ? { degraded: { tokens: sum("tokens"), expert_rows: sum("expertRows") } } : {}), ...(pruned.length > 0 ? { pruned: { left_out: calls("leftOut"), of: calls("of") } } : {}), ...(ends.some((end) => end?.isLate) ? { deadline_exceeded: true } : {}) };
 }

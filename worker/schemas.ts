@@ -4,6 +4,8 @@
 // and its default: openapi.ts and docs/api.md are made of these very schemas.
 
 import { z } from "zod";
+import { CONFIG_MOST } from "../model/config.ts";
+import { PROTECTED_POSITIONS } from "../model/online-pruning-rule.ts";
 import { LIMITS } from "../durable/limits.ts";
 import { invalid } from "./errors.ts";
 import { EDGE_LIMITS } from "./limits.ts";
@@ -27,6 +29,19 @@ const date = z.string("a date as YYYY-MM-DD").regex(/^\d{4}-\d\d-\d\d$/, "a date
 const repetitionExpected = "a number above 0 and at most 10";
 const biasExpected = "an object from token ids to numbers from -100 to 100, such as {\"42\": -100}";
 
+const pruneExpected = "\"calibrated\", \"learned\", or an object such as {\"ratio\": 0.4, \"layers\": [1, 2], \"protect_first\": 4}";
+const ratio = number(0, 1);
+/** Experts left out at run time (docs/compression.md). */
+const prune = z.union([
+  z.enum(["calibrated", "learned"]),
+  z.strictObject({
+    ratio: z.union([ratio, z.array(ratio).max(CONFIG_MOST.layers)], "a number from 0 to 1, or an array of them with one for each layer").meta({ description: "An expert is left out where its weight is below so many times that of the token's first; one number, or one for each layer of the model." }),
+    layers: z.array(integer(0, CONFIG_MOST.layers - 1)).max(CONFIG_MOST.layers).nullish().meta({ description: "With one ratio: the layers it holds for, by number from 0; all that have experts when absent." }),
+    protect_first: integer(0, Number.MAX_SAFE_INTEGER).nullish().meta({ description: `Tokens at so many first positions lose nothing; what the model's calibration says when absent, or ${PROTECTED_POSITIONS}.` }),
+    renormalize: boolean.nullish().meta({ description: "Where the model's router brings the weights of a token's experts to a sum: true brings those of the ones that stay to it again, false leaves them as they are. What the model's calibration says when absent, or true." }),
+  }, pruneExpected),
+], pruneExpected);
+
 /** Our extensions, under one key. */
 export const moe = z.object({
   trace: boolean.nullish().meta({ description: "Report the experts chosen for each generated token in each layer, with their weights.", default: false }),
@@ -34,8 +49,9 @@ export const moe = z.object({
   draft_tokens: integer(0, LIMITS.draftTokens).nullish().meta({ description: "Most guesses at the next tokens that one step may verify, 0 for none. The answer is the same either way.", default: LIMITS.draftTokens }),
   cache: boolean.nullish().meta({ description: "false: nothing that an earlier request of the key evaluated is taken over, and nothing is left for later ones. The answer is the same either way.", default: true }),
   degrade: boolean.nullish().meta({ description: "true: where experts cannot be computed for a while, go on without them instead of waiting for their shard. Every token that this touches says so (with `trace`), and `moe.degraded` of the reply counts them; the text is another than with all experts.", default: false }),
+  prune: prune.nullish().meta({ description: "Leave out experts of a token that count little: by a ratio of weights, by the ratios of the model's calibration (\"calibrated\"), or by its mask router (\"learned\"), where it has them. `moe.pruned` of the reply counts them; the text is another than with all experts, and the same whatever else is served." }),
   deadline_ms: integer(1, EDGE_LIMITS.deadlineMs).nullish().meta({ description: "How long the reply may take from its arrival, in milliseconds: what is said by then is the reply, with finish_reason \"length\"." }),
-}, "an object with `trace`, `date`, `draft_tokens`, `cache`, `degrade` and/or `deadline_ms`");
+}, "an object with `trace`, `date`, `draft_tokens`, `cache`, `degrade`, `prune` and/or `deadline_ms`");
 
 export const modelId = z.string("the id of a model as a string").min(1, "the id of a model, not an empty string").meta({ description: "Id of the model, as /v1/models lists it." });
 /** How tokens are drawn: every API that takes these takes them alike. */

@@ -71,6 +71,8 @@ export interface ReplyCost {
   readonly lane: number;
   /** Only with `moe.degrade`, where something was left out. */
   readonly degraded?: { readonly tokens: number; readonly expert_rows: number };
+  /** Only with `moe.prune`: expert calls left out, and how many all would have been. */
+  readonly pruned?: { readonly left_out: number; readonly of: number };
   /** Objects that came up or read weights while the reply waited. */
   readonly cold_starts: number;
   /** Of the choice that took longest: waiting for room, reading the prompt, and from the first token to the last. Whole milliseconds. */

@@ -6,13 +6,14 @@ import { bitsCommand } from "../compress/bits.ts";
 import { calibrationTextCommand } from "../compress/calibration-text.ts";
 import { mergeCommand } from "../compress/merge.ts";
 import { moefyCommand } from "../compress/moefy.ts";
+import { onlinePruningCommand } from "../compress/online-pruning.ts";
 import type { PassCommand } from "../compress/pass-command.ts";
 import { pruneCommand } from "../compress/prune.ts";
 import { gptqCommand, nearestCommand } from "../compress/quantize.ts";
 import { rotateCommand } from "../compress/rotate.ts";
 import { showTable } from "../sizes.ts";
 
-export const PASS_COMMANDS: readonly PassCommand[] = [gptqCommand, nearestCommand, bitsCommand, pruneCommand, mergeCommand, moefyCommand, auxiliaryCommand, calibrationTextCommand, rotateCommand];
+export const PASS_COMMANDS: readonly PassCommand[] = [gptqCommand, nearestCommand, bitsCommand, pruneCommand, mergeCommand, moefyCommand, auxiliaryCommand, calibrationTextCommand, rotateCommand, onlinePruningCommand];
 
 export function register(program: Command): void {
   const compress = program.command("compress").description("make a model smaller: quantise, prune, merge, convert")

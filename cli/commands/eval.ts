@@ -3,9 +3,12 @@
 // no earlier window counted, and never its first. Log-probabilities come from model/sampling.ts, in f64.
 
 import type { Command } from "commander";
+import type { PrunedCalls } from "../../model/online-pruning.ts";
+import type { PruningRule } from "../../model/online-pruning-rule.ts";
 import { logprobs } from "../../model/sampling.ts";
 import { evaluate, openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
+import { pruningOf, type PruneOptions, withPruning } from "../prune-option.ts";
 import { readText } from "../read-text.ts";
 import { showTable } from "../sizes.ts";
 
@@ -20,18 +23,21 @@ export interface Evaluation {
   readonly meanNll: number;
   readonly perplexity: number;
   readonly bitsPerByte: number;
+  /** Only with a rule: expert calls left out, and how many all would have been; of all windows. */
+  readonly pruned?: PrunedCalls;
 }
 
 export function register(program: Command): void {
-  program.command("eval")
+  withPruning(program.command("eval"))
     .description("measure how well a pack predicts a text: perplexity and bits per byte")
     .argument("<pack>", "folder of a pack")
     .requiredOption("--text <file>", "UTF-8 text")
     .option("--json", "print one JSON document")
-    .action(async (pack: string, options: { text: string; json?: boolean }) => {
+    .action(async (pack: string, options: { text: string; json?: boolean } & PruneOptions) => {
       const text = readText(options.text);
       const model = await openPack(pack);
-      const result = await evaluateText(model, text, options.json === true, options.text);
+      const pruning = pruningOf(model.manifest.config, options);
+      const result = await evaluateText(model, text, options.json === true, options.text, pruning);
       if (options.json === true) process.stdout.write(`${JSON.stringify({ text: options.text, packHash: model.packHash, ...result })}\n`);
       else {
         process.stdout.write(showTable([
@@ -39,13 +45,14 @@ export function register(program: Command): void {
           ["mean NLL", `${result.meanNll.toFixed(4)} nats per token`],
           ["perplexity", result.perplexity.toFixed(3)],
           ["bits per byte", result.bitsPerByte.toFixed(4)],
+          ...(result.pruned === undefined ? [] : [["expert calls", `${result.pruned.leftOut} of ${result.pruned.of} left out, ${((100 * result.pruned.leftOut) / result.pruned.of).toFixed(1)} %`] as [string, string]]),
         ]));
       }
     });
 }
 
-/** Scores `text`; `name` names it in errors. */
-export async function evaluateText({ engine, tokenizer, manifest }: LocalModel, text: string, quiet: boolean, name: string): Promise<Evaluation> {
+/** Scores `text`, by a rule for leaving experts out where one is given; `name` names it in errors. */
+export async function evaluateText({ engine, tokenizer, manifest }: LocalModel, text: string, quiet: boolean, name: string, pruning: PruningRule | null = null): Promise<Evaluation> {
   if (tokenizer === null) throw new Error(`The pack "${manifest.id}" has no tokenizer, which eval needs; \`logits\` works with token ids.`);
   const ids = tokenizer.encodeText(text);
   const bos = manifest.tokenizer?.addBos === true ? manifest.config.bosTokenId : null;
@@ -55,16 +62,19 @@ export async function evaluateText({ engine, tokenizer, manifest }: LocalModel, 
   const bar = startProgress({ label: "eval", total: ids.length, unit: "tokens", quiet });
   let nll = 0;
   let counted = 0;
+  const pruned = { leftOut: 0, of: 0 };
   try {
     for (const { start, end, countFrom } of windows) {
       const offset = bos === null ? start : start - 1; // text position of the window's first entry
       const window = bos === null ? ids.slice(start, end) : [bos, ...ids.slice(start, end)];
-      await evaluate(engine, window, (position, row) => {
+      const calls = await evaluate(engine, window, (position, row) => {
         const target = offset + position + 1;
         if (target < countFrom || target >= end) return;
         nll -= logprobs(row, ids[target]!, 0).logprob;
         counted++;
-      });
+      }, pruning);
+      pruned.leftOut += calls.leftOut;
+      pruned.of += calls.of;
       bar.update(end);
     }
   } finally {
@@ -75,7 +85,7 @@ export async function evaluateText({ engine, tokenizer, manifest }: LocalModel, 
   const countedBytes = Buffer.byteLength(text) - Buffer.byteLength(skipped);
   return {
     tokens: ids.length, countedTokens: counted, countedBytes, windows: windows.length, contextLength: engine.contextLength,
-    meanNll: nll / counted, perplexity: Math.exp(nll / counted), bitsPerByte: nll / Math.LN2 / countedBytes,
+    meanNll: nll / counted, perplexity: Math.exp(nll / counted), bitsPerByte: nll / Math.LN2 / countedBytes, ...(pruning === null ? {} : { pruned }),
   };
 }
 

@@ -5,18 +5,20 @@
 import type { Command } from "commander";
 import { readFileSync } from "node:fs";
 import { endianness } from "node:os";
+import type { PrunedCalls } from "../../model/online-pruning.ts";
 import { evaluate, openPack } from "../open-pack.ts";
+import { pruningOf, type PruneOptions, withPruning } from "../prune-option.ts";
 import { startProgress } from "../progress.ts";
 import { writeWhole } from "../whole-file.ts";
 
-interface LogitsOptions {
+interface LogitsOptions extends PruneOptions {
   readonly tokens: string;
   readonly out: string;
   readonly json?: boolean;
 }
 
 export function register(program: Command): void {
-  program.command("logits")
+  withPruning(program.command("logits"))
     .description("write the logits of every position of a token sequence")
     .argument("<pack>", "folder of a pack")
     .requiredOption("--tokens <file>", "JSON file: an array of token ids")
@@ -31,18 +33,22 @@ async function logits(pack: string, options: LogitsOptions): Promise<void> {
   const { vocabSize } = engine.config;
   const ids = readIds(options.tokens, vocabSize);
   if (ids.length > engine.contextLength) throw new Error(`${options.tokens} holds ${ids.length} token ids; this pack serves a context of ${engine.contextLength}.`);
+  const pruning = pruningOf(engine.config, options);
+  let pruned: PrunedCalls = { leftOut: 0, of: 0 };
   const bar = startProgress({ label: "logits", total: ids.length, unit: "tokens", quiet: options.json === true });
   try {
-    await writeWhole(options.out, (write) => evaluate(engine, ids, (position, row) => {
-      write(new Uint8Array(row.buffer, row.byteOffset, row.byteLength));
-      bar.update(position + 1);
-    }));
+    await writeWhole(options.out, async (write) => {
+      pruned = await evaluate(engine, ids, (position, row) => {
+        write(new Uint8Array(row.buffer, row.byteOffset, row.byteLength));
+        bar.update(position + 1);
+      }, pruning);
+    });
   } finally {
     bar.stop();
   }
-  const result = { out: options.out, tokens: ids.length, vocabulary: vocabSize, packHash, kernels: kernels.kernels.name };
+  const result = { out: options.out, tokens: ids.length, vocabulary: vocabSize, packHash, kernels: kernels.kernels.name, ...(pruning === null ? {} : { pruned }) };
   process.stdout.write(options.json === true ? `${JSON.stringify(result)}\n`
-    : `${options.out}: ${ids.length} rows of ${vocabSize} float32, by the ${result.kernels} kernels.\n`);
+    : `${options.out}: ${ids.length} rows of ${vocabSize} float32, by the ${result.kernels} kernels.${pruning === null ? "" : ` ${pruned.leftOut} of ${pruned.of} expert calls were left out.`}\n`);
 }
 
 /** Token ids of a JSON file; throws a sentence that names the file and the entry. */

@@ -83,13 +83,19 @@ export function checkConfig(file: string, c: ModelConfig): void {
     if (topKGroups * (c.nExperts / nGroups) < nRanked) wrong(`${nRanked} experts per token, but ${topKGroups} groups hold only ${topKGroups * (c.nExperts / nGroups)}`);
     if (c.router.groupScore === "top2-sum" && c.nExperts / nGroups < 2) wrong(`${nGroups} groups of ${c.nExperts} experts have fewer than the two experts by which they are judged`);
   }
+  if (c.onlinePruning != null) {
+    const { ratios, keepRouter } = c.onlinePruning;
+    if (ratios !== null && ratios.length !== c.nLayers) wrong(`onlinePruning has ${ratios.length} ratios, expected one for each of ${c.nLayers} layers`);
+    if (ratios?.some((ratio, layer) => ratio > 0 && c.layerFfns[layer] !== "moe")) wrong("onlinePruning has ratios above 0 in layers without experts");
+    if ((ratios !== null || keepRouter) && topK < 2) wrong(`onlinePruning leaves out experts, but a token takes ${topK}; expected at least 2`);
+  }
   for (const id of c.eosTokenIds) if (id >= c.vocabSize) wrong(`end-of-text id ${id} is outside the vocabulary of ${c.vocabSize}`);
 }
 
 /** Checks the record, then freezes it and its lists. */
 export function freezeConfig(file: string, c: ModelConfig): ModelConfig {
   checkConfig(file, c);
-  for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla]) Object.freeze(list);
+  for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla, c.onlinePruning, c.onlinePruning?.ratios]) Object.freeze(list);
   Object.freeze(c.rope);
   Object.freeze(c.router.auxiliaries);
   Object.freeze(c.router);

@@ -1,18 +1,27 @@
-// Row 5, MC-MoE (2024): bits of experts by knapsack. The published plans of Mixtral-8x7B, 32 layers at nine budgets, and brute force on small cases.
+// Row 5, MC-MoE (2024): bits of experts by knapsack. The published plans of Mixtral-8x7B, 32 layers at nine budgets, and brute force on small cases. And ODP for two experts a token, as
+// the paper has it; everything else about experts left out at run time is row 22.
 
 import { readFileSync } from "node:fs";
 import { beforeAll, describe, expect, it } from "vitest";
 import { buildKernels } from "../../cli/build-kernels.mjs";
 import { kernelModules } from "../../cli/open-pack.ts";
+import { openModelFolder } from "../../formats/canonical-model.ts";
+import { MemorySink, MemorySource } from "../../formats/memory-source.ts";
+import { openPack } from "../../formats/pack-reader.ts";
 import { PatchedMatrices } from "../../formats/patched-matrices.ts";
+import { NO_EXPERT } from "../../model/expert-batch.ts";
+import { pruningRule, type PruningRule } from "../../model/online-pruning-rule.ts";
+import { wholeModel } from "../../model/stage-span.ts";
 import { type ExpertCosts, expertCosts, planExperts } from "../../passes/bit-costs.ts";
 import { chooseBits, pmqCosts } from "../../passes/bit-knapsack.ts";
 import { parseBitPlan } from "../../passes/bit-plan.ts";
 import { nearest } from "../../passes/gptq.ts";
 import { LayeredModel } from "../../passes/layered-model.ts";
+import { onlinePruningModel } from "../../passes/online-pruning-model.ts";
 import { checkpointWeights } from "../../passes/streamed-model.ts";
 import { dataFile } from "../support/data-folder.ts";
-import { openTinyHuggingFace } from "../support/pack-to-memory.ts";
+import { openTinyHuggingFace, packToMemory } from "../support/pack-to-memory.ts";
+import { openStage } from "../support/ring.ts";
 import { SeededRandom } from "../support/seeded-random.ts";
 import { tinyModel } from "../support/tiny-models.ts";
 
@@ -130,5 +139,41 @@ describe("what experts lose", () => {
     // Three widths: at least one expert of each of the upper two, as published.
     const three = costs.map((of) => ({ ...of, loss: of.loss.map(() => [10, 9.9, 9.8]) }));
     expect(planExperts(three, [2, 4, 8], 3.25).split("; ").slice(0, 8).map((rule) => Number(rule.split("=")[1])).sort((a, b) => a - b)).toEqual([2, 2, 2, 2, 2, 4, 4, 8]);
+  });
+});
+
+describe("the second expert", () => {
+  it("is dropped where it weighs less than the layer's median share of the first, in the layers that mind least", async () => {
+    const checkpoint = await openTinyHuggingFace(tinyModel("mixtral", 5), { dtype: "F32" });
+    const { config } = checkpoint;
+    expect(config.router.topK).toBe(2);
+    const sequences = Array.from({ length: 8 }, (_, s) => Array.from({ length: 30 }, (_, i) => (i * i + 11 * s * i + s) % 97));
+    const sink = new MemorySink();
+    const { layers } = await onlinePruningModel(checkpoint, sink, kernelModules(), { rule: "ratio", share: 1 / (4 * config.nLayers), allotment: "median", protectFirst: 0, renormalize: true, sequences, seed: 1 });
+    // One layer at its median: half of its second experts, a quarter of its calls.
+    const chosen = layers.filter(({ ratio }) => ratio > 0);
+    expect(chosen).toHaveLength(1);
+    const source = new MemorySource(sink.files);
+    const model = await openModelFolder(source, "odp");
+    const { manifest, source: pack } = await packToMemory(model, { quant: "f32" }).then(async ({ source: of }) => ({ ...await openPack(of), source: of }));
+    const { engine } = await openStage(pack, manifest, wholeModel(manifest.config), 64);
+    const seconds: number[] = [];
+    let dropped = 0;
+    for (const ids of sequences) {
+      const [plain, pruned] = [engine.kv.open(ids.length), engine.kv.open(ids.length)];
+      const at = (run: (ids: Uint32Array, weights: Float32Array) => void) => [{ at: "selection" as const, layers: [chosen[0]!.layer], run: (event: { ids: Uint32Array; weights: Float32Array }) => run(event.ids, event.weights) }];
+      await engine.step([{ timeline: plain, ids, logits: "none" }], at((_, weights) => { for (let t = 0; t < ids.length; t++) seconds.push(weights[2 * t + 1]! / weights[2 * t]!); }));
+      await engine.step([{ timeline: pruned, ids, logits: "none", pruning: pruningRule(manifest.config, "calibrated") as PruningRule }], at((taken, weights) => {
+        for (let t = 0; t < ids.length; t++) {
+          expect(taken[2 * t]).not.toBe(NO_EXPERT);
+          if (taken[2 * t + 1] !== NO_EXPERT) continue;
+          dropped++;
+          expect([weights[2 * t], weights[2 * t + 1]]).toEqual([1, 0]);
+        }
+      }));
+    }
+    const median = [...seconds].sort((a, b) => a - b)[seconds.length / 2]!;
+    expect(chosen[0]!.ratio).toBeCloseTo(median, 5);
+    expect(Math.abs(dropped / seconds.length - 0.5)).toBeLessThan(0.02);
   });
 });

@@ -65,6 +65,7 @@ export const CONFORMANCE: Partial<Readonly<Record<SchemaName, Readonly<Record<st
   MoeExtensions: {
     trace: [api("streams > carry the experts of every token in every layer when asked")], date: [fields("the template is given > names, thoughts, calls and the ids of their results"), templates("templates of the families (skipped where the data folder is absent) > Llama 3.x names the date it is given; Llama 3.1 its own")],
     degrade: [degrade("those who opted in go on, flagged, and the others wait for the shard")],
+    prune: ["test/workerd/online-pruning.test.ts > leaves out experts by the request's own rule, the same over any shards and beside anybody, and counts them", "test/methods/22-mc-sharp.test.ts > a generation > is what it is alone beside others with other settings, and in a ring"],
     draft_tokens: [PENALTIES], cache: [api("completions > take over a prompt the same key sent before, say how much, and answer the same")],
     deadline_ms: [admission("turns and deadlines > a reply cut by its deadline has what was said, and says why it ended"), admission("turns and deadlines > a deadline that passes before the reply begins is a 504 of OpenAI's shape")],
   },

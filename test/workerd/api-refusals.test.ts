@@ -81,6 +81,13 @@ const refused: readonly ApiRow[] = [
   { requirement: "stream of the wrong type", call: COMPLETIONS, body: { ...ask, stream: "yes" }, status: 400, error: { param: "stream" } },
   { requirement: "echo of the wrong type", call: COMPLETIONS, body: { ...ask, echo: 1 }, status: 400, error: { param: "echo" } },
   { requirement: "more guesses than a step takes", call: COMPLETIONS, body: { ...ask, moe: { draft_tokens: 8 } }, status: 400, error: { param: "moe.draft_tokens", message: /integer from 0 to 7/ } },
+  { requirement: "a ratio beyond one", call: COMPLETIONS, body: { ...ask, moe: { prune: { ratio: 1.5 } } }, status: 400, error: { param: "moe.prune.ratio", message: /found 1.5, expected a number from 0 to 1/ } },
+  { requirement: "a rule nobody knows", call: CHAT, body: { ...say, moe: { prune: "often" } }, status: 400, error: { param: "moe.prune", message: /found "often", expected "calibrated", "learned", or an object such as/ } },
+  { requirement: "a rule with a field nobody knows", call: COMPLETIONS, body: { ...ask, moe: { prune: { ratio: 0.4, layer: 1 } } }, status: 400, error: { param: "moe.prune" } },
+  { requirement: "a mask router the model does not have", call: COMPLETIONS, body: { ...ask, moe: { prune: "learned" } }, status: 400, error: { param: "moe.prune", code: "invalid_value", message: /this model has no mask router; expected a ratio/ } },
+  { requirement: "ratios of a calibration the model never had", call: CHAT, body: { ...say, moe: { prune: "calibrated" } }, status: 400, error: { param: "moe.prune", message: /this model has none/ } },
+  { requirement: "a ratio for each of too few layers", call: COMPLETIONS, body: { ...ask, moe: { prune: { ratio: [0.4] } } }, status: 400, error: { param: "moe.prune", message: /1 ratios were given; expected one for each of 2 layers/ } },
+  { requirement: "a layer without experts", call: COMPLETIONS, body: { ...ask, moe: { prune: { ratio: 0.4, layers: [9] } } }, status: 400, error: { param: "moe.prune", message: /Layer 9 was named; expected layers with experts/ } },
   { requirement: "a date that does not exist", call: CHAT, body: { ...say, moe: { date: "2026-13-40" } }, status: 400, error: { param: "moe.date" } },
   // Fields of OpenAI's that are not served
   { requirement: "tools", call: CHAT, body: { ...say, tools: [{ type: "function", function: { name: "f" } }] }, status: 400, error: { param: "tools", code: "unsupported_parameter" } },

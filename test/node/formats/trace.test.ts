@@ -17,15 +17,19 @@ const RECORD: TraceRecord = { request: 7, token: 1_000_000, layer: 2, ids: [5, 0
 
 describe("a trace", () => {
   it("is read as it was written, of any shape, wherever its bytes lie", () => {
-    fc.assert(fc.property(fc.integer({ min: 0, max: 9 }), fc.integer({ min: 1, max: 65_536 }), fc.string({ unit: "grapheme" }), fc.integer({ min: 0, max: 3 }), fc.subarray(["logits", "norms", "cosine"] as const), fc.infiniteStream(fc.nat()), (topK, nExperts, model, offset, more, numbers) => {
+    fc.assert(fc.property(fc.integer({ min: 0, max: 9 }), fc.integer({ min: 1, max: 65_535 }), fc.string({ unit: "grapheme" }), fc.integer({ min: 0, max: 3 }), fc.subarray(["logits", "norms", "cosine"] as const), fc.infiniteStream(fc.nat()), (topK, nExperts, model, offset, more, numbers) => {
       const next = (below: number): number => numbers.next().value! % below;
       const header: TraceHeader = { ...HEADER, model, topK, nExperts: more.includes("logits") ? 1 + (nExperts % 70) : nExperts, columns: TRACE_COLUMNS.filter((column) => column === "ids" || column === "weights" || more.includes(column)) };
       const floats = (length: number): number[] => Array.from({ length }, () => Math.fround(next(1 << 24) / 7));
-      const records = Array.from({ length: next(6) }, (): TraceRecord => ({
+      const records = Array.from({ length: next(6) }, () => ({
         request: next(2 ** 32), token: next(2 ** 32), layer: next(65_536),
         ids: Array.from({ length: topK }, () => next(header.nExperts)), weights: floats(topK),
         ...(more.includes("logits") ? { logits: floats(header.nExperts) } : {}), ...(more.includes("norms") ? { norms: floats(topK) } : {}), ...(more.includes("cosine") ? { cosine: floats(1) } : {}),
-      }));
+      })).map((record): TraceRecord => {
+        // A token may have done without its last experts.
+        const taken = topK === 0 ? 0 : 1 + next(topK);
+        return { ...record, ids: record.ids.slice(0, taken), weights: record.weights.slice(0, taken), ...(record.norms === undefined ? {} : { norms: record.norms.slice(0, taken) }) };
+      });
       const file = fileOf(header, records);
       const moved = new Uint8Array(file.length + offset);
       moved.set(file, offset);
@@ -46,7 +50,9 @@ describe("a trace", () => {
 
   it("is not written with experts the model does not have, or not as many as it takes", () => {
     expect(() => traceRecords(HEADER, [{ ...RECORD, ids: [5, 0, 8] }])).toThrow("names expert 8; the model has 8");
-    expect(() => traceRecords(HEADER, [{ ...RECORD, ids: [5, 0] }])).toThrow("has 2 experts and 3 weights; expected 3 of each");
+    expect(() => traceRecords(HEADER, [{ ...RECORD, ids: [5, 0] }])).toThrow("has 2 experts and 3 weights; expected at most 3 of each, as many weights as experts");
+    expect(() => traceRecords(HEADER, [{ ...RECORD, ids: [5, 0, 1, 2], weights: [1, 1, 1, 1] }])).toThrow("has 4 experts and 4 weights; expected at most 3 of each");
+    expect(() => traceRecords(HEADER, [{ ...RECORD, ids: [], weights: [] }])).toThrow("has 0 experts and 0 weights; expected at most 3");
     expect(() => traceRecords({ ...HEADER, columns: ["ids", "weights", "norms", "logits"] }, [{ ...RECORD, norms: [1, 2, 3] }])).toThrow("has no logits; expected 8");
   });
 });

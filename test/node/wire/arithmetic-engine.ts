@@ -6,6 +6,7 @@ import { LIMITS, type Limits } from "../../../durable/limits.ts";
 import { LostTimelinesError } from "../../../durable/lost-timelines.ts";
 import { Scheduler, type StepEngine } from "../../../durable/scheduler.ts";
 import type { TraceSamples } from "../../../durable/trace-samples.ts";
+import { softmaxRouter } from "../../../model/architectures/common.ts";
 import { probabilitiesOf } from "../../../model/draw.ts";
 import type { StepEntry, StepResult } from "../../../model/engine.ts";
 import { CapacityError } from "../../../model/heap.ts";
@@ -28,7 +29,7 @@ function largest(logits: Float32Array, k: number): TopLogits {
 
 /** Logits are a function of a timeline's tokens so far; a step ends when the test says so, or at once. */
 export class ArithmeticEngine implements StepEngine {
-  readonly config = { vocabSize: VOCAB, router: { topK: 2 } };
+  readonly config = { vocabSize: VOCAB, nLayers: 1, layerFfns: ["moe"], router: softmaxRouter(2, "score") } as const;
   readonly contextLength = 200;
   readonly maxChunkTokens: number;
   readonly steps: { ids: number[]; timeline: number }[][] = [];
