@@ -11,6 +11,7 @@ import { ModelError } from "../model/config.ts";
 import { Engine } from "../model/engine.ts";
 import { Heap } from "../model/heap.ts";
 import { ExpertRunner, LocalExperts } from "../model/local-experts.ts";
+import type { Tap } from "../model/taps.ts";
 import { createTokenizer, type Tokenizer } from "../model/tokenizer.ts";
 import { chooseKernels, RESERVED_BYTES, type KernelChoice, type KernelModules } from "../model/wasm-kernels.ts";
 import { FolderSource } from "./file-source.ts";
@@ -69,13 +70,13 @@ export async function openPackFrom(source: ByteSource, options: OpenOptions = {}
  * Evaluates `ids` as one sequence and hands out the logits of every position in order, f32 [vocab] each; the views are valid only during the call.
  * Throws ModelError when the sequence is longer than the pack's context.
  */
-export async function evaluate(engine: Engine, ids: readonly number[], onLogits: (position: number, logits: Float32Array) => void): Promise<void> {
+export async function evaluate(engine: Engine, ids: readonly number[], onLogits: (position: number, logits: Float32Array) => void, taps: readonly Tap[] = []): Promise<void> {
   if (ids.length > engine.contextLength) throw new ModelError(`A sequence of ${ids.length} tokens was given; this pack serves up to ${engine.contextLength}.`);
   const timeline = engine.kv.open(ids.length);
   try {
     for (let done = 0; done < ids.length; ) {
       const chunk = ids.slice(done, done + engine.maxChunkTokens);
-      const { logits } = await engine.step([{ timeline, ids: chunk, logits: "all" }]);
+      const { logits } = await engine.step([{ timeline, ids: chunk, logits: "all" }], taps);
       const vocab = engine.config.vocabSize;
       for (let i = 0; i < chunk.length; i++) onLogits(done + i, logits[0]!.subarray(i * vocab, (i + 1) * vocab));
       done += chunk.length;

@@ -5,7 +5,7 @@
 import { z } from "zod";
 import { type ModelConfig, ModelError, moeLayersOf } from "../model/config.ts";
 
-const passCallSchema = z.strictObject({
+export const passCallSchema = z.strictObject({
   /** As `workers-moe compress <pass>` has it. */
   pass: z.string().regex(/^[a-z][a-z0-9-]*$/),
   /** Options of its command line without their hyphens; true: one that takes no value. */

@@ -3,6 +3,7 @@
 // no earlier window counted, and never its first. Log-probabilities come from model/sampling.ts, in f64.
 
 import type { Command } from "commander";
+import type { Tap } from "../../model/taps.ts";
 import { logprobs } from "../../model/sampling.ts";
 import { evaluate, openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
@@ -45,38 +46,72 @@ export function register(program: Command): void {
 }
 
 /** Scores `text`; `name` names it in errors. */
-export async function evaluateText({ engine, tokenizer, manifest }: LocalModel, text: string, quiet: boolean, name: string): Promise<Evaluation> {
-  if (tokenizer === null) throw new Error(`The pack "${manifest.id}" has no tokenizer, which eval needs; \`logits\` works with token ids.`);
-  const ids = tokenizer.encodeText(text);
-  const bos = manifest.tokenizer?.addBos === true ? manifest.config.bosTokenId : null;
-  const room = engine.contextLength - (bos === null ? 0 : 1);
-  const windows = windowsOf(ids.length, room, bos !== null);
-  if (windows.length === 0) throw new Error(`${name} makes ${ids.length} tokens; at least ${bos === null ? 2 : 1} are needed to score one.`);
-  const bar = startProgress({ label: "eval", total: ids.length, unit: "tokens", quiet });
-  let nll = 0;
-  let counted = 0;
+export async function evaluateText(model: LocalModel, text: string, quiet: boolean, name: string): Promise<Evaluation> {
+  const scored = textToScore(model, text, name);
+  const bar = startProgress({ label: "eval", total: scored.ids.length, unit: "tokens", quiet });
+  const nats: Float64Array[] = [];
   try {
-    for (const { start, end, countFrom } of windows) {
-      const offset = bos === null ? start : start - 1; // text position of the window's first entry
-      const window = bos === null ? ids.slice(start, end) : [bos, ...ids.slice(start, end)];
-      await evaluate(engine, window, (position, row) => {
-        const target = offset + position + 1;
-        if (target < countFrom || target >= end) return;
-        nll -= logprobs(row, ids[target]!, 0).logprob;
-        counted++;
-      });
-      bar.update(end);
+    for (const window of scored.windows) {
+      nats.push(await windowNats(model, scored, window));
+      bar.update(window.end);
     }
   } finally {
     bar.stop();
   }
+  return evaluationOf(model, scored, nats);
+}
+
+/** A text as the model reads it. */
+export interface TextToScore {
+  readonly text: string;
+  readonly ids: readonly number[];
+  /** What every window begins with, where the tokenizer adds it. */
+  readonly bos: number | null;
+  readonly windows: readonly Window[];
+}
+
+/** Throws a sentence where there is no tokenizer or nothing to predict. */
+export function textToScore({ engine, tokenizer, manifest }: Pick<LocalModel, "engine" | "tokenizer" | "manifest">, text: string, name: string): TextToScore {
+  if (tokenizer === null) throw new Error(`The pack "${manifest.id}" has no tokenizer, which eval needs; \`logits\` works with token ids.`);
+  const ids = tokenizer.encodeText(text);
+  const bos = manifest.tokenizer?.addBos === true ? manifest.config.bosTokenId : null;
+  const windows = windowsOf(ids.length, engine.contextLength - (bos === null ? 0 : 1), bos !== null);
+  if (windows.length === 0) throw new Error(`${name} makes ${ids.length} tokens; at least ${bos === null ? 2 : 1} are needed to score one.`);
+  return { text, ids, bos, windows };
+}
+
+/** Nats of the tokens that a window counts, in order. */
+export async function windowNats({ engine }: Pick<LocalModel, "engine">, { ids, bos }: TextToScore, { start, end, countFrom }: Window, taps: readonly Tap[] = []): Promise<Float64Array> {
+  const offset = bos === null ? start : start - 1; // text position of the window's first entry
+  const window = bos === null ? ids.slice(start, end) : [bos, ...ids.slice(start, end)];
+  const nats = new Float64Array(end - countFrom);
+  await evaluate(engine, window, (position, row) => {
+    const target = offset + position + 1;
+    if (target >= countFrom && target < end) nats[target - countFrom] = -logprobs(row, ids[target]!, 0).logprob;
+  }, taps);
+  return nats;
+}
+
+/** Of all windows of a text. */
+export function evaluationOf({ engine, tokenizer }: Pick<LocalModel, "engine" | "tokenizer">, { text, ids, bos, windows }: TextToScore, nats: readonly ArrayLike<number>[]): Evaluation {
+  const { sum: nll, counted } = sumOfNats(nats);
   // Without BOS nothing predicts the very first token: its bytes are not counted either.
-  const skipped = bos === null ? tokenizer.decode(ids.slice(0, 1)) : "";
+  const skipped = bos === null ? tokenizer!.decode(ids.slice(0, 1)) : "";
   const countedBytes = Buffer.byteLength(text) - Buffer.byteLength(skipped);
   return {
     tokens: ids.length, countedTokens: counted, countedBytes, windows: windows.length, contextLength: engine.contextLength,
     meanNll: nll / counted, perplexity: Math.exp(nll / counted), bitsPerByte: nll / Math.LN2 / countedBytes,
   };
+}
+
+/** Token after token, so that the sum of the same windows is the same number whoever asks. */
+export function sumOfNats(nats: readonly ArrayLike<number>[]): { readonly sum: number; readonly counted: number } {
+  let [sum, counted] = [0, 0];
+  for (const of of nats) {
+    for (let i = 0; i < of.length; i++) sum += of[i]!;
+    counted += of.length;
+  }
+  return { sum, counted };
 }
 
 export interface Window {

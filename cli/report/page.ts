@@ -17,9 +17,9 @@ export const escapeHtml = (text: string): string => text.replaceAll(/[&<>"']/g, 
 
 /** Colours of plots, as specifications name them. `heat-0` to `heat-5`: few bits to many. */
 const STYLE = `
-:root { color-scheme: light dark; --paper: #fcfbf8; --card: #fff; --ink: #22201c; --soft: #6b665d; --line: #e3dfd6; --accent: #b4491f; --muted: #b9b2a5; --second: #3f7f93;
+:root { color-scheme: light dark; --paper: #fcfbf8; --card: #fff; --ink: #22201c; --soft: #6b665d; --line: #e3dfd6; --accent: #b4491f; --muted: #a39b8d; --second: #3f7f93;
   --heat-0: #f3e3cf; --heat-1: #efc48f; --heat-2: #e39a5c; --heat-3: #c96a3a; --heat-4: #963f24; --heat-5: #5a2216; }
-@media (prefers-color-scheme: dark) { :root { --paper: #171614; --card: #1f1e1b; --ink: #ece8e0; --soft: #a19b8f; --line: #35322d; --accent: #f08a5d; --muted: #6d675d; --second: #7cc0d4;
+@media (prefers-color-scheme: dark) { :root { --paper: #171614; --card: #1f1e1b; --ink: #ece8e0; --soft: #a19b8f; --line: #35322d; --accent: #f08a5d; --muted: #7d766a; --second: #7cc0d4;
   --heat-0: #33261c; --heat-1: #5c3a22; --heat-2: #8f5129; --heat-3: #c26f38; --heat-4: #ea9a5c; --heat-5: #fbd6ab; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; -webkit-text-size-adjust: 100%; overflow-wrap: anywhere; }

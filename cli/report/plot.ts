@@ -19,7 +19,8 @@ export interface Plot {
 }
 
 /** A vega-lite specification without the frame that all plots share. */
-export type PlotSpec = Omit<TopLevelSpec & object, "$schema" | "config">;
+export type PlotSpec = WithoutFrame<TopLevelSpec>;
+type WithoutFrame<Spec> = Spec extends unknown ? Omit<Spec, "$schema" | "config"> : never;
 
 const [WIDE_PX, NARROW_PX] = [680, 312];
 
@@ -42,8 +43,8 @@ export async function plotFigure({ title, summary, table, spec }: Plot): Promise
 
 /** A specification drawn, as SVG text. vega is loaded when the first plot is asked for: most commands draw none. */
 async function drawSvg(spec: PlotSpec): Promise<string> {
-  const [{ View, parse, Warn }, { compile }] = await Promise.all([import("vega"), import("vega-lite")]);
-  const view = new View(parse(compile({ $schema: "https://vega.github.io/schema/vega-lite/v6.json", ...spec, config: CONFIG } as TopLevelSpec).spec), { renderer: "none", logLevel: Warn });
+  const [{ View, parse, Error: errorsOnly }, { compile }] = await Promise.all([import("vega"), import("vega-lite")]);
+  const view = new View(parse(compile({ $schema: "https://vega.github.io/schema/vega-lite/v6.json", ...spec, config: CONFIG } as TopLevelSpec).spec), { renderer: "none", logLevel: errorsOnly });
   try {
     return await view.toSVG();
   } finally {
