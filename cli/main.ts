@@ -13,6 +13,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<{ register(program: Comman
   inspect: () => import("./commands/inspect.ts"),
   pack: () => import("./commands/pack.ts"),
   compress: () => import("./commands/compress.ts"),
+  report: () => import("./commands/report.ts"),
   search: () => import("./commands/search.ts"),
   plan: () => import("./commands/plan.ts"),
   deploy: () => import("./commands/deploy.ts"),

@@ -53,5 +53,5 @@ export class PackScorer {
 }
 
 /** Mean over the tokens measured: the trunk, and the experts they chose. */
-export const activeBytesOf = ({ trunkBytes, windows }: Score): number =>
+export const activeBytesOf = ({ trunkBytes, windows }: Pick<Score, "trunkBytes" | "windows">): number =>
   trunkBytes + windows.reduce((sum, of) => sum + of.expertBytes, 0) / windows.reduce((sum, of) => sum + of.tokens, 0);

@@ -112,6 +112,20 @@ it("keeps to budgets, leaves out what saves nothing, and goes on past a pass tha
   ]);
 });
 
+it("puts models side by side, as eval measures them", async () => {
+  await run("compress", "nearest", "tiny", "--plan", "all=4; embed=8; head=8", "--out", "four");
+  await run("pack", "four", "--out", "four-pack");
+  const { code, stdout, stderr } = await run("report", "tiny", "four", "--eval", "eval.txt", "--out", "side", "--json");
+  expect([code, stderr]).toEqual([0, ""]);
+  const { models } = JSON.parse(stdout) as { models: { model: string; passes: string[]; bytes: number; perplexity: number; report: { pass: string } | null }[] };
+  expect(models.map(({ model, passes, report }) => [model, passes, report?.pass])).toEqual([["tiny", [], undefined], ["four", ["nearest"], "nearest"]]);
+  expect(models[1]!.bytes).toBeLessThan(models[0]!.bytes / 2);
+  expect((JSON.parse((await run("eval", "four-pack", "--text", "eval.txt", "--json")).stdout) as { perplexity: number }).perplexity).toBe(models[1]!.perplexity);
+  expect(readdirSync(join(folder, "side")).sort()).toEqual(["models.html", "models.json"]);
+  const refused = await run("report", "tiny", "nowhere", "--eval", "eval.txt", "--out", "never");
+  expect([refused.code, existsSync(join(folder, "never"))]).toEqual([1, false]);
+});
+
 it.each([
   ["a text that is not there", ["tiny", "--calibration", "text.txt", "--eval", "nowhere.txt"], "nowhere.txt cannot be read"],
   ["a budget that nothing meets", ["tiny", "--calibration", "text.txt", "--eval", "eval.txt", "--budget-mib", "0.01"], "No candidate is within the budget of 10.2 KiB; the smallest, "],
