@@ -82,6 +82,18 @@ describe.each(["qwen3_moe", "qwen2_moe", "granitemoe"] as const)("%s", (architec
   });
 });
 
+it("has a token read all of the trunk, but of an embedding that is not the head, and of the rotation table, its own row", async () => {
+  const untied = await packed(await openTinyHuggingFace(tinyModel("qwen3_moe", 9)));
+  const { embed, rope, ...rest } = untied.blobs;
+  const { config: c } = untied;
+  expect(c.tieWordEmbeddings).toBe(false);
+  const others = Object.values(rest).reduce((sum, { bytes }) => sum + bytes, 0);
+  expect(trunkActiveBytes(untied)).toBe(others + Math.ceil(embed!.bytes / c.vocabSize) + 4 * c.rope.dim);
+  expect(rope!.bytes).toBe(4 * c.rope.dim * CONTEXT);
+  const tied = { ...untied, config: { ...c, tieWordEmbeddings: true } };
+  expect(trunkActiveBytes(tied)).toBe(others + embed!.bytes + 4 * c.rope.dim);
+});
+
 it("says nothing of passes it does not know", async () => {
   const checkpoint = await openTinyHuggingFace(tinyModel("qwen3_moe", 9));
   expect(outlineAfter(outlineOf(checkpoint), [call("later", {}), call("nearest", { plan: "all=8" })])).toBeNull();

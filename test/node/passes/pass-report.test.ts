@@ -59,6 +59,9 @@ describe("a report", () => {
     expect(report.after!.experts.map(({ distinct }) => distinct)).toEqual(findings.layers.map(({ of }) => new Set(of).size));
     expect(report.after!.experts.reduce((sum, { distinct }) => sum + distinct, 0)).toBe(nExperts); // half of two layers' experts
     expect(report.before.distinctBytes).toBe(report.before.bytes);
+    // Merged experts are in f32; every one but the first of its cluster is there again.
+    const expertBytes = 4 * 3 * input.config.hiddenSize * input.config.expertIntermediateSize;
+    expect(report.after!.bytes - report.after!.distinctBytes).toBe((2 * nExperts - nExperts) * expertBytes);
     expect(report).toMatchObject({ pass: "merge", calibrationTokens: 60, options: { share: 0.5, rank: 1 }, input: { kind: "huggingface", sha256: input.sha256 }, output: { kind: "canonical", name: "half" } });
     expect(parsePassReport(JSON.stringify(report), "report.json")).toEqual(report);
     const page = await passPage(report);
