@@ -73,7 +73,7 @@ async function search(path: string, options: SearchCommandOptions): Promise<void
   const nWindows = countWindows(checkpoint, text, options.eval, contextLength);
   const folder = join(dirname(resolve(out)), `.${basename(out)}.work`);
   const calibrationSha256 = sha256(readText(calibration));
-  const workshop = await Workshop.open({ folder, model: path, fingerprint: await checkpoint.fingerprint(), text: calibration, textSha256: calibrationSha256 });
+  const workshop = new Workshop({ folder, model: path, fingerprint: await checkpoint.fingerprint(), text: calibration, textSha256: calibrationSha256 });
   const bar = startProgress({ label: `searching ${basename(path)}`, total: candidates.length * nWindows, unit: "windows", quiet: json });
   let result: SearchResult;
   try {

@@ -8,7 +8,7 @@ import { access, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises
 import { join } from "node:path";
 import { writePack } from "../../formats/pack-writer.ts";
 import type { Candidate, PassCall } from "../../passes/search-space.ts";
-import { FolderSink } from "../file-source.ts";
+import { FolderSink, lockFile } from "../file-source.ts";
 import { openCheckpoint } from "../open-model.ts";
 import { ROOT } from "../setup.mjs";
 
@@ -43,18 +43,16 @@ export class Workshop {
   runs = 0;
   reused = 0;
 
-  private constructor(options: WorkshopOptions) {
-    this.#options = options;
-  }
+  #isOpen = false;
 
-  static async open(options: WorkshopOptions): Promise<Workshop> {
-    await mkdir(options.folder, { recursive: true });
-    return new Workshop(options);
+  constructor(options: WorkshopOptions) {
+    this.#options = options;
   }
 
   /** Runs those passes of a candidate that nobody has run yet. Throws the sentence of a pass that fails. */
   async make(calls: Candidate): Promise<Made> {
     const { folder, model, fingerprint, textSha256 } = this.#options;
+    await this.#open();
     let made: Made = { key: sha256(fingerprint).slice(0, 16), model, plan: null };
     for (const call of calls) {
       const key = sha256(JSON.stringify([made.key, call, Object.values(call.options).includes("$text") ? textSha256 : null])).slice(0, 16);
@@ -103,6 +101,15 @@ export class Workshop {
   async discardPack(key: string): Promise<void> { await rm(this.packFolder(key), { recursive: true, force: true }); }
 
   async remove(): Promise<void> { await rm(this.#options.folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 }); }
+
+  /** The folder is there from the first candidate on; two searches do not share it. */
+  async #open(): Promise<void> {
+    if (this.#isOpen) return;
+    const { folder } = this.#options;
+    await mkdir(folder, { recursive: true });
+    await lockFile(join(folder, "lock"), folder);
+    this.#isOpen = true;
+  }
 
   #file(key: string, name: string): string { return join(this.#options.folder, `${key}.${name}.json`); }
 

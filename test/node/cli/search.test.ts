@@ -48,6 +48,7 @@ beforeAll(async () => {
   writeFileSync(join(folder, "space.json"), space([[], [PRUNE]], [[{ pass: "nearest", options: { plan: "all=8" } }], [{ pass: "bits", options: { bits: 3, ...TEXT } }, { pass: "gptq", options: { plan: "all=8; $plan", ...TEXT } }]]));
   writeFileSync(join(folder, "odd.json"), space([[], [{ pass: "prune", options: { keep: 1, ...TEXT } }], [{ pass: "merge", options: { share: 1, seed: 1, ...TEXT } }]]));
   writeFileSync(join(folder, "later.json"), space([[{ pass: "later", options: {} }]]));
+  writeFileSync(join(folder, "plan.json"), space([[{ pass: "nearest", options: { plan: "attn=5" } }]]));
   // The commands that a search prints, under their own name.
   mkdirSync(join(folder, "bin"));
   writeFileSync(join(folder, "bin/workers-moe"), `#!/bin/sh\nexec "${process.execPath}" "${LAUNCHER}" "$@"\n`, { mode: 0o755 });
@@ -131,6 +132,7 @@ it.each([
   ["a budget that nothing meets", ["tiny", "--calibration", "text.txt", "--eval", "eval.txt", "--budget-mib", "0.01"], "No candidate is within the budget of 10.2 KiB; the smallest, "],
   ["a space that is none", ["tiny", "--calibration", "text.txt", "--eval", "eval.txt", "--space", "none.json"], "none.json is no search space: stages.0.0.0.options.keep"],
   ["a pass that is none", ["tiny", "--calibration", "text.txt", "--eval", "eval.txt", "--space", "later.json"], 'The search space names a pass "later"; expected gptq, '],
+  ["a plan that cannot be", ["tiny", "--calibration", "text.txt", "--eval", "eval.txt", "--space", "plan.json"], 'The bit plan\'s rule "attn=5" does not end in'],
   ["a folder that is there", ["tiny", "--calibration", "text.txt", "--eval", "eval.txt", "--out", "dense"], "dense exists already"],
 ])("refuses %s in one sentence, and leaves nothing", async (_, args, message) => {
   const before = readdirSync(folder).sort();
