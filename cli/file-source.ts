@@ -76,7 +76,8 @@ export class FolderSink implements PackSink {
   static async create(target: string, { fresh = false } = {}): Promise<FolderSink> {
     const sink = new FolderSink(resolve(target));
     await sink.#refuseExisting();
-    await sink.#lock();
+    await mkdir(sink.#temporary, { recursive: true });
+    await lockFile(join(sink.#temporary, LOCK), sink.#target);
     if (fresh) for (const name of await sink.unfinished.list()) await sink.unfinished.remove(name);
     return sink;
   }
@@ -130,21 +131,19 @@ export class FolderSink implements PackSink {
     const exists = await access(this.#target).then(() => true, () => false);
     if (exists) throw new SourceError(`${this.#target} exists already; give another folder or remove it first.`);
   }
+}
 
-  /** A lock whose process is gone counts for nothing. */
-  async #lock(): Promise<void> {
-    const path = join(this.#temporary, LOCK);
-    await mkdir(this.#temporary, { recursive: true });
-    for (;;) {
-      try {
-        return await writeFile(path, String(process.pid), { flag: "wx" });
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-      }
-      const owner = Number(await readFile(path, "utf8").catch(() => ""));
-      if (owner !== process.pid && isRunning(owner)) throw new SourceError(`${this.#target} is being written by process ${owner}; wait for it or stop it.`);
-      await rm(path, { force: true });
+/** Writes this process's number into `path`, a file of a folder that makes `target`; a lock whose process is gone counts for nothing. Throws where another process has it. */
+export async function lockFile(path: string, target: string): Promise<void> {
+  for (;;) {
+    try {
+      return await writeFile(path, String(process.pid), { flag: "wx" });
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
     }
+    const owner = Number(await readFile(path, "utf8").catch(() => ""));
+    if (owner !== process.pid && isRunning(owner)) throw new SourceError(`${target} is being written by process ${owner}; wait for it or stop it.`);
+    await rm(path, { force: true });
   }
 }
 

@@ -4,8 +4,8 @@
 import { Presets, SingleBar } from "cli-progress";
 
 export interface Progress {
-  /** Work done so far, in the unit of `total`. */
-  update(done: number): void;
+  /** Work done so far, in the unit of `total`; `now`: what is being done, where that is worth a word. */
+  update(done: number, now?: string): void;
   /** Must be called once, also when the work failed. */
   stop(): void;
 }
@@ -23,20 +23,25 @@ export function startProgress({ label, total, unit, quiet }: ProgressOptions): P
   if (!process.stderr.isTTY) {
     process.stderr.write(`${label} …\n`);
     let last = 0;
+    let said: string | undefined;
     const start = performance.now();
     return {
-      update: (done) => void (last = done),
+      update: (done, now) => {
+        last = done;
+        if (now !== undefined && now !== said) process.stderr.write(`${label}: ${now}\n`);
+        said = now;
+      },
       stop: () => void process.stderr.write(`${label}: ${format(last)} of ${format(total)} ${unit} in ${format(Math.round((performance.now() - start) / 100) / 10)} s\n`),
     };
   }
   const bar = new SingleBar({
-    format: `${label} {bar} {percentage} % | {shown} of ${format(total)} ${unit} | {rate} ${unit}/s | {eta_formatted}`,
+    format: `${label} {bar} {percentage} % | {shown} of ${format(total)} ${unit} | {rate} ${unit}/s | {eta_formatted}{now}`,
     stream: process.stderr, hideCursor: true, clearOnComplete: false,
   }, Presets.shades_classic);
-  bar.start(total, 0, { shown: format(0), rate: "-" });
+  bar.start(total, 0, { shown: format(0), rate: "-", now: "" });
   const rateAt = recentRate();
   return {
-    update: (done) => bar.update(done, { shown: format(done), rate: format(Math.round(10 * rateAt(done)) / 10) }),
+    update: (done, now) => bar.update(done, { shown: format(done), rate: format(Math.round(10 * rateAt(done)) / 10), now: now === undefined ? "" : ` | ${now}` }),
     stop: () => bar.stop(),
   };
 }

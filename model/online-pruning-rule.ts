@@ -31,7 +31,7 @@ export const PROTECTED_POSITIONS = 4;
 export function pruningRule(config: PrunedConfig, wish: PruningWish): PruningRule | string {
   const { nLayers, onlinePruning: own } = config;
   const said = typeof wish === "object" ? wish : undefined;
-  const common: Common = { protectFirst: said?.protectFirst ?? own?.protectFirst ?? PROTECTED_POSITIONS, renormalize: said?.renormalize ?? own?.renormalize ?? true };
+  const common: Common = { protectFirst: said?.protectFirst ?? own?.protectFirst ?? PROTECTED_POSITIONS, renormalize: said?.renormalize ?? own?.renormalize ?? false };
   if (wish === "learned") return checked(config, { by: "learned", ...common });
   if (wish === "calibrated") {
     if (own?.ratios == null) return "The ratios of a calibration were asked for, and this model has none; expected a ratio of the request's own, or a model from `compress online-pruning`.";

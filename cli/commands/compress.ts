@@ -22,5 +22,9 @@ export function register(program: Command): void {
       if (list === true) process.stdout.write(showTable(PASS_COMMANDS.map(({ name, sentence, source }): [string, string] => [name, `${sentence} (${source})`])));
       else command.help({ error: true });
     });
-  for (const { name, sentence, register: add } of PASS_COMMANDS) add(compress.command(name).description(sentence));
+  for (const { name, sentence, register: add } of PASS_COMMANDS) {
+    const command = compress.command(name).description(sentence);
+    add(command);
+    command.option("--no-report", "leave out report.json and report.html");
+  }
 }

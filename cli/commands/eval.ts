@@ -6,7 +6,7 @@ import type { Command } from "commander";
 import type { PrunedCalls } from "../../model/online-pruning.ts";
 import type { PruningRule } from "../../model/online-pruning-rule.ts";
 import { logprobs } from "../../model/sampling.ts";
-import { evaluate, openPack, type LocalModel } from "../open-pack.ts";
+import { evaluate, type EvaluateOptions, openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
 import { pruningOf, type PruneOptions, withPruning } from "../prune-option.ts";
 import { readText } from "../read-text.ts";
@@ -52,41 +52,81 @@ export function register(program: Command): void {
 }
 
 /** Scores `text`, by a rule for leaving experts out where one is given; `name` names it in errors. */
-export async function evaluateText({ engine, tokenizer, manifest }: LocalModel, text: string, quiet: boolean, name: string, pruning: PruningRule | null = null): Promise<Evaluation> {
-  if (tokenizer === null) throw new Error(`The pack "${manifest.id}" has no tokenizer, which eval needs; \`logits\` works with token ids.`);
-  const ids = tokenizer.encodeText(text);
-  const bos = manifest.tokenizer?.addBos === true ? manifest.config.bosTokenId : null;
-  const room = engine.contextLength - (bos === null ? 0 : 1);
-  const windows = windowsOf(ids.length, room, bos !== null);
-  if (windows.length === 0) throw new Error(`${name} makes ${ids.length} tokens; at least ${bos === null ? 2 : 1} are needed to score one.`);
-  const bar = startProgress({ label: "eval", total: ids.length, unit: "tokens", quiet });
-  let nll = 0;
-  let counted = 0;
-  const pruned = { leftOut: 0, of: 0 };
+export async function evaluateText(model: LocalModel, text: string, quiet: boolean, name: string, pruning: PruningRule | null = null): Promise<Evaluation> {
+  const scored = textToScore(model, text, name);
+  const bar = startProgress({ label: "eval", total: scored.ids.length, unit: "tokens", quiet });
+  const windows: ScoredWindow[] = [];
   try {
-    for (const { start, end, countFrom } of windows) {
-      const offset = bos === null ? start : start - 1; // text position of the window's first entry
-      const window = bos === null ? ids.slice(start, end) : [bos, ...ids.slice(start, end)];
-      const calls = await evaluate(engine, window, (position, row) => {
-        const target = offset + position + 1;
-        if (target < countFrom || target >= end) return;
-        nll -= logprobs(row, ids[target]!, 0).logprob;
-        counted++;
-      }, pruning);
-      pruned.leftOut += calls.leftOut;
-      pruned.of += calls.of;
-      bar.update(end);
+    for (const window of scored.windows) {
+      windows.push(await windowNats(model, scored, window, { pruning }));
+      bar.update(window.end);
     }
   } finally {
     bar.stop();
   }
+  const evaluation = evaluationOf(model, scored, windows.map(({ nats }) => nats));
+  if (pruning === null) return evaluation;
+  const sum = (of: keyof PrunedCalls): number => windows.reduce((all, { pruned }) => all + pruned[of], 0);
+  return { ...evaluation, pruned: { leftOut: sum("leftOut"), of: sum("of") } };
+}
+
+/** A text as the model reads it. */
+export interface TextToScore {
+  readonly text: string;
+  readonly ids: readonly number[];
+  /** What every window begins with, where the tokenizer adds it. */
+  readonly bos: number | null;
+  readonly windows: readonly Window[];
+}
+
+/** Throws a sentence where there is no tokenizer or nothing to predict. */
+export function textToScore({ engine, tokenizer, manifest }: Pick<LocalModel, "engine" | "tokenizer" | "manifest">, text: string, name: string): TextToScore {
+  if (tokenizer === null) throw new Error(`The pack "${manifest.id}" has no tokenizer, which eval needs; \`logits\` works with token ids.`);
+  const ids = tokenizer.encodeText(text);
+  const bos = manifest.tokenizer?.addBos === true ? manifest.config.bosTokenId : null;
+  const windows = windowsOf(ids.length, engine.contextLength - (bos === null ? 0 : 1), bos !== null);
+  if (windows.length === 0) throw new Error(`${name} makes ${ids.length} tokens; at least ${bos === null ? 2 : 1} are needed to score one.`);
+  return { text, ids, bos, windows };
+}
+
+export interface ScoredWindow {
+  /** Of the tokens that the window counts, in order. */
+  readonly nats: Float64Array;
+  readonly pruned: PrunedCalls;
+}
+
+/** One window, seen by `taps`, by a rule for leaving experts out where one is given. */
+export async function windowNats({ engine }: Pick<LocalModel, "engine">, { ids, bos }: TextToScore, { start, end, countFrom }: Window, how: EvaluateOptions = {}): Promise<ScoredWindow> {
+  const offset = bos === null ? start : start - 1; // text position of the window's first entry
+  const window = bos === null ? ids.slice(start, end) : [bos, ...ids.slice(start, end)];
+  const nats = new Float64Array(end - countFrom);
+  const pruned = await evaluate(engine, window, (position, row) => {
+    const target = offset + position + 1;
+    if (target >= countFrom && target < end) nats[target - countFrom] = -logprobs(row, ids[target]!, 0).logprob;
+  }, how);
+  return { nats, pruned };
+}
+
+/** Of all windows of a text. */
+export function evaluationOf({ engine, tokenizer }: Pick<LocalModel, "engine" | "tokenizer">, { text, ids, bos, windows }: TextToScore, nats: readonly ArrayLike<number>[]): Evaluation {
+  const { sum: nll, counted } = sumOfNats(nats);
   // Without BOS nothing predicts the very first token: its bytes are not counted either.
-  const skipped = bos === null ? tokenizer.decode(ids.slice(0, 1)) : "";
+  const skipped = bos === null ? tokenizer!.decode(ids.slice(0, 1)) : "";
   const countedBytes = Buffer.byteLength(text) - Buffer.byteLength(skipped);
   return {
     tokens: ids.length, countedTokens: counted, countedBytes, windows: windows.length, contextLength: engine.contextLength,
-    meanNll: nll / counted, perplexity: Math.exp(nll / counted), bitsPerByte: nll / Math.LN2 / countedBytes, ...(pruning === null ? {} : { pruned }),
+    meanNll: nll / counted, perplexity: Math.exp(nll / counted), bitsPerByte: nll / Math.LN2 / countedBytes,
   };
+}
+
+/** Token after token, so that the sum of the same windows is the same number whoever asks. */
+export function sumOfNats(nats: readonly ArrayLike<number>[]): { readonly sum: number; readonly counted: number } {
+  let [sum, counted] = [0, 0];
+  for (const of of nats) {
+    for (let i = 0; i < of.length; i++) sum += of[i]!;
+    counted += of.length;
+  }
+  return { sum, counted };
 }
 
 export interface Window {

@@ -41,7 +41,7 @@ async function logits(pack: string, options: LogitsOptions): Promise<void> {
       pruned = await evaluate(engine, ids, (position, row) => {
         write(new Uint8Array(row.buffer, row.byteOffset, row.byteLength));
         bar.update(position + 1);
-      }, pruning);
+      }, { pruning });
     });
   } finally {
     bar.stop();

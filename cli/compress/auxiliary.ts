@@ -7,9 +7,9 @@ import { compressedConfig, compressExperts, type CompressedExpertsReport } from 
 import { openCheckpoint } from "../open-model.ts";
 import { kernelModules } from "../open-pack.ts";
 import { positiveInteger } from "../positive-integer.ts";
-import { type CalibrationOptions, calibrationWindows, modelArgument, type PassCommand, withCalibration, writeModel } from "./pass-command.ts";
+import { type CalibrationOptions, calibrationWindows, modelArgument, type PassCommand, type ReportOptions, withCalibration, writeModel } from "./pass-command.ts";
 
-interface Options extends CalibrationOptions {
+interface Options extends CalibrationOptions, ReportOptions {
   readonly out: string;
   readonly text: readonly string[];
   readonly run?: number;
@@ -47,7 +47,7 @@ function rateOf(text: string): number {
 }
 
 async function auxiliary(model: string, options: Options): Promise<void> {
-  const { out, weighAmong, epochs, batch: batchTokens, rate, seed, json = false } = options;
+  const { out, weighAmong, epochs, batch: batchTokens, rate, seed, report, json = false } = options;
   const checkpoint = await openCheckpoint(model);
   const { config } = checkpoint;
   const run = options.run ?? Math.ceil(config.router.topK / 2);
@@ -55,7 +55,7 @@ async function auxiliary(model: string, options: Options): Promise<void> {
   const sequences = options.text.flatMap((file) => calibrationWindows(checkpoint, file, options));
   const percent = (share: number): string => `${(100 * share).toFixed(2)} %`;
   await writeModel<CompressedExpertsReport>({
-    out, json, label: `fitting vectors of ${basename(checkpoint.name)}`, total: moeLayersOf(config).length * epochs, unit: "epochs",
+    pass: auxiliaryCommand, checkpoint, out, report, json, label: `fitting vectors of ${basename(checkpoint.name)}`, total: moeLayersOf(config).length * epochs, unit: "epochs",
     run: (sink, onProgress) => compressExperts(checkpoint, sink, kernelModules(), { run, weighAmong, sequences, epochs, batchTokens, rate, seed }, onProgress),
     rows: ({ auxiliaries, layers, calibrationTokens }) => [
       ["model", `${out}, ${run} of ${run + auxiliaries} experts per token are run, ${auxiliaries} stand by`],

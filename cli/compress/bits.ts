@@ -3,11 +3,11 @@
 import { InvalidArgumentError, Option } from "commander";
 import { writeFileSync } from "node:fs";
 import { basename } from "node:path";
-import type { Checkpoint } from "../../formats/checkpoint.ts";
+import { type Checkpoint, expertName } from "../../formats/checkpoint.ts";
 import { EXPERT_MATRICES, moeLayersOf } from "../../model/config.ts";
 import { accountBits, averageBits, type BitAccount } from "../../passes/bit-accounting.ts";
 import { type ExpertCosts, expertCosts, planExperts } from "../../passes/bit-costs.ts";
-import { parseBitPlan, PLAN_BITS } from "../../passes/bit-plan.ts";
+import { type BitPlan, parseBitPlan, PLAN_BITS, typeOfBits } from "../../passes/bit-plan.ts";
 import { measureBlocks } from "../../passes/block-importance.ts";
 import { matrixOutlierScore } from "../../passes/outlier-score.ts";
 import { expertOrder, type ExpertMeasures, NEEDS, type OrderName, ORDERS, structurePlan, type Width } from "../../passes/structure-plans.ts";
@@ -15,10 +15,11 @@ import { openCheckpoint } from "../open-model.ts";
 import { kernelModules } from "../open-pack.ts";
 import { positiveInteger } from "../positive-integer.ts";
 import { startProgress } from "../progress.ts";
+import { reportFile } from "../report/write-report.ts";
 import { showTable } from "../sizes.ts";
-import { type CalibrationOptions, calibrationWindows, modelArgument, type PassCommand, withCalibration } from "./pass-command.ts";
+import { type CalibrationOptions, calibrationWindows, modelArgument, type PassCommand, type ReportOptions, withCalibration } from "./pass-command.ts";
 
-interface Options extends CalibrationOptions {
+interface Options extends CalibrationOptions, ReportOptions {
   readonly out: string;
   readonly text?: string;
   readonly by: "pmq" | OrderName;
@@ -57,14 +58,18 @@ interface Planned {
   /** Rules that --plan of a quantising pass wants before it. */
   readonly before: string;
   readonly measures: object;
+  readonly calibrationTokens: number;
 }
 
 async function bits(model: string, options: Options): Promise<void> {
-  const { out, widths, by, json = false } = options;
+  const { out, widths, by, seed, report, json = false } = options;
+  const startMs = performance.now();
   const checkpoint = await openCheckpoint(model);
-  const { plan, before, measures } = by === "pmq" ? await byLoss(checkpoint, options) : await byOrder(checkpoint, by, options);
-  const account = accountBits(checkpoint, parseBitPlan(plan, checkpoint.config));
+  const { plan, before, measures, calibrationTokens } = by === "pmq" ? await byLoss(checkpoint, options) : await byOrder(checkpoint, by, options);
+  const parsed = parseBitPlan(plan, checkpoint.config);
+  const account = accountBits(checkpoint, parsed);
   writeFileSync(out, `${plan.replaceAll("; exp", ";\nexp")}\n`, { flag: "wx" });
+  if (report) await reportFile(out, { by, bits: options.bits, widths, seed, calibrationTokens }, { pass: bitsCommand, checkpoint, findings: { calibrationTokens, layers: plannedBits(checkpoint, parsed) }, seconds: (performance.now() - startMs) / 1000 });
   process.stdout.write(json ? `${JSON.stringify({ out, by, plan, widths, storedBits: bitsByPart(account), ...measures })}\n` : showTable([
     ["plan", out], ["by", `${by}, of ${widths.join(", ")} bits`], ...accountRows(account),
     ["next", `workers-moe compress gptq ${model} --plan "${before}; $(cat ${out})" --text <file> --out <dir>`],
@@ -93,7 +98,7 @@ async function byLoss(checkpoint: Checkpoint, options: Options): Promise<Planned
   } finally {
     bar.stop();
   }
-  return { plan: planExperts(costs, widths, average), before: "all=8", measures: { layers: costs } };
+  return { plan: planExperts(costs, widths, average), before: "all=8", measures: { layers: costs }, calibrationTokens: tokensOf(sequences) };
 }
 
 async function byOrder(checkpoint: Checkpoint, by: OrderName, options: Options): Promise<Planned> {
@@ -128,5 +133,15 @@ async function byOrder(checkpoint: Checkpoint, by: OrderName, options: Options):
   const measures: ExpertMeasures = { frequency, importance, outliers };
   const { rules, average } = structurePlan(checkpoint, expertOrder(by, config, measures, options.seed), options.widths, options.bits);
   const measured = Object.fromEntries(needs.map((need) => [need, measures[need]]));
-  return { plan: rules, before: "embed=8; head=8", measures: { average, moeLayers: moeLayersOf(config), ...measured } };
+  return { plan: rules, before: "embed=8; head=8", measures: { average, moeLayers: moeLayersOf(config), ...measured }, calibrationTokens: tokensOf(sequences) };
 }
+
+const tokensOf = (sequences: readonly (readonly number[])[]): number => sequences.reduce((sum, { length }) => sum + length, 0);
+
+/** Nominal bits of each expert, by layer: the mean of its matrices'. */
+const plannedBits = (checkpoint: Checkpoint, plan: BitPlan): { layer: number; bits: number[] }[] => moeLayersOf(checkpoint.config).map((layer) => ({
+  layer, bits: Array.from({ length: checkpoint.config.nExperts }, (_, expert) => {
+    const bits = EXPERT_MATRICES.map((matrix) => PLAN_BITS.find((width) => width !== 16 && typeOfBits(width) === plan.typeOf(checkpoint.place(expertName(layer, expert, matrix)))) ?? 16);
+    return bits.reduce((sum, width) => sum + width, 0) / bits.length;
+  }),
+}));

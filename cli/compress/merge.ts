@@ -5,9 +5,9 @@ import { mergeModel, type MergeReport } from "../../passes/merge-model.ts";
 import { openCheckpoint } from "../open-model.ts";
 import { kernelModules } from "../open-pack.ts";
 import { positiveInteger } from "../positive-integer.ts";
-import { type CalibrationOptions, calibrationWindows, modelArgument, type PassCommand, share, withCalibration, writeModel } from "./pass-command.ts";
+import { type CalibrationOptions, calibrationWindows, modelArgument, type PassCommand, type ReportOptions, share, withCalibration, writeModel } from "./pass-command.ts";
 
-interface Options extends CalibrationOptions {
+interface Options extends CalibrationOptions, ReportOptions {
   readonly out: string;
   readonly text: string;
   readonly share: number;
@@ -33,11 +33,11 @@ export const mergeCommand: PassCommand = {
 };
 
 async function merge(model: string, options: Options): Promise<void> {
-  const { out, share: staying, rank, seed, json = false } = options;
+  const { out, share: staying, rank, seed, report, json = false } = options;
   const checkpoint = await openCheckpoint(model);
   const sequences = calibrationWindows(checkpoint, options.text, options);
   await writeModel<MergeReport>({
-    out, json, label: `comparing experts of ${basename(checkpoint.name)}`, total: checkpoint.config.nLayers, unit: "layers",
+    pass: mergeCommand, checkpoint, out, report, json, label: `comparing experts of ${basename(checkpoint.name)}`, total: checkpoint.config.nLayers, unit: "layers",
     run: (sink, onProgress) => mergeModel(checkpoint, sink, kernelModules(), { share: staying, rank, sequences, seed }, onProgress),
     rows: ({ layers, calibrationTokens }) => [
       ["model", `${out}, of ${checkpoint.config.nExperts} experts ${layers.map(({ of }) => new Set(of).size).join(", ")} in the layers that have them`],

@@ -6,9 +6,9 @@ import { type MoefyReport, moefyModel, ROUTERS, SPLITS } from "../../passes/moef
 import { openCheckpoint } from "../open-model.ts";
 import { kernelModules } from "../open-pack.ts";
 import { positiveInteger } from "../positive-integer.ts";
-import { type CalibrationOptions, calibrationWindows, modelArgument, type PassCommand, withCalibration, writeModel } from "./pass-command.ts";
+import { type CalibrationOptions, calibrationWindows, modelArgument, type PassCommand, type ReportOptions, withCalibration, writeModel } from "./pass-command.ts";
 
-interface Options extends CalibrationOptions {
+interface Options extends CalibrationOptions, ReportOptions {
   readonly out: string;
   readonly text?: string;
   readonly experts: number;
@@ -38,12 +38,12 @@ export const moefyCommand: PassCommand = {
 };
 
 async function moefy(model: string, options: Options): Promise<void> {
-  const { out, experts: nExperts, topK, split, router, seed, text, json = false } = options;
+  const { out, experts: nExperts, topK, split, router, seed, text, report, json = false } = options;
   if ((split === "work" || router === "fitted") && text === undefined) throw new Error(`--split ${split} with --router ${router} needs --text, a text to calibrate with.`);
   const checkpoint = await openCheckpoint(model);
   const sequences = text === undefined ? [] : calibrationWindows(checkpoint, text, options);
   await writeModel<MoefyReport>({
-    out, json, label: `cutting ${basename(checkpoint.name)}`, total: checkpoint.config.nLayers, unit: "layers",
+    pass: moefyCommand, checkpoint, out, report, json, label: `cutting ${basename(checkpoint.name)}`, total: checkpoint.config.nLayers, unit: "layers",
     run: (sink, onProgress) => moefyModel(checkpoint, sink, kernelModules(), { nExperts, topK, split, router, seed, sequences }, onProgress),
     rows: () => [
       ["model", `${out}: ${nExperts} experts of ${checkpoint.config.denseIntermediateSize / nExperts} neurons in each layer, ${topK} for each token`],

@@ -8,11 +8,11 @@ import { type Allotment, ALLOTMENTS } from "../../passes/pruning-ratios.ts";
 import { openCheckpoint } from "../open-model.ts";
 import { kernelModules } from "../open-pack.ts";
 import { positiveInteger } from "../positive-integer.ts";
-import { type CalibrationOptions, calibrationWindows, modelArgument, type PassCommand, share, withCalibration, writeModel } from "./pass-command.ts";
+import { type CalibrationOptions, calibrationWindows, modelArgument, type PassCommand, type ReportOptions, share, withCalibration, writeModel } from "./pass-command.ts";
 
-interface Options extends CalibrationOptions {
+interface Options extends CalibrationOptions, ReportOptions {
   readonly out: string;
-  readonly calibration: string;
+  readonly text: string;
   readonly targetShare: number;
   readonly rule: "ratio" | "learned";
   readonly allot: Allotment;
@@ -29,7 +29,7 @@ export const onlinePruningCommand: PassCommand = {
   register: (command) => {
     withCalibration(command.addArgument(modelArgument()), 32)
       .requiredOption("-o, --out <dir>", "folder of the new model; must not exist")
-      .requiredOption("--calibration <file>", "UTF-8 text to measure with")
+      .requiredOption("--text <file>", "UTF-8 text to measure with")
       .option("--target-share <n>", "of all expert calls, those left out, such as 0.15", share, 0.15)
       .addOption(new Option("--rule <rule>", "ratio: of weights, by layer; learned: that, and a mask router for each layer").choices(["ratio", "learned"]).default("ratio"))
       .addOption(new Option("--allot <how>", "ratios of least loss over all layers, or MC-MoE's: medians in the layers that mind it least").choices(ALLOTMENTS).default("least-loss"))
@@ -47,11 +47,11 @@ function wholeNumber(text: string): number {
 }
 
 async function onlinePruning(model: string, options: Options): Promise<void> {
-  const { out, rule, targetShare, allot, protectFirst, renormalize, seed, json = false } = options;
+  const { out, rule, targetShare, allot, protectFirst, renormalize, seed, report, json = false } = options;
   const checkpoint = await openCheckpoint(model);
-  const sequences = calibrationWindows(checkpoint, options.calibration, options);
+  const sequences = calibrationWindows(checkpoint, options.text, options);
   await writeModel<OnlinePruningReport>({
-    out, json, label: `measuring experts of ${basename(checkpoint.name)}`, total: checkpoint.config.nLayers, unit: "layers",
+    pass: onlinePruningCommand, checkpoint, out, report, json, label: `measuring experts of ${basename(checkpoint.name)}`, total: checkpoint.config.nLayers, unit: "layers",
     run: (sink, onProgress) => onlinePruningModel(checkpoint, sink, kernelModules(), {
       rule, share: targetShare, allotment: allot, protectFirst, renormalize: renormalize === undefined ? null : renormalize === "yes", seed, sequences,
     }, onProgress),

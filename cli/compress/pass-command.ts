@@ -1,6 +1,7 @@
 // What commands of passes have in common: the model, calibration texts as windows of token ids, a folder that appears when it is complete, and the words at the end.
 // Owns those. Refuses to know any pass: each has a file of its own beside this one.
 
+import { join } from "node:path";
 import { Argument, type Command, InvalidArgumentError } from "commander";
 import { z } from "zod";
 import type { Checkpoint } from "../../formats/checkpoint.ts";
@@ -10,15 +11,14 @@ import { FolderSink } from "../file-source.ts";
 import { positiveInteger } from "../positive-integer.ts";
 import { startProgress } from "../progress.ts";
 import { readText } from "../read-text.ts";
+import { reportModel } from "../report/write-report.ts";
+import type { PassFindings, PassIdentity } from "../../passes/pass-report.ts";
 import { showTable } from "../sizes.ts";
 
 /** A pass on the command line. */
-export interface PassCommand {
-  readonly name: string;
+export interface PassCommand extends PassIdentity {
   /** One sentence. */
   readonly sentence: string;
-  /** Where the method comes from. */
-  readonly source: string;
   /** Adds arguments, options and action to its command. */
   register(command: Command): void;
 }
@@ -87,7 +87,15 @@ function readSequences(file: string, vocabSize: number): readonly (readonly numb
   return sequences;
 }
 
-export interface WrittenModel<Report> {
+/** What `compress` gives every pass to ask: with --no-report false. */
+export interface ReportOptions {
+  readonly report: boolean;
+}
+
+export interface WrittenModel<Report> extends ReportOptions {
+  /** Which pass it is, and the model it reads: for the report. */
+  readonly pass: PassIdentity;
+  readonly checkpoint: Checkpoint;
   readonly out: string;
   readonly label: string;
   /** Steps of the work, and what they are. */
@@ -99,10 +107,11 @@ export interface WrittenModel<Report> {
   rows(report: Report): readonly (readonly [string, string])[];
 }
 
-/** Runs a pass that writes a model: nothing is left of one that fails or is stopped. */
-export async function writeModel<Report extends object>({ out, label, total, unit, json, run, rows }: WrittenModel<Report>): Promise<void> {
+/** Runs a pass that writes a model: nothing is left of one that fails or is stopped. Its report goes into the new folder (cli/report/). */
+export async function writeModel<Report extends PassFindings & object>({ pass, checkpoint, out, report: isReported, label, total, unit, json, run, rows }: WrittenModel<Report>): Promise<void> {
   const sink = await FolderSink.create(out, { fresh: true });
   const bar = startProgress({ label, total, unit, quiet: json });
+  const startMs = performance.now();
   let report: Report;
   try {
     report = await run(sink, (done) => bar.update(done));
@@ -110,5 +119,8 @@ export async function writeModel<Report extends object>({ out, label, total, uni
     bar.stop();
     await sink.release();
   }
-  process.stdout.write(json ? `${JSON.stringify({ out, ...report })}\n` : showTable([...rows(report).map(([key, value]): [string, string] => [key, value]), ["next", `workers-moe pack ${out} --out <dir>`]]));
+  if (isReported) await reportModel(out, { pass, checkpoint, findings: report, seconds: (performance.now() - startMs) / 1000 });
+  const reported: [string, string][] = isReported ? [["report", join(out, "report.html")]] : [];
+  process.stdout.write(json ? `${JSON.stringify({ out, ...report })}\n`
+    : showTable([...rows(report).map(([key, value]): [string, string] => [key, value]), ...reported, ["next", `workers-moe pack ${out} --out <dir>`]]));
 }

@@ -7,9 +7,9 @@ import { pruneModel, type PruneReport } from "../../passes/prune-model.ts";
 import { openCheckpoint } from "../open-model.ts";
 import { kernelModules } from "../open-pack.ts";
 import { positiveInteger } from "../positive-integer.ts";
-import { type CalibrationOptions, calibrationWindows, modelArgument, type PassCommand, withCalibration, writeModel } from "./pass-command.ts";
+import { type CalibrationOptions, calibrationWindows, modelArgument, type PassCommand, type ReportOptions, withCalibration, writeModel } from "./pass-command.ts";
 
-interface Options extends CalibrationOptions {
+interface Options extends CalibrationOptions, ReportOptions {
   readonly out: string;
   readonly text: readonly string[];
   readonly keep: number;
@@ -35,11 +35,11 @@ export const pruneCommand: PassCommand = {
 };
 
 async function prune(model: string, options: Options): Promise<void> {
-  const { out, keep, by: score, seed, json = false } = options;
+  const { out, keep, by: score, seed, report, json = false } = options;
   const checkpoint = await openCheckpoint(model);
   const domains = options.text.map((file) => calibrationWindows(checkpoint, file, options));
   await writeModel<PruneReport>({
-    out, json, label: `judging experts of ${basename(checkpoint.name)}`, total: domains.length * checkpoint.config.nLayers, unit: "layers",
+    pass: pruneCommand, checkpoint, out, report, json, label: `judging experts of ${basename(checkpoint.name)}`, total: domains.length * checkpoint.config.nLayers, unit: "layers",
     run: (sink, onProgress) => pruneModel(checkpoint, sink, kernelModules(), { keep, score, seed, domains }, onProgress),
     rows: ({ of, layers, calibrationTokens }) => [
       ["model", `${out}, ${keep} of ${of} experts in each of ${layers.length} layers, by ${score}`],

@@ -6,9 +6,9 @@ import { parseBitPlan } from "../../passes/bit-plan.ts";
 import { quantizeModel, type QuantizeOptions, type QuantizeReport } from "../../passes/quantize-model.ts";
 import { openCheckpoint } from "../open-model.ts";
 import { kernelModules } from "../open-pack.ts";
-import { type CalibrationOptions, calibrationWindows, modelArgument, type PassCommand, share, withCalibration, writeModel } from "./pass-command.ts";
+import { type CalibrationOptions, calibrationWindows, modelArgument, type PassCommand, type ReportOptions, share, withCalibration, writeModel } from "./pass-command.ts";
 
-interface Options {
+interface Options extends ReportOptions {
   readonly out: string;
   readonly plan: string;
   readonly json?: boolean;
@@ -50,12 +50,12 @@ export const nearestCommand: PassCommand = {
   },
 };
 
-async function quantize(model: string, { out, plan: rules, json = false }: Options, method: QuantizeOptions["method"], gptq: GptqOptions | null): Promise<void> {
+async function quantize(model: string, { out, plan: rules, report, json = false }: Options, method: QuantizeOptions["method"], gptq: GptqOptions | null): Promise<void> {
   const checkpoint = await openCheckpoint(model);
   const plan = parseBitPlan(rules, checkpoint.config);
   const sequences = gptq === null ? [] : calibrationWindows(checkpoint, gptq.text, gptq);
   await writeModel<QuantizeReport>({
-    out, json, label: `quantising ${basename(checkpoint.name)}`, total: [...checkpoint.places()].filter((place) => plan.typeOf(place) !== null).length, unit: "matrices",
+    pass: method === "gptq" ? gptqCommand : nearestCommand, checkpoint, out, report, json, label: `quantising ${basename(checkpoint.name)}`, total: [...checkpoint.places()].filter((place) => plan.typeOf(place) !== null).length, unit: "matrices",
     run: (sink, onProgress) => quantizeModel(checkpoint, sink, kernelModules(), {
       plan, method, sequences, actOrder: gptq?.actOrder === true, damping: gptq?.damping ?? 0, weighting: gptq?.weighting ?? "count",
     }, ({ done }) => onProgress(done)),

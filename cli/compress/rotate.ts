@@ -6,9 +6,9 @@ import { rotateModel, type RotateReport } from "../../passes/rotate-model.ts";
 import { ROTATIONS, type RotationName } from "../../passes/rotation.ts";
 import { openCheckpoint } from "../open-model.ts";
 import { positiveInteger } from "../positive-integer.ts";
-import { modelArgument, type PassCommand, writeModel } from "./pass-command.ts";
+import { modelArgument, type PassCommand, type ReportOptions, writeModel } from "./pass-command.ts";
 
-interface Options {
+interface Options extends ReportOptions {
   readonly out: string;
   readonly by: RotationName;
   readonly seed: number;
@@ -29,10 +29,10 @@ export const rotateCommand: PassCommand = {
   },
 };
 
-async function rotate(model: string, { out, by, seed, json = false }: Options): Promise<void> {
+async function rotate(model: string, { out, by, seed, report, json = false }: Options): Promise<void> {
   const checkpoint = await openCheckpoint(model);
   await writeModel<RotateReport>({
-    out, json, label: `rotating ${basename(checkpoint.name)}`, total: [...checkpoint.places()].length, unit: "tensors",
+    pass: rotateCommand, checkpoint, out, report, json, label: `rotating ${basename(checkpoint.name)}`, total: [...checkpoint.places()].length, unit: "tensors",
     run: (sink, onProgress) => rotateModel(checkpoint, sink, { by, seed }, onProgress),
     rows: ({ rotated, untied }) => [
       ["model", `${out}, ${rotated} tensors in the new basis, norms of ones${untied ? "; the head is no longer the embedding" : ""}`],

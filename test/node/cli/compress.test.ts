@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { parsePassReport, type PassReport } from "../../../passes/pass-report.ts";
 import { tinyModel } from "../../support/tiny-models.ts";
 import { writeGguf, writeHuggingFace } from "../../support/write-tiny.ts";
 
@@ -27,6 +28,8 @@ async function good(...args: string[]): Promise<Record<string, unknown>> {
   expect([code, stderr]).toEqual([0, ""]);
   return JSON.parse(stdout) as Record<string, unknown>;
 }
+
+const reportIn = (path: string): PassReport => parsePassReport(readFileSync(join(folder, path), "utf8"), path);
 
 const SMALL = ["--samples", "6", "--window", "48"];
 
@@ -58,10 +61,18 @@ describe("a model goes through", () => {
     await good("compress", "bits", "tiny", "--text", "text.txt", "--bits", "2.5", "--out", "plan.txt", ...SMALL);
     const rules = readFileSync(join(folder, "plan.txt"), "utf8");
     expect(rules.match(/=4/g)!.length).toBe(4);
+    const planned = reportIn("plan.txt.report.json");
+    expect(planned).toMatchObject({ pass: "bits", output: null, after: null, calibrationTokens: 6 * 48 });
+    expect(planned.layers.flatMap(({ bits }) => bits!).filter((bits) => bits === 4).length).toBe(4);
     const report = await good("compress", "gptq", "tiny", "--text", "text.txt", "--plan", `all=8; ${rules}`, "--out", "mixed", ...SMALL);
     expect((report["layers"] as object[]).length).toBe(2);
     expect(await good("inspect", "mixed")).toMatchObject({ kind: "canonical", name: "mixed", architecture: "qwen3_moe", tokenizer: "BPE", chatTemplate: true, problems: [] });
+    const written = reportIn("mixed/report.json");
+    expect(written).toMatchObject({ pass: "gptq", input: { name: "tiny" }, output: { name: "mixed" }, calibrationTokens: 6 * 48 });
+    expect(written.layers.map(({ error }) => error)).toEqual((report["layers"] as { error: number }[]).map(({ error }) => error));
+    expect(written.after!.experts.flatMap(({ bits }) => bits).sort()).toEqual([...new Array<number>(12).fill(2.5), ...new Array<number>(4).fill(4.5)]);
     await good("pack", "mixed", "--out", "mixed-pack");
+    expect(readdirSync(join(folder, "mixed-pack")).sort()).toEqual(["manifest.json", "parts", "tokenizer.json"]);
     expect((await run("verify", "mixed-pack", "--source", "mixed", "--text", "text.txt")).code).toBe(0);
     const formats = Object.keys((await good("inspect", "mixed-pack"))["typeBytes"] as object);
     expect(formats).toEqual(expect.arrayContaining(["q2", "q4", "q8", "f32"]));
@@ -98,7 +109,9 @@ describe("a model goes through", () => {
 
   it("prune, merge and nearest, one after the other, from a GGUF file", async () => {
     await good("compress", "prune", "tiny.gguf", "--text", "text.txt", "text.txt", "--keep", "6", "--out", "pruned", ...SMALL);
-    await good("compress", "merge", "pruned", "--text", "text.txt", "--share", "0.75", "--out", "merged", ...SMALL);
+    await good("compress", "merge", "pruned", "--text", "text.txt", "--share", "0.75", "--out", "merged", ...SMALL, "--no-report");
+    expect(readdirSync(join(folder, "merged")).filter((name) => name.startsWith("report"))).toEqual([]);
+    expect(reportIn("pruned/report.json").layers.map(({ kept }) => kept!.length)).toEqual([6, 6]);
     await good("compress", "nearest", "merged", "--plan", "all=8", "--out", "last");
     await good("pack", "last", "--out", "last-pack");
     expect((await good("inspect", "last-pack"))).toMatchObject({ config: { nExperts: 6 } });
@@ -106,7 +119,11 @@ describe("a model goes through", () => {
     expect(passes.map(({ pass }) => pass)).toEqual(["prune", "merge", "nearest"]);
     const said = await run("compress", "merge", "pruned", "--text", "text.txt", "--share", "0.5", "--out", "half", ...SMALL);
     expect(said.code).toBe(0);
-    expect(said.stdout).toMatch(/model +half, of 6 experts \d+, \d+ in the layers that have them\ncalibration +\d+ tokens in \d windows\nnext +workers-moe pack half --out <dir>\n/);
+    expect(said.stdout).toMatch(/model +half, of 6 experts \d+, \d+ in the layers that have them\ncalibration +\d+ tokens in \d windows\nreport +half\/report\.html\nnext +workers-moe pack half --out <dir>\n/);
+    const half = reportIn("half/report.json");
+    expect(half.after!.experts.reduce((sum, { distinct }) => sum + distinct, 0)).toBe(6);
+    expect(half.after!.distinctBytes).toBeLessThan(half.after!.bytes);
+    expect(half.layers.map(({ clusters }) => new Set(clusters).size)).toEqual(half.after!.experts.map(({ distinct }) => distinct));
   });
 
   it("moefy: with all experts a dense model says what it said, and with half of them something else", async () => {
