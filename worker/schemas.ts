@@ -38,7 +38,7 @@ const prune = z.union([
     ratio: z.union([ratio, z.array(ratio).max(CONFIG_MOST.layers)], "a number from 0 to 1, or an array of them with one for each layer").meta({ description: "An expert is left out where its weight is below so many times that of the token's first; one number, or one for each layer of the model." }),
     layers: z.array(integer(0, CONFIG_MOST.layers - 1)).max(CONFIG_MOST.layers).nullish().meta({ description: "With one ratio: the layers it holds for, by number from 0; all that have experts when absent." }),
     protect_first: integer(0, Number.MAX_SAFE_INTEGER).nullish().meta({ description: `Tokens at so many first positions lose nothing; what the model's calibration says when absent, or ${PROTECTED_POSITIONS}.` }),
-    renormalize: boolean.nullish().meta({ description: "Where the model's router brings the weights of a token's experts to a sum: true brings those of the ones that stay to it again, false leaves them as they are. What the model's calibration says when absent, or true." }),
+    renormalize: boolean.nullish().meta({ description: "Where the model's router brings the weights of a token's experts to a sum: true brings those of the ones that stay to it again, false leaves them as they are. What the model's calibration says when absent, or false." }),
   }, pruneExpected),
 ], pruneExpected);
 
