@@ -234,7 +234,9 @@ export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: Arr
         const choice = route(c.router, logits, c.router.selectionBias ? w(at + "selectionBias").values : undefined);
         routed.push(choice);
         choice.ids.forEach((id, rank) => {
-          y = add(y, expert(c, w, `${at}experts.${id}.`, h).map((v) => v * choice.weights[rank]!));
+          // Latent experts read B h, B being their group's.
+          const input = c.latentExperts === undefined ? h : multiply(w(`${at}latent.${Math.floor(id / (c.nExperts / c.latentExperts.nGroups))}`), h);
+          y = add(y, expert(c, w, `${at}experts.${id}.`, input).map((v) => v * choice.weights[rank]!));
         });
         if (c.sharedIntermediateSize > 0) {
           const gate = c.sharedGate ? sigmoid(multiply(w(at + "sharedGate"), h)[0]!) : 1;

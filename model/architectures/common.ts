@@ -76,13 +76,18 @@ export function checkConfig(file: string, c: ModelConfig): void {
     if (topKGroups * (c.nExperts / nGroups) < topK) wrong(`${topK} experts per token, but ${topKGroups} groups hold only ${topKGroups * (c.nExperts / nGroups)}`);
     if (c.router.groupScore === "top2-sum" && c.nExperts / nGroups < 2) wrong(`${nGroups} groups of ${c.nExperts} experts have fewer than the two experts by which they are judged`);
   }
+  if (c.latentExperts !== undefined) {
+    const { rank, nGroups: nLatent } = c.latentExperts;
+    if (rank % 32 !== 0 || rank > c.hiddenSize) wrong(`latent experts read rows of ${rank}, expected a multiple of 32 of at most ${c.hiddenSize}, the hidden size`);
+    if (c.nExperts === 0 || c.nExperts % nLatent !== 0) wrong(`${c.nExperts} experts are no multiple of ${nLatent} latent groups`);
+  }
   for (const id of c.eosTokenIds) if (id >= c.vocabSize) wrong(`end-of-text id ${id} is outside the vocabulary of ${c.vocabSize}`);
 }
 
 /** Checks the record, then freezes it and its lists. */
 export function freezeConfig(file: string, c: ModelConfig): ModelConfig {
   checkConfig(file, c);
-  for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla]) Object.freeze(list);
+  for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla, c.latentExperts]) Object.freeze(list);
   Object.freeze(c.rope);
   Object.freeze(c.router);
   return Object.freeze(c);

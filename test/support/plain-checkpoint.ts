@@ -30,7 +30,7 @@ export function plainCheckpoint(config: ModelConfig, weights: (name: string) => 
   for (let layer = 0; layer < config.nLayers; layer++) {
     const width = sharedWidth(config, layer);
     for (const matrix of width > 0 ? EXPERT_MATRICES : []) {
-      const { nRows, nCols } = ffnShape(config.hiddenSize, width, matrix);
+      const { nRows, nCols } = ffnShape(config.hiddenSize, config.hiddenSize, width, matrix);
       add(sharedName(layer, matrix), [nRows, nCols]);
     }
     for (let expert = 0; config.layerFfns[layer] === "moe" && expert < config.nExperts; expert++) {

@@ -175,7 +175,7 @@ export function tinyModel(architecture: TinyArchitecture, seed: number, override
   for (let layer = 0; layer < config.nLayers; layer++) {
     const width = sharedWidth(config, layer);
     for (const m of width > 0 ? EXPERT_MATRICES : []) {
-      const { nRows, nCols } = ffnShape(config.hiddenSize, width, m);
+      const { nRows, nCols } = ffnShape(config.hiddenSize, config.hiddenSize, width, m);
       matrix(`layers.${layer}.shared.${m}`, nRows, nCols, SCALES[m]!, exactIn);
     }
   }

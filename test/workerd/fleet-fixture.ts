@@ -113,7 +113,7 @@ async function engineHere(pack: MemoryPack, experts: (parts: { manifest: PackMan
 const CHUNK_TOKENS = 64;
 
 const localExperts = ({ manifest: { config }, heap, kernels, lookup }: { manifest: PackManifest; heap: Heap; kernels: Kernels; lookup: SegmentLookup }): LocalExperts =>
-  new LocalExperts(new ExpertRunner(kernels, heap, config, config.expertIntermediateSize, CHUNK_TOKENS), lookup, config.hiddenSize);
+  new LocalExperts(new ExpertRunner(kernels, heap, config, config.expertIntermediateSize, CHUNK_TOKENS), lookup);
 
 /** Everything in one place and no wire: an engine over LocalExperts. */
 export const inProcess = (pack: MemoryPack): Promise<Engine> => engineHere(pack, localExperts);
