@@ -246,7 +246,7 @@ function hessianOf({ width, values }: Rows, weight: (row: number) => number = ()
 }
 
 /** Root mean square of found - wanted over that of wanted - before. */
-function relativeDifference(before: Float32Array, wanted: Float32Array, found: Float32Array): number {
+export function relativeDifference(before: Float32Array, wanted: Float32Array, found: Float32Array): number {
   let [error, size] = [0, 0];
   for (let i = 0; i < wanted.length; i++) {
     error += (found[i]! - wanted[i]!) ** 2;

@@ -2,13 +2,14 @@
 
 import type { Command } from "commander";
 import { bitsCommand } from "../compress/bits.ts";
+import { latentizeCommand } from "../compress/latentize.ts";
 import { mergeCommand } from "../compress/merge.ts";
 import type { PassCommand } from "../compress/pass-command.ts";
 import { pruneCommand } from "../compress/prune.ts";
 import { gptqCommand, nearestCommand } from "../compress/quantize.ts";
 import { showTable } from "../sizes.ts";
 
-export const PASS_COMMANDS: readonly PassCommand[] = [gptqCommand, nearestCommand, bitsCommand, pruneCommand, mergeCommand];
+export const PASS_COMMANDS: readonly PassCommand[] = [gptqCommand, nearestCommand, bitsCommand, pruneCommand, mergeCommand, latentizeCommand];
 
 export function register(program: Command): void {
   const compress = program.command("compress").description("make a model smaller: quantise, prune, merge, convert")
