@@ -29,7 +29,11 @@ import { wholeModel, type StageSpan } from "../../model/stage-span.ts";
 import { createTokenizer } from "../../model/tokenizer.ts";
 import { factorError, fittedTo, gramOf, metricOf, plainMetric, rankReduced, sharedBasis } from "../../passes/latent-factors.ts";
 import { largestRank, latentizeModel, type LatentizeOptions, type LatentizeReport } from "../../passes/latentize-model.ts";
+import { parseBitPlan } from "../../passes/bit-plan.ts";
 import { LayeredModel } from "../../passes/layered-model.ts";
+import { mergeModel } from "../../passes/merge-model.ts";
+import { pruneModel } from "../../passes/prune-model.ts";
+import { quantizeModel } from "../../passes/quantize-model.ts";
 import { checkpointWeights } from "../../passes/streamed-model.ts";
 import { dataFile } from "../support/data-folder.ts";
 import { logitsOf } from "../support/direct-engine.ts";
@@ -159,6 +163,32 @@ describe("a model made latent", () => {
     const { diagonal } = new SingularValueDecomposition(both, { autoTranspose: true });
     expect(diagonal[report.rank - 1]! / diagonal[0]!).toBeGreaterThan(1e-3);
     expect(diagonal[report.rank]! / diagonal[0]!).toBeLessThan(1e-6);
+  });
+
+  it("goes through the other passes: quantised by what latent rows are, cut to as many experts of each latent group, merged where there is one", async () => {
+    const checkpoint = await openTinyHuggingFace(tinyModel("qwen3_moe", 21), { dtype: "F32" });
+    const { model } = await latentized(checkpoint, { rank: 32, nGroups: 2 });
+    const [plan, logits] = [parseBitPlan("routed=8", model.config), await logitsWith(model)];
+    for (const method of ["gptq", "nearest"] as const) {
+      const sink = new MemorySink();
+      const report = await quantizeModel(model, sink, kernelModules(), { plan, method, actOrder: false, damping: 0.01, weighting: "count", sequences: SEQUENCES });
+      expect(report.matrices.filter(({ name }) => name.includes("latent")).map(({ name, rows }) => [name, rows > 0])).toEqual([0, 1].flatMap((layer) => [0, 1].map((group) => [`layers.${layer}.latent.${group}`, method === "gptq"])));
+      expect(report.matrices.every(({ error }) => error < 0.02)).toBe(true);
+      const quantized = await openModelFolder(new MemorySource(sink.files), "quantized");
+      expect(quantized.place("layers.0.latent.1").type).toBe("Q8_0");
+      expect(difference(await logitsWith(quantized), logits)).toBeLessThan(0.05 * largest(logits));
+    }
+    const pruned = new MemorySink();
+    const { layers } = await pruneModel(model, pruned, kernelModules(), { keep: 4, score: "easy-ep", seed: 1, domains: [SEQUENCES] });
+    for (const { kept } of layers) expect(kept.map((expert) => Math.floor(expert / 4))).toEqual([0, 0, 1, 1]);
+    const fewer = await openModelFolder(new MemorySource(pruned.files), "pruned");
+    expect(fewer.config).toMatchObject({ nExperts: 4, latentExperts: { rank: 32, nGroups: 2 } });
+    expect((await logitsWith(fewer)).every(Number.isFinite)).toBe(true);
+    const merging = { share: 0.5, rank: 1, sequences: SEQUENCES, seed: 1 };
+    await expect(mergeModel(model, new MemorySink(), kernelModules(), merging)).rejects.toThrow(/has 2 latent groups, whose experts read different rows; one group was expected/);
+    const merged = new MemorySink();
+    await mergeModel((await latentized(checkpoint, {})).model, merged, kernelModules(), merging);
+    expect((await logitsWith(await openModelFolder(new MemorySource(merged.files), "merged"))).every(Number.isFinite)).toBe(true);
   });
 
   it("that cannot be is refused in words", async () => {
