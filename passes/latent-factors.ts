@@ -34,28 +34,40 @@ export const plainMetric = (n: number): Metric => {
   return { c, factor: new CholeskyDecomposition(c) };
 };
 
-/** Sum over matrices of weight W^T W: what stacking them one below the other gives, [n, n]. */
-export function gramOf(matrices: Iterable<{ readonly w: Matrix; readonly weight: number }>, n: number): Matrix {
-  const gram = Matrix.zeros(n, n);
-  for (const { w, weight } of matrices) gram.add(w.transpose().mmul(w).mul(weight));
-  return gram;
+/** A matrix [rows, n] of a stack, and how much its errors count. */
+export interface Weighted {
+  readonly w: Matrix;
+  readonly weight: number;
 }
 
 export interface Basis {
   /** [rank, n]. */
   readonly b: Matrix;
-  /** All singular values of the stack in the metric, descending: the squares of those behind the first `rank` add up to the squared error. */
+  /** Singular values of the stack in the metric, descending: the squares of those behind the first `rank` add up to the squared error. */
   readonly singularValues: readonly number[];
 }
 
-/** The B that loses least of matrices with this Gram matrix, where inputs have this metric. Its rows give z of uncorrelated numbers of one size, the weightiest first. */
-export function sharedBasis(gram: Matrix, { factor }: Metric, rank: number): Basis {
+/** The B that loses least of the stacked matrices, where inputs have this metric. Its rows give z of uncorrelated numbers of one size, the weightiest first. */
+export function sharedBasis(stack: readonly Weighted[], { factor }: Metric, rank: number): Basis {
   const lower = factor.lowerTriangularMatrix;
-  const { realEigenvalues: values, eigenvectorMatrix: vectors } = new EigenvalueDecomposition(lower.transpose().mmul(gram).mmul(lower), { assumeSymmetric: true });
+  // Of one expert the smaller Gram matrix, rows by rows, has the same singular values: V = (W L)^T U / s.
+  const [only] = stack as [Weighted];
+  const own = stack.length === 1 && only.w.rows < lower.rows && rank <= only.w.rows ? only.w.mmul(lower).mul(Math.sqrt(only.weight)) : null;
+  const gram = own === null ? lower.transpose().mmul(stackedGram(stack, lower.rows)).mmul(lower) : own.mmul(own.transpose());
+  const { realEigenvalues: values, eigenvectorMatrix: vectors } = new EigenvalueDecomposition(gram, { assumeSymmetric: true });
   const order = Array.from(values.keys()).sort((a, b) => values[b]! - values[a]!);
+  const singularValues = order.map((i) => Math.sqrt(Math.max(0, values[i]!)));
   const first = vectors.subMatrixColumn(order.slice(0, rank));
+  const right = own === null ? first : own.transpose().mmul(first).divRowVector(singularValues.slice(0, rank).map((s) => s || 1));
   // V^T L^-1 = (C^-1 L V)^T.
-  return { b: factor.solve(lower.mmul(first)).transpose(), singularValues: order.map((i) => Math.sqrt(Math.max(0, values[i]!))) };
+  return { b: factor.solve(lower.mmul(right)).transpose(), singularValues };
+}
+
+/** Sum over matrices of weight W^T W: the Gram matrix of them one below the other, [n, n]. */
+function stackedGram(stack: readonly Weighted[], n: number): Matrix {
+  const gram = Matrix.zeros(n, n);
+  for (const { w, weight } of stack) gram.add(w.transpose().mmul(w).mul(weight));
+  return gram;
 }
 
 /** The A [rows, rank] for which A B is nearest to W [rows, n], where W's own inputs have these moments: least squares, A = W C B^T (B C B^T)^-1. */
@@ -68,7 +80,7 @@ export function fittedTo(w: Matrix, { c }: Metric, b: Matrix): Matrix {
 /** W cut down to `rank` directions of its own, as its inputs weigh them. */
 export function rankReduced(w: Matrix, metric: Metric, rank: number): Matrix {
   if (rank >= Math.min(w.rows, w.columns)) return w;
-  const { b } = sharedBasis(gramOf([{ w, weight: 1 }], w.columns), metric, rank);
+  const { b } = sharedBasis([{ w, weight: 1 }], metric, rank);
   return fittedTo(w, metric, b).mmul(b);
 }
 

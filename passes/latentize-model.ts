@@ -13,7 +13,7 @@ import { freezeConfig } from "../model/architectures/common.ts";
 import { type ModelConfig, ModelError, moeLayersOf } from "../model/config.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
 import { Hessian } from "./hessian.ts";
-import { fittedTo, gramOf, type Metric, metricOf, plainMetric, rankReduced, sharedBasis } from "./latent-factors.ts";
+import { fittedTo, type Metric, metricOf, plainMetric, rankReduced, sharedBasis } from "./latent-factors.ts";
 import { LayerInputs, type LayerRouting, type Rows } from "./layer-inputs.ts";
 import { LayeredModel } from "./layered-model.ts";
 import { relativeDifference } from "./quantize-model.ts";
@@ -172,8 +172,7 @@ class Latentization {
       }
       return { w: expertRank === null ? w : rankReduced(w, this.#metric([expert], moments), expertRank), expert };
     }));
-    const gram = gramOf(stacked.map(({ w, expert }) => ({ w, weight: this.#weight(expert, moments) })), n);
-    const { b } = sharedBasis(gram, this.#metric(experts, moments), this.rank);
+    const { b } = sharedBasis(stacked.map(({ w, expert }) => ({ w, weight: this.#weight(expert, moments) })), this.#metric(experts, moments), this.rank);
     if (by === "shared") this.#made.set(`layers.${layer}.latent.${Math.floor(experts[0]! / experts.length)}`, Float32Array.from(b.to1DArray()));
     for (const { w, expert } of stacked) {
       const a = fittedTo(w, this.#metric([expert], moments), b);

@@ -27,7 +27,7 @@ import { activationRowBytes, type ActivationFormat } from "../../model/kernels.t
 import { createScalarKernels } from "../../model/scalar-kernels.ts";
 import { wholeModel, type StageSpan } from "../../model/stage-span.ts";
 import { createTokenizer } from "../../model/tokenizer.ts";
-import { factorError, fittedTo, gramOf, metricOf, plainMetric, rankReduced, sharedBasis } from "../../passes/latent-factors.ts";
+import { factorError, fittedTo, metricOf, plainMetric, rankReduced, sharedBasis } from "../../passes/latent-factors.ts";
 import { largestRank, latentizeModel, type LatentizeOptions, type LatentizeReport } from "../../passes/latentize-model.ts";
 import { parseBitPlan } from "../../passes/bit-plan.ts";
 import { LayeredModel } from "../../passes/layered-model.ts";
@@ -54,12 +54,12 @@ describe("factors", () => {
   const stacked = new Matrix(matrices.flatMap((w) => w.to2DArray()));
   const spread = drawn(n, n);
   const moments = spread.mmul(spread.transpose());
-  const gram = gramOf(matrices.map((w) => ({ w, weight: 1 })), n);
+  const stack = matrices.map((w) => ({ w, weight: 1 }));
   const tail = (of: Matrix, rank: number): number => new SingularValueDecomposition(of, { autoTranspose: true }).diagonal.slice(rank).reduce((sum, s) => sum + s * s, 0);
 
   it.each([1, 4, 11, 12])("of rank %i lose the tail of the singular values, plainly and as inputs weigh them (Eckart-Young)", (rank) => {
     for (const metric of [plainMetric(n), metricOf(Float64Array.from(moments.to1DArray()), n)]) {
-      const { b, singularValues } = sharedBasis(gram, metric, rank);
+      const { b, singularValues } = sharedBasis(stack, metric, rank);
       const lost = matrices.reduce((sum, w) => sum + factorError(w, fittedTo(w, metric, b), b, metric), 0);
       const expected = tail(stacked.mmul(metric.factor.lowerTriangularMatrix), rank);
       expect(Math.abs(lost - expected)).toBeLessThan(1e-8 * (1 + expected));
@@ -71,13 +71,13 @@ describe("factors", () => {
 
   it("fit each matrix to its own inputs: no other A does better, and with weights that matter more weighs more", () => {
     const own = metricOf(Float64Array.from(drawn(n, n).mmul(Matrix.eye(n, n, 2)).to1DArray().map((x, i) => (i % (n + 1) === 0 ? 9 : x / 20))), n);
-    const { b } = sharedBasis(gram, plainMetric(n), 5);
+    const { b } = sharedBasis(stack, plainMetric(n), 5);
     const [w] = matrices as [Matrix];
     const a = fittedTo(w, own, b);
     const least = factorError(w, a, b, own);
     for (let i = 0; i < 20; i++) expect(factorError(w, Matrix.add(a, drawn(5, 5).mul(0.01)), b, own)).toBeGreaterThan(least);
     const lostBy = (weight: number): number => {
-      const basis = sharedBasis(gramOf(matrices.map((of, i) => ({ w: of, weight: i === 0 ? weight : 1 })), n), plainMetric(n), 5).b;
+      const basis = sharedBasis(matrices.map((of, i) => ({ w: of, weight: i === 0 ? weight : 1 })), plainMetric(n), 5).b;
       return factorError(w, fittedTo(w, plainMetric(n), basis), basis, plainMetric(n));
     };
     expect(lostBy(100)).toBeLessThan(lostBy(1) / 4);
@@ -310,7 +310,7 @@ describe.skipIf(prose === null)("on the demo model (needs text/en_shakespeare un
     const text = gunzipSync(readFileSync(prose!)).toString("utf8");
     const tokenizer = createTokenizer(JSON.parse(new TextDecoder().decode(checkpoint.tokenizer!.json)));
     const windows = (from: number, n: number): number[][] => Array.from({ length: n }, (_, i) => tokenizer.encodeText(text.slice(from + i * 8000, from + i * 8000 + 1200)).slice(0, 256));
-    const [sequences, heldOut] = [windows(0, 32), windows(600_000, 16)];
+    const [sequences, heldOut] = [windows(0, 12), windows(600_000, 8)];
     const nll = async (of: Checkpoint): Promise<number> => {
       const model = await LayeredModel.open(checkpointWeights(of, 256), heldOut, kernelModules());
       for (let layer = 0; layer < of.config.nLayers; layer++) await model.runLayer(layer);
