@@ -43,7 +43,7 @@ it("lists its passes, each with a sentence and a source", async () => {
   const { code, stdout } = await run("compress", "--list");
   expect(code).toBe(0);
   const lines = stdout.trim().split("\n");
-  expect(lines.map((line) => line.split(" ")[0])).toEqual(["gptq", "nearest", "bits", "prune", "merge"]);
+  expect(lines.map((line) => line.split(" ")[0])).toEqual(["gptq", "nearest", "bits", "prune", "merge", "latentize"]);
   for (const line of lines) expect(line).toMatch(/^\w+ +[A-Z].+\. \(.+\)$/);
   expect((await run("compress")).code).toBe(2);
 });
@@ -62,6 +62,17 @@ describe("a model goes through", () => {
     expect(formats).toEqual(expect.arrayContaining(["q2", "q4", "q8", "f32"]));
     const evaluated = await good("eval", "mixed-pack", "--text", "text.txt");
     expect(evaluated["perplexity"]).toBeGreaterThan(1);
+  });
+
+  it("latentize, and is packed, verified and told how many numbers its experts read", async () => {
+    const report = await good("compress", "latentize", "tiny", "--text", "text.txt", "--keep", "0.9", "--groups", "2", "--out", "latent", ...SMALL);
+    expect(report).toMatchObject({ rank: 32, layers: [{ layer: 0 }, { layer: 1 }] });
+    await good("pack", "latent", "--out", "latent-pack", "--quant", "q8");
+    expect(await good("inspect", "latent-pack")).toMatchObject({ config: { latentExperts: { rank: 32, nGroups: 2 } }, parameters: (report["parameters"] as { after: number }).after });
+    expect((await run("inspect", "latent-pack")).stdout).toMatch(/experts +8 per layer, .*, reading 32 numbers of a token \(2 latent groups\)\n/);
+    expect((await run("verify", "latent-pack", "--source", "latent", "--text", "text.txt")).code).toBe(0);
+    const neither = await run("compress", "latentize", "tiny", "--text", "text.txt", "--out", "x", ...SMALL);
+    expect([neither.code, neither.stderr]).toEqual([1, expect.stringMatching(/Neither --rank nor --keep was given; expected one of them\./)]);
   });
 
   it("prune, merge and nearest, one after the other, from a GGUF file", async () => {
