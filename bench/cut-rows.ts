@@ -26,7 +26,7 @@ async function openStage(source: ByteSource, manifest: PackManifest, span: Stage
   const { config, kvFormat, activations } = manifest;
   const runner = new ExpertRunner(kernels, heap, config, maxSegmentWidth, STEP_TOKENS);
   return new Engine({
-    config, kernels, heap, trunk, segmentCounts, shared, kvFormat, activations, maxChunkTokens: STEP_TOKENS, experts: new LocalExperts(runner, lookup, config.hiddenSize),
+    config, kernels, heap, trunk, segmentCounts, shared, kvFormat, activations, maxChunkTokens: STEP_TOKENS, experts: new LocalExperts(runner, lookup),
   });
 }
 

@@ -17,6 +17,7 @@ import { trunkReads } from "../durable/weight-reads.ts";
 import { bindPackTrunk, bindShared, segmentCounts } from "../formats/load-model.ts";
 import type { PackManifest } from "../formats/manifest.ts";
 import { expertTable, makePlan } from "../fleet/plan.ts";
+import { expertInputSize, expertsPerInputRow, inputRowsPerToken } from "../model/config.ts";
 import { Engine } from "../model/engine.ts";
 import { ExpertBatchBuilder, PAIR_BYTES } from "../model/expert-batch.ts";
 import type { Experts } from "../model/experts.ts";
@@ -102,13 +103,13 @@ export class FanOutBench extends DurableObject<BenchEnv> {
     if (!tenant.adopt([...trunkBlobs(manifest), ...blobsOfSlots(manifest, ranges)])) throw new Error("The shards' experts are not in this isolate; this measurement expects one process.");
     const { hiddenSize } = manifest.config;
     return this.#engineOver(tenant, manifest, (roundTokens) => new LocalExperts(
-      new ExpertRunner(tenant.isolate.kernels, tenant.heap, manifest.config, maxSlotWidth(manifest, ranges), roundTokens), bindSlots(tenant, manifest, ranges), hiddenSize));
+      new ExpertRunner(tenant.isolate.kernels, tenant.heap, manifest.config, maxSlotWidth(manifest, ranges), roundTokens), bindSlots(tenant, manifest, ranges)));
   }
 
   /** An engine over a trunk that the tenant holds, with steps of one round. */
   #engineOver(tenant: Tenant, manifest: PackManifest, experts: (roundTokens: number) => Experts): Engine {
     const { config, activations, kvFormat } = manifest;
-    const roundTokens = maxChunkTokens({ topK: config.router.topK, maxSegments: maxSegmentsOf(manifest), hidden: config.hiddenSize, activations });
+    const roundTokens = maxChunkTokens(config, maxSegmentsOf(manifest), activations);
     return new Engine({
       config, kernels: tenant.isolate.kernels, heap: tenant.heap, kvFormat, activations, maxChunkTokens: roundTokens, segmentCounts: segmentCounts(manifest),
       shared: bindShared(manifest, (hash) => tenant.ptrOf(hash)),
@@ -184,12 +185,13 @@ function roundsOf(tenant: Tenant, manifest: PackManifest, experts: Experts, nTok
   const maxSegments = maxSegmentsOf(manifest);
   const counts = segmentCounts(manifest);
   const alloc = (bytes: number): number => heap.alloc(bytes, "benchmark");
-  const stride = activationRowBytes(activations, c.hiddenSize);
-  const [acts, rows] = [alloc(nTokens * stride), alloc(nTokens * topK * maxSegments * c.hiddenSize * 4)];
+  const stride = activationRowBytes(activations, expertInputSize(c));
+  const rowsPerToken = inputRowsPerToken(c);
+  const [acts, rows] = [alloc(nTokens * rowsPerToken * stride), alloc(nTokens * topK * maxSegments * c.hiddenSize * 4)];
   const [ids, weights, pairs] = [alloc(nTokens * topK * 4), alloc(nTokens * topK * 4), alloc(nTokens * topK * PAIR_BYTES)];
-  heap.u8.fill(3, acts, acts + nTokens * stride);
+  heap.u8.fill(3, acts, acts + nTokens * rowsPerToken * stride);
   return Array.from({ length: c.nLayers }, (_, layer) => {
-    const builder = new ExpertBatchBuilder(heap, { maxTokens: nTokens, topK, nExperts: c.nExperts, maxSegments, hidden: c.hiddenSize }, experts);
+    const builder = new ExpertBatchBuilder(heap, { maxTokens: nTokens, topK, nExperts: c.nExperts, maxSegments, hidden: c.hiddenSize, rowsPerToken, expertsPerRow: expertsPerInputRow(c) }, experts);
     for (let t = 0; t < nTokens; t++) {
       for (let rank = 0; rank < topK; rank++) heap.u32[ids / 4 + t * topK + rank] = (t * 5 + layer * 3 + rank * Math.floor(c.nExperts / topK)) % c.nExperts;
     }

@@ -31,7 +31,7 @@ const mib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
 export function fleetMemory(reply: Pick<FleetReply, "regions">, plan: FleetPlan, manifest: PackManifest): FleetMemory {
   const limitBytes = tenantBytes(LIMITS);
-  const roundTokens = maxChunkTokens({ topK: manifest.config.router.topK, maxSegments: maxSegmentsOf(manifest), hidden: manifest.config.hiddenSize, activations: manifest.activations });
+  const roundTokens = maxChunkTokens(manifest.config, maxSegmentsOf(manifest), manifest.activations);
   const lanes = reply.regions.flatMap(({ lanes: of }) => of);
   const isolates: IsolateMemory[] = [];
   const failures: string[] = lanes.length === plan.lanes ? [] : [`The fleet tells of ${lanes.length} lanes; ${plan.lanes} were expected.`];

@@ -31,7 +31,7 @@ export async function localEngine(pack: string | ByteSource, { maxChunkTokens, w
   const { config, kvFormat, activations } = manifest;
   const runner = new ExpertRunner(kernels, heap, config, maxSegmentWidth, maxChunkTokens);
   return new Engine({
-    config, kernels, heap, trunk, segmentCounts, shared, kvFormat, activations, maxChunkTokens, experts: new LocalExperts(runner, lookup, config.hiddenSize),
+    config, kernels, heap, trunk, segmentCounts, shared, kvFormat, activations, maxChunkTokens, experts: new LocalExperts(runner, lookup),
   });
 }
 

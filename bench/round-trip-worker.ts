@@ -10,7 +10,7 @@ import { openFanOut } from "../durable/fan-out.ts";
 import { blobsOfSlots, maxSegmentsOf } from "../durable/memory-plan.ts";
 import { currentPack } from "../durable/opened-packs.ts";
 import { replyFrameBytes, requestLayout } from "../durable/protocol.ts";
-import type { ModelConfig } from "../model/config.ts";
+import { expertInputSize, expertsPerInputRow, inputRowsPerToken, type ModelConfig } from "../model/config.ts";
 import type { PackManifest } from "../formats/manifest.ts";
 import type { ExpertBatch } from "../model/experts.ts";
 import { activationRowBytes, formatCode } from "../model/kernels.ts";
@@ -66,13 +66,13 @@ export class RoundTrips extends DurableObject<BenchEnv> {
       const e = table.get(layer * 65536 + expert)!;
       const { start, end, hash } = e.segments[segment]!;
       return { ptr: tenant.ptrOf(hash), width: end - start, gateUp: formatCode(e.gateUp), down: formatCode(e.down) };
-    }, c.hiddenSize);
+    });
     const fanOut = lines.experts(heap, kernels, 1, () => local);
 
-    const rowBytes = activationRowBytes(activations, c.hiddenSize);
-    const acts = heap.alloc(rowBytes, "benchmark");
+    const rowBytes = activationRowBytes(activations, expertInputSize(c));
+    const acts = heap.alloc(inputRowsPerToken(c) * rowBytes, "benchmark");
     const rows = heap.alloc(c.router.topK * maxSegmentsOf(manifest) * c.hiddenSize * 4, "benchmark");
-    heap.u8.fill(3, acts, acts + rowBytes);
+    heap.u8.fill(3, acts, acts + inputRowsPerToken(c) * rowBytes);
     const made = routings(nTokens, c).map((routing) => roundOf(routing, manifest, (layer, expert, segment) => placement.partOf(layer, expert, segment), clients.length, acts, rowBytes, rows));
 
     const kinds: Record<string, (round: Round) => Promise<unknown> | unknown> = {
@@ -132,16 +132,18 @@ function roundOf({ layer, chosen }: Routing, manifest: PackManifest, shardOf: (l
   const inOrder = chosen.flatMap((expert) => manifest.experts.find((e) => e.layer === layer && e.expert === expert)!.segments.map((_, segment) => [expert, segment] as const));
   const partOf = ([expert, segment]: readonly [number, number]): number => shardOf(layer, expert, segment);
   const groups = Array.from({ length: nShards }, (_, part) => inOrder.filter((group) => partOf(group) === part)).flat();
+  const inputOf = ([expert]: readonly [number, number]): number => Math.floor(expert / expertsPerInputRow(config));
   const batch: ExpertBatch = {
-    layer, step: 0, nTokens: 1, activations: acts, activationStride: rowBytes, nGroups: groups.length, rows,
+    layer, step: 0, nTokens: 1, activations: acts, activationStride: rowBytes, rowsPerToken: inputRowsPerToken(config), nGroups: groups.length, rows,
     partStart: Uint32Array.from({ length: nShards + 1 }, (_, part) => groups.filter((group) => partOf(group) < part).length),
-    groupRow: Uint32Array.from(groups, (_, i) => i),
+    groupInput: Uint32Array.from(groups, inputOf), groupRow: Uint32Array.from(groups, (_, i) => i),
     groupExpert: Uint32Array.from(groups, ([expert]) => expert), groupSegment: Uint32Array.from(groups, ([, segment]) => segment),
     groupStart: Uint32Array.from({ length: groups.length + 1 }, (_, i) => i), groupTokens: new Uint32Array(groups.length),
   };
   const frames = Array.from({ length: nShards }, (_, shard) => {
-    const nGroups = groups.filter(([expert, segment]) => shardOf(layer, expert, segment) === shard).length;
-    const shape = { nRows: 1, nGroups, nTokens: nGroups, hidden: config.hiddenSize, activations };
+    const own = groups.filter((group) => partOf(group) === shard);
+    const nGroups = own.length;
+    const shape = { nRows: new Set(own.map(inputOf)).size, nGroups, nTokens: nGroups, hidden: config.hiddenSize, input: expertInputSize(config), activations };
     const request = new ArrayBuffer(requestLayout(shape).frameBytes);
     new Uint32Array(request)[0] = replyFrameBytes(nGroups, config.hiddenSize);
     return { shard, request, nGroups };

@@ -63,7 +63,7 @@ export async function openPackFrom(source: ByteSource, options: OpenOptions = {}
   const runner = new ExpertRunner(choice.kernels, heap, config, maxSegmentWidth, maxChunkTokens);
   const engine = new Engine({
     config, kernels: choice.kernels, heap, trunk, segmentCounts, shared, kvFormat, activations, maxChunkTokens,
-    experts: new LocalExperts(runner, lookup, config.hiddenSize),
+    experts: new LocalExperts(runner, lookup),
   });
   return { manifest, packHash, tokenizer: tokenizerJson === null ? null : createTokenizer(tokenizerJson), engine, kernels: choice };
 }

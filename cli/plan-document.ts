@@ -36,10 +36,10 @@ export const FRAME_SIZES: FrameSizes = { headerBytes: FRAME_HEADER_BYTES, groupB
 
 /** The limits in force, for isolates of `isolateBytes`. */
 export function capacityLimits(pack: CapacityPack, isolateBytes: number): CapacityLimits {
-  const { config: { router: { topK }, hiddenSize }, activations } = pack;
+  const { config, activations } = pack;
   return {
     isolateBytes, inFlightBytes: LIMITS.inFlightBytes, frameBytes: LIMITS.frameBytes,
-    entries: LIMITS.activeGenerations, roundTokens: maxChunkTokens({ topK, maxSegments: mostSegments(pack), hidden: hiddenSize, activations }),
+    entries: LIMITS.activeGenerations, roundTokens: maxChunkTokens(config, mostSegments(pack), activations),
   };
 }
 

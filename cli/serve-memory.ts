@@ -31,7 +31,7 @@ export interface ServeMemory {
 export function serveMemory(pack: PlannedPack & { readonly contextLength: number }, layout: ServeLayout): ServeMemory {
   const { processes, lanes = 1 } = layout;
   const { config } = pack;
-  const roundTokens = maxChunkTokens({ topK: config.router.topK, maxSegments: maxSegmentsOf(pack), hidden: config.hiddenSize, activations: pack.activations });
+  const roundTokens = maxChunkTokens(config, maxSegmentsOf(pack), pack.activations);
   const scripts = scriptsOfLayout(layout, "");
   const stages = layout.stages ?? [{ ...wholeModel(config), slots: [] }];
   // Shards in other isolates allow steps of two rounds; the stages of a ring overlap without.

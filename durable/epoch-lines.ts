@@ -98,7 +98,7 @@ export function fanOutOf(of: LineParts, plan: FleetPlan, before: FanOut | null =
     connect: () => Promise.all(clients.filter((_, shard) => plan.shards[shard]!.slots.some(({ layer }) => layer >= firstLayer && layer < endLayer)).map((client) => client.connect())),
     experts: (heap, kernels, maxTokens, own, frame) => {
       const onShards = new WebSocketExperts({
-        clients, placement, heap, kernels, hidden: config.hiddenSize, frame: frame ?? heap.alloc(limits.frameBytes, "frames"),
+        clients, placement, heap, kernels, config, frame: frame ?? heap.alloc(limits.frameBytes, "frames"),
         activations, maxTokens, frameBytes: limits.frameBytes, overlapTokens: overlapTokens(config), clock, limits, ...(of.terms === undefined ? {} : { terms: of.terms }),
       });
       if (ownSlots.length === 0) return onShards;

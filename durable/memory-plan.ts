@@ -5,7 +5,7 @@
 
 import { segmentName, type NamedBlob, type PackExpert, type PackManifest } from "../formats/manifest.ts";
 import { stageBlobs } from "../formats/stage-blobs.ts";
-import { ModelError, latentDim } from "../model/config.ts";
+import { ModelError, expertInputSize, latentDim } from "../model/config.ts";
 import { engineRegions } from "../model/engine-regions.ts";
 import { allocatedBytes } from "../model/heap.ts";
 import { activationRowBytes, KV_BLOCK, kvPageBytes } from "../model/kernels.ts";
@@ -78,7 +78,7 @@ export const maxSegmentsOf = (manifest: PlannedPack): number => manifest.experts
 
 /** Most tokens of one group in a frame: what its activations leave room for. */
 export const frameTokens = (manifest: PlannedPack, limits: Limits): number =>
-  Math.min(0xffff, Math.ceil(limits.frameBytes / activationRowBytes(manifest.activations, manifest.config.hiddenSize)));
+  Math.min(0xffff, Math.ceil(limits.frameBytes / activationRowBytes(manifest.activations, expertInputSize(manifest.config))));
 
 /** Bytes of blobs in memory; equal ones share one copy. */
 function weightBytes(blobs: readonly NamedBlob[]): number {
@@ -94,7 +94,7 @@ const allocated = (regions: Readonly<Record<string, number>>): number => Object.
 export function shardMemory(manifest: PlannedPack, ranges: readonly SlotRange[], limits: Limits): MemoryPlan {
   return {
     weightBytes: weightBytes(blobsOfSlots(manifest, ranges)),
-    scratchBytes: allocated(runnerRegions(manifest.config.hiddenSize, maxSlotWidth(manifest, ranges), frameTokens(manifest, limits))),
+    scratchBytes: allocated(runnerRegions(expertInputSize(manifest.config), maxSlotWidth(manifest, ranges), frameTokens(manifest, limits))),
     frameBytes: 2 * allocatedBytes(limits.frameBytes),
   };
 }
@@ -115,7 +115,7 @@ export interface TrunkShare {
  */
 export function orchestratorMemory(manifest: PlannedPack, { stepTokens, roundTokens, ranges, span = wholeModel(manifest.config) }: TrunkShare, limits: Limits): MemoryPlan {
   const { config } = manifest;
-  const runner = ranges.length === 0 ? 0 : allocated(runnerRegions(config.hiddenSize, maxSlotWidth(manifest, ranges), roundTokens));
+  const runner = ranges.length === 0 ? 0 : allocated(runnerRegions(expertInputSize(config), maxSlotWidth(manifest, ranges), roundTokens));
   return {
     weightBytes: weightBytes([...trunkBlobs(manifest, span), ...blobsOfSlots(manifest, ranges)]),
     scratchBytes: allocated(engineRegions(config, { nTokens: stepTokens, maxSegments: maxSegmentsOf(manifest), sharedSegmentWidth: sharedSegmentWidth(manifest, span), span })) + runner,

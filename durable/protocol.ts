@@ -4,6 +4,7 @@
 // Header fields are read as little-endian u32 words; every host that has WebAssembly SIMD is little-endian.
 
 import { checksumLanes, checksumWords } from "../model/checksum.ts";
+import { expertInputSize, inputRowsPerToken, type ModelConfig } from "../model/config.ts";
 import { activationRowBytes, type ActivationFormat } from "../model/kernels.ts";
 import { LIMITS } from "./limits.ts";
 
@@ -33,6 +34,8 @@ export interface FrameHeader {
   readonly nGroups: number;
   readonly nTokens: number;
   readonly hidden: number;
+  /** Numbers of a request's activation rows: hidden, or what `value` says of latent experts. */
+  readonly input: number;
   readonly activations: ActivationFormat;
   readonly refusal: FrameRefusal | null;
   readonly payloadBytes: number;
@@ -46,7 +49,9 @@ export interface RequestShape {
   readonly nRows: number;
   readonly nGroups: number;
   readonly nTokens: number;
+  /** Numbers of a reply's rows, and of the request's. */
   readonly hidden: number;
+  readonly input: number;
   readonly activations: ActivationFormat;
 }
 
@@ -59,7 +64,7 @@ const roundUp16 = (bytes: number): number => Math.ceil(bytes / 16) * 16;
 
 /** Byte offsets of a request's sections within the frame, and its length in all. */
 export function requestLayout(shape: RequestShape): { readonly activations: number; readonly groups: number; readonly tokens: number; readonly frameBytes: number } {
-  const groups = FRAME_HEADER_BYTES + shape.nRows * activationRowBytes(shape.activations, shape.hidden);
+  const groups = FRAME_HEADER_BYTES + shape.nRows * activationRowBytes(shape.activations, shape.input);
   const tokens = groups + roundUp16(shape.nGroups * 8);
   return { activations: FRAME_HEADER_BYTES, groups, tokens, frameBytes: tokens + roundUp16(shape.nTokens * 2) };
 }
@@ -71,12 +76,13 @@ export const replyFrameBytes = (nTokens: number, hidden: number): number => FRAM
  * Largest number of tokens in one step whose worst case (every selected expert of every token on one shard) fits one request
  * and one reply frame; at least 1, at most LIMITS.chunkTokens. docs/protocol.md section 3.
  */
-export function maxChunkTokens(shape: { readonly topK: number; readonly maxSegments: number; readonly hidden: number; readonly activations: ActivationFormat }): number {
+export function maxChunkTokens(config: Pick<ModelConfig, "hiddenSize" | "latentExperts"> & { readonly router: Pick<ModelConfig["router"], "topK"> }, maxSegments: number, activations: ActivationFormat): number {
   const space = LIMITS.frameBytes - FRAME_HEADER_BYTES;
-  const rowsPerToken = shape.topK * shape.maxSegments;
-  const byReply = Math.floor(space / (rowsPerToken * shape.hidden * 4));
+  const { hiddenSize, router: { topK } } = config;
+  const outputs = topK * maxSegments;
+  const byReply = Math.floor(space / (outputs * hiddenSize * 4));
   // 30 bytes: two sections' padding.
-  const byRequest = Math.floor((space - 30) / (activationRowBytes(shape.activations, shape.hidden) + rowsPerToken * (8 + 2)));
+  const byRequest = Math.floor((space - 30) / (Math.min(topK, inputRowsPerToken(config)) * activationRowBytes(activations, expertInputSize(config)) + outputs * (8 + 2)));
   return Math.max(1, Math.min(byReply, byRequest, LIMITS.chunkTokens));
 }
 
@@ -95,7 +101,7 @@ function writeHeader(words: Uint32Array, at: number, h: FrameHeader): void {
   words[at + 10] = h.hidden;
   words[at + 11] = ACTIVATION_CODES.indexOf(h.activations) | ((h.refusal === null ? 0 : FRAME_REFUSALS.indexOf(h.refusal) + 1) << 16);
   words[at + 12] = h.payloadBytes;
-  words[at + 14] = h.value;
+  words[at + 14] = h.kind === "request" && h.input !== h.hidden ? h.input : h.value;
 }
 
 /** Sets the payload's checksum, and the header's over it. */
@@ -191,7 +197,7 @@ export function decodeHeader(buffer: ArrayBuffer): Decoded {
   if (refusal === undefined || (refusal === null) !== (kind !== "refusal")) return bad(`A ${kind} frame has refusal code ${code}.`);
   const header: FrameHeader = {
     kind, connection: words[2]!, frame: words[3]!, step: words[4]!, layer: words[5]! & 0xffff, attempt: words[5]! >>> 16,
-    epoch: words[6]!, nRows: words[7]!, nGroups: words[8]!, nTokens: words[9]!, hidden: words[10]!, activations, refusal,
+    epoch: words[6]!, nRows: words[7]!, nGroups: words[8]!, nTokens: words[9]!, hidden: words[10]!, input: (kind === "request" && words[14]!) || words[10]!, activations, refusal,
     payloadBytes: words[12]!, payloadSum: words[13]!, value: words[14]!,
   };
   if (header.payloadBytes !== bytes - FRAME_HEADER_BYTES) {
@@ -203,7 +209,7 @@ export function decodeHeader(buffer: ArrayBuffer): Decoded {
   }
   const expected = kind === "request" ? requestLayout(header).frameBytes : replyFrameBytes(header.nTokens, header.hidden);
   if (expected !== bytes) {
-    return bad(`A ${kind} frame with ${header.nRows} rows, ${header.nGroups} groups, ${header.nTokens} tokens and hidden size ${header.hidden} has ${bytes} bytes; expected ${expected}.`, header);
+    return bad(`A ${kind} frame with ${header.nRows} rows, ${header.nGroups} groups, ${header.nTokens} tokens and hidden size ${header.hidden}${header.input === header.hidden ? "" : `, rows of ${header.input},`} has ${bytes} bytes; expected ${expected}.`, header);
   }
   return { ok: true, header, buffer };
 }

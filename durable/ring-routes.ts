@@ -57,8 +57,8 @@ export function tellRoutes(words: Uint32Array, taps: readonly Tap[]): void {
       const [nPartStarts, nGroups, nRows, nParts] = take(4) as unknown as [number, number, number, number];
       const [timelines, positions] = [take(nTokens), take(nTokens)];
       const batch = {
-        layer, step: 0, nTokens, activations: 0, activationStride: 0, nGroups, partStart: take(nPartStarts), groupExpert: take(nGroups), groupSegment: take(nGroups), groupStart: take(nGroups + 1),
-        groupTokens: take(nRows), groupRow: NO_IDS, rows: 0,
+        layer, step: 0, nTokens, activations: 0, activationStride: 0, rowsPerToken: 1, nGroups, partStart: take(nPartStarts), groupExpert: take(nGroups), groupSegment: take(nGroups), groupStart: take(nGroups + 1),
+        groupTokens: take(nRows), groupInput: NO_IDS, groupRow: NO_IDS, rows: 0,
       } satisfies ExpertBatch;
       const raw = take(3 * nParts);
       const parts = Array.from({ length: nParts }, (_, i) => ({ part: raw[3 * i]!, ms: raw[3 * i + 1]!, bytes: raw[3 * i + 2]! }));

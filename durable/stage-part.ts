@@ -77,7 +77,7 @@ export async function openPart({ env, tenant, pack: { manifest }, plan, stage, p
     const connected = fanOut.connect();
     // The trunk may fail first; the shards' failure must not go unhandled then.
     connected.catch(() => undefined);
-    const roundTokens = maxChunkTokens({ topK: config.router.topK, maxSegments: maxSegmentsOf(manifest), hidden: config.hiddenSize, activations: manifest.activations });
+    const roundTokens = maxChunkTokens(config, maxSegmentsOf(manifest), manifest.activations);
     const ranges = fanOut.ownSlots;
     const blobs = [...trunkBlobs(manifest, span), ...blobsOfSlots(manifest, ranges)];
     progress.trunkTotalBytes = blobs.reduce((sum, { blob }) => sum + blob.bytes, 0);
@@ -92,7 +92,7 @@ export async function openPart({ env, tenant, pack: { manifest }, plan, stage, p
     // In a ring the stages overlap already.
     const stepTokens = plan.stages.length === 1 && fanOut.clients.some((client) => client.elsewhere) ? Math.min(limits.chunkTokens, MAX_ROUNDS * roundTokens) : roundTokens;
     const own = ranges.length === 0 ? undefined : new LocalExperts(
-      new ExpertRunner(isolate.kernels, tenant.heap, config, maxSlotWidth(manifest, ranges), roundTokens), bindSlots(tenant, manifest, ranges), config.hiddenSize);
+      new ExpertRunner(isolate.kernels, tenant.heap, config, maxSlotWidth(manifest, ranges), roundTokens), bindSlots(tenant, manifest, ranges));
     const frame = isEmpty(span.layers) ? 0 : tenant.heap.alloc(limits.frameBytes, "frames");
     const epochs = new EpochSwitch({
       lines, plans, ownSlots: ranges, switched: (to) => show(progress, to),

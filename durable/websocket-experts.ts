@@ -4,6 +4,7 @@
 // A frame is put together in linear memory and leaves it in one copy: a round allocates per frame, nothing per expert, segment or row.
 
 import { NO_FRAMES, type ExpertBatch, type ExpertRunInfo, type Experts } from "../model/experts.ts";
+import { expertInputSize, inputRowsPerToken, type ExpertInput } from "../model/config.ts";
 import type { Heap } from "../model/heap.ts";
 import { activationRowBytes, type ActivationFormat, type Kernels } from "../model/kernels.ts";
 import { sleep, type Clock } from "./clock.ts";
@@ -11,7 +12,7 @@ import type { ShardClient } from "./client.ts";
 import { Contender, FrameOfShare, Round, Share, type GroupList, type RoundFrames } from "./expert-round.ts";
 import type { Limits } from "./limits.ts";
 import type { OutgoingFrame } from "./outgoing-frame.ts";
-import { faultOfPayload, FRAME_HEADER_BYTES, replyFrameBytes, requestLayout, sealRequest, type FrameHeader } from "./protocol.ts";
+import { faultOfPayload, FRAME_HEADER_BYTES, replyFrameBytes, requestLayout, sealRequest, type FrameHeader, type RequestShape } from "./protocol.ts";
 import type { PartGroups, ReplicaChoice } from "./replica-choice.ts";
 import type { StepTerms } from "./step-terms.ts";
 
@@ -29,7 +30,8 @@ export interface WebSocketExpertsParts {
   readonly frame: number;
   /** Over the heap's memory. */
   readonly kernels: Pick<Kernels, "checksum">;
-  readonly hidden: number;
+  /** What the model's experts read and give. */
+  readonly config: ExpertInput;
   readonly activations: ActivationFormat;
   readonly maxTokens: number;
   readonly frameBytes: number;
@@ -48,13 +50,18 @@ export class WebSocketExperts implements Experts, RoundFrames {
   readonly placement: ReplicaChoice;
   readonly #p: WebSocketExpertsParts;
   readonly #rowBytes: number;
-  readonly #rowOfToken: Int32Array;
+  /** Sizes that every frame has. */
+  readonly #sizes: Pick<RequestShape, "hidden" | "input" | "activations">;
+  /** By the number of an activation row of the round, its number in the frame at hand. */
+  readonly #numberOfRow: Int32Array; // [maxTokens * rowsPerToken]
 
   constructor(parts: WebSocketExpertsParts) {
     this.#p = parts;
     this.placement = parts.placement;
-    this.#rowBytes = activationRowBytes(parts.activations, parts.hidden);
-    this.#rowOfToken = new Int32Array(parts.maxTokens);
+    const input = expertInputSize(parts.config);
+    this.#sizes = { hidden: parts.config.hiddenSize, input, activations: parts.activations };
+    this.#rowBytes = activationRowBytes(parts.activations, input);
+    this.#numberOfRow = new Int32Array(parts.maxTokens * inputRowsPerToken(parts.config));
   }
 
   /** True when some shard may compute while this isolate does. */
@@ -169,26 +176,25 @@ export class WebSocketExperts implements Experts, RoundFrames {
 
   /** Numbers the rows of some groups; what their frame takes. */
   #sizeOf(batch: ExpertBatch, { list, first, end }: GroupList): { nRows: number; nTokens: number; replyBytes: number; allBytes: number } {
-    const { hidden, activations } = this.#p;
     const nRows = this.#numberRows(batch, { list, first, end });
     let nTokens = 0;
     for (let i = first; i < end; i++) {
       const g = list === null ? i : list[i]!;
       nTokens += batch.groupStart[g + 1]! - batch.groupStart[g]!;
     }
-    const requestBytes = requestLayout({ nRows, nGroups: end - first, nTokens, hidden, activations }).frameBytes;
-    const replyBytes = replyFrameBytes(nTokens, hidden);
+    const requestBytes = requestLayout({ nRows, nGroups: end - first, nTokens, ...this.#sizes }).frameBytes;
+    const replyBytes = replyFrameBytes(nTokens, this.#sizes.hidden);
     return { nRows, nTokens, replyBytes, allBytes: requestBytes + replyBytes };
   }
 
   /** Puts a frame together and hands it over, as the next attempt after `lost` if that is given. Returns its bytes both ways. */
   #send(sink: FrameOfShare, lost: OutgoingFrame | null): number {
-    const { clients, heap, kernels, hidden, activations, frameBytes, frame } = this.#p;
+    const { clients, heap, kernels, frameBytes, frame } = this.#p;
     const { batch } = sink.round;
     const { list, first, end } = sink.groups;
     const client = clients[sink.part]!;
     const { nRows, nTokens, replyBytes, allBytes } = this.#sizeOf(batch, sink.groups);
-    const shape = { nRows, nGroups: end - first, nTokens, hidden, activations };
+    const shape = { nRows, nGroups: end - first, nTokens, ...this.#sizes };
     const at = requestLayout(shape);
     if (Math.max(at.frameBytes, replyBytes) > frameBytes || nRows > 0xffff) {
       throw new FrameSizeError(
@@ -205,38 +211,39 @@ export class WebSocketExperts implements Experts, RoundFrames {
       const [from, to] = [batch.groupStart[g]!, batch.groupStart[g + 1]!];
       u32[word++] = batch.groupExpert[g]! | (batch.groupSegment[g]! << 16);
       u32[word++] = to - from;
-      for (let t = from; t < to; t++) u16[half++] = this.#rowOfToken[batch.groupTokens[t]!]!;
+      for (let t = from; t < to; t++) u16[half++] = this.#numberOfRow[batch.groupTokens[t]! * batch.rowsPerToken + batch.groupInput[g]!]!;
     }
     sealRequest(u32, frame / 4, shape, at.frameBytes, batch.layer, batch.step, kernels.checksum(frame + FRAME_HEADER_BYTES, at.frameBytes - FRAME_HEADER_BYTES));
     const buffer = heap.u8.buffer.slice(frame, frame + at.frameBytes);
-    const outgoing = client.submit(buffer, { layer: batch.layer, nGroups: shape.nGroups, nTokens, hidden }, sink, lost);
+    const outgoing = client.submit(buffer, { layer: batch.layer, nGroups: shape.nGroups, nTokens, hidden: this.#sizes.hidden }, sink, lost);
     sink.round.handed(sink.contender, client, outgoing, allBytes);
     return allBytes;
   }
 
-  /** Numbers the tokens of some groups, ascending, in #rowOfToken (-1 = not needed); returns how many. */
+  /** Numbers the activation rows of some groups, ascending, in #numberOfRow (-1 = not needed); returns how many. */
   #numberRows(batch: ExpertBatch, { list, first, end }: GroupList): number {
-    const rowOf = this.#rowOfToken;
-    rowOf.fill(-1, 0, batch.nTokens);
+    const numberOf = this.#numberOfRow;
+    const nAll = batch.nTokens * batch.rowsPerToken;
+    numberOf.fill(-1, 0, nAll);
     for (let i = first; i < end; i++) {
       const g = list === null ? i : list[i]!;
-      for (let t = batch.groupStart[g]!; t < batch.groupStart[g + 1]!; t++) rowOf[batch.groupTokens[t]!] = 0;
+      for (let t = batch.groupStart[g]!; t < batch.groupStart[g + 1]!; t++) numberOf[batch.groupTokens[t]! * batch.rowsPerToken + batch.groupInput[g]!] = 0;
     }
     let nRows = 0;
-    for (let token = 0; token < batch.nTokens; token++) if (rowOf[token] === 0) rowOf[token] = nRows++;
+    for (let row = 0; row < nAll; row++) if (numberOf[row] === 0) numberOf[row] = nRows++;
     return nRows;
   }
 
-  /** Rows of the numbered tokens to address `to`; neighbours in one piece. */
+  /** The numbered rows to address `to`; neighbours in one piece. */
   #copyActivations(u8: Uint8Array, to: number, batch: ExpertBatch): void {
     const { activations, activationStride: stride } = batch;
-    const [rowOf, rowBytes] = [this.#rowOfToken, this.#rowBytes];
-    for (let token = 0; token < batch.nTokens; token++) {
-      if (rowOf[token]! < 0) continue;
-      const first = token;
-      if (stride === rowBytes) while (token + 1 < batch.nTokens && rowOf[token + 1]! >= 0) token++;
+    const [numberOf, rowBytes, nAll] = [this.#numberOfRow, this.#rowBytes, batch.nTokens * batch.rowsPerToken];
+    for (let row = 0; row < nAll; row++) {
+      if (numberOf[row]! < 0) continue;
+      const first = row;
+      if (stride === rowBytes) while (row + 1 < nAll && numberOf[row + 1]! >= 0) row++;
       const from = activations + first * stride;
-      const bytes = (token - first + 1) * rowBytes;
+      const bytes = (row - first + 1) * rowBytes;
       u8.copyWithin(to, from, from + bytes);
       to += bytes;
     }
@@ -247,7 +254,7 @@ export class WebSocketExperts implements Experts, RoundFrames {
    * one piece. Bytes, not floats: a float copy may change the bits of a NaN. Returns what is wrong with it, and moves nothing then.
    */
   place(batch: ExpertBatch, { list, first, end }: GroupList, header: FrameHeader, reply: ArrayBuffer): string | null {
-    const { heap, kernels, hidden, frame } = this.#p;
+    const { heap, kernels, config: { hiddenSize: hidden }, frame } = this.#p;
     const { groupStart, groupRow } = batch;
     const u8 = heap.u8;
     const payload = frame + FRAME_HEADER_BYTES;

@@ -3,6 +3,7 @@
 // The sums are those of durable/memory-plan.ts, which this room may not import; a test holds both to the same bytes.
 
 import { allocatedBytes } from "../model/heap.ts";
+import { expertInputSize } from "../model/config.ts";
 import { activationRowBytes } from "../model/kernels.ts";
 import { runnerRegions } from "../model/local-experts.ts";
 import { type CapacityLimits, type CapacityPack, CapacityPlanError, ffnBytes, mib, roomBytes } from "./capacity-pack.ts";
@@ -72,8 +73,8 @@ export class ExpertSegments {
 
   #scratchBytes(width: number): number {
     const { config, activations } = this.#pack;
-    const tokens = Math.min(0xffff, Math.ceil(this.#limits.frameBytes / activationRowBytes(activations, config.hiddenSize)));
-    const { rowAddresses, scratch } = runnerRegions(config.hiddenSize, width, tokens);
+    const tokens = Math.min(0xffff, Math.ceil(this.#limits.frameBytes / activationRowBytes(activations, expertInputSize(config))));
+    const { rowAddresses, scratch } = runnerRegions(expertInputSize(config), width, tokens);
     return allocatedBytes(rowAddresses) + allocatedBytes(scratch);
   }
 }

@@ -2,7 +2,7 @@
 // the head. Owns the cut: in the order embedding, layers, head, each isolate takes as much as fits, which is the fewest there can be in that order.
 // Refuses where one layer with one page of KV cache fits no isolate. With one stage the bytes are those of durable/memory-plan.ts; a test holds both to it.
 
-import { latentDim } from "../model/config.ts";
+import { expertInputSize, latentDim } from "../model/config.ts";
 import { engineRegions } from "../model/engine-regions.ts";
 import { allocatedBytes } from "../model/heap.ts";
 import { KV_BLOCK, kvPageBytes } from "../model/kernels.ts";
@@ -100,7 +100,7 @@ export class TrunkCut {
       nTokens: this.#limits.roundTokens, maxSegments: this.#maxSegments, sharedSegmentWidth: Math.max(0, ...this.#sharedWidths.slice(firstLayer, endLayer)), span: spans,
     });
     const expertWidth = Math.max(0, ...this.#expertWidths.slice(firstLayer, endLayer));
-    const runner: Readonly<Record<string, number>> = expertWidth === 0 ? {} : runnerRegions(config.hiddenSize, expertWidth, this.#limits.roundTokens);
+    const runner: Readonly<Record<string, number>> = expertWidth === 0 ? {} : runnerRegions(expertInputSize(config), expertWidth, this.#limits.roundTokens);
     const [pages, nLayers] = [Math.ceil(resident.contextTokens / KV_BLOCK), endLayer - firstLayer];
     // A stage of a ring has one table for each entry of a step; an orchestrator alone one for each request, as long as it needs.
     const isAlone = from === 0 && to === this.nPlaces;

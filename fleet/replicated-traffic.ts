@@ -1,7 +1,7 @@
 // What a step sends where segments are on several shards: steps are put together and the fleet's own rule chooses among the holders of each (model/experts.ts Placement,
 // durable/replica-choice.ts). Owns the steps drawn, from a trace or evenly, by a seed and counted; figures are means over them. Refuses time (capacity-speed.ts).
 
-import { moeLayersOf } from "../model/config.ts";
+import { expertsPerInputRow, inputRowsPerToken, moeLayersOf } from "../model/config.ts";
 import type { Placement } from "../model/experts.ts";
 import { seededNumbers } from "../model/kernel-case.ts";
 import type { RoutedAt } from "./routing-counts.ts";
@@ -52,6 +52,8 @@ function layerTraffic({ config, activations, segmentsPerExpert }: ExpertTrafficS
   const [touchChance, expertsRead, expertTokens] = [new Float64Array(nParts), new Float64Array(nParts), new Float64Array(nParts)];
   const segmentCounts = new Uint32Array(nExperts).fill(segmentsPerExpert);
   const [chosen, here] = [new Uint32Array(nExperts), new Float64Array(nParts)];
+  const [perToken, perRow] = [inputRowsPerToken(config), expertsPerInputRow(config)];
+  const readHere = new Uint8Array(nParts * perToken);
   let [frames, rows, groups, busiest] = [0, 0, 0, 0];
   for (let step = 0; step < STEPS; step++) {
     const drawn = Array.from({ length: tokens }, () => draw(layer, random));
@@ -73,8 +75,15 @@ function layerTraffic({ config, activations, segmentsPerExpert }: ExpertTrafficS
     let most = 0;
     for (const ids of drawn) {
       here.fill(0);
-      for (let rank = 0; rank < ids.length; rank++) for (let segment = 0; segment < segmentsPerExpert; segment++) here[placement.partOf(layer, ids[rank]!, segment)]!++;
-      here.forEach((n) => { if (n > 0) rows += 1 / STEPS; });
+      readHere.fill(0);
+      for (let rank = 0; rank < ids.length; rank++) {
+        for (let segment = 0; segment < segmentsPerExpert; segment++) {
+          const shard = placement.partOf(layer, ids[rank]!, segment);
+          here[shard]!++;
+          readHere[shard * perToken + Math.floor(ids[rank]! / perRow)] = 1;
+        }
+      }
+      rows += readHere.reduce((all, isRead) => all + isRead, 0) / STEPS;
       most += here.reduce((max, n) => Math.max(max, n), 0);
     }
     busiest += most / tokens / segmentsPerExpert / STEPS;

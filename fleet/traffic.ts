@@ -3,7 +3,7 @@
 // traced-traffic.ts says the same figures. Refuses time: capacity-speed.ts. Frames are those of docs/protocol.md.
 
 import { type ActivationFormat, activationRowBytes } from "../model/kernels.ts";
-import { moeLayersOf, type ModelConfig } from "../model/config.ts";
+import { expertInputSize, expertsPerInputRow, inputRowsPerToken, moeLayersOf, type ModelConfig } from "../model/config.ts";
 import type { StageCapacity } from "./capacity-stages.ts";
 import type { CapacityPlan } from "./capacity.ts";
 import { busiestExperts, missChance } from "./even-draws.ts";
@@ -55,31 +55,33 @@ export interface StepTraffic {
 }
 
 export interface ExpertTrafficShape {
-  readonly config: Pick<ModelConfig, "hiddenSize" | "nExperts" | "layerFfns"> & { readonly router: Pick<ModelConfig["router"], "topK"> };
+  readonly config: Pick<ModelConfig, "hiddenSize" | "nExperts" | "layerFfns" | "latentExperts"> & { readonly router: Pick<ModelConfig["router"], "topK"> };
   readonly activations: ActivationFormat;
   /** Of each expert. */
   readonly segmentsPerExpert: number;
 }
 
-/** Of each shard, how many experts of each layer it holds something of. */
-function heldByShard(plan: Pick<Plan, "slots" | "nShards">, layers: readonly number[]): ReadonlyMap<number, Uint32Array> {
-  const held = new Map(layers.map((layer) => [layer, new Uint32Array(plan.nShards)]));
+/** Of each shard and each activation row of a token, how many experts of each layer that read it the shard holds something of: [nShards, rowsPerToken] by layer. */
+function heldByShard(config: ExpertTrafficShape["config"], plan: Pick<Plan, "slots" | "nShards">, layers: readonly number[]): ReadonlyMap<number, Uint32Array> {
+  const [perToken, perRow] = [inputRowsPerToken(config), expertsPerInputRow(config)];
+  const held = new Map(layers.map((layer) => [layer, new Uint32Array(plan.nShards * perToken)]));
   const seen = new Set<string>();
   plan.slots.forEach((slots, shard) => {
     for (const { layer, expert } of slots) {
       const key = `${shard} ${layer} ${expert}`;
       if (seen.has(key)) continue;
       seen.add(key);
-      held.get(layer)![shard]!++;
+      held.get(layer)![shard * perToken + Math.floor(expert / perRow)]!++;
     }
   });
   return held;
 }
 
-/** Bytes of one layer's frames there and back: headers, a row of activations per token and shard, groups, and an index and a row back for each segment of each token's experts. */
-export function frameBytes({ config: { hiddenSize, router: { topK } }, activations, segmentsPerExpert }: ExpertTrafficShape, sizes: FrameSizes,
+/** Bytes of one layer's frames there and back: headers, the rows of activations that some expert of a shard reads, groups, and an index and a row back for each segment of each token's experts. */
+export function frameBytes({ config, activations, segmentsPerExpert }: ExpertTrafficShape, sizes: FrameSizes,
   of: { readonly tokens: number; readonly frames: number; readonly rows: number; readonly groups: number }): number {
-  return 2 * of.frames * sizes.headerBytes + of.rows * activationRowBytes(activations, hiddenSize) + of.groups * sizes.groupBytes
+  const { hiddenSize, router: { topK } } = config;
+  return 2 * of.frames * sizes.headerBytes + of.rows * activationRowBytes(activations, expertInputSize(config)) + of.groups * sizes.groupBytes
     + of.tokens * topK * segmentsPerExpert * (sizes.tokenBytes + 4 * hiddenSize);
 }
 
@@ -90,10 +92,12 @@ const chosenShare = ({ config: { nExperts, router: { topK } } }: Pick<ExpertTraf
 export function evenTraffic(shape: ExpertTrafficShape, plan: Pick<Plan, "slots" | "nShards">, tokens: number, sizes: FrameSizes): LayerTraffic[] {
   const { config: { nExperts, router: { topK } }, segmentsPerExpert } = shape;
   const layers = moeLayersOf(shape.config);
-  const held = heldByShard(plan, layers);
+  const held = heldByShard(shape.config, plan, layers);
+  const perToken = inputRowsPerToken(shape.config);
   const chosen = chosenShare(shape, tokens);
   return layers.map((layer) => {
-    const heldExperts = held.get(layer)!;
+    const heldOfRow = held.get(layer)!;
+    const heldExperts = Uint32Array.from({ length: plan.nShards }, (_, shard) => heldOfRow.subarray(shard * perToken, (shard + 1) * perToken).reduce((sum, count) => sum + count, 0));
     const holders = heldExperts.reduce((sum, count) => sum + count, 0);
     const share = nExperts / holders;
     const touchChance = new Float64Array(plan.nShards);
@@ -103,7 +107,7 @@ export function evenTraffic(shape: ExpertTrafficShape, plan: Pick<Plan, "slots" 
       const miss = missChance(nExperts, topK, count);
       touchChance[shard] = 1 - miss ** tokens;
       frames += touchChance[shard]!;
-      rows += tokens * (1 - miss);
+      for (let row = 0; row < perToken; row++) rows += tokens * (1 - missChance(nExperts, topK, heldOfRow[shard * perToken + row]!));
     });
     return {
       layer, touchChance, frames, expertsRead: Float64Array.from(heldExperts, (count) => count * chosen * share), expertTokens: Float64Array.from(heldExperts, (count) => tokens * topK * count / nExperts * share),

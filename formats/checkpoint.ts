@@ -208,7 +208,7 @@ export function* requests({ config, names }: Pick<CheckpointParts, "config" | "n
     const width = sharedWidth(config, layer);
     if (width === 0) continue;
     const locations: FfnLocations | undefined = config.layerFfns[layer] === "dense" ? names?.dense : names?.shared;
-    for (const matrix of EXPERT_MATRICES) yield want(sharedName(layer, matrix), locations?.[matrix], layer, ffnShape(config.hiddenSize, width, matrix));
+    for (const matrix of EXPERT_MATRICES) yield want(sharedName(layer, matrix), locations?.[matrix], layer, ffnShape(config.hiddenSize, config.hiddenSize, width, matrix));
   }
   for (const layer of layers) {
     if (config.layerFfns[layer] !== "moe") continue;

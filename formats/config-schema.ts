@@ -29,6 +29,7 @@ export const configSchema: z.ZodType<ModelConfig> = z.strictObject({
   slidingWindows: z.array(count).readonly(),
   layerFfns: z.array(z.enum(["moe", "dense"])).readonly(),
   denseIntermediateSize: count, nExperts: count.max(CONFIG_MOST.experts), expertKind: z.enum(EXPERT_KINDS), swigluLimit: z.number().min(0), expertIntermediateSize: count,
+  latentExperts: z.strictObject({ rank: size.max(CONFIG_MOST.hidden), nGroups: size.max(CONFIG_MOST.experts) }).exactOptional(),
   sharedIntermediateSize: count,
   sharedGate: z.boolean(),
   router: z.strictObject({

@@ -4,7 +4,7 @@
 
 import { z } from "zod";
 import { checkConfig } from "../model/architectures/common.ts";
-import { type ExpertKind, ModelError, moeLayersOf, sharedWidth, trunkTensors } from "../model/config.ts";
+import { type ExpertKind, expertInputSize, ModelError, moeLayersOf, sharedWidth, trunkTensors } from "../model/config.ts";
 import { KV_FORMATS, MATRIX_FORMATS, type MatrixFormat, activationFormatOf, matrixBytes, segmentBytes } from "../model/kernels.ts";
 import { ropeTables } from "../model/trunk.ts";
 import { configSchema } from "./config-schema.ts";
@@ -123,7 +123,7 @@ function checkExperts(m: PackManifest, fail: Fail): void {
     const layer = wantedShared[i]!;
     if (e.layer !== layer) fail(`entry ${i} of the list of dense layers and shared experts is for layer ${e.layer}, expected ${layer}`);
     if (activationFormatOf(e.gateUp) !== activationFormatOf(e.down)) fail(`layer ${layer}, shared: formats ${e.gateUp} and ${e.down} take different activations`);
-    checkSegments(`layer ${layer}, shared`, e, "swiglu", c.hiddenSize, sharedWidth(c, layer), fail);
+    checkSegments(`layer ${layer}, shared`, e, "swiglu", c.hiddenSize, c.hiddenSize, sharedWidth(c, layer), fail);
   });
   const moeLayers = moeLayersOf(c);
   const nWanted = moeLayers.length * c.nExperts;
@@ -135,18 +135,18 @@ function checkExperts(m: PackManifest, fail: Fail): void {
     for (const format of [e.gateUp, e.down]) {
       if (activationFormatOf(format) !== m.activations) fail(`${name} has format ${format}, which does not take ${m.activations} activations`);
     }
-    checkSegments(name, e, c.expertKind, c.hiddenSize, c.expertIntermediateSize, fail);
+    checkSegments(name, e, c.expertKind, expertInputSize(c), c.hiddenSize, c.expertIntermediateSize, fail);
   });
 }
 
 /** Segments must cover the width without gap, each as large as its formats make it. */
-function checkSegments(name: string, e: PackShared, kind: ExpertKind, hidden: number, width: number, fail: Fail): void {
+function checkSegments(name: string, e: PackShared, kind: ExpertKind, input: number, hidden: number, width: number, fail: Fail): void {
   let at = 0;
   e.segments.forEach((s, n) => {
     if (s.start !== at || s.end <= s.start || s.end > width || s.start % 32 !== 0) {
       fail(`${name}: segment ${n} is [${s.start}, ${s.end}), expected it to start at ${at}, a multiple of 32, and to end by ${width}`);
     }
-    const bytes = segmentBytes(kind, e.gateUp, e.down, hidden, s.end - s.start);
+    const bytes = segmentBytes(kind, e.gateUp, e.down, input, hidden, s.end - s.start);
     if (s.bytes !== bytes) fail(`${name}: segment ${n} has ${s.bytes} bytes, expected ${bytes}`);
     at = s.end;
   });

@@ -72,16 +72,16 @@ function clampedBlock(rows: usize, bias: usize, limit: v128, h: usize): void {
  * qa8 rows, for two row blocks are one group of 32. `pair` is PAIR_BYTES of scratch; biases lie in the order of the rows.
  */
 function gateUp(
-  kind: i32, limit: v128, biases: usize, format: i32, w: usize, hidden: usize, width: i32, m: i32, packed: usize, pair: usize, h: usize, hStride: usize, isQuantised: bool,
+  kind: i32, limit: v128, biases: usize, format: i32, w: usize, input: usize, width: i32, m: i32, packed: usize, pair: usize, h: usize, hStride: usize, isQuantised: bool,
 ): void {
-  const pairBytes = rowBlockBytes(format, hidden) << 1;
+  const pairBytes = rowBlockBytes(format, input) << 1;
   const nGroups = <usize>((width + 31) >> 5);
   const scales = h + (nGroups << 5);
   for (let g: usize = 0; g < nGroups; g++) {
     const left = width - (<i32>g << 5);
     // Formats of f32 activations pad to 16 rows of each, so their last row block may stand alone.
     const nBlocks = format < Q8 && left <= 16 ? 1 : 2;
-    product(format, m, w, nBlocks, hidden, packed, pair, 256);
+    product(format, m, w, nBlocks, input, packed, pair, 256);
     for (let t: usize = 0; t < <usize>m; t++) {
       const rows = pair + (t << 8);
       const to = isQuantised ? rows : h + t * hStride + (g << 7);
@@ -102,12 +102,12 @@ function gateUp(
 }
 
 export function expertFfn(
-  kind: i32, limit: f32, gateUpFormat: i32, downFormat: i32, w: usize, hidden: i32, width: i32,
+  kind: i32, limit: f32, gateUpFormat: i32, downFormat: i32, w: usize, input: i32, hidden: i32, width: i32,
   acts: usize, nTokens: i32, y: usize, yStride: usize, scratch: usize,
 ): void {
   const paddedWidth = <usize>((width + 31) & ~31);
   const gateUpRows = gateUpFormat < Q8 ? 2 * ((width + 15) & ~15) : 2 * <i32>paddedWidth;
-  const down = w + <usize>(gateUpRows >> 5) * rowBlockBytes(gateUpFormat, hidden);
+  const down = w + <usize>(gateUpRows >> 5) * rowBlockBytes(gateUpFormat, input);
   // Biases of the gate-up rows, which fill 16 bytes, then of down.
   const biases = down + <usize>((hidden + 31) >> 5) * rowBlockBytes(downFormat, width);
   const downBiases = biases + (<usize>gateUpRows << 2);
@@ -120,8 +120,8 @@ export function expertFfn(
   for (let t: usize = 0; t < 8; t++) store<u32>(rowAddresses + (t << 2), <u32>(h + t * hStride));
   while (nTokens > 0) {
     const m = pieceOf(nTokens);
-    const packed = pack(gateUpFormat, acts, m, hidden, inner + TAIL_BYTES);
-    gateUp(kind, f32x4.splat(limit), biases, gateUpFormat, w, hidden, width, m, packed, scratch, h, hStride, isQuantised);
+    const packed = pack(gateUpFormat, acts, m, input, inner + TAIL_BYTES);
+    gateUp(kind, f32x4.splat(limit), biases, gateUpFormat, w, input, width, m, packed, scratch, h, hStride, isQuantised);
     matmul(downFormat, down, hidden, width, rowAddresses, m, y, yStride, inner);
     if (kind != SWIGLU) addBiasRows(y, yStride, downBiases, m, hidden);
     nTokens -= m;

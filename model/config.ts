@@ -76,6 +76,16 @@ export interface MlaConfig {
   readonly normEps: number;
 }
 
+/**
+ * Latent experts (MoLAE, Z. Liu et al., 2025): the nExperts / nGroups experts of a group, which follow each other, share one matrix B [rank, hidden], and gate and up
+ * of each, [width, rank], read z = B x in place of x (docs/arithmetic.md section 6). Down is as ever.
+ */
+export interface LatentExpertsConfig {
+  /** Numbers of z: a multiple of 32, a group of quantised activations. */
+  readonly rank: number;
+  readonly nGroups: number;
+}
+
 /** What an expert computes between its matrices, by the numbers of the kernels' ABI (kernels.ts EXPERT_KINDS). `clamped-swiglu` has biases. */
 export type ExpertKind = "swiglu" | "clamped-swiglu";
 
@@ -132,6 +142,8 @@ export interface ModelConfig {
   readonly swigluLimit: number;
   /** Intermediate width of one expert. */
   readonly expertIntermediateSize: number;
+  /** Absent: experts read the normalised row itself. */
+  readonly latentExperts?: LatentExpertsConfig;
   /** Intermediate width of the shared expert; 0 = none. */
   readonly sharedIntermediateSize: number;
   /** Shared expert's output is multiplied by sigmoid(gate . x) (Qwen2-MoE). */
@@ -188,7 +200,7 @@ export type TrunkTensor =
 /**
  * Every trunk tensor of a model in loading order, but the feed-forward parts that are stored as segments (dense layers, shared experts: sharedWidth).
  * Names are ours and the same for every source format: embed, layers.N.{attnNorm, attnNormBias, q, k, v, qBias, kBias, vBias, qNorm, kNorm, sinks, o, oBias,
- * ffnNorm, ffnNormBias, router, routerBias, selectionBias, auxiliaryScales, keepRouter, sharedGate}, with latent attention layers.N.{q or qA, qANorm, qB; kvA, kvANorm, kB, vB} instead
+ * ffnNorm, ffnNormBias, router, routerBias, selectionBias, auxiliaryScales, keepRouter, sharedGate, latent}, with latent attention layers.N.{q or qA, qANorm, qB; kvA, kvANorm, kB, vB} instead
  * of q, k, v; norm, normBias, head, headBias. A tied head has no tensor of its own.
  */
 export function trunkTensors(c: ModelConfig): TrunkTensor[] {
@@ -246,6 +258,7 @@ export function trunkTensors(c: ModelConfig): TrunkTensor[] {
     if (auxiliariesOf(c.router) > 0) vector(at + "auxiliaryScales", c.nExperts * c.hiddenSize);
     if (c.onlinePruning?.keepRouter === true) vector(at + "keepRouter", c.router.topK * keepRouterColumns(c.hiddenSize, c.router.topK));
     if (c.sharedGate) matrix(at + "sharedGate", 1, c.hiddenSize);
+    if (c.latentExperts !== undefined) out.push({ name: at + "latent", kind: "matrices", count: c.latentExperts.nGroups, nRows: c.latentExperts.rank, nCols: c.hiddenSize });
   }
   norm("norm");
   if (!c.tieWordEmbeddings) matrix("head", c.vocabSize, c.hiddenSize);
@@ -280,9 +293,21 @@ export const EXPERT_BIASES = ["gateBias", "upBias", "downBias"] as const;
 export type ExpertBias = (typeof EXPERT_BIASES)[number];
 export const hasExpertBiases = (c: ModelConfig): boolean => c.expertKind === "clamped-swiglu";
 
-/** Shape of a matrix of an expert of the given intermediate width. */
-export const ffnShape = (hiddenSize: number, width: number, matrix: ExpertMatrix): { nRows: number; nCols: number } =>
-  matrix === "down" ? { nRows: hiddenSize, nCols: width } : { nRows: width, nCols: hiddenSize };
+/** What decides which rows routed experts read. */
+export type ExpertInput = Pick<ModelConfig, "hiddenSize" | "latentExperts">;
+
+/** Numbers of a row that routed experts read. */
+export const expertInputSize = ({ hiddenSize, latentExperts }: ExpertInput): number => latentExperts?.rank ?? hiddenSize;
+
+/** Such rows that a token has: one, or one for each latent group. */
+export const inputRowsPerToken = ({ latentExperts }: Pick<ModelConfig, "latentExperts">): number => latentExperts?.nGroups ?? 1;
+
+/** Which of them each expert reads: floor(expert / this). */
+export const expertsPerInputRow = (c: Pick<ModelConfig, "latentExperts" | "nExperts">): number => c.nExperts / inputRowsPerToken(c);
+
+/** Shape of a matrix of a feed-forward part of the given intermediate width, which reads rows of `inputSize`. */
+export const ffnShape = (inputSize: number, hiddenSize: number, width: number, matrix: ExpertMatrix): { nRows: number; nCols: number } =>
+  matrix === "down" ? { nRows: hiddenSize, nCols: width } : { nRows: width, nCols: inputSize };
 
 /** Shape of a routed expert's matrix. */
-export const expertShape = (c: ModelConfig, matrix: ExpertMatrix): { nRows: number; nCols: number } => ffnShape(c.hiddenSize, c.expertIntermediateSize, matrix);
+export const expertShape = (c: ModelConfig, matrix: ExpertMatrix): { nRows: number; nCols: number } => ffnShape(expertInputSize(c), c.hiddenSize, c.expertIntermediateSize, matrix);

@@ -243,7 +243,9 @@ export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: Arr
         const scales = choice.auxiliaries.length === 0 ? [] : w(`${at}auxiliaryScales`).values;
         const scaled = h.map((v, i) => v * choice.auxiliaries.reduce((sum, { id, share }) => sum + share * scales[id * c.hiddenSize + i]!, 1));
         choice.ids.forEach((id, rank) => {
-          y = add(y, expert(c, w, `${at}experts.${id}.`, scaled).map((v) => v * choice.weights[rank]!));
+          // Latent experts read B times it, B being their group's.
+          const input = c.latentExperts === undefined ? scaled : multiply(w(`${at}latent.${Math.floor(id / (c.nExperts / c.latentExperts.nGroups))}`), scaled);
+          y = add(y, expert(c, w, `${at}experts.${id}.`, input).map((v) => v * choice.weights[rank]!));
         });
         if (c.sharedIntermediateSize > 0) {
           const gate = c.sharedGate ? sigmoid(multiply(w(at + "sharedGate"), h)[0]!) : 1;

@@ -2,7 +2,7 @@
 // nothing else, so that whoever plans memory (durable/memory-plan.ts) knows the bytes before anything is allocated.
 // What a stage of a ring does not need takes 0 bytes. Refuses weights and KV pages: those are counted where they are held.
 
-import { attendedSize, auxiliariesOf, latentDim, type ModelConfig } from "./config.ts";
+import { attendedSize, auxiliariesOf, expertInputSize, inputRowsPerToken, latentDim, type ModelConfig } from "./config.ts";
 import { PAIR_BYTES } from "./expert-batch.ts";
 import { activationRowBytes, attentionScratchBytes, expertScratchBytes, matmulScratchBytes, topLogitsScratchBytes } from "./kernels.ts";
 import { drawsTokens, endsLayers, isEmpty, wholeModel, type StageSpan } from "./stage-span.ts";
@@ -82,6 +82,7 @@ export function engineRegions(c: ModelConfig, { nTokens, maxSegments, sharedSegm
     ...rowRegions("normed", n, c.hiddenSize), ...rowRegions("attended", n, attendedSize(c)),
     ...rowRegions("finals", nFinals, c.hiddenSize), finalsF32: hasHead || endsLayers(c, span) ? LOGIT_ROWS * activationRowBytes("f32", c.hiddenSize) : 0,
     ...attentionRegions(c, n),
+    ...rowRegions("expertIn", c.latentExperts === undefined ? 0 : nRouted * inputRowsPerToken(c), expertInputSize(c)),
     x: passes ? nTokens * hiddenStride(c) : 0, y: n * hiddenStride(c),
     routerLogits: nRouted * routerStride(c), ids: nRouted * k * 4, weights: nRouted * k * 4, pairs: nRouted * k * PAIR_BYTES,
     expertRows: nRouted * k * maxSegments * c.hiddenSize * 4,

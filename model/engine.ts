@@ -6,13 +6,14 @@
 import { activationRows, normalise, RowProducts, type ActivationRows } from "./activation-rows.ts";
 import { attentionOf, type Attention } from "./attention.ts";
 import { AuxiliaryScaling } from "./auxiliary-scaling.ts";
-import { ModelError, keepRouterColumns, latentDim, type ModelConfig } from "./config.ts";
+import { ModelError, expertsPerInputRow, inputRowsPerToken, keepRouterColumns, latentDim, type ModelConfig } from "./config.ts";
 import { engineRegions, hiddenStride, routerStride, type EngineRegions } from "./engine-regions.ts";
 import { ExpertBatchBuilder, PAIR_BYTES } from "./expert-batch.ts";
 import { MAX_ROUNDS, type ExpertBatch, type ExpertRunInfo, type Experts } from "./experts.ts";
 import type { Heap } from "./heap.ts";
 import { kvLayerBytes, kvPageBytes, type ActivationFormat, type Kernels, type KvFormat } from "./kernels.ts";
 import { HeapPages, KvCache, NoPages, type Timeline } from "./kv-cache.ts";
+import { LatentRows } from "./latent-rows.ts";
 import type { SegmentWeights } from "./local-experts.ts";
 import type { HeadAsk } from "./head-rows.ts";
 import { Head, type EntryLogits, type HeadPlan, type LogitsRequest } from "./logits.ts";
@@ -128,6 +129,7 @@ export class Engine {
   readonly #shared: SharedFfn;
   /** null where every ranked expert is run. */
   readonly #scaling: AuxiliaryScaling | null;
+  readonly #latent: LatentRows;
   readonly #residual: ResidualRows;
   readonly #head: Head;
   readonly #timelineIds: Uint32Array;
@@ -150,6 +152,7 @@ export class Engine {
     if (n > MAX_ROUNDS * this.#maxRoundTokens) throw new ModelError(`Steps of ${n} tokens were asked for in rounds of ${this.#maxRoundTokens}; at most ${MAX_ROUNDS} rounds make a step.`);
     const { span } = trunk;
     const hasLayers = !isEmpty(span.layers);
+    const nExperts = c.layerFfns.slice(...span.layers).includes("moe") ? c.nExperts : 0;
     const at = Object.fromEntries(Object.entries(engineRegions(c, { nTokens: n, maxSegments, sharedSegmentWidth, span }))
       .map(([region, bytes]) => [region, bytes === 0 ? 0 : heap.alloc(bytes, "engine scratch")])) as unknown as EngineRegions;
     this.#at = at;
@@ -164,11 +167,13 @@ export class Engine {
     });
     this.#shared = new SharedFfn({ config: c, kernels, heap, segments: parts.shared, at, products: this.#products });
     this.#scaling = AuxiliaryScaling.of({ config: c, kernels, heap, at, activations: parts.activations });
+    this.#latent = new LatentRows(c, heap, at, nExperts > 0 ? n : 0, this.#products);
     this.#residual = new ResidualRows(c, kernels, heap, trunk, at.x);
     this.#head = new Head(c, kernels, heap, trunk, at);
     this.#timelineIds = new Uint32Array(n);
-    const nExperts = c.layerFfns.slice(...span.layers).includes("moe") ? c.nExperts : 0;
-    const shape = { maxTokens: this.#maxRoundTokens, topK: c.router.topK, nExperts, maxSegments, hidden: c.hiddenSize };
+    const shape = {
+      maxTokens: this.#maxRoundTokens, topK: c.router.topK, nExperts, maxSegments, hidden: c.hiddenSize, rowsPerToken: inputRowsPerToken(c), expertsPerRow: expertsPerInputRow(c),
+    };
     this.#waves = Array.from({ length: MAX_ROUNDS }, (): Wave =>
       ({ first: 0, nTokens: 0, builder: new ExpertBatchBuilder(heap, shape, parts.experts), batch: null, nPairs: 0, nSharedPairs: 0, running: null }));
   }
@@ -334,7 +339,7 @@ export class Engine {
     const [x, y] = [this.#at.x + first * this.#xStride, this.#at.y + first * this.#xStride];
     const isSparse = c.layerFfns[layer] === "moe";
     this.#tap(taps, "input", layer, wave, x, c.hiddenSize, nTokens);
-    this.#norm(w.ffnNorm, w.ffnNormBias, first, nTokens, [...(isSparse ? [w.router?.takes, this.#scaling?.takes ?? activations] : []), ...this.#shared.takes(layer, w.sharedGate)]);
+    this.#norm(w.ffnNorm, w.ffnNormBias, first, nTokens, [...(isSparse ? [w.router?.takes, this.#scaling?.takes ?? w.latent?.takes ?? activations] : []), ...this.#shared.takes(layer, w.sharedGate)]);
     [wave.batch, wave.nPairs] = [null, 0];
     if (isSparse) this.#route(layer, wave, taps);
     heap.u8.fill(0, y, y + nTokens * this.#xStride);
@@ -342,7 +347,7 @@ export class Engine {
 
   #route(layer: number, wave: Wave, taps: readonly Tap[]): void {
     const { config: c } = this;
-    const { kernels: k, heap, experts, activations, segmentCounts } = this.#p;
+    const { kernels: k, heap, experts, segmentCounts } = this.#p;
     const { first, nTokens } = wave;
     const at = this.#at;
     const w = this.#layer(layer);
@@ -355,7 +360,7 @@ export class Engine {
     routeTokens(k, heap, c.router, { logits, stride, ids, weights, ...ranked }, nTokens, c.nExperts, w.selectionBias);
     this.#tap(taps, "selection", layer, wave, logits, stride / 4, nTokens);
 
-    const { ptr, stride: rowStride } = this.#scaling?.rows(w.auxiliaryScales, this.#normed, first, nTokens) ?? this.#products.rowsFor(activations, this.#normed, first, nTokens);
+    const { ptr, stride: rowStride } = this.#expertRows(w, first, nTokens);
     const { batch, nPairs } = wave.builder.build(layer, this.#steps, nTokens, ids, weights, segmentCounts[layer]!,
       ptr, rowStride, at.expertRows + first * this.#rowBytes, at.pairs + first * c.router.topK * PAIR_BYTES);
     wave.batch = batch;
@@ -363,6 +368,13 @@ export class Engine {
     wave.running = experts.run(layer, batch);
     // Its failure is met when this wave is collected, which may be after the other one has failed.
     if (wave.running instanceof Promise) wave.running.catch(() => undefined);
+  }
+
+  /** Where the rows that routed experts get lie: normed, scaled or projected, in their format. No config scales and projects (architectures/common.ts). */
+  #expertRows(w: LayerWeights, first: number, nTokens: number): { readonly ptr: number; readonly stride: number } {
+    const { activations } = this.#p;
+    if (this.#scaling !== null) return this.#scaling.rows(w.auxiliaryScales, this.#normed, first, nTokens);
+    return w.latent === null ? this.#products.rowsFor(activations, this.#normed, first, nTokens) : this.#latent.run(w.latent, this.#normed, first, nTokens, activations);
   }
 
   /** Waits for the wave's experts of a layer and folds their rows, then those every token passes, into the residual. */

@@ -18,6 +18,9 @@ export interface ExpertBatchShape {
   readonly nExperts: number;
   readonly maxSegments: number;
   readonly hidden: number;
+  /** Activation rows of a token, and how many experts read each (config.ts). */
+  readonly rowsPerToken: number;
+  readonly expertsPerRow: number;
 }
 
 export class ExpertBatchBuilder {
@@ -28,6 +31,7 @@ export class ExpertBatchBuilder {
   #placement: Placement;
   readonly #groupExpert: Uint32Array;
   readonly #groupSegment: Uint32Array;
+  readonly #groupInput: Uint32Array;
   readonly #groupStart: Uint32Array;
   readonly #groupTokens: Uint32Array;
   readonly #groupRow: Uint32Array;
@@ -49,6 +53,7 @@ export class ExpertBatchBuilder {
     const maxGroups = Math.min(shape.nExperts, maxPairs) * shape.maxSegments;
     this.#groupExpert = new Uint32Array(maxGroups);
     this.#groupSegment = new Uint32Array(maxGroups);
+    this.#groupInput = new Uint32Array(maxGroups);
     this.#groupStart = new Uint32Array(maxGroups + 1);
     this.#groupTokens = new Uint32Array(maxPairs * shape.maxSegments);
     this.#groupRow = new Uint32Array(maxGroups);
@@ -97,8 +102,8 @@ export class ExpertBatchBuilder {
     const nPairs = this.#fill(layer, segmentCounts, spanningRow, rows, pairs);
     const nGroups = this.#partStart[this.#placement.nParts]!;
     const batch: ExpertBatch = {
-      layer, step, nTokens, activations, activationStride, nGroups, partStart: this.#partStart, groupExpert: this.#groupExpert,
-      groupSegment: this.#groupSegment, groupStart: this.#groupStart, groupTokens: this.#groupTokens, groupRow: this.#groupRow, rows,
+      layer, step, nTokens, activations, activationStride, rowsPerToken: this.#shape.rowsPerToken, nGroups, partStart: this.#partStart, groupExpert: this.#groupExpert,
+      groupSegment: this.#groupSegment, groupInput: this.#groupInput, groupStart: this.#groupStart, groupTokens: this.#groupTokens, groupRow: this.#groupRow, rows,
     };
     return { batch, nPairs };
   }
@@ -145,7 +150,7 @@ export class ExpertBatchBuilder {
 
   /** Writes the groups to their parts' places and the fold records in ascending expert id; returns the number of records. */
   #fill(layer: number, segmentCounts: ArrayLike<number>, spanningRow: number, rows: number, pairs: number): number {
-    const { maxTokens, hidden } = this.#shape;
+    const { maxTokens, hidden, expertsPerRow } = this.#shape;
     const [u32, f32] = [this.#heap.u32, this.#heap.f32];
     let nPairs = 0;
     for (let expert = 0; expert < this.#shape.nExperts; expert++) {
@@ -175,6 +180,7 @@ export class ExpertBatchBuilder {
         this.#partTokens[part] = start + count;
         this.#groupExpert[group] = expert;
         this.#groupSegment[group] = segment;
+        this.#groupInput[group] = Math.floor(expert / expertsPerRow);
         this.#groupStart[group] = start;
         this.#groupRow[group] = row + segment * count;
         for (let i = 0; i < count; i++) this.#groupTokens[start + i] = this.#lists[list + i]!;

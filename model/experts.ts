@@ -27,15 +27,20 @@ export interface ExpertBatch {
   readonly step: number;
   /** Tokens of the round; activation rows are for all of them, in order. */
   readonly nTokens: number;
-  /** Address in the heap of the activation rows, quantised once (docs/arithmetic.md section 4). */
+  /**
+   * Address in the heap of the activation rows, quantised once (docs/arithmetic.md section 4). A token has `rowsPerToken` of them, one after the other: one, or one for
+   * each latent group; group g reads row `groupInput[g]` of each of its tokens.
+   */
   readonly activations: number;
   readonly activationStride: number;
+  readonly rowsPerToken: number;
   /** Groups in ascending (part, expert, segment). Groups of one expert list the same tokens. */
   readonly nGroups: number;
   /** Groups of part p: partStart[p] to partStart[p + 1]. */
   readonly partStart: Uint32Array; // [nParts + 1]
   readonly groupExpert: Uint32Array; // [nGroups]
   readonly groupSegment: Uint32Array; // [nGroups]
+  readonly groupInput: Uint32Array; // [nGroups], below rowsPerToken
   readonly groupStart: Uint32Array; // [nGroups + 1] into groupTokens
   readonly groupTokens: Uint32Array; // [groupStart[nGroups]] token numbers, ascending within a group
   /** Row number where a group's output begins. Groups of a part that follow each other here mostly do so in the output too: one copy moves them. */

@@ -105,6 +105,8 @@ export interface ExpertShape {
   readonly kind?: ExpertKind;
   readonly gateUp: MatrixFormat;
   readonly down: MatrixFormat;
+  /** Numbers of an activation row; absent: hidden. */
+  readonly input?: number;
   readonly hidden: number;
   readonly width: number;
   readonly style?: WeightStyle;
@@ -115,25 +117,25 @@ export interface ExpertShape {
 }
 
 export function expertCase(shape: ExpertShape, nTokens: number, seed: number): KernelCase {
-  const { kind = "swiglu", gateUp, down, hidden, width, style = "random", limit = 0.5, biasReach = 1, biases = [] } = shape;
+  const { kind = "swiglu", gateUp, down, hidden, input = hidden, width, style = "random", limit = 0.5, biasReach = 1, biases = [] } = shape;
   return {
-    name: `expertFfn ${kind} ${gateUp}/${down} hidden ${hidden} width ${width} x ${nTokens}, limit ${limit}, biases to ${biasReach} ${biases.join(" ")}, seed ${seed}, ${style}`,
+    name: `expertFfn ${kind} ${gateUp}/${down} ${input === hidden ? "" : `input ${input} `}hidden ${hidden} width ${width} x ${nTokens}, limit ${limit}, biases to ${biasReach} ${biases.join(" ")}, seed ${seed}, ${style}`,
     prepare(arena) {
       const random = seededNumbers(seed);
-      const first = drawMatrix(gateUp, gateUpRows(gateUp, width), hidden, random, style);
+      const first = drawMatrix(gateUp, gateUpRows(gateUp, width), input, random, style);
       const second = drawMatrix(down, hidden, width, random, style);
-      const all = new Uint8Array(segmentBytes(kind, gateUp, down, hidden, width));
+      const all = new Uint8Array(segmentBytes(kind, gateUp, down, input, hidden, width));
       all.set(first);
       all.set(second, first.length);
       const behind = new Float32Array(all.buffer, first.length + second.length, segmentBiasBytes(kind, gateUp, hidden, width) / 4);
       behind.forEach((_, i) => { behind[i] = (random() * 2 - 1) * biasReach; });
       behind.set(biases.slice(0, behind.length));
       const w = arena.bytes(all);
-      const acts = drawActivations(arena, gateUp, nTokens, hidden, random, style);
+      const acts = drawActivations(arena, gateUp, nTokens, input, random, style);
       const yStride = Math.ceil(hidden / 4) * 16;
       const y = arena.alloc(yStride * nTokens);
-      const scratch = arena.allocScratch(expertScratchBytes(hidden, width));
-      return (k) => k.expertFfn(EXPERT_KINDS.indexOf(kind), limit, formatCode(gateUp), formatCode(down), w, hidden, width, acts, nTokens, y, yStride, scratch);
+      const scratch = arena.allocScratch(expertScratchBytes(input, width));
+      return (k) => k.expertFfn(EXPERT_KINDS.indexOf(kind), limit, formatCode(gateUp), formatCode(down), w, input, hidden, width, acts, nTokens, y, yStride, scratch);
     },
   };
 }

@@ -56,12 +56,12 @@ export interface KernelOps {
     y: number, yStride: number, scratch: number): void;
 
   /**
-   * One segment of an expert: y[t] = down . h(gate . a[t], up . a[t]), h by `kind` (EXPERT_KINDS), for a kind with biases gate, up and down
+   * One segment of an expert: y[t] = down . h(gate . a[t], up . a[t]) with rows a of `input` numbers, h by `kind` (EXPERT_KINDS), for a kind with biases gate, up and down
    * plus theirs; `limit` is the clamp of clamped-swiglu. `w` is the gate-up matrix, directly followed by the down matrix and, for a kind with
    * biases, by f32 biases in the order of the rows of both (segmentBytes). Both formats must consume the same activation format.
-   * y rows of hidden f32. `scratch` holds expertScratchBytes(hidden, width).
+   * y rows of hidden f32. `scratch` holds expertScratchBytes(input, width).
    */
-  expertFfn(kind: number, limit: number, gateUpFormat: number, downFormat: number, w: number, hidden: number, width: number,
+  expertFfn(kind: number, limit: number, gateUpFormat: number, downFormat: number, w: number, input: number, hidden: number, width: number,
     acts: number, nTokens: number, y: number, yStride: number, scratch: number): void;
 
   /** RMSNorm of nTokens rows of n f32; weight [n] f32; out may equal x. */
@@ -164,9 +164,9 @@ export const gateUpRows = (format: MatrixFormat, width: number): number =>
 export const segmentBiasBytes = (kind: ExpertKind, gateUp: MatrixFormat, hidden: number, width: number): number =>
   kind === "clamped-swiglu" ? roundUp(gateUpRows(gateUp, width) * 4, 16) + roundUp(hidden * 4, 16) : 0;
 
-/** Bytes of one expert segment: gate-up matrix, then down matrix, then the biases. */
-export const segmentBytes = (kind: ExpertKind, gateUp: MatrixFormat, down: MatrixFormat, hidden: number, width: number): number =>
-  matrixBytes(gateUp, gateUpRows(gateUp, width), hidden) + matrixBytes(down, hidden, width) + segmentBiasBytes(kind, gateUp, hidden, width);
+/** Bytes of one expert segment: gate-up matrix [.., input], then down matrix [hidden, width], then the biases. */
+export const segmentBytes = (kind: ExpertKind, gateUp: MatrixFormat, down: MatrixFormat, input: number, hidden: number, width: number): number =>
+  matrixBytes(gateUp, gateUpRows(gateUp, width), input) + matrixBytes(down, hidden, width) + segmentBiasBytes(kind, gateUp, hidden, width);
 
 /** Bytes of one qa8 activation row. */
 export const qa8RowBytes = (nCols: number): number => {
@@ -186,8 +186,8 @@ export const matmulScratchBytes = (nCols: number): number =>
   8 * 128 + 8 * Math.max(roundUp(nCols, 32) / 32 * 80, roundUp(nCols, 4) * 4);
 
 /** Scratch of expertFfn: gate and up of two row blocks, h (f32 at most) of 8 tokens, its addresses, and the scratch of both products. */
-export const expertScratchBytes = (hidden: number, width: number): number =>
-  8 * (2 * 128 + roundUp(width, 32) * 4) + 64 + matmulScratchBytes(Math.max(hidden, width));
+export const expertScratchBytes = (input: number, width: number): number =>
+  8 * (2 * 128 + roundUp(width, 32) * 4) + 64 + matmulScratchBytes(Math.max(input, width));
 
 /** Scratch of topLogits: 512 logits of eight tokens, and their packed activations. */
 export const topLogitsScratchBytes = (nCols: number): number => 8 * 2048 + matmulScratchBytes(nCols);

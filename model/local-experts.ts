@@ -2,7 +2,7 @@
 // experts here and the others elsewhere. Owns the walk over groups: one kernel call per (expert, segment), nothing allocated on the way.
 // Refuses to fetch weights; it is handed their addresses.
 
-import type { ModelConfig } from "./config.ts";
+import { expertInputSize, type ModelConfig } from "./config.ts";
 import { NO_FRAMES, ONE_PART, type ExpertBatch, type ExpertRunInfo, type Experts, type Placement } from "./experts.ts";
 import type { Heap } from "./heap.ts";
 import { EXPERT_KINDS, expertScratchBytes, type Kernels } from "./kernels.ts";
@@ -19,16 +19,17 @@ export interface SegmentWeights {
 /** Finds a resident segment; undefined when this isolate does not hold it. */
 export type SegmentLookup = (layer: number, expert: number, segment: number) => SegmentWeights | undefined;
 
-/** Bytes an ExpertRunner allocates: addresses of activation rows, and the kernel's scratch. */
-export const runnerRegions = (hidden: number, maxWidth: number, maxTokens: number): { readonly rowAddresses: number; readonly scratch: number } =>
-  ({ rowAddresses: maxTokens * 4, scratch: expertScratchBytes(hidden, maxWidth) });
+/** Bytes an ExpertRunner allocates for rows of `input` numbers: addresses of activation rows, and the kernel's scratch. */
+export const runnerRegions = (input: number, maxWidth: number, maxTokens: number): { readonly rowAddresses: number; readonly scratch: number } =>
+  ({ rowAddresses: maxTokens * 4, scratch: expertScratchBytes(input, maxWidth) });
 
 /** What a model's routed experts have in common. */
-export type ExpertShape = Pick<ModelConfig, "hiddenSize" | "expertKind" | "swigluLimit">;
+export type ExpertShape = Pick<ModelConfig, "hiddenSize" | "latentExperts" | "expertKind" | "swigluLimit">;
 
 export class ExpertRunner {
   readonly #kernels: Kernels;
   readonly #heap: Heap;
+  readonly #input: number;
   readonly #hidden: number;
   readonly #kind: number;
   readonly #limit: number;
@@ -37,7 +38,8 @@ export class ExpertRunner {
 
   /** `maxWidth`: widest segment; `maxTokens`: most tokens of one group. */
   constructor(kernels: Kernels, heap: Heap, shape: ExpertShape, maxWidth: number, maxTokens: number) {
-    const regions = runnerRegions(shape.hiddenSize, maxWidth, maxTokens);
+    this.#input = expertInputSize(shape);
+    const regions = runnerRegions(this.#input, maxWidth, maxTokens);
     this.#kernels = kernels;
     this.#heap = heap;
     this.#hidden = shape.hiddenSize;
@@ -53,13 +55,20 @@ export class ExpertRunner {
     this.#heap.free(this.#scratch);
   }
 
-  /** Rows of one group: tokens[from..to) through one segment, written from address `rows` on, hidden * 4 bytes apart. */
+  /** Rows of one group of a batch through its segment, to their place. */
+  runBatchGroup(weights: SegmentWeights, batch: ExpertBatch, group: number): void {
+    const { activations, activationStride, rowsPerToken } = batch;
+    this.runGroup(weights, batch.groupTokens, batch.groupStart[group]!, batch.groupStart[group + 1]!,
+      activations + batch.groupInput[group]! * activationStride, activationStride * rowsPerToken, batch.rows + batch.groupRow[group]! * this.#hidden * 4);
+  }
+
+  /** The same of a list: tokens[from..to) through one segment, written from address `rows` on, hidden * 4 bytes apart. */
   runGroup(weights: SegmentWeights, tokens: ArrayLike<number>, from: number, to: number,
     activations: number, activationStride: number, rows: number): void {
     const acts = this.#heap.u32;
     const base = this.#acts / 4 - from;
     for (let i = from; i < to; i++) acts[base + i] = activations + tokens[i]! * activationStride;
-    this.#kernels.expertFfn(this.#kind, this.#limit, weights.gateUp, weights.down, weights.ptr, this.#hidden, weights.width,
+    this.#kernels.expertFfn(this.#kind, this.#limit, weights.gateUp, weights.down, weights.ptr, this.#input, this.#hidden, weights.width,
       this.#acts, to - from, rows, this.#hidden * 4, this.#scratch);
   }
 }
@@ -70,12 +79,10 @@ export class LocalExperts implements Experts {
   readonly overlapTokens = Infinity;
   readonly #runner: ExpertRunner;
   readonly #lookup: SegmentLookup;
-  readonly #hidden: number;
 
-  constructor(runner: ExpertRunner, lookup: SegmentLookup, hidden: number) {
+  constructor(runner: ExpertRunner, lookup: SegmentLookup) {
     this.#runner = runner;
     this.#lookup = lookup;
-    this.#hidden = hidden;
   }
 
   run(layer: number, batch: ExpertBatch): ExpertRunInfo {
@@ -92,8 +99,7 @@ export class LocalExperts implements Experts {
       if (weights === undefined) {
         throw new Error(`Expert ${batch.groupExpert[group]} segment ${batch.groupSegment[group]} of layer ${layer} is not in this isolate.`);
       }
-      this.#runner.runGroup(weights, batch.groupTokens, batch.groupStart[group]!, batch.groupStart[group + 1]!,
-        batch.activations, batch.activationStride, batch.rows + batch.groupRow[group]! * this.#hidden * 4);
+      this.#runner.runBatchGroup(weights, batch, group);
     }
   }
 }

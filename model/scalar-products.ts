@@ -208,20 +208,20 @@ export function createScalarProducts(memory: WebAssembly.Memory): Pick<KernelOps
       }
     },
 
-    expertFfn(kind, limit, gateUpFormat, downFormat, w, hidden, width, acts, nTokens, y, yStride) {
+    expertFfn(kind, limit, gateUpFormat, downFormat, w, input, hidden, width, acts, nTokens, y, yStride) {
       const gateUp = MATRIX_FORMATS[gateUpFormat]!;
       const down = MATRIX_FORMATS[downFormat]!;
-      const downAt = w + matrixBytes(gateUp, gateUpRows(gateUp, width), hidden);
+      const downAt = w + matrixBytes(gateUp, gateUpRows(gateUp, width), input);
       const biasAt = downAt + matrixBytes(down, hidden, width);
       const isClamped = EXPERT_KINDS[kind] === "clamped-swiglu";
       const gateUpBias = isClamped ? floats(biasAt, gateUpRows(gateUp, width)) : null;
       const downBias = isClamped ? floats(biasAt + Math.ceil(gateUpRows(gateUp, width) / 4) * 16, hidden) : null;
-      const rows = Array.from({ length: nTokens }, (_, t) => readActivations(gateUp, addressOf(acts, t), hidden));
+      const rows = Array.from({ length: nTokens }, (_, t) => readActivations(gateUp, addressOf(acts, t), input));
       const h = rows.map(() => new Float32Array(width));
       for (let i = 0; i < width; i++) {
         const gateRow = Math.floor(i / 16) * 32 + (i % 16);
-        const gate = readWeights(gateUp, w, hidden, gateRow);
-        const up = readWeights(gateUp, w, hidden, gateRow + 16);
+        const gate = readWeights(gateUp, w, input, gateRow);
+        const up = readWeights(gateUp, w, input, gateRow + 16);
         for (let t = 0; t < nTokens; t++) {
           const [g, u] = [product(gate, rows[t]!), product(up, rows[t]!)];
           h[t]![i] = gateUpBias === null

@@ -47,7 +47,7 @@ export class SharedFfn {
     for (const [i, w] of segments[layer]!.entries()) {
       const { ptrs } = products.rowsFor(activationFormatOf(MATRIX_FORMATS[w.gateUp]!), normed, first, nTokens);
       const to = i === 0 ? rows : at.sharedSegmentRows;
-      k.expertFfn(EXPERT_KINDS.indexOf("swiglu"), 0, w.gateUp, w.down, w.ptr, c.hiddenSize, w.width, ptrs, nTokens, to, stride, at.scratch);
+      k.expertFfn(EXPERT_KINDS.indexOf("swiglu"), 0, w.gateUp, w.down, w.ptr, c.hiddenSize, c.hiddenSize, w.width, ptrs, nTokens, to, stride, at.scratch);
       if (i > 0) k.addRows(rows, stride, to, stride, nTokens, c.hiddenSize);
     }
     if (segments[layer]!.length === 0) return 0;

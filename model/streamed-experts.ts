@@ -17,7 +17,6 @@ export class StreamedExperts implements Experts {
   readonly overlapTokens = Infinity;
   readonly #runner: ExpertRunner;
   readonly #heap: Heap;
-  readonly #hidden: number;
   readonly #budgetBytes: number;
   readonly #fetch: (layer: number, expert: number, segment: number) => FetchedSegment;
   /** In order of last use. */
@@ -25,10 +24,9 @@ export class StreamedExperts implements Experts {
   #usedBytes = 0;
 
   /** `fetch` names a segment's bytes without reading them. At least one segment is always held, whatever the budget. */
-  constructor(runner: ExpertRunner, heap: Heap, hidden: number, budgetBytes: number, fetch: (layer: number, expert: number, segment: number) => FetchedSegment) {
+  constructor(runner: ExpertRunner, heap: Heap, budgetBytes: number, fetch: (layer: number, expert: number, segment: number) => FetchedSegment) {
     this.#runner = runner;
     this.#heap = heap;
-    this.#hidden = hidden;
     this.#budgetBytes = budgetBytes;
     this.#fetch = fetch;
   }
@@ -36,8 +34,7 @@ export class StreamedExperts implements Experts {
   async run(layer: number, batch: ExpertBatch): Promise<ExpertRunInfo> {
     for (let group = 0; group < batch.nGroups; group++) {
       const weights = await this.#weights(layer, batch.groupExpert[group]!, batch.groupSegment[group]!);
-      this.#runner.runGroup(weights, batch.groupTokens, batch.groupStart[group]!, batch.groupStart[group + 1]!,
-        batch.activations, batch.activationStride, batch.rows + batch.groupRow[group]! * this.#hidden * 4);
+      this.#runner.runBatchGroup(weights, batch, group);
     }
     return NO_FRAMES;
   }

@@ -70,6 +70,8 @@ export interface LayerWeights {
   readonly keepRouter: number;
   /** A matrix of one row. */
   readonly sharedGate: Matrix | null;
+  /** What latent experts' rows are made with: the matrices of all latent groups as one, [nGroups * rank, hidden]. */
+  readonly latent: Matrix | null;
 }
 
 export interface TrunkWeights {
@@ -122,6 +124,12 @@ export function bindTrunk(config: ModelConfig, lookup: (name: string) => LoadedT
     const one = matrix(name);
     return { ...one, count: expected.count, eachBytes: matrixBytes(MATRIX_FORMATS[one.code]!, one.nRows, one.nCols) };
   };
+  /** A stack as one matrix, which it is where its matrices fill their row blocks. */
+  const joined = (name: string): Matrix | null => {
+    if (!known.has(name)) return null;
+    const { ptr, code, takes, nRows, nCols, count } = stack(name);
+    return { ptr, code, takes, nRows: count * nRows, nCols };
+  };
   const vector = (name: string, rows: Span | null = null): number => {
     const expected = known.get(name);
     if (expected === undefined) return 0;
@@ -150,6 +158,7 @@ export function bindTrunk(config: ModelConfig, lookup: (name: string) => LoadedT
       sinks: vector(at + "sinks"), o: matrix(at + "o"), oBias: vector(at + "oBias"),
       ffnNorm: vector(at + "ffnNorm"), ffnNormBias: vector(at + "ffnNormBias"),
       router: optional(at + "router"), routerBias: vector(at + "routerBias"), selectionBias: vector(at + "selectionBias"), auxiliaryScales: vector(at + "auxiliaryScales"), keepRouter: vector(at + "keepRouter"), sharedGate: optional(at + "sharedGate"),
+      latent: joined(at + "latent"),
     };
   });
   const rope = find("rope");

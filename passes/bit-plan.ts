@@ -55,6 +55,8 @@ export function partOf(config: Pick<ModelConfig, "layerFfns">, name: string): Pa
   const [, expert, ofExpert] = /^experts\.(\d+)\.(\w+)$/.exec(rest!) ?? [];
   const matrix = (word: string | undefined): Part["matrix"] => (word === "down" ? "down" : "gateUp");
   if (expert !== undefined) return { structure: "routed", layer, expert: Number(expert), matrix: matrix(ofExpert) };
+  // What latent experts' rows are made with counts as their gate and up.
+  if (rest!.startsWith("latent.")) return { structure: "routed", layer, expert: null, matrix: "gateUp" };
   if (rest!.startsWith("shared.")) return { structure: config.layerFfns[layer] === "dense" ? "dense" : "shared", layer, expert: null, matrix: matrix(rest!.slice(7)) };
   return { structure: ATTENTION.has(rest!.split(".")[0]!) ? "attn" : null, layer, expert: null, matrix: null };
 }

@@ -46,6 +46,6 @@ export async function openCheckpointEngine(weights: WeightsByName, modules: Kern
     shared.push(segments);
   }
   const runner = new ExpertRunner(kernels, heap, config, widestSegment, maxChunkTokens);
-  const experts = new StreamedExperts(runner, heap, config.hiddenSize, expertBytes, (layer, expert, segment) => weights.expert(heap, layer, expert, segment));
+  const experts = new StreamedExperts(runner, heap, expertBytes, (layer, expert, segment) => weights.expert(heap, layer, expert, segment));
   return new Engine({ config, kernels, heap, kvFormat, activations, maxChunkTokens, segmentCounts, shared, experts, trunk: bindTrunk(config, (name) => loaded.get(name)) });
 }

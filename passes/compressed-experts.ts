@@ -42,6 +42,8 @@ export function compressedConfig({ config: c, description }: Pick<Checkpoint, "c
   const { topK } = c.router;
   if (moeLayersOf(c).length === 0) throw new ModelError(`${description} is a dense model: it has no experts to stand by.`);
   if (auxiliariesOf(c.router) > 0) throw new ModelError(`${description} has ${auxiliariesOf(c.router)} auxiliary experts per token already; a model whose experts are all run was expected.`);
+  if (c.onlinePruning != null) throw new ModelError(`${description} has a calibration of online pruning, made for ${topK} experts per token; fit vectors first and calibrate afterwards.`);
+  if (c.latentExperts !== undefined) throw new ModelError(`${description} has latent experts, which have no form with auxiliary ones; a model without them was expected.`);
   if (!Number.isInteger(run) || run < 1 || run >= topK) throw new ModelError(`${run} experts per token were to be run of ${topK}; expected 1 to ${topK - 1}, so that some stand by.`);
   return freezeConfig(description, { ...c, router: { ...c.router, topK: run, auxiliaries: { perToken: topK - run, weighAmong } } });
 }

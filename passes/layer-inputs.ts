@@ -75,7 +75,7 @@ export class LayerInputs {
     return { width, values };
   }
 
-  /** Of gate and up of whatever the layer has, and where tokens go; no routing in a dense layer. */
+  /** Of gate and up of whatever the layer has (latent experts: of B), and where tokens go; no routing in a dense layer. */
   async feedForward(): Promise<Rows & { readonly routing: LayerRouting | null }> {
     const { hiddenSize, layerFfns, router: { topK } } = this.#config;
     const residual = new Float32Array(this.#model.rows.length);
@@ -88,6 +88,26 @@ export class LayerInputs {
       } },
     ]);
     return { ...await this.#normalised(residual, "ffnNorm"), routing };
+  }
+
+  /** What routed experts read of these rows, by latent group: the rows themselves, or products with each B as it is by now. */
+  async expertRows(rows: Rows): Promise<readonly Rows[]> {
+    const { latentExperts, hiddenSize: n } = this.#config;
+    if (latentExperts === undefined) return [rows];
+    const { rank, nGroups } = latentExperts;
+    const nTokens = rows.values.length / n;
+    return Promise.all(Array.from({ length: nGroups }, async (_, group) => {
+      const b = await this.#matrices.readF32(`layers.${this.#layer}.latent.${group}`);
+      const values = new Float32Array(nTokens * rank);
+      for (let t = 0; t < nTokens; t++) {
+        for (let r = 0; r < rank; r++) {
+          let sum = 0;
+          for (let i = 0; i < n; i++) sum += b[r * n + i]! * rows.values[t * n + i]!;
+          values[t * rank + r] = sum;
+        }
+      }
+      return { width: rank, values };
+    }));
   }
 
   /** Of down of some experts, in the order of tokens. */

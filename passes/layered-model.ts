@@ -114,7 +114,7 @@ export class LayeredModel {
     }
     const { kvFormat, activations, segmentCounts, widestSegment } = weights;
     const runner = new ExpertRunner(this.#kernels, heap, config, widestSegment, chunk);
-    const experts = new StreamedExperts(runner, heap, hiddenSize, this.#limits.expertBytes, (_, expert, segment) => weights.expert(heap, layer, expert, segment));
+    const experts = new StreamedExperts(runner, heap, this.#limits.expertBytes, (_, expert, segment) => weights.expert(heap, layer, expert, segment));
     const engine = new Engine({
       config, kernels: this.#kernels, heap, kvFormat, activations, maxChunkTokens: chunk, segmentCounts: [segmentCounts[layer]!], shared: [shared], experts,
       trunk: bindTrunk(config, (name) => loaded.get(name)),

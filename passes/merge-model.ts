@@ -8,7 +8,7 @@ import { EigenvalueDecomposition, Matrix } from "ml-matrix";
 import { afterPass, type TensorToWrite, unchanged, writeCanonical } from "../formats/canonical-writer.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { PackSink } from "../formats/pack-sink.ts";
-import { ModelError, moeLayersOf } from "../model/config.ts";
+import { inputRowsPerToken, ModelError, moeLayersOf } from "../model/config.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
 import { expertLikeness } from "./expert-likeness.ts";
 import { type Clustering, clusterLayers } from "./likeness-clusters.ts";
@@ -36,6 +36,7 @@ export async function mergeModel(checkpoint: Checkpoint, sink: PackSink, modules
   const { config, description } = checkpoint;
   const { share, rank, sequences, seed } = options;
   const moeLayers = moeLayersOf(config);
+  if (inputRowsPerToken(config) > 1) throw new ModelError(`${description} has ${inputRowsPerToken(config)} latent groups, whose experts read different rows; one group was expected: a mean over several would be of no meaning.`);
   if (moeLayers.length === 0) throw new ModelError(`${description} is a dense model: it has no experts to merge.`);
   const total = Math.round(share * moeLayers.length * config.nExperts);
   if (!(share > 0 && share <= 1) || total < moeLayers.length) throw new ModelError(`A share of ${share} of all experts was to stay; expected at least one of ${config.nExperts} in each layer, at most all.`);

@@ -5,7 +5,7 @@ import { afterPass, type TensorToWrite, unchanged, writeCanonical } from "../for
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { PackSink } from "../formats/pack-sink.ts";
 import { freezeConfig } from "../model/architectures/common.ts";
-import { auxiliariesOf, type ModelConfig, ModelError, moeLayersOf } from "../model/config.ts";
+import { auxiliariesOf, inputRowsPerToken, type ModelConfig, ModelError, moeLayersOf } from "../model/config.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
 import { traceLayers } from "./calibration-trace.ts";
 import { bestExperts, expertScores, mixedScores, SCORE_COLUMNS, type ScoreName } from "./expert-scores.ts";
@@ -32,7 +32,8 @@ export interface PruneReport {
 export async function pruneModel(checkpoint: Checkpoint, sink: PackSink, modules: KernelModules, options: PruneOptions, onLayer: (layersDone: number) => void = () => {}): Promise<PruneReport> {
   const { keep, score, seed, domains } = options;
   const config = prunedConfig(checkpoint, keep);
-  const { nExperts, router: { nGroups } } = checkpoint.config;
+  const { nExperts } = checkpoint.config;
+  const nGroups = groupsOf(checkpoint.config);
   const byDomain: Float64Array[][] = [];
   let done = 0;
   for (const sequences of domains) {
@@ -53,13 +54,19 @@ export async function pruneModel(checkpoint: Checkpoint, sink: PackSink, modules
 function prunedConfig({ config, description }: Checkpoint, keep: number): ModelConfig {
   if (moeLayersOf(config).length === 0) throw new ModelError(`${description} is a dense model: it has no experts to take out.`);
   const { nExperts, router } = config;
-  const { nGroups } = router;
   const topK = router.topK + auxiliariesOf(router);
+  const nGroups = groupsOf(config);
+  if (nGroups % router.nGroups !== 0 || nGroups % inputRowsPerToken(config) !== 0) {
+    throw new ModelError(`${description} has ${router.nGroups} groups of its router and ${inputRowsPerToken(config)} latent groups; as many experts can only stay in each where one divides the other.`);
+  }
   if (!Number.isInteger(keep) || keep < topK || keep > nExperts || keep % nGroups !== 0) {
     throw new ModelError(`${keep} experts per layer were to stay; expected ${topK}, which a token takes, to ${nExperts}${nGroups > 1 ? `, a multiple of its ${nGroups} groups` : ""}.`);
   }
   return freezeConfig(description, { ...config, nExperts: keep });
 }
+
+/** Groups of neighbouring experts that stay of one size: the router's, or latent ones. */
+const groupsOf = (config: ModelConfig): number => Math.max(config.router.nGroups, inputRowsPerToken(config));
 
 /** Tensors of the pruned model under their new numbers, in the checkpoint's own types. */
 function prunedTensors(checkpoint: Checkpoint, kept: ReadonlyMap<number, readonly number[]>): TensorToWrite[] {

@@ -1,5 +1,5 @@
 // Quantises a model layer by layer: each matrix by GPTQ with the inputs it really gets, those of layers and matrices before it being quantised already; or every
-// weight to its nearest, as a baseline. Writes a canonical model and says what it cost. Owns the order of a layer: q, k, v; o; gate and up; down.
+// weight to its nearest, as a baseline. Writes a canonical model and says what it cost. Owns the order of a layer: q, k, v; o; what makes latent rows; gate and up; down.
 // Refuses to choose bits: a plan does (bit-plan.ts). Inputs: layer-inputs.ts; rounding: gptq.ts.
 
 import { afterPass, type TensorToWrite, unchanged, writeCanonical } from "../formats/canonical-writer.ts";
@@ -8,7 +8,7 @@ import { decodeRows } from "../formats/dequantize.ts";
 import type { PackSink } from "../formats/pack-sink.ts";
 import { PatchedMatrices } from "../formats/patched-matrices.ts";
 import type { GroupType } from "../formats/quantize-blocks.ts";
-import { auxiliariesOf, ModelError, sharedWidth } from "../model/config.ts";
+import { auxiliariesOf, expertsPerInputRow, ModelError, sharedWidth } from "../model/config.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
 import { checkColumns } from "./bit-accounting.ts";
 import { type BitPlan, storedBits } from "./bit-plan.ts";
@@ -163,16 +163,20 @@ class Quantization {
     const shared = sharedWidth(config, layer) > 0 && isPlanned("shared.gate", "shared.up", "shared.down");
     const planned = (matrix: string): number[] => (config.layerFfns[layer] === "moe" ? Array.from({ length: config.nExperts }, (_, e) => e).filter((e) => isPlanned(`experts.${e}.${matrix}`)) : []);
     const [gateUp, down] = [[...new Set([...planned("gate"), ...planned("up")])].sort((a, b) => a - b), planned("down")];
-    if (shared || gateUp.length + down.length > 0) {
+    const latent = [...this.#types.keys()].filter((name) => name.startsWith(`${at}latent.`));
+    if (shared || latent.length + gateUp.length + down.length > 0) {
       const rows = await inputs.feedForward();
       const whole = hessianOf(rows);
       if (shared) {
         for (const name of ["gate", "up"]) await this.#quantize(`${at}shared.${name}`, whole);
         if (isPlanned("shared.down")) await this.#quantize(`${at}shared.down`, hessianOf(await inputs.sharedDown()));
       }
+      for (const name of latent) await this.#quantize(name, whole);
+      const read = gateUp.length === 0 ? [] : (await inputs.expertRows(rows)).map((of) => ({ of, whole: of.values === rows.values ? whole : hessianOf(of) }));
       for (const expert of gateUp) {
-        const own = this.#expertHessian(rows, rows.routing!, expert);
-        for (const name of ["gate", "up"]) await this.#quantize(`${at}experts.${expert}.${name}`, own.rows < LEAST_ROWS ? whole : own);
+        const { of, whole: ofAll } = read[Math.floor(expert / expertsPerInputRow(config))]!;
+        const own = this.#expertHessian(of, rows.routing!, expert);
+        for (const name of ["gate", "up"]) await this.#quantize(`${at}experts.${expert}.${name}`, own.rows < LEAST_ROWS ? ofAll : own);
       }
       for (const group of this.#groups(down, rows.routing)) {
         for (const [expert, of] of await inputs.expertDown(group, rows.routing!)) {
@@ -249,7 +253,7 @@ function hessianOf({ width, values }: Rows, weight: (row: number) => number = ()
 }
 
 /** Root mean square of found - wanted over that of wanted - before. */
-function relativeDifference(before: Float32Array, wanted: Float32Array, found: Float32Array): number {
+export function relativeDifference(before: Float32Array, wanted: Float32Array, found: Float32Array): number {
   let [error, size] = [0, 0];
   for (let i = 0; i < wanted.length; i++) {
     error += (found[i]! - wanted[i]!) ** 2;

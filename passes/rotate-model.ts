@@ -6,7 +6,7 @@ import { afterPass, type TensorToWrite, unchanged, writeCanonical } from "../for
 import { type Checkpoint, type MatrixPlace, rowsPerBatch } from "../formats/checkpoint.ts";
 import { decodeRows } from "../formats/dequantize.ts";
 import type { PackSink } from "../formats/pack-sink.ts";
-import { ModelError, type ModelConfig } from "../model/config.ts";
+import { auxiliariesOf, ModelError, type ModelConfig } from "../model/config.ts";
 import { type Rotation, rotationOf, type RotationName } from "./rotation.ts";
 
 export interface RotateOptions {
@@ -25,7 +25,7 @@ export interface RotateReport {
 type Meeting = { readonly as: "reads"; readonly norm: string } | { readonly as: "writes" } | { readonly as: "rows" } | { readonly as: "norm" } | null;
 
 /** null: it stands between others and never sees the residual. */
-function meetingOf(name: string, { mla }: ModelConfig): Meeting {
+function meetingOf(name: string, { mla, latentExperts }: ModelConfig): Meeting {
   if (name === "embed") return { as: "rows" };
   if (name === "head") return { as: "reads", norm: "norm" };
   if (name === "norm" || /^layers\.\d+\.(attnNorm|ffnNorm)$/.test(name)) return { as: "norm" };
@@ -33,7 +33,9 @@ function meetingOf(name: string, { mla }: ModelConfig): Meeting {
   if (rest === undefined) return null;
   const readsAttention = mla === null ? ["q", "k", "v"] : [...(mla.qLoraRank === null ? ["q"] : ["qA"]), "kvA"];
   if (readsAttention.includes(rest)) return { as: "reads", norm: `${at}attnNorm` };
-  if (rest === "router" || rest === "sharedGate" || /^(shared|experts\.\d+)\.(gate|up)$/.test(rest)) return { as: "reads", norm: `${at}ffnNorm` };
+  // Latent experts read what their group's matrix makes of the residual.
+  if (latentExperts !== undefined && /^experts\.\d+\.(gate|up)$/.test(rest)) return null;
+  if (rest === "router" || rest === "sharedGate" || /^latent\.\d+$/.test(rest) || /^(shared|experts\.\d+)\.(gate|up)$/.test(rest)) return { as: "reads", norm: `${at}ffnNorm` };
   if (rest === "o" || rest === "oBias" || /^(shared|experts\.\d+)\.(down|downBias)$/.test(rest)) return { as: "writes" };
   return null;
 }
@@ -42,6 +44,8 @@ function meetingOf(name: string, { mla }: ModelConfig): Meeting {
 export async function rotateModel(checkpoint: Checkpoint, sink: PackSink, { by, seed }: RotateOptions, onTensor: (done: number) => void = () => {}): Promise<RotateReport> {
   const { config, description } = checkpoint;
   if (config.norm !== "rms") throw new ModelError(`${description} has LayerNorm, which subtracts a mean over the old basis; only models with RMSNorm can be rotated.`);
+  if (auxiliariesOf(config.router) > 0) throw new ModelError(`${description} has auxiliary experts, whose vectors scale single channels of the old basis; rotate the model they were fitted to.`);
+  if (config.onlinePruning?.keepRouter === true) throw new ModelError(`${description} has a mask router, which was fitted to the old basis; rotate first and calibrate online pruning afterwards.`);
   const rotate = rotationOf(by, config.hiddenSize, seed);
   const untied = config.tieWordEmbeddings;
   let rotated = 0;

@@ -68,7 +68,7 @@ export class Oracle {
     const runner = new ExpertRunner(kernels, heap, config, maxSegmentWidth, SIM_LIMITS.chunkTokens);
     return new Oracle(new Engine({
       config, kernels, heap, trunk, segmentCounts, shared, kvFormat: manifest.kvFormat, activations: manifest.activations, maxChunkTokens: 64,
-      experts: new LocalExperts(runner, lookup, config.hiddenSize),
+      experts: new LocalExperts(runner, lookup),
     }), config.vocabSize);
   }
 

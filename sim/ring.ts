@@ -65,7 +65,7 @@ export class RingSimulator {
         const { trunk, lookup, segmentCounts, shared, maxSegmentWidth } = await loadModel(new MemorySource(files), manifest, heap, undefined, span);
         const { config, kvFormat, activations } = manifest;
         const runner = new ExpertRunner(kernels, heap, config, maxSegmentWidth, RING_LIMITS.chunkTokens);
-        parts.push({ heap, engine: new Engine({ config, kernels, heap, trunk, segmentCounts, shared, kvFormat, activations, maxChunkTokens: RING_LIMITS.chunkTokens, experts: new LocalExperts(runner, lookup, config.hiddenSize) }) });
+        parts.push({ heap, engine: new Engine({ config, kernels, heap, trunk, segmentCounts, shared, kvFormat, activations, maxChunkTokens: RING_LIMITS.chunkTokens, experts: new LocalExperts(runner, lookup) }) });
       }
       rings.push(parts);
     }

@@ -91,6 +91,10 @@ function expertCases(): KernelCase[] {
     }
     add("q4", "q4", 32, 32, 8, 250, "extreme");
     add("q8", "q8", 32, 64, 8, 251, "tiny-scales");
+    // Latent experts: rows of fewer numbers than the outputs have, and of more.
+    for (const [gateUp, down] of [["q4", "q8"], ["q8", "q8"], ["q4k", "q6k"], ["q2", "mxfp4"], ["f32", "f32"], ["f16", "bf16"]] as const) {
+      for (const [input, hidden, nTokens] of [[32, 96, 1], [64, 160, 8], [96, 44, 7], [288, 36, 2]] as const) cases.push(expertCase({ kind, gateUp, down, input, hidden, width: 72 }, nTokens, 600 + input));
+    }
   }
   return cases;
 }

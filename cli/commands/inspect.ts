@@ -113,7 +113,8 @@ function inspectionText(i: Inspection): string {
     [i.kind === "pack" ? "pack" : "model", `${i.name} (${i.kind === "pack" ? `revision ${i.pack!.hash.slice(0, 12)}` : i.kind})`],
     ["architecture", `${i.architecture}: ${c.nLayers} layers, hidden ${c.hiddenSize}, ${heads}, vocabulary ${c.vocabSize}`],
     ["experts", c.nExperts === 0 ? "none: a dense model" : `${c.nExperts} per layer, ${c.router.topK} per token${auxiliaries > 0 ? ` and ${auxiliaries} that stand by` : ""}, ${c.expertIntermediateSize} wide, ${showBytes(first)} each`
-      + (largest > first ? ` (the largest ${showBytes(largest)})` : "") + (c.sharedIntermediateSize > 0 ? `, and a shared one, ${c.sharedIntermediateSize} wide` : "")],
+      + (largest > first ? ` (the largest ${showBytes(largest)})` : "") + (c.latentExperts === undefined ? "" : `, reading ${c.latentExperts.rank} numbers of a token (${c.latentExperts.nGroups} latent ${c.latentExperts.nGroups === 1 ? "group" : "groups"})`)
+      + (c.sharedIntermediateSize > 0 ? `, and a shared one, ${c.sharedIntermediateSize} wide` : "")],
     ...(nDense > 0 ? [["dense layers", `${nDense}, ${c.denseIntermediateSize} wide`] as [string, string]] : []),
     ["parameters", `${showCount(i.parameters)}, of which ${showCount(i.activeParameters)} take part in one token`],
     ...(i.efficiency === null ? [] : efficiencyRows(i.efficiency)),

@@ -89,13 +89,19 @@ export function checkConfig(file: string, c: ModelConfig): void {
     if (ratios?.some((ratio, layer) => ratio > 0 && c.layerFfns[layer] !== "moe")) wrong("onlinePruning has ratios above 0 in layers without experts");
     if ((ratios !== null || keepRouter) && topK < 2) wrong(`onlinePruning leaves out experts, but a token takes ${topK}; expected at least 2`);
   }
+  if (c.latentExperts !== undefined) {
+    const { rank, nGroups: nLatent } = c.latentExperts;
+    if (auxiliaries > 0) wrong("it has latent experts and auxiliary ones; expected one of them, since a scaled row has no latent form here");
+    if (rank % 32 !== 0 || rank > c.hiddenSize) wrong(`latent experts read rows of ${rank}, expected a multiple of 32 of at most ${c.hiddenSize}, the hidden size`);
+    if (c.nExperts === 0 || c.nExperts % nLatent !== 0) wrong(`${c.nExperts} experts are no multiple of ${nLatent} latent groups`);
+  }
   for (const id of c.eosTokenIds) if (id >= c.vocabSize) wrong(`end-of-text id ${id} is outside the vocabulary of ${c.vocabSize}`);
 }
 
 /** Checks the record, then freezes it and its lists. */
 export function freezeConfig(file: string, c: ModelConfig): ModelConfig {
   checkConfig(file, c);
-  for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla, c.onlinePruning, c.onlinePruning?.ratios]) Object.freeze(list);
+  for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla, c.onlinePruning, c.onlinePruning?.ratios, c.latentExperts]) Object.freeze(list);
   Object.freeze(c.rope);
   Object.freeze(c.router.auxiliaries);
   Object.freeze(c.router);

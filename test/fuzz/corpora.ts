@@ -135,7 +135,7 @@ export function vocabularies(): Uint8Array[] {
 /** Frames of every kind. */
 export function frames(): Uint8Array[] {
   const request = (nRows: number, nTokens: number): ArrayBuffer => {
-    const shape: RequestShape = { nRows, nGroups: 2, nTokens, hidden: 64, activations: "qa8" };
+    const shape: RequestShape = { nRows, nGroups: 2, nTokens, hidden: 64, input: 64, activations: "qa8" };
     const { groups, tokens, frameBytes } = requestLayout(shape);
     const words = new Uint32Array(frameBytes / 4);
     words.set([3, 1, 7, nTokens - 1], groups / 4);

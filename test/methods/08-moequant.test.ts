@@ -26,7 +26,7 @@ import { hadamardParts, paley, rotationOf } from "../../passes/rotation.ts";
 import { balancedScore, drawDifferent, type SampledSequence, selfSample, type SelfSamplingOptions, TAU, usageDeviation } from "../../passes/self-sampling.ts";
 import { checkpointWeights } from "../../passes/streamed-model.ts";
 import { dataFile } from "../support/data-folder.ts";
-import { openTinyHuggingFace } from "../support/pack-to-memory.ts";
+import { openTinyHuggingFace, openTinyPlain } from "../support/pack-to-memory.ts";
 import { SeededRandom } from "../support/seeded-random.ts";
 import { TINY_ARCHITECTURES, type TinyArchitecture, tinyModel } from "../support/tiny-models.ts";
 
@@ -264,6 +264,13 @@ describe("a rotated model", () => {
       const found = await logitsOf(model);
       expect(found.reduce((most, x, i) => Math.max(most, Math.abs(x - expected[i]!)), 0)).toBeLessThan(1e-4 * largest);
     }
+  });
+
+  it("says the same with latent experts, which read what their group's matrix makes of the residual", async () => {
+    const checkpoint = await openTinyPlain(tinyModel("qwen2_moe", 35, { latentExperts: { rank: 32, nGroups: 2 } }));
+    const [expected, found] = [await logitsOf(checkpoint), await logitsOf(await rotated(checkpoint, "hadamard"))];
+    const largest = expected.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+    expect(found.reduce((most, x, i) => Math.max(most, Math.abs(x - expected[i]!)), 0)).toBeLessThan(1e-4 * largest);
   });
 
   it("spreads a channel that is larger than the others", async () => {

@@ -2,7 +2,7 @@
 // Owns placing f32 matrices in tile layout (docs/arithmetic.md section 3) and slicing experts into segments.
 // Refuses quantised formats: those come through formats/.
 
-import { sharedWidth, trunkTensors, type ExpertKind, type ModelConfig } from "../../model/config.ts";
+import { expertInputSize, sharedWidth, trunkTensors, type ExpertKind, type ModelConfig } from "../../model/config.ts";
 import { Engine } from "../../model/engine.ts";
 import type { Experts } from "../../model/experts.ts";
 import { Heap } from "../../model/heap.ts";
@@ -63,10 +63,10 @@ export function directEngine(config: ModelConfig, weights: PlainWeights, base: n
   heap.f32.set(rope, ropePtr / 4);
   loaded.set("rope", { ptr: ropePtr, format: "f32-vector", nRows: ropeTables(config) * contextLength, nCols: config.rope.dim });
 
-  const placeFfn = (at: string, kind: ExpertKind, ffnWidth: number, slice: number): SegmentWeights[] => Array.from({ length: Math.ceil(ffnWidth / slice) }, (_, segment) => {
+  const placeFfn = (at: string, kind: ExpertKind, input: number, ffnWidth: number, slice: number): SegmentWeights[] => Array.from({ length: Math.ceil(ffnWidth / slice) }, (_, segment) => {
     const [start, end] = [segment * slice, Math.min((segment + 1) * slice, ffnWidth)];
     const width = end - start;
-    const bytes = segmentBytes(kind, "f32", "f32", config.hiddenSize, width);
+    const bytes = segmentBytes(kind, "f32", "f32", input, config.hiddenSize, width);
     const ptr = heap.alloc(bytes, "weights");
     const rows = gateUpRows("f32", width);
     const inner = (row: number): number => {
@@ -76,8 +76,8 @@ export function directEngine(config: ModelConfig, weights: PlainWeights, base: n
     const [gate, up] = [weights(at + "gate"), weights(at + "up")];
     const both = { rows: gate.rows + up.rows, cols: gate.cols, values: [...Array.from(gate.values), ...Array.from(up.values)] };
     const sourceRow = (row: number): number => (row % 32 < 16 || inner(row) < 0 ? inner(row) : gate.rows + inner(row));
-    placeMatrix(heap, ptr, both, sourceRow, rows, [0, config.hiddenSize]);
-    placeMatrix(heap, ptr + matrixBytes("f32", rows, config.hiddenSize), weights(at + "down"), (row) => row, config.hiddenSize, [start, end]);
+    placeMatrix(heap, ptr, both, sourceRow, rows, [0, input]);
+    placeMatrix(heap, ptr + matrixBytes("f32", rows, input), weights(at + "down"), (row) => row, config.hiddenSize, [start, end]);
     const biasBytes = segmentBiasBytes(kind, "f32", config.hiddenSize, width);
     if (biasBytes > 0) {
       const biases = heap.f32.subarray((ptr + bytes - biasBytes) / 4, (ptr + bytes) / 4).fill(0);
@@ -90,9 +90,9 @@ export function directEngine(config: ModelConfig, weights: PlainWeights, base: n
   const nSegments = Math.ceil(config.expertIntermediateSize / segmentWidth);
   const shared: SegmentWeights[][] = [];
   for (let layer = 0; layer < config.nLayers; layer++) {
-    shared.push(sharedWidth(config, layer) > 0 ? placeFfn(`layers.${layer}.shared.`, "swiglu", sharedWidth(config, layer), segmentWidth) : []);
+    shared.push(sharedWidth(config, layer) > 0 ? placeFfn(`layers.${layer}.shared.`, "swiglu", config.hiddenSize, sharedWidth(config, layer), segmentWidth) : []);
     for (let expert = 0; expert < config.nExperts && config.layerFfns[layer] === "moe"; expert++) {
-      placeFfn(`layers.${layer}.experts.${expert}.`, config.expertKind, config.expertIntermediateSize, segmentWidth)
+      placeFfn(`layers.${layer}.experts.${expert}.`, config.expertKind, expertInputSize(config), config.expertIntermediateSize, segmentWidth)
         .forEach((weightsOf, segment) => segments.set(`${layer}.${expert}.${segment}`, weightsOf));
     }
   }
@@ -101,7 +101,7 @@ export function directEngine(config: ModelConfig, weights: PlainWeights, base: n
   const engine = new Engine({
     config, kernels, heap, trunk: bindTrunk(config, (name) => loaded.get(name)), kvFormat, activations: "f32", maxChunkTokens,
     ...(options.maxRoundTokens === undefined ? {} : { maxRoundTokens: options.maxRoundTokens }),
-    experts: (options.experts ?? ((experts) => experts))(new LocalExperts(runner, lookup, config.hiddenSize), heap),
+    experts: (options.experts ?? ((experts) => experts))(new LocalExperts(runner, lookup), heap),
     segmentCounts: config.layerFfns.map((ffn) => (ffn === "moe" ? new Array<number>(config.nExperts).fill(nSegments) : [])), shared,
   });
   return { engine, heap, lookup };

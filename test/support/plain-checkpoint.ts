@@ -1,8 +1,6 @@
 // Weights given as plain numbers under their canonical names, as a checkpoint that `writePack` accepts: the way from a test's own reader to a pack.
 // Owns one in-memory file of F32 tensors. Refuses tokenizers; such packs are driven by token ids.
 
-import type { FfnLocations, TensorNames } from "../../model/architectures/architecture.ts";
-import { ownTensor, perHeadTensor } from "../../model/architectures/locations.ts";
 import { EXPERT_BIASES, EXPERT_MATRICES, expertShape, ffnShape, hasExpertBiases, sharedWidth, trunkTensors, type ModelConfig } from "../../model/config.ts";
 import type { DefinitionMatrix } from "../../model/definition.ts";
 import { Checkpoint, expertName, sharedName } from "../../formats/checkpoint.ts";
@@ -11,13 +9,13 @@ import type { StoredTensor } from "../../formats/stored-tensor.ts";
 
 const FILE = "weights.f32";
 
-/** Stacks of matrices are asked for one by one ("layers.0.kB.2") and stored as one tensor. */
+/** Stacks of matrices are asked for, and stored, one by one ("layers.0.kB.2"). */
 export function plainCheckpoint(config: ModelConfig, weights: (name: string) => DefinitionMatrix): Checkpoint {
   const tensors = new Map<string, StoredTensor>();
   const values: Float32Array[] = [];
   let offset = 0;
-  const add = (name: string, shape: number[], parts: readonly string[] = [name]): void => {
-    const data = Float32Array.from(parts.flatMap((part) => Array.from(weights(part).values)));
+  const add = (name: string, shape: number[]): void => {
+    const data = Float32Array.from(weights(name).values);
     tensors.set(name, { name, file: FILE, type: "F32", shape, offset, bytes: data.byteLength });
     values.push(data);
     offset += data.byteLength;
@@ -25,12 +23,12 @@ export function plainCheckpoint(config: ModelConfig, weights: (name: string) => 
   for (const t of trunkTensors(config)) {
     if (t.kind === "vector") add(t.name, [t.length]);
     else if (t.kind === "matrix") add(t.name, [t.nRows, t.nCols]);
-    else add(t.name, [t.count, t.nRows, t.nCols], Array.from({ length: t.count }, (_, i) => `${t.name}.${i}`));
+    else for (let i = 0; i < t.count; i++) add(`${t.name}.${i}`, [t.nRows, t.nCols]);
   }
   for (let layer = 0; layer < config.nLayers; layer++) {
     const width = sharedWidth(config, layer);
     for (const matrix of width > 0 ? EXPERT_MATRICES : []) {
-      const { nRows, nCols } = ffnShape(config.hiddenSize, width, matrix);
+      const { nRows, nCols } = ffnShape(config.hiddenSize, config.hiddenSize, width, matrix);
       add(sharedName(layer, matrix), [nRows, nCols]);
     }
     for (let expert = 0; config.layerFfns[layer] === "moe" && expert < config.nExperts; expert++) {
@@ -44,20 +42,8 @@ export function plainCheckpoint(config: ModelConfig, weights: (name: string) => 
   const file = new Uint8Array(offset);
   values.forEach((data, i) => file.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), [...tensors.values()][i]!.offset));
 
-  const ffn = (stem: string): FfnLocations =>
-    Object.fromEntries([...EXPERT_MATRICES, ...EXPERT_BIASES].map((part) => [part, [ownTensor(`${stem}.${part}`)]])) as unknown as FfnLocations;
-  const locations = trunkTensors(config).map(({ name, kind }) => {
-    const [, inLayer] = /^layers\.\d+\.(.+)$/.exec(name) ?? [];
-    const tensor = inLayer === undefined ? name : `layers.{layer}.${inLayer}`;
-    return [inLayer ?? name, [kind === "matrices" ? perHeadTensor(tensor) : ownTensor(tensor)]] as const;
-  });
-  const names: TensorNames = {
-    trunk: { head: [ownTensor("head")], ...Object.fromEntries(locations) },
-    experts: ffn("layers.{layer}.experts.{expert}"), shared: ffn("layers.{layer}.shared"), dense: ffn("layers.{layer}.shared"),
-    ignorable: [], extraLayers: null,
-  };
   return new Checkpoint({
-    kind: "huggingface", name: config.architecture, sha256: "0".repeat(64), config, names, tokenizer: null, tensors, warnings: [],
+    kind: "huggingface", name: config.architecture, sha256: "0".repeat(64), config, names: null, tokenizer: null, tensors, warnings: [],
     source: new MemorySource(new Map([[FILE, file]])),
   });
 }

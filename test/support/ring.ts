@@ -33,7 +33,7 @@ export async function openStage(source: ByteSource, manifest: PackManifest, span
   const runner = new ExpertRunner(kernels, heap, config, model.maxSegmentWidth, maxChunkTokens);
   const engine = new Engine({
     config, kernels, heap, kvFormat, activations, maxChunkTokens, trunk: model.trunk, segmentCounts: model.segmentCounts, shared: model.shared,
-    experts: around(new LocalExperts(runner, model.lookup, config.hiddenSize), heap),
+    experts: around(new LocalExperts(runner, model.lookup), heap),
   });
   return { engine, heap, model, reserved: () => new Uint8Array(memory.buffer, 0, 8192).slice() };
 }

@@ -1,7 +1,7 @@
 // A small model as plain numbers: a config and seeded weights, for tests of the engine without pack or file.
 // Owns nothing but the numbers. Refuses formats: those come through formats/.
 
-import { ffnShape, sharedWidth, trunkTensors, type ExpertMatrix, type ModelConfig } from "../../model/config.ts";
+import { expertInputSize, ffnShape, sharedWidth, trunkTensors, type ExpertMatrix, type ModelConfig } from "../../model/config.ts";
 import type { DefinitionMatrix } from "../../model/definition.ts";
 import { plainInverseFrequencies } from "../../model/rope.ts";
 import type { PlainWeights } from "./direct-engine.ts";
@@ -32,7 +32,7 @@ export function seededWeights(config: ModelConfig, seed: number): PlainWeights {
     const ffn = /^layers\.(\d+)\.(experts\.\d+|shared)\.(gate|up|down)(Bias)?$/.exec(name);
     if (ffn === null) return shapes.get(name)!;
     const width = ffn[2] === "shared" ? sharedWidth(config, Number(ffn[1])) : config.expertIntermediateSize;
-    const { nRows, nCols } = ffnShape(config.hiddenSize, width, ffn[3] as ExpertMatrix);
+    const { nRows, nCols } = ffnShape(ffn[2] === "shared" ? config.hiddenSize : expertInputSize(config), config.hiddenSize, width, ffn[3] as ExpertMatrix);
     return ffn[4] === undefined ? [nRows, nCols] : [1, nRows];
   };
   return (name) => {

@@ -5,7 +5,7 @@
 
 import { ARCHITECTURES } from "../../model/architectures/index.ts";
 import { ConfigFields } from "../../model/architectures/config-fields.ts";
-import { EXPERT_BIASES, EXPERT_MATRICES, type ModelConfig, expertShape, ffnShape, hasExpertBiases, sharedWidth, trunkTensors } from "../../model/config.ts";
+import { EXPERT_BIASES, EXPERT_MATRICES, type LatentExpertsConfig, type ModelConfig, expertShape, ffnShape, hasExpertBiases, sharedWidth, trunkTensors } from "../../model/config.ts";
 import { decodeRows } from "../../formats/dequantize.ts";
 import type { StoredType } from "../../formats/stored-types.ts";
 import { fp8Codes, fp8Factors, roundToFp8 } from "./fp8-writer.ts";
@@ -30,6 +30,8 @@ export interface TinyOverrides {
   readonly exactIn?: "BF16" | "Q8_0" | "Q4_0" | "MXFP4" | "F8_E4M3";
   /** For wide models: matrices but the embedding as much smaller as their rows are longer than 64, so that products stay of order 1. */
   readonly byFanIn?: boolean;
+  /** No file of a published architecture has them: such a model is opened by openTinyPlain (pack-to-memory.ts). */
+  readonly latentExperts?: LatentExpertsConfig;
 }
 
 export interface HuggingFaceOptions {
@@ -110,7 +112,7 @@ const CONFIGS: Readonly<Record<TinyArchitecture, Readonly<Record<string, unknown
 /** Standard deviations of matrices. */
 const SCALES: Readonly<Record<string, number>> = {
   embed: 1, q: 0.15, k: 0.15, v: 0.15, o: 0.15, router: 0.3, head: 0.25, gate: 0.15, up: 0.15, down: 0.2,
-  qA: 0.15, qB: 0.2, kvA: 0.15, kB: 0.2, vB: 0.2, sharedGate: 0.3,
+  qA: 0.15, qB: 0.2, kvA: 0.15, kB: 0.2, vB: 0.2, sharedGate: 0.3, latent: 0.15,
 };
 /** Vectors that are no norms (those are 1 plus a fifth of a normal deviate): standard deviations. Clamps need biases that reach them. */
 const VECTOR_SCALES: Readonly<Record<string, number>> = {
@@ -134,7 +136,8 @@ export function tinyModel(architecture: TinyArchitecture, seed: number, override
     configJson["layer_types"] = Array.from({ length: layers }, (_, n) => (n % 2 === 0 ? "sliding_attention" : "full_attention"));
   }
   const source = ARCHITECTURES.find((a) => a.name === architecture)!;
-  const config = source.fromHuggingFace(new ConfigFields("config.json", configJson), null);
+  const published = source.fromHuggingFace(new ConfigFields("config.json", configJson), null);
+  const config: ModelConfig = overrides.latentExperts === undefined ? published : { ...published, latentExperts: overrides.latentExperts };
   const random = new SeededRandom(seed * 7919 + TINY_ARCHITECTURES.indexOf(architecture));
   const exactIn = overrides.exactIn ?? "BF16";
   const scales = architecture.startsWith("granite") ? GRANITE_SCALES : SCALES;
@@ -160,6 +163,7 @@ export function tinyModel(architecture: TinyArchitecture, seed: number, override
     const last = t.name.split(".").at(-1)!;
     if (t.kind === "vector") vector(t.name, t.length);
     else if (t.kind === "matrix") matrix(t.name, t.nRows, t.nCols, scales[last]!, last === "router" || last === "sharedGate" ? "BF16" : exactIn);
+    else if (last === "latent") for (let i = 0; i < t.count; i++) matrix(`${t.name}.${i}`, t.nRows, t.nCols, SCALES[last]!, exactIn);
     else {
       // Where each value lies in kv_b, whose blocks FP8's factors belong to: kB is transposed there.
       const { nopeHeadDim, valueHeadDim } = config.mla!;
@@ -175,7 +179,7 @@ export function tinyModel(architecture: TinyArchitecture, seed: number, override
   for (let layer = 0; layer < config.nLayers; layer++) {
     const width = sharedWidth(config, layer);
     for (const m of width > 0 ? EXPERT_MATRICES : []) {
-      const { nRows, nCols } = ffnShape(config.hiddenSize, width, m);
+      const { nRows, nCols } = ffnShape(config.hiddenSize, config.hiddenSize, width, m);
       matrix(`layers.${layer}.shared.${m}`, nRows, nCols, SCALES[m]!, exactIn);
     }
   }

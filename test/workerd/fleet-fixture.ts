@@ -15,6 +15,7 @@ import { loadModel } from "../../formats/load-model.ts";
 import type { PackManifest } from "../../formats/manifest.ts";
 import { openPack } from "../../formats/pack-reader.ts";
 import type { PackOptions } from "../../formats/pack-writer.ts";
+import type { LatentExpertsConfig } from "../../model/config.ts";
 import { Engine } from "../../model/engine.ts";
 import type { Experts } from "../../model/experts.ts";
 import { Heap } from "../../model/heap.ts";
@@ -22,7 +23,7 @@ import type { Kernels } from "../../model/kernels.ts";
 import { ExpertRunner, LocalExperts, type SegmentLookup } from "../../model/local-experts.ts";
 import { argmax, PLAIN_SAMPLING } from "../../model/sampling.ts";
 import { chooseKernels, RESERVED_BYTES } from "../../model/wasm-kernels.ts";
-import { openTinyHuggingFace, packToMemory, type MemoryPack } from "../support/pack-to-memory.ts";
+import { openTinyHuggingFace, openTinyPlain, packToMemory, type MemoryPack } from "../support/pack-to-memory.ts";
 import { tinyModel, type TinyArchitecture } from "../support/tiny-models.ts";
 
 export const fleetEnv = env as unknown as DurableEnv;
@@ -41,7 +42,7 @@ export function deploy({ packId, shards, isolates = "shared", planUnit = "expert
   Object.assign(env, { ORCHESTRATOR_HOLDS: orchestratorHolds, PACK_ID: packId, PACK_SOURCE: source, SHARDS_COUNT: String(shards), ISOLATES: isolates, PLAN_UNIT: planUnit });
 }
 
-type TinyPackOptions = Pick<PackOptions, "segmentWidth" | "kvFormat"> & { readonly quant?: PackOptions["quant"]; readonly config?: Readonly<Record<string, unknown>> };
+type TinyPackOptions = Pick<PackOptions, "segmentWidth" | "kvFormat"> & { readonly quant?: PackOptions["quant"]; readonly config?: Readonly<Record<string, unknown>>; readonly latentExperts?: LatentExpertsConfig };
 
 /** A tiny OLMoE of 3 layers, 8 experts of width 64, top 3, packed under `packId` into the bucket. */
 export const packInBucket = (packId: string, options: TinyPackOptions = {}): Promise<MemoryPack> =>
@@ -51,10 +52,10 @@ export const packInBucket = (packId: string, options: TinyPackOptions = {}): Pro
  * A tiny model of any architecture, packed under `packId` into the bucket. Every pack id has weights of its own: equal ones would be adopted
  * from the isolate's memory instead of being read.
  */
-export async function packOf(architecture: TinyArchitecture, packId: string, { config = {}, quant = "q8", ...options }: TinyPackOptions): Promise<MemoryPack> {
+export async function packOf(architecture: TinyArchitecture, packId: string, { config = {}, quant = "q8", latentExperts, ...options }: TinyPackOptions): Promise<MemoryPack> {
   const seed = Array.from(packId).reduce((h, c) => (Math.imul(h, 31) + c.charCodeAt(0)) >>> 0, 7) % 1_000_000;
-  const model = tinyModel(architecture, seed, { config });
-  const pack = await packToMemory(await openTinyHuggingFace(model), { ...options, id: packId, quant });
+  const model = tinyModel(architecture, seed, { config, ...(latentExperts === undefined ? {} : { latentExperts }) });
+  const pack = await packToMemory(latentExperts === undefined ? await openTinyHuggingFace(model) : openTinyPlain(model), { ...options, id: packId, quant });
   for (const [name, bytes] of pack.files) await fleetEnv.PACKS!.put(`packs/${packId}/${name}`, bytes);
   return pack;
 }
@@ -113,7 +114,7 @@ async function engineHere(pack: MemoryPack, experts: (parts: { manifest: PackMan
 const CHUNK_TOKENS = 64;
 
 const localExperts = ({ manifest: { config }, heap, kernels, lookup }: { manifest: PackManifest; heap: Heap; kernels: Kernels; lookup: SegmentLookup }): LocalExperts =>
-  new LocalExperts(new ExpertRunner(kernels, heap, config, config.expertIntermediateSize, CHUNK_TOKENS), lookup, config.hiddenSize);
+  new LocalExperts(new ExpertRunner(kernels, heap, config, config.expertIntermediateSize, CHUNK_TOKENS), lookup);
 
 /** Everything in one place and no wire: an engine over LocalExperts. */
 export const inProcess = (pack: MemoryPack): Promise<Engine> => engineHere(pack, localExperts);

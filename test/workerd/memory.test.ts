@@ -28,7 +28,7 @@ it("is what the plan says, to the byte in the ledger and to the page in the isol
     const { manifest } = await openPack(pack.source);
     const nParts = nShards + (orchestratorHolds === "experts" ? 1 : 0);
     const { slots } = makePlan(expertTable(manifest), nParts);
-    const roundTokens = maxChunkTokens({ topK: 3, maxSegments: maxSegmentsOf(manifest), hidden: 128, activations: manifest.activations });
+    const roundTokens = maxChunkTokens(manifest.config, maxSegmentsOf(manifest), manifest.activations);
     const objects = [
       orchestratorMemory(manifest, { stepTokens: roundTokens, roundTokens, ranges: slots[nShards] ?? [] }, LIMITS),
       ...slots.slice(0, nShards).map((ranges) => shardMemory(manifest, ranges, LIMITS)),

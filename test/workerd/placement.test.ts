@@ -1,4 +1,4 @@
-// The same bits wherever experts live: in one place, on one shard, on four, in slices, in f32 and int8. Raw logits are compared with an engine
+// The same bits wherever experts live: in one place, on one shard, on four, in slices, in f32 and int8, reading whole rows or latent ones. Raw logits are compared with an engine
 // of the test's own over the real shards; what the API reports (log-probabilities, experts, weights) with the orchestrator's.
 
 import { describe, expect, it } from "vitest";
@@ -13,6 +13,8 @@ describe.each([
   ["q8", { quant: "q8" as const }],
   ["f32", { quant: "f32" as const }],
   ["q8 in two segments", { quant: "q8" as const, segmentWidth: 32 }],
+  ["latent q8 in two segments", { quant: "q8" as const, segmentWidth: 32, latentExperts: { rank: 32, nGroups: 1 } }],
+  ["latent f32 of two groups", { quant: "f32" as const, latentExperts: { rank: 32, nGroups: 2 } }],
 ])("%s", (label, options) => {
   it("gives the same log-probabilities in one place, on one shard, on four, and sliced", async () => {
     const packId = `placement-${label.replaceAll(" ", "-")}`;

@@ -3,6 +3,7 @@
 
 import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { afterEach, describe, expect, it } from "vitest";
+import type { LatentExpertsConfig } from "../../model/config.ts";
 import type { StageSpan } from "../../model/stage-span.ts";
 import { PLAIN_SAMPLING } from "../../model/sampling.ts";
 import { StageCore } from "../../durable/stage-core.ts";
@@ -27,8 +28,8 @@ const FIVE: readonly StageSpan[] = [
 const requests = [greedy(6, { trace: true }), greedy(5, { promptIds: [400, 1000, 7, 600], logprobs: 20 }), greedy(7, { promptIds: [1, 2, 3], sampling: { ...PLAIN_SAMPLING, temperature: 0.9, topP: 0.95, seed: 5 } })];
 const all = async (name: string): Promise<unknown[]> => Promise.all(requests.map(async (request) => outputOf(await eventsOf(name, request))));
 
-async function packed(packId: string): Promise<{ pack: Awaited<ReturnType<typeof packOf>>; expected: unknown[] }> {
-  const pack = await packOf("olmoe", packId, { config: { num_hidden_layers: 3, intermediate_size: 64, num_experts_per_tok: 3, vocab_size: RING_VOCAB } });
+async function packed(packId: string, latentExperts?: LatentExpertsConfig): Promise<{ pack: Awaited<ReturnType<typeof packOf>>; expected: unknown[] }> {
+  const pack = await packOf("olmoe", packId, { config: { num_hidden_layers: 3, intermediate_size: 64, num_experts_per_tok: 3, vocab_size: RING_VOCAB }, ...(latentExperts === undefined ? {} : { latentExperts }) });
   deploy({ packId, shards: 2 });
   return { pack, expected: await all(`${packId}-sole`) };
 }
@@ -55,6 +56,13 @@ describe("a ring", () => {
     expect(told.map(({ isReady }) => isReady)).toEqual(experts.map(() => true));
     const end = (await eventsOf(`ring-whole-${word}`, requests[0]!)).at(-1);
     expect(end).toMatchObject({ type: "end", moe: { frames: 0 } });
+  });
+
+  it.each([false, true])("of stages with latent experts says what one orchestrator says, whether it holds them itself: %s", async (holdsExperts) => {
+    const name = `ring-latent-${holdsExperts}`;
+    const { pack, expected } = await packed(name, { rank: 32, nGroups: 2 });
+    await deployRing(pack, name, THREE, { holdsExperts });
+    expect(await all(name)).toEqual(expected);
   });
 
   it("goes on where it was when a stage is evicted or reset between two frames", async () => {

@@ -51,8 +51,8 @@ it("lists its passes, each with a sentence and a source", async () => {
   const { code, stdout } = await run("compress", "--list");
   expect(code).toBe(0);
   const lines = stdout.trim().split("\n");
-  expect(lines.map((line) => line.split(" ")[0])).toEqual(["gptq", "nearest", "bits", "prune", "merge", "moefy", "auxiliary", "calibration-text", "rotate", "online-pruning"]);
-  for (const line of lines) expect(line).toMatch(/^[\w-]+ +[A-Z].+\. \(.+\)$/);
+  expect(lines.map((line) => line.split(" ")[0])).toEqual(["gptq", "nearest", "bits", "prune", "merge", "moefy", "auxiliary", "calibration-text", "rotate", "online-pruning", "latentize"]);
+  for (const line of lines) expect(line).toMatch(/^\w+ +[A-Z].+\. \(.+\)$/);
   expect((await run("compress")).code).toBe(2);
 });
 
@@ -105,6 +105,17 @@ describe("a model goes through", () => {
     const said = await run("compress", "bits", "tiny", "--by", "outliers", "--bits", "4.5", "--out", "outliers.txt");
     expect(said.stdout).toMatch(/ {2}attn +4\.5000 bits per weight, scales included\n[^]* {2}layers +4\.5000 bits per weight/);
     expect((await run("compress", "bits", "tiny", "--by", "importance", "--bits", "4", "--out", "never.txt")).stderr).toContain("Bits by importance are measured with a text; --text names none.");
+  });
+
+  it("latentize, and is packed, verified and told how many numbers its experts read", async () => {
+    const report = await good("compress", "latentize", "tiny", "--text", "text.txt", "--keep", "0.9", "--groups", "2", "--out", "latent", ...SMALL);
+    expect(report).toMatchObject({ rank: 32, layers: [{ layer: 0 }, { layer: 1 }] });
+    await good("pack", "latent", "--out", "latent-pack", "--quant", "q8");
+    expect(await good("inspect", "latent-pack")).toMatchObject({ config: { latentExperts: { rank: 32, nGroups: 2 } }, parameters: (report["parameters"] as { after: number }).after });
+    expect((await run("inspect", "latent-pack")).stdout).toMatch(/experts +8 per layer, .*, reading 32 numbers of a token \(2 latent groups\)\n/);
+    expect((await run("verify", "latent-pack", "--source", "latent", "--text", "text.txt")).code).toBe(0);
+    const neither = await run("compress", "latentize", "tiny", "--text", "text.txt", "--out", "x", ...SMALL);
+    expect([neither.code, neither.stderr]).toEqual([1, expect.stringMatching(/Neither --rank nor --keep was given; expected one of them\./)]);
   });
 
   it("prune, merge and nearest, one after the other, from a GGUF file", async () => {

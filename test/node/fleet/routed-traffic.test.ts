@@ -73,6 +73,22 @@ describe("by a trace", () => {
     });
   });
 
+  it("of latent experts counts a row for each latent group that a shard reads, as short as it is", () => {
+    const latent = { ...shape(1), config: { ...config, latentExperts: { rank: 32, nGroups: 4 } } };
+    const plan = makePlan(table(1), 3);
+    const even = recordsOf(20_000, 1);
+    const rows = even.reduce((sum, { layer, ids }) => sum + new Set(Array.from(ids, (expert) => `${plan.shardOf(layer, expert, 0)} ${Math.floor(expert / 2)}`)).size, 0) / 40_000;
+    const plain = tracedTraffic(shape(1), placementOf(plan.slots), even, FRAME_SIZES)(1);
+    const [traced, computed, drawn] = [tracedTraffic(latent, placementOf(plan.slots), even, FRAME_SIZES)(1), evenTraffic(latent, plan, 1, FRAME_SIZES), replicatedTraffic(latent, { nParts: 3, partOf: (layer, expert, segment) => plan.shardOf(layer, expert, segment), startRound: () => {} }, evenTokens(8, 2), FRAME_SIZES)(1)];
+    expect((traced[0]!.bytes + traced[1]!.bytes) / 2).toBeCloseTo(frameBytes(latent, FRAME_SIZES, { tokens: 1, frames: (traced[0]!.frames + traced[1]!.frames) / 2, rows, groups: 2 }), 6);
+    traced.forEach(({ bytes, frames }, i) => {
+      expect(frames).toBe(plain[i]!.frames);
+      expect(bytes).toBeLessThan(plain[i]!.bytes);
+      expect(bytes / computed[i]!.bytes).toBeCloseTo(1, 2);
+      expect(Math.abs(bytes / drawn[i]!.bytes - 1)).toBeLessThan(0.03);
+    });
+  });
+
   const expectedNear = (found: Float64Array, expected: Float64Array): void => found.forEach((n, i) => expect(Math.abs(n / expected[i]! - 1)).toBeLessThan(0.03));
 
   it("of another model, or without a layer, is refused", () => {

@@ -14,7 +14,7 @@ const config = { hiddenSize: 64, nExperts: 8, layerFfns: ["moe", "moe"] as const
 const table = (nSegments: number): PlannedExpert[] => [0, 1].flatMap((layer) => Array.from({ length: 8 }, (_, expert) => ({ layer, expert, segmentBytes: new Array<number>(nSegments).fill(100) })));
 
 test("a frame's header, groups and tokens have the sizes of the wire", () => {
-  const shape = { nRows: 3, hidden: 64, activations: "f32" } as const;
+  const shape = { nRows: 3, hidden: 64, input: 64, activations: "f32" } as const;
   const bytes = (nGroups: number, nTokens: number): number => requestLayout({ ...shape, nGroups, nTokens }).frameBytes;
   expect(requestLayout({ ...shape, nRows: 0, nGroups: 0, nTokens: 0 }).frameBytes).toBe(FRAME_SIZES.headerBytes);
   expect(bytes(18, 8) - bytes(16, 8)).toBe(2 * FRAME_SIZES.groupBytes);

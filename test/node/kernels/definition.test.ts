@@ -227,7 +227,7 @@ describe("expertFfn: section 6 in f32 against f64", () => {
 
   /** A segment in the kind's layout, its activation row, and its one output row. */
   const run = (kind: (typeof EXPERT_KINDS)[number]): Float32Array => {
-    f32.fill(0, W / 4, W / 4 + segmentBytes(kind, "f32", "f32", hidden, width) / 4);
+    f32.fill(0, W / 4, W / 4 + segmentBytes(kind, "f32", "f32", hidden, hidden, width) / 4);
     for (let i = 0; i < width; i++) {
       for (let k = 0; k < hidden; k++) {
         const at = W / 4 + Math.floor(i / 16) * 32 * hidden + k * 32 + (i % 16);
@@ -245,13 +245,13 @@ describe("expertFfn: section 6 in f32 against f64", () => {
     }
     f32.set(x, X / 4);
     u32[AUX / 4] = X;
-    kernels.expertFfn(EXPERT_KINDS.indexOf(kind), 3, 0, 0, W, hidden, width, AUX, 1, Y, 0, SCRATCH);
+    kernels.expertFfn(EXPERT_KINDS.indexOf(kind), 3, 0, 0, W, hidden, hidden, width, AUX, 1, Y, 0, SCRATCH);
     return f32.subarray(Y / 4, Y / 4 + hidden);
   };
 
   test.each(EXPERT_KINDS)("%s", (kind) => {
     expect(expertScratchBytes(hidden, width)).toBeGreaterThan(matmulScratchBytes(hidden));
-    expect(segmentBytes(kind, "f32", "f32", hidden, width)).toBe((biasAt - W / 4) * 4 + (kind === "swiglu" ? 0 : 256 + 96));
+    expect(segmentBytes(kind, "f32", "f32", hidden, hidden, width)).toBe((biasAt - W / 4) * 4 + (kind === "swiglu" ? 0 : 256 + 96));
     const out = run(kind);
     const inner = Array.from({ length: width }, (_, i) => h[kind](i));
     for (let r = 0; r < hidden; r++) {

@@ -30,6 +30,8 @@ const VARIANTS: Record<string, Partial<ModelConfig>> = {
     router: { ...base.router, score: "logits", weigh: "softmax-selected" },
   },
   "group-limited sigmoid router": { router: { ...base.router, score: "sigmoid", weigh: "renormalize", nGroups: 4, topKGroups: 2, groupScore: "top2-sum", scale: 2.5 } },
+  "latent experts of one group": { latentExperts: { rank: 32, nGroups: 1 } },
+  "latent experts of four groups, with a shared expert": { latentExperts: { rank: 32, nGroups: 4 }, sharedIntermediateSize: 24, sharedGate: true },
   "every expert with weight one": { nExperts: 4, router: { ...base.router, score: "one", topK: 4 } },
 };
 

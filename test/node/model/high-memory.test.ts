@@ -32,7 +32,7 @@ async function run({ source }: MemoryPack, base: number, makeKernels: (memory: W
   const { trunk, lookup, segmentCounts, shared, maxSegmentWidth } = await loadModel(source, manifest, heap);
   const { config, kvFormat, activations } = manifest;
   const runner = new ExpertRunner(kernels, heap, config, maxSegmentWidth, 16);
-  const engine = new Engine({ config, kernels, heap, trunk, segmentCounts, shared, kvFormat, activations, maxChunkTokens: 16, experts: new LocalExperts(runner, lookup, config.hiddenSize) });
+  const engine = new Engine({ config, kernels, heap, trunk, segmentCounts, shared, kvFormat, activations, maxChunkTokens: 16, experts: new LocalExperts(runner, lookup) });
   const timeline = engine.kv.open(PROMPT.length + 3);
   const logits: Float32Array[] = [];
   for (const ids of [PROMPT, [9], [33], [71]]) logits.push((await engine.step([{ timeline, ids, logits: "all" }])).logits[0]!);

@@ -11,7 +11,7 @@ import { seededConfig as config, seededWeights } from "../../support/seeded-mode
 
 const IDS = [3, 17, 60, 4, 29, 8, 55, 31, 12, 0, 41, 7];
 const kernels = () => createScalarKernels(new WebAssembly.Memory({ initial: 16 }));
-const bytes = segmentBytes("swiglu", "f32", "f32", config.hiddenSize, config.expertIntermediateSize);
+const bytes = segmentBytes("swiglu", "f32", "f32", config.hiddenSize, config.hiddenSize, config.expertIntermediateSize);
 
 /** An engine whose experts are copied from `of` when asked for; `loads` notes each. */
 function streamed(budgetBytes: number, loads: string[], fail: (name: string) => boolean = () => false) {
@@ -30,7 +30,7 @@ function streamed(budgetBytes: number, loads: string[], fail: (name: string) => 
           },
         };
       };
-      return experts = new StreamedExperts(new ExpertRunner(createScalarKernels(heap.memory), heap, config, config.expertIntermediateSize, 16), heap, config.hiddenSize, budgetBytes, fetch);
+      return experts = new StreamedExperts(new ExpertRunner(createScalarKernels(heap.memory), heap, config, config.expertIntermediateSize, 16), heap, budgetBytes, fetch);
     },
   });
   return { ...of, experts: experts! };

@@ -162,7 +162,7 @@ describe("experts here and elsewhere in one layer", () => {
     const { engine } = directEngine(config, weights, 65536, options({
       segmentWidth: 32,
       experts: (local) => {
-        const here = new LocalExperts({ runGroup: () => {} } as never, () => undefined, 0);
+        const here = new LocalExperts({ runBatchGroup: () => {} } as never, () => undefined);
         here.runPart = (layer, batch, part) => {
           done.push(`here ${layer}.${part}`);
           local.runPart(layer, batch, part);
@@ -187,7 +187,7 @@ describe("experts here and elsewhere in one layer", () => {
     const { engine } = directEngine(config, weights, 65536, options({ experts: (local) => {
       const held = new HeldExperts(local, 2, ({ rounds }) => void done.push(`sent ${rounds.at(-1)!.nTokens}`), placement);
       held.departure = departure;
-      const here = new LocalExperts({} as never, () => undefined, 0);
+      const here = new LocalExperts({} as never, () => undefined);
       here.runPart = (_, batch) => void done.push(`here ${batch.nTokens}`);
       return new MixedExperts(held, here, 1);
     } }));
@@ -203,7 +203,7 @@ describe("experts here and elsewhere in one layer", () => {
     let held!: HeldExperts;
     const { engine } = directEngine(config, weights, 65536, options({
       segmentWidth: 32,
-      experts: (local) => new MixedExperts(held = new HeldExperts(local, Infinity, undefined, placement), new LocalExperts({} as never, () => undefined, 0), 1),
+      experts: (local) => new MixedExperts(held = new HeldExperts(local, Infinity, undefined, placement), new LocalExperts({} as never, () => undefined), 1),
     }));
     let ended = false;
     const failed = engine.step([{ timeline: engine.kv.open(32), ids, logits: "none" }]).then(() => null, (error: Error) => error).finally(() => { ended = true; });

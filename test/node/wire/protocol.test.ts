@@ -12,7 +12,7 @@ import { decodeFrame, requestViews, sealReplyFrame, sealRequestFrame } from "./w
 
 /** Three rows of hidden 64 in qa8 (80 bytes each); expert 5 segment 0 on rows 0, 2; expert 5 segment 1 on rows 0, 2; expert 300 segment 2 on row 1. */
 function request(): ArrayBuffer {
-  const shape = { nRows: 3, nGroups: 3, nTokens: 5, hidden: 64, activations: "qa8" as const };
+  const shape = { nRows: 3, nGroups: 3, nTokens: 5, hidden: 64, input: 64, activations: "qa8" as const };
   const at = requestLayout(shape);
   const buffer = new ArrayBuffer(at.frameBytes);
   new Uint8Array(buffer, at.activations, 240).forEach((_, i, bytes) => { bytes[i] = i * 7; });
@@ -73,7 +73,7 @@ describe("a frame", () => {
     const buffer = request();
     const header = headerOf(buffer);
     expect(header).toEqual({
-      kind: "request", connection: 0xfffffff0, frame: 9, step: 77, layer: 11, attempt: 2, epoch: 4, nRows: 3, nGroups: 3, nTokens: 5, hidden: 64,
+      kind: "request", connection: 0xfffffff0, frame: 9, step: 77, layer: 11, attempt: 2, epoch: 4, nRows: 3, nGroups: 3, nTokens: 5, hidden: 64, input: 64,
       activations: "qa8", refusal: null, payloadBytes: 288, payloadSum: payloadChecksum(buffer), value: 0,
     });
     const { activations, groups, tokens } = requestViews(buffer, header);
@@ -87,6 +87,26 @@ describe("a frame", () => {
       expect(headerOf(frame)).toMatchObject({ kind: "refusal", refusal, value: 250, frame: 9 });
       expect(refusalMessage(frame)).toBe("läuft noch");
     }
+  });
+
+  it("says how many numbers a row has where experts are latent, and answers in rows of hidden", () => {
+    const shape = { nRows: 3, nGroups: 1, nTokens: 2, hidden: 64, input: 32, activations: "f32" as const };
+    const at = requestLayout(shape);
+    expect(at.groups - at.activations).toBe(3 * 32 * 4);
+    const buffer = new ArrayBuffer(at.frameBytes);
+    new Uint32Array(buffer, at.groups, 2).set([1, 2]);
+    new Uint16Array(buffer, at.tokens, 2).set([0, 2]);
+    sealRequestFrame(buffer, shape, 0, 0);
+    expect(new DataView(buffer).getUint32(56, true)).toBe(32);
+    const header = headerOf(buffer);
+    expect(header).toMatchObject({ hidden: 64, input: 32 });
+    const reply = new ArrayBuffer(replyFrameBytes(2, 64));
+    sealReplyFrame(reply, header, 5);
+    expect(headerOf(reply)).toMatchObject({ hidden: 64, input: 64, value: 5, payloadBytes: 2 * 64 * 4 });
+    new DataView(buffer).setUint32(56, 64, true);
+    const words = new Uint32Array(buffer, 0, 16);
+    words[15] = checksumWords(words, 0, 15);
+    expect(decodeFrame(buffer)).toMatchObject({ ok: false, message: expect.stringMatching(/hidden size 64 has 480 bytes; expected 864\.$/) as string });
   });
 
   it("is refused when any one byte is changed", () => {
@@ -143,20 +163,22 @@ describe("a frame", () => {
 describe("the chunk size", () => {
   it("lets the worst case of a step fit both frames, and no larger one", () => {
     // Here the request is the larger of the two frames.
-    expect(maxChunkTokens({ topK: 1, maxSegments: 1, hidden: 544, activations: "f32" })).toBe(479);
+    expect(maxChunkTokens({ hiddenSize: 544, router: { topK: 1 } }, 1, "f32")).toBe(479);
     fc.assert(fc.property(
-      fc.record({ topK: fc.integer({ min: 1, max: 8 }), maxSegments: fc.integer({ min: 1, max: 4 }), hidden: fc.integer({ min: 1, max: 128 }).map((n) => n * 32), activations: fc.constantFrom("qa8" as const, "f32" as const) }),
+      fc.record({ topK: fc.integer({ min: 1, max: 8 }), maxSegments: fc.integer({ min: 1, max: 4 }), hidden: fc.integer({ min: 1, max: 128 }).map((n) => n * 32), latent: fc.option(fc.record({ rank: fc.integer({ min: 1, max: 64 }).map((n) => n * 32), nGroups: fc.integer({ min: 1, max: 8 }) })), activations: fc.constantFrom("qa8" as const, "f32" as const) }),
       (shape) => {
-        const n = maxChunkTokens(shape);
+        const { topK, maxSegments, hidden, latent, activations } = shape;
+        const input = latent?.rank ?? hidden;
+        const n = maxChunkTokens({ hiddenSize: hidden, router: { topK }, ...(latent === null ? {} : { latentExperts: latent }) }, maxSegments, activations);
         const bytes = (tokens: number): number => {
-          const rows = tokens * shape.topK * shape.maxSegments;
-          return Math.max(replyFrameBytes(rows, shape.hidden), requestLayout({ ...shape, nRows: tokens, nGroups: rows, nTokens: rows }).frameBytes);
+          const rows = tokens * topK * maxSegments;
+          return Math.max(replyFrameBytes(rows, hidden), requestLayout({ hidden, input, activations, nRows: tokens * Math.min(topK, latent?.nGroups ?? 1), nGroups: rows, nTokens: rows }).frameBytes);
         };
         if (n > 1) expect(bytes(n)).toBeLessThanOrEqual(LIMITS.frameBytes);
         if (n < LIMITS.chunkTokens) expect(bytes(n + 1)).toBeGreaterThan(LIMITS.frameBytes - 32);
       },
     ), { seed: 3 });
-    expect(maxChunkTokens({ topK: 4, maxSegments: 1, hidden: 256, activations: "qa8" })).toBe(255);
+    expect(maxChunkTokens({ hiddenSize: 256, router: { topK: 4 } }, 1, "qa8")).toBe(255);
     expect(activationRowBytes("qa8", 256)).toBe(288);
   });
 });

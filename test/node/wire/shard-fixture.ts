@@ -130,7 +130,7 @@ export async function until(clock: FakeClock, ready: () => boolean): Promise<voi
 /** The reply to one token of one expert as hexadecimal digits of its row, or the refusal with its message. */
 export function ask({ core }: Pick<TestCore, "core">, pack: OpenPack, epoch: number, layer: number, expert: number): string {
   const { hiddenSize } = pack.manifest.config;
-  const shape = { nRows: 1, nGroups: 1, nTokens: 1, hidden: hiddenSize, activations: pack.manifest.activations };
+  const shape = { nRows: 1, nGroups: 1, nTokens: 1, hidden: hiddenSize, input: hiddenSize, activations: pack.manifest.activations };
   const at = requestLayout(shape);
   const frame = new ArrayBuffer(at.frameBytes);
   new Uint8Array(frame, at.activations, at.groups - at.activations).fill(0x3d); // of either format: numbers around one
