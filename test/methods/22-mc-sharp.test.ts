@@ -205,7 +205,7 @@ async function said(engine: StepEngine, requests: readonly GenerateRequest[], sa
     }).accepted.then((refusal) => { if (refusal !== null) resolve([refusal]); });
   })));
 }
-const tokensOf = (events: readonly GenerateEvent[]): unknown[] => events.flatMap((event) => (event.type === "token" ? [{ id: event.id, logprob: event.logprob, experts: event.experts, weights: event.weights }] : event.type === "error" ? [event] : []));
+const tokensOf = (events: readonly GenerateEvent[]): unknown[] => events.flatMap((event): unknown[] => (event.type === "token" ? [{ id: event.id, logprob: event.logprob, experts: event.experts, weights: event.weights }] : event.type === "error" ? [event] : []));
 const endOf = (events: readonly GenerateEvent[]): Extract<GenerateEvent, { type: "end" }> => events.at(-1) as Extract<GenerateEvent, { type: "end" }>;
 const packed = async (): Promise<{ source: MemorySource; manifest: Awaited<ReturnType<typeof openPack>>["manifest"]; packHash: string }> => {
   const { source } = await packToMemory(plainCheckpoint(config, weights), { quant: "q8", segmentWidth: 32 });
@@ -355,7 +355,7 @@ describe("a calibration", () => {
     const checkpoint = await openTinyHuggingFace(tinyModel("qwen3_moe", 22, { config: { num_experts_per_tok: 4 } }), { dtype: "F32" });
     const { config: c } = checkpoint;
     const model = await LayeredModel.open(checkpointWeights(checkpoint, 64), SEQUENCES, kernelModules());
-    const layers = [];
+    const layers: Awaited<ReturnType<typeof sampleLayer>>[] = [];
     for (let layer = 0; layer < c.nLayers; layer++) layers.push(await sampleLayer(model, layer, lengths, { protectFirst: 1, withFeatures: false, most: Infinity }));
     const share = (choice: ReturnType<typeof chooseRatios>): number => choice.reduce((sum, { point }) => sum + point.share, 0) / choice.length;
     const loss = (choice: ReturnType<typeof chooseRatios>): number => choice.reduce((sum, { point }) => sum + point.loss, 0);
