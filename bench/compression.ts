@@ -29,8 +29,8 @@ async function main(): Promise<void> {
   mkdirSync(folder, { recursive: true });
   const texts = resolve(values.texts ?? join(folder, "texts"));
   if (!existsSync(texts)) execFileSync("python3", ["evaluation-texts.py", texts], { cwd: join(ROOT, "demo/train"), stdio: "inherit" });
-  const { config: { nExperts, nLayers } } = await openCheckpoint(values.model);
-  const asked = experiments({ nExperts, nLayers }).filter(({ group }) => values.group === undefined || values.group.includes(group));
+  const { config: { nExperts, nLayers, hiddenSize } } = await openCheckpoint(values.model);
+  const asked = experiments({ nExperts, nLayers, hiddenSize }).filter(({ group }) => values.group === undefined || values.group.includes(group));
   const runner = new Runner({ model: resolve(values.model), texts, folder });
   const bar = new SingleBar({ format: "{bar} {value}/{total} {label}", stream: process.stderr, noTTYOutput: false });
   bar.start(asked.length, 0, { label: "" });

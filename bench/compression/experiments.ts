@@ -15,6 +15,8 @@ export interface Experiment {
   readonly sample: number;
   /** Passes, one after the other. Those of `plan` write a bit plan for the next. */
   readonly steps: readonly Step[];
+  /** Options of `eval`. */
+  readonly scoring: readonly string[];
   /** How it is packed where its matrices are as published; null: as they are stored. */
   readonly quant: string | null;
   /** Domain whose held-out text counts; `mix` is all of them. */
@@ -24,6 +26,7 @@ export interface Experiment {
 export interface MeasuredModel {
   readonly nExperts: number;
   readonly nLayers: number;
+  readonly hiddenSize: number;
 }
 
 export const DOMAINS = ["novel", "drama", "stories", "math", "speeches", "docs-en", "docs-fr", "docs-es", "docs-zh", "code-ts", "code-py", "code-c"] as const;
@@ -39,7 +42,7 @@ const TRUNK = "all=8; attn=4";
 const text = (sample: number, domain = "mix"): string[] => ["--text", `{texts}/${calibrationFile(domain, sample)}`, ...WINDOWS];
 
 /** Rules that give a drawn quarter of each layer's experts 4 bits and the others 2: 2.5 on average. */
-export function randomPlan({ nExperts, nLayers }: MeasuredModel, seed: number): string {
+export function randomPlan({ nExperts, nLayers }: Pick<MeasuredModel, "nExperts" | "nLayers">, seed: number): string {
   const rules = Array.from({ length: nLayers }, (_, layer) => Array.from({ length: nExperts }, (_, expert) => expert)
     .sort((a, b) => uniform(seed, layer, a, 1) - uniform(seed, layer, b, 1)).slice(0, Math.round(nExperts / 4))
     .sort((a, b) => a - b).map((expert) => `exp[l${layer}e${expert}]=4`)).flat();
@@ -47,8 +50,9 @@ export function randomPlan({ nExperts, nLayers }: MeasuredModel, seed: number): 
 }
 
 export function experiments(model: MeasuredModel): Experiment[] {
-  const row = (group: string, label: string, sample: number, steps: readonly Step[], domain = "mix", quant: string | null = null): Experiment => ({ group, label, sample, steps, quant, domain });
-  const { nExperts } = model;
+  const row = (group: string, label: string, sample: number, steps: readonly Step[], domain = "mix", quant: string | null = null, scoring: readonly string[] = []): Experiment => ({ group, label, sample, steps, quant, domain, scoring });
+  const { nExperts, hiddenSize } = model;
+  const rank = (share: number): string => String(32 * Math.floor((share * hiddenSize) / 32));
   const gptq = (plan: string, sample: number, ...more: string[]): Step => ["gptq", "--plan", plan, ...text(sample), ...more];
   return [
     row("widths", "as published", 1, [], "mix", "f32"),
@@ -76,8 +80,17 @@ export function experiments(model: MeasuredModel): Experiment[] {
     ...[0.75, 0.5].flatMap((share) => SAMPLES.flatMap((s) => [
       row("merge", `${100 - 100 * share} % fewer: Sub-MoE`, s, [["merge", "--share", String(share), ...text(s).slice(0, 2), "--samples", "8", "--window", "512"]], "mix", "f32"),
       row("merge", `${100 - 100 * share} % fewer: pruned by frequency`, s, [["prune", "--keep", String(nExperts * share), "--by", "frequency", ...text(s)]], "mix", "f32"),
-      row("merge", `${100 - 100 * share} % fewer: pruned by EASY-EP`, s, [["prune", "--keep", String(nExperts * share), ...text(s)]], "mix", "f32"),
       row("merge", `${100 - 100 * share} % fewer: pruned by lot`, s, [["prune", "--keep", String(nExperts * share), "--by", "random", "--seed", String(s), ...text(s)]], "mix", "f32"),
     ])),
+    ...[0.65, 0.4].flatMap((share) => SAMPLES.slice(0, share === 0.65 ? 5 : 1).flatMap((s) => (["shared", "per-expert"] as const).map((by) =>
+      row("latent", `rank ${rank(share)} of ${hiddenSize}: ${by === "shared" ? "one projection for all (MoLAE)" : "one for each expert, of the same size"}`, s, [["latentize", "--rank", rank(share), "--by", by, ...text(s)]], "mix", "f32")))),
+    ...SAMPLES.flatMap((s) => (["ranked", "run"] as const).map((among) =>
+      row("auxiliary", among === "ranked" ? "half run, weights as they are, fitted vectors" : "half run, weights made anew, fitted vectors", s, [["auxiliary", "--weigh-among", among, ...text(s)]], "mix", "f32"))),
+    row("online", "ratio 0.3 everywhere", 1, [], "mix", "f32", ["--prune", "0.3"]),
+    row("online", "ratio 0.3 everywhere, weights made anew", 1, [], "mix", "f32", ["--prune", "0.3", "--prune-renormalize", "yes"]),
+    ...SAMPLES.flatMap((s) => [
+      row("online", "calibrated ratios (ODP)", s, [["online-pruning", "--target-share", "0.18", ...text(s)]], "mix", "f32", ["--prune", "calibrated"]),
+      row("online", "mask router (OTP)", s, [["online-pruning", "--target-share", "0.18", "--rule", "learned", ...text(s)]], "mix", "f32", ["--prune", "learned"]),
+    ]),
   ];
 }

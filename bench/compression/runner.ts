@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { ROOT } from "../../cli/setup.mjs";
+import type { PrunedCalls } from "../../model/online-pruning.ts";
 import { type Experiment, heldoutFile } from "./experiments.ts";
 
 const COMMAND = join(ROOT, "bin", "workers-moe.js");
@@ -16,6 +17,8 @@ export interface Result {
   readonly countedTokens: number;
   /** Of all weights of the pack. */
   readonly bytes: number;
+  /** Of all expert calls, those left out; 0 where none may be. */
+  readonly leftOut: number;
 }
 
 export interface RunnerOptions {
@@ -39,8 +42,8 @@ export class Runner {
     this.#inputs = hash.digest("hex");
   }
 
-  #file({ steps, quant, domain }: Experiment): string {
-    const name = createHash("sha256").update(JSON.stringify([this.#inputs, steps, quant, domain])).digest("hex").slice(0, 24);
+  #file({ steps, quant, domain, scoring }: Experiment): string {
+    const name = createHash("sha256").update(JSON.stringify([this.#inputs, steps, quant, domain, scoring])).digest("hex").slice(0, 24);
     return join(this.#options.folder, `${name}.json`);
   }
 
@@ -60,15 +63,15 @@ export class Runner {
       for (const [i, step] of experiment.steps.entries()) {
         const out = join(work, String(i));
         const args = step.map((arg) => arg.replace("{texts}", texts).replace("{plan}", plan));
-        await command("compress", args[0]!, current, ...args.slice(1), "--out", out);
+        await command("compress", args[0]!, current, ...args.slice(1), "--no-report", "--out", out);
         if (args[0] === "bits") plan = readFileSync(out, "utf8").trim();
         else current = out;
       }
       const pack = join(work, "pack");
       await command("pack", current, "--out", pack, ...(experiment.quant === null ? [] : ["--quant", experiment.quant]));
       const { totalBytes } = await command("inspect", pack) as { totalBytes: number };
-      const { meanNll, perplexity, countedTokens } = await command("eval", pack, "--text", join(texts, heldoutFile(experiment.domain))) as unknown as Result;
-      const result: Result = { meanNll, perplexity, countedTokens, bytes: totalBytes };
+      const { meanNll, perplexity, countedTokens, pruned } = await command("eval", pack, "--text", join(texts, heldoutFile(experiment.domain)), ...experiment.scoring) as unknown as Result & { pruned?: PrunedCalls };
+      const result: Result = { meanNll, perplexity, countedTokens, bytes: totalBytes, leftOut: pruned === undefined ? 0 : pruned.leftOut / pruned.of };
       const file = this.#file(experiment);
       writeFileSync(`${file}.new`, JSON.stringify(result));
       renameSync(`${file}.new`, file);

@@ -23,12 +23,14 @@ export interface Figure {
   readonly most: number;
   /** Nats per token above the model as published, on the same text. */
   readonly rise: number;
+  /** Of all expert calls. */
+  readonly leftOut: number;
 }
 
 /** In the order of the experiments. Medians over samples. */
 export function figuresOf({ measured }: Document): Figure[] {
   const baselines = new Map<string, number>();
-  for (const { steps, quant, domain, result } of measured) if (steps.length === 0 && quant === "f32") baselines.set(domain, result.meanNll);
+  for (const { steps, quant, domain, scoring, result } of measured) if (steps.length === 0 && scoring.length === 0 && quant === "f32") baselines.set(domain, result.meanNll);
   const labels = [...new Set(measured.map(({ group, label }) => `${group}\n${label}`))];
   return labels.map((key): Figure => {
     const of = measured.filter(({ group, label }) => `${group}\n${label}` === key);
@@ -37,15 +39,15 @@ export function figuresOf({ measured }: Document): Figure[] {
     if (baseline === undefined) throw new Error(`Nothing was measured of the model as published on ${of[0]!.domain}, which ${key.replace("\n", ": ")} is compared with.`);
     return {
       group: of[0]!.group, label: of[0]!.label, samples: of.length, bytes: median(of.map(({ result }) => result.bytes)),
-      perplexity: median(perplexities), least: Math.min(...perplexities), most: Math.max(...perplexities), rise: median(of.map(({ result }) => result.meanNll)) - baseline,
+      perplexity: median(perplexities), least: Math.min(...perplexities), most: Math.max(...perplexities), rise: median(of.map(({ result }) => result.meanNll)) - baseline, leftOut: median(of.map(({ result }) => result.leftOut)),
     };
   });
 }
 
 /** Rows of Markdown. */
 export function table(figures: readonly Figure[]): string {
-  const row = ({ label, samples, bytes, perplexity, least, most, rise }: Figure): string =>
-    `| ${label} | ${showBytes(bytes)} | ${perplexity.toFixed(3)}${samples > 1 ? ` (${least.toFixed(3)} to ${most.toFixed(3)}, ${samples})` : ""} | ${rise === 0 ? "" : `${rise > 0 ? "+" : ""}${rise.toFixed(4)}`} |`;
+  const row = ({ label, samples, bytes, perplexity, least, most, rise, leftOut }: Figure): string =>
+    `| ${label}${leftOut > 0 ? `, ${(100 * leftOut).toFixed(1)} % of calls left out` : ""} | ${showBytes(bytes)} | ${perplexity.toFixed(3)}${samples > 1 ? ` (${least.toFixed(3)} to ${most.toFixed(3)}, ${samples})` : ""} | ${rise === 0 ? "" : `${rise > 0 ? "+" : ""}${rise.toFixed(4)}`} |`;
   return ["| | pack | perplexity: median (range, samples) | loss above published, nats |", "|---|---|---|---|", ...figures.map(row)].join("\n");
 }
 

@@ -7,7 +7,7 @@ import { figuresOf, plot, table } from "../../../bench/compression/tables.ts";
 import type { Measured } from "../../../bench/compression.ts";
 
 const measured = (label: string, sample: number, meanNll: number, bytes: number, domain = "mix", steps: readonly string[][] = [["x"]]): Measured =>
-  ({ group: "widths", label, sample, steps, quant: steps.length === 0 ? "f32" : null, domain, result: { meanNll, perplexity: Math.exp(meanNll), countedTokens: 10, bytes } });
+  ({ group: "widths", label, sample, steps, quant: steps.length === 0 ? "f32" : null, domain, scoring: [], result: { meanNll, perplexity: Math.exp(meanNll), countedTokens: 10, bytes, leftOut: label === "b" ? 0.125 : 0 } });
 
 describe("figures", () => {
   const document = { model: "m", measured: [
@@ -21,6 +21,7 @@ describe("figures", () => {
     ]);
     expect(figuresOf(document)[2]!.rise).toBeCloseTo(0.2, 12);
     expect(table(figuresOf(document)).split("\n")[4]).toBe("| a | 2.0 KiB | 9.025 (8.166 to 11.023, 3) | +0.2000 |");
+    expect(table(figuresOf(document)).split("\n")[5]).toBe("| b, 12.5 % of calls left out | 1.0 KiB | 4.482 | +0.5000 |");
   });
   it("without the model as published are refused", () => expect(() => figuresOf({ model: "m", measured: [measured("a", 1, 2, 1)] })).toThrow("Nothing was measured of the model as published on mix, which widths: a is compared with."));
   it("are drawn with every label", async () => {
@@ -35,7 +36,7 @@ it("a page takes text between its marks only", () => {
 });
 
 describe("experiments", () => {
-  const all = experiments({ nExperts: 16, nLayers: 3 });
+  const all = experiments({ nExperts: 16, nLayers: 3, hiddenSize: 64 });
   it("give every method that calibrates the tokens that its baseline has, five times", () => {
     const texts = (label: string): string[] => all.filter((of) => of.label === label).map(({ steps }) => steps.at(-1)!.slice(-6).join(" "));
     expect(texts("2.5 bits, PMQ")).toEqual(texts("2.5 bits, drawn"));
