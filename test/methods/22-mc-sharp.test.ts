@@ -292,7 +292,7 @@ it("a wish becomes a rule, or a sentence", () => {
   expect(pruningRule(config, "calibrated")).toEqual({ by: "ratio", ratios: [0.3, 0.6], protectFirst: 2, renormalize: true });
   expect(pruningRule(config, "learned")).toEqual({ by: "learned", protectFirst: 2, renormalize: true });
   expect(pruningRule(config, { ratio: 0.4, layers: [1], protectFirst: 0, renormalize: false })).toEqual({ by: "ratio", ratios: [0, 0.4], protectFirst: 0, renormalize: false });
-  expect(pruningRule({ ...config, onlinePruning: undefined }, { ratio: [0.1, 0.2] })).toEqual({ by: "ratio", ratios: [0.1, 0.2], protectFirst: 4, renormalize: true });
+  expect(pruningRule({ ...config, onlinePruning: undefined }, { ratio: [0.1, 0.2] })).toEqual({ by: "ratio", ratios: [0.1, 0.2], protectFirst: 4, renormalize: false });
   expect(pruningRule({ ...config, onlinePruning: undefined }, "calibrated")).toContain("this model has none");
   expect(pruningRule(config, { ratio: [0.1, 0.2], layers: [1] })).toContain("together with a list of layers");
   expect(pruningRule(config, { ratio: 0.1, layers: [2] })).toBe("Layer 2 was named; expected layers with experts, which are 0, 1 here.");
