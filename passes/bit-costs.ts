@@ -1,11 +1,11 @@
 // What experts lose at each width, and the bit plan that loses least within a budget: PMQ (MC-MoE, 2024; MC#, 2025). For every expert alone the layer's output is
 // compared with itself unquantised over calibration texts; since an expert's rows do not depend on the others, one trial of a layer per width shows all of them.
-// Owns those trials and the plan's text. Refuses widths without a kernel. The knapsack: bit-knapsack.ts; rounding: gptq.ts, to the nearest.
+// Parts of experts may be looked at alone too: which matrix of an expert is missed most is not in PMQ. Owns those trials and the plans' text. Refuses widths without a kernel. The knapsack: bit-knapsack.ts; rounding: gptq.ts, to the nearest.
 
-import type { MatrixSource } from "../formats/checkpoint.ts";
+import { expertName, type MatrixSource } from "../formats/checkpoint.ts";
 import { decodeRows } from "../formats/dequantize.ts";
 import { PatchedMatrices } from "../formats/patched-matrices.ts";
-import { EXPERT_MATRICES, type ModelConfig, ModelError, moeLayersOf } from "../model/config.ts";
+import { EXPERT_MATRICES, type ExpertMatrix, expertShape, type ModelConfig, ModelError, moeLayersOf } from "../model/config.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
 import { chooseBits, pmqCosts } from "./bit-knapsack.ts";
 import { type PlanBits, typeOfBits } from "./bit-plan.ts";
@@ -13,6 +13,15 @@ import { nearest } from "./gptq.ts";
 import { weightOf, type LayerRouting } from "./layer-inputs.ts";
 import { LayeredModel, type LayerTap } from "./layered-model.ts";
 import { checkpointWeights } from "./streamed-model.ts";
+
+/** Matrices of an expert that get the same bits; the name is that of a rule (bit-plan.ts), or none for all. */
+export interface ExpertPart {
+  readonly rule: "" | ".gateUp" | ".down";
+  readonly matrices: readonly ExpertMatrix[];
+}
+
+export const WHOLE_EXPERTS: readonly ExpertPart[] = [{ rule: "", matrices: EXPERT_MATRICES }];
+export const HALVED_EXPERTS: readonly ExpertPart[] = [{ rule: ".gateUp", matrices: ["gate", "up"] }, { rule: ".down", matrices: ["down"] }];
 
 /** Of one layer: [expert], and [expert][width]. */
 export interface ExpertCosts {
@@ -24,10 +33,18 @@ export interface ExpertCosts {
   readonly loss: readonly (readonly number[])[];
 }
 
-/** Costs of the layers with experts, ascending. */
+/** Of a part of all experts of a layer. */
+export interface PartCosts extends ExpertCosts {
+  readonly part: ExpertPart;
+  /** Weights of the part in one expert. */
+  readonly nWeights: number;
+}
+
+/** Costs of the layers with experts, ascending, and of the parts of each in their order. */
 export async function* expertCosts(
-  matrices: MatrixSource, sequences: readonly (readonly number[])[], modules: KernelModules, widths: readonly Exclude<PlanBits, 16>[], onLayer: (layer: number) => void = () => {},
-): AsyncIterable<ExpertCosts> {
+  matrices: MatrixSource, sequences: readonly (readonly number[])[], modules: KernelModules, widths: readonly Exclude<PlanBits, 16>[], parts: readonly ExpertPart[] = WHOLE_EXPERTS,
+  onLayer: (layer: number) => void = () => {},
+): AsyncIterable<PartCosts> {
   const { config } = matrices;
   const context = Math.max(...sequences.map(({ length }) => length));
   const model = await LayeredModel.open(checkpointWeights(matrices, context), sequences, modules);
@@ -36,21 +53,27 @@ export async function* expertCosts(
     if (config.layerFfns[layer] === "moe") {
       const rows = new ExpertOutputs(config);
       await model.tryLayer(layer, { taps: rows.taps });
-      const loss = Array.from({ length: config.nExperts }, (): number[] => []);
-      for (const width of widths) {
-        const patched = new PatchedMatrices(matrices);
-        for (let expert = 0; expert < config.nExperts; expert++) for (const matrix of EXPERT_MATRICES) await roundTo(patched, `layers.${layer}.experts.${expert}.${matrix}`, width);
-        const squares = new Float64Array(config.nExperts);
-        const changes = new ExpertOutputs(config, (expert, row, values, weight) => {
-          const before = rows.row(expert, row);
-          let sum = 0;
-          for (let i = 0; i < before.length; i++) sum += (values[i]! - before[i]!) ** 2;
-          squares[expert]! += (config.residualMultiplier * weight) ** 2 * sum;
-        });
-        await model.tryLayer(layer, { weights: checkpointWeights(patched, context), taps: changes.taps });
-        squares.forEach((sum, expert) => loss[expert]!.push(Math.sqrt(sum)));
+      for (const part of parts) {
+        const loss = Array.from({ length: config.nExperts }, (): number[] => []);
+        for (const width of widths) {
+          const patched = new PatchedMatrices(matrices);
+          for (let expert = 0; expert < config.nExperts; expert++) for (const matrix of part.matrices) await roundTo(patched, expertName(layer, expert, matrix), width);
+          const squares = new Float64Array(config.nExperts);
+          const changes = new ExpertOutputs(config, (expert, row, values, weight) => {
+            const before = rows.row(expert, row);
+            let sum = 0;
+            for (let i = 0; i < before.length; i++) sum += (values[i]! - before[i]!) ** 2;
+            squares[expert]! += (config.residualMultiplier * weight) ** 2 * sum;
+          });
+          await model.tryLayer(layer, { weights: checkpointWeights(patched, context), taps: changes.taps });
+          squares.forEach((sum, expert) => loss[expert]!.push(Math.sqrt(sum)));
+        }
+        const nWeights = part.matrices.reduce((sum, matrix) => {
+          const { nRows, nCols } = expertShape(config, matrix);
+          return sum + nRows * nCols;
+        }, 0);
+        yield { layer, part, nWeights, frequency: rows.frequency, weight: rows.weight, loss };
       }
-      yield { layer, frequency: rows.frequency, weight: rows.weight, loss };
     }
     await model.runLayer(layer);
     onLayer(layer);
@@ -101,10 +124,32 @@ class ExpertOutputs {
  * the next below, where there are three widths. Rules for a plan of bit-plan.ts.
  */
 export function planExperts(costs: readonly ExpertCosts[], widths: readonly number[], bits: number): string {
+  checkAverage(widths, bits);
   const atLeast = new Map(widths.length < 3 ? [] : widths.slice(-2).map((width) => [width, 1]));
   return costs.map(({ layer, frequency, weight, loss }) => {
-    if (bits < widths[0]! || bits > widths.at(-1)!) throw new ModelError(`${bits} bits per weight were asked for; widths of ${widths.join(", ")} give ${widths[0]} to ${widths.at(-1)}.`);
     const chosen = chooseBits({ widths, costs: pmqCosts(frequency, weight, loss), budget: Math.floor(bits * loss.length + 1e-9), atLeast });
     return chosen.map((width, expert) => `exp[l${layer}e${expert}]=${width}`).join("; ");
   }).join("; ");
+}
+
+/**
+ * A plan in which parts of experts have `bits` on average over a layer's expert weights, nominal: those widths whose squared changes of the layer's output sum up to least, by an
+ * exact knapsack for each layer. Errors of parts are taken as independent. No expert need have any width. Rules for a plan of bit-plan.ts.
+ */
+export function planParts(costs: readonly PartCosts[], widths: readonly number[], bits: number): string {
+  checkAverage(widths, bits);
+  return [...Map.groupBy(costs, ({ layer }) => layer)].map(([layer, parts]) => {
+    const unit = parts.map(({ nWeights }) => nWeights).reduce(greatestCommonDivisor);
+    const things = parts.flatMap(({ part, nWeights, loss }) => loss.map((byWidth, expert) => ({ rule: `exp[l${layer}e${expert}]${part.rule}`, size: nWeights / unit, costs: byWidth.map((error) => error ** 2) })));
+    const sizes = things.map(({ size }) => size);
+    const chosen = chooseBits({ widths, costs: things.map((of) => of.costs), sizes, budget: Math.floor(bits * sizes.reduce((a, b) => a + b, 0) + 1e-9) });
+    return chosen.map((width, i) => `${things[i]!.rule}=${width}`).join("; ");
+  }).join("; ");
+}
+
+const greatestCommonDivisor = (a: number, b: number): number => (b === 0 ? a : greatestCommonDivisor(b, a % b));
+
+/** Throws ModelError where widths cannot give an average. */
+export function checkAverage(widths: readonly number[], bits: number): void {
+  if (!(bits >= widths[0]! && bits <= widths.at(-1)!)) throw new ModelError(`${bits} bits per weight were asked for; widths of ${widths.join(", ")} give ${widths[0]} to ${widths.at(-1)}.`);
 }

@@ -6,18 +6,21 @@ export interface BitChoice {
   readonly widths: readonly number[];
   /** [thing][width]: what the thing costs at that width. */
   readonly costs: readonly (readonly number[])[];
-  /** Bits that all of them may have together. */
+  /** Bits that all of them may have together; of things of unequal size, bits times size. */
   readonly budget: number;
+  /** How many weights each thing stands for, in any unit, whole numbers; 1 each where nothing is said. */
+  readonly sizes?: readonly number[];
   /** Fewest things at a width; widths that are not named may have none. */
   readonly atLeast?: ReadonlyMap<number, number>;
 }
 
 /** Width of each thing, with the least sum of costs; of equal sums the one whose first thing has fewer bits. Throws RangeError where nothing fits. */
-export function chooseBits({ widths, costs, budget, atLeast = new Map() }: BitChoice): number[] {
+export function chooseBits({ widths, costs, budget, sizes = costs.map(() => 1), atLeast = new Map() }: BitChoice): number[] {
   if (widths.length === 0 || widths.some((width, i) => !Number.isInteger(width) || width < 0 || (i > 0 && width <= widths[i - 1]!))) throw new RangeError(`Widths ${widths.join(", ")} were given; expected whole numbers, ascending.`);
   const nThings = costs.length;
   for (const [i, of] of costs.entries()) if (of.length !== widths.length || of.some((cost) => !Number.isFinite(cost))) throw new RangeError(`Thing ${i} has the costs ${of.join(", ")}; expected a number for each of ${widths.length} widths.`);
-  const most = Math.min(Math.floor(budget), nThings * widths.at(-1)!);
+  if (sizes.length !== nThings || sizes.some((size) => !Number.isInteger(size) || size < 1)) throw new RangeError(`Sizes ${sizes.join(", ")} were given; expected a whole number above zero for each of ${nThings} things.`);
+  const most = Math.min(Math.floor(budget), sizes.reduce((sum, size) => sum + size, 0) * widths.at(-1)!);
   // What must still come of each named width is part of the state, as digits of a number.
   const needs = widths.map((width) => atLeast.get(width) ?? 0);
   const unit = needs.map((_, w) => needs.slice(0, w).reduce((product, n) => product * (n + 1), 1));
@@ -35,9 +38,9 @@ export function chooseBits({ widths, costs, budget, atLeast = new Map() }: BitCh
     const choice = new Uint8Array(nStates);
     for (let need = 0; need < nNeeds; need++) {
       for (const [w, width] of widths.entries()) {
-        const [after, cost] = [met(need, w), costs[i]![w]!];
-        for (let left = width; left <= most; left++) {
-          const sum = cost + next[at(after, left - width)]!;
+        const [after, cost, taken] = [met(need, w), costs[i]![w]!, width * sizes[i]!];
+        for (let left = taken; left <= most; left++) {
+          const sum = cost + next[at(after, left - taken)]!;
           if (sum < best[at(need, left)]!) [best[at(need, left)], choice[at(need, left)]] = [sum, w];
         }
       }
@@ -50,9 +53,9 @@ export function chooseBits({ widths, costs, budget, atLeast = new Map() }: BitCh
     const asked = needs.flatMap((n, w) => (n > 0 ? [`${n} of ${widths[w]} bits`] : [])).join(" and ");
     throw new RangeError(`${nThings} things of ${widths.join(", ")} bits do not fit a budget of ${budget} bits${asked === "" ? "" : ` with at least ${asked}`}.`);
   }
-  return chosen.map((choice) => {
+  return chosen.map((choice, i) => {
     const w = choice[at(need, left)]!;
-    [need, left] = [met(need, w), left - widths[w]!];
+    [need, left] = [met(need, w), left - widths[w]! * sizes[i]!];
     return widths[w]!;
   });
 }

@@ -67,6 +67,7 @@ export function experiments(model: MeasuredModel): Experiment[] {
     ...SAMPLES.flatMap((s) => [
       row("mixed", "2 bits, GPTQ", s, [gptq(`${TRUNK}; routed=2`, s)]),
       row("mixed", "2.5 bits, PMQ", s, [["bits", "--bits", "2.5", ...text(s)], gptq(`${TRUNK}; {plan}`, s)]),
+      row("mixed", "2.5 bits, least squared error, down apart", s, [["bits", "--by", "error", "--bits", "2.5", ...text(s)], gptq(`${TRUNK}; {plan}`, s)]),
       row("mixed", "2.5 bits, drawn", s, [gptq(randomPlan(model, s), s)]),
     ]),
     ...["math", "novel", "docs-zh", "code-c"].flatMap((domain) => [

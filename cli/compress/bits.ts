@@ -6,7 +6,7 @@ import { basename } from "node:path";
 import { type Checkpoint, expertName } from "../../formats/checkpoint.ts";
 import { EXPERT_MATRICES, moeLayersOf } from "../../model/config.ts";
 import { accountBits, averageBits, type BitAccount } from "../../passes/bit-accounting.ts";
-import { type ExpertCosts, expertCosts, planExperts } from "../../passes/bit-costs.ts";
+import { checkAverage, expertCosts, HALVED_EXPERTS, type PartCosts, planExperts, planParts, WHOLE_EXPERTS } from "../../passes/bit-costs.ts";
 import { type BitPlan, parseBitPlan, PLAN_BITS, typeOfBits } from "../../passes/bit-plan.ts";
 import { measureBlocks } from "../../passes/block-importance.ts";
 import { matrixOutlierScore } from "../../passes/outlier-score.ts";
@@ -22,7 +22,7 @@ import { type CalibrationOptions, calibrationWindows, modelArgument, type PassCo
 interface Options extends CalibrationOptions, ReportOptions {
   readonly out: string;
   readonly text?: string;
-  readonly by: "pmq" | OrderName;
+  readonly by: "pmq" | "error" | OrderName;
   readonly bits: number;
   readonly widths: readonly Width[];
   readonly seed: number;
@@ -37,8 +37,8 @@ export const bitsCommand: PassCommand = {
     withCalibration(command.addArgument(modelArgument()), 16)
       .requiredOption("-o, --out <file>", "the plan, for --plan of gptq and nearest and for pack --quant; must not exist")
       .option("--text <file>", "UTF-8 text to measure with; by outliers and random need none")
-      .addOption(new Option("--by <what>", "pmq: least loss of experts; else attention, shared and dense parts first, then experts in this order (docs/compression.md)").choices(["pmq", ...ORDERS]).default("pmq"))
-      .requiredOption("--bits <n>", "on average; pmq: per expert weight, without scales, such as 2.5; others: per weight within layers, with scales, such as 3.5", Number)
+      .addOption(new Option("--by <what>", "pmq: least loss of experts; error: least squared error, gate and up apart from down; else attention, shared and dense parts first, then experts in this order (docs/compression.md)").choices(["pmq", "error", ...ORDERS]).default("pmq"))
+      .requiredOption("--bits <n>", "on average; pmq and error: per expert weight, without scales, such as 2.5; others: per weight within layers, with scales, such as 3.5", Number)
       .option("--widths <list>", "bits a matrix may have", widthsOf, [2, 4])
       .option("--seed <n>", "of the random order", positiveInteger, 1)
       .option("--json", "print one JSON document")
@@ -65,7 +65,7 @@ async function bits(model: string, options: Options): Promise<void> {
   const { out, widths, by, seed, report, json = false } = options;
   const startMs = performance.now();
   const checkpoint = await openCheckpoint(model);
-  const { plan, before, measures, calibrationTokens } = by === "pmq" ? await byLoss(checkpoint, options) : await byOrder(checkpoint, by, options);
+  const { plan, before, measures, calibrationTokens } = by === "pmq" || by === "error" ? await byLoss(checkpoint, by, options) : await byOrder(checkpoint, by, options);
   const parsed = parseBitPlan(plan, checkpoint.config);
   const account = accountBits(checkpoint, parsed);
   writeFileSync(out, `${plan.replaceAll("; exp", ";\nexp")}\n`, { flag: "wx" });
@@ -87,18 +87,18 @@ const needText = ({ text, by }: Options): string => {
   return text;
 };
 
-async function byLoss(checkpoint: Checkpoint, options: Options): Promise<Planned> {
+async function byLoss(checkpoint: Checkpoint, by: "pmq" | "error", options: Options): Promise<Planned> {
   const { widths, bits: average, json = false } = options;
-  if (!(average >= widths[0]! && average <= widths.at(-1)!)) throw new Error(`${average} bits per weight were asked for; widths of ${widths.join(", ")} give ${widths[0]} to ${widths.at(-1)}.`);
+  checkAverage(widths, average);
   const sequences = calibrationWindows(checkpoint, needText(options), options);
   const bar = startProgress({ label: `measuring experts of ${basename(checkpoint.name)}`, total: checkpoint.config.nLayers, unit: "layers", quiet: json });
-  const costs: ExpertCosts[] = [];
+  const costs: PartCosts[] = [];
   try {
-    for await (const of of expertCosts(checkpoint, sequences, kernelModules(), widths, (layer) => bar.update(layer + 1))) costs.push(of);
+    for await (const of of expertCosts(checkpoint, sequences, kernelModules(), widths, by === "pmq" ? WHOLE_EXPERTS : HALVED_EXPERTS, (layer) => bar.update(layer + 1))) costs.push(of);
   } finally {
     bar.stop();
   }
-  return { plan: planExperts(costs, widths, average), before: "all=8", measures: { layers: costs }, calibrationTokens: tokensOf(sequences) };
+  return { plan: (by === "pmq" ? planExperts : planParts)(costs, widths, average), before: "all=8", measures: { layers: costs }, calibrationTokens: tokensOf(sequences) };
 }
 
 async function byOrder(checkpoint: Checkpoint, by: OrderName, options: Options): Promise<Planned> {

@@ -12,7 +12,7 @@ import { PatchedMatrices } from "../../formats/patched-matrices.ts";
 import { NO_EXPERT } from "../../model/expert-batch.ts";
 import { pruningRule, type PruningRule } from "../../model/online-pruning-rule.ts";
 import { wholeModel } from "../../model/stage-span.ts";
-import { type ExpertCosts, expertCosts, planExperts } from "../../passes/bit-costs.ts";
+import { type ExpertCosts, expertCosts, HALVED_EXPERTS, type PartCosts, planExperts, planParts, WHOLE_EXPERTS } from "../../passes/bit-costs.ts";
 import { chooseBits, pmqCosts } from "../../passes/bit-knapsack.ts";
 import { parseBitPlan } from "../../passes/bit-plan.ts";
 import { nearest } from "../../passes/gptq.ts";
@@ -61,20 +61,22 @@ describe("the knapsack", () => {
       const widths = [[1, 2, 3], [2, 4, 8], [2, 3, 4, 8]][round % 3]!;
       const n = 1 + random.below(5);
       const costs = Array.from({ length: n }, () => widths.map(() => random.uniform()));
-      const budget = random.below(n * widths.at(-1)! + 3);
+      const sizes = costs.map(() => (round % 4 < 2 ? 1 : 1 + random.below(3)));
+      const taken = (plan: readonly number[]): number => plan.reduce((sum, width, i) => sum + width * sizes[i]!, 0);
+      const budget = random.below(taken(costs.map(() => widths.at(-1)!)) + 3);
       const atLeast = new Map(round % 2 === 0 ? [] : [[widths[1]!, 1 + random.below(2)], [widths.at(-1)!, 1]]);
       let best = Infinity;
       const walk = (plan: number[], sum: number): void => {
         if (plan.length < n) return widths.forEach((width, w) => walk([...plan, width], sum + costs[plan.length]![w]!));
-        if (plan.reduce((a, b) => a + b, 0) > budget) return;
+        if (taken(plan) > budget) return;
         if ([...atLeast].some(([width, count]) => plan.filter((of) => of === width).length < count)) return;
         best = Math.min(best, sum);
       };
       walk([], 0);
-      if (best === Infinity) expect(() => chooseBits({ widths, costs, budget, atLeast })).toThrow(/do not fit a budget of \d+ bits/);
+      if (best === Infinity) expect(() => chooseBits({ widths, costs, budget, sizes, atLeast })).toThrow(/do not fit a budget of \d+ bits/);
       else {
-        const found = chooseBits({ widths, costs, budget, atLeast });
-        expect(found.reduce((a, b) => a + b, 0)).toBeLessThanOrEqual(budget);
+        const found = chooseBits({ widths, costs, budget, sizes, atLeast });
+        expect(taken(found)).toBeLessThanOrEqual(budget);
         for (const [width, count] of atLeast) expect(found.filter((of) => of === width).length).toBeGreaterThanOrEqual(count);
         expect(found.reduce((sum, width, i) => sum + costs[i]![widths.indexOf(width)]!, 0)).toBeCloseTo(best, 12);
       }
@@ -92,6 +94,7 @@ describe("the knapsack", () => {
   it("refuses what is no choice", () => {
     expect(() => chooseBits({ widths: [2, 1], costs: [], budget: 1 })).toThrow("Widths 2, 1 were given; expected whole numbers, ascending.");
     expect(() => chooseBits({ widths: [1, 2], costs: [[1]], budget: 1 })).toThrow("Thing 0 has the costs 1; expected a number for each of 2 widths.");
+    expect(() => chooseBits({ widths: [1, 2], costs: [[1, 1]], budget: 1, sizes: [0] })).toThrow("Sizes 0 were given; expected a whole number above zero for each of 1 things.");
     expect(() => chooseBits({ widths: [2, 4], costs: [[1, 1], [1, 1]], budget: 5, atLeast: new Map([[4, 1]]) })).toThrow("2 things of 2, 4 bits do not fit a budget of 5 bits with at least 1 of 4 bits.");
   });
 });
@@ -102,31 +105,49 @@ describe("what experts lose", () => {
   it.each(["olmoe", "granitemoeshared", "deepseek_v2"] as const)("is what the layer's output changes by with that expert alone at the width: %s", async (architecture) => {
     const checkpoint = await openTinyHuggingFace(tinyModel(architecture, 16));
     const { config } = checkpoint;
-    const costs: ExpertCosts[] = [];
-    for await (const of of expertCosts(checkpoint, SEQUENCES, kernelModules(), [2, 4])) costs.push(of);
+    const costs: PartCosts[] = [];
+    const parts = [...WHOLE_EXPERTS, ...HALVED_EXPERTS];
+    for await (const of of expertCosts(checkpoint, SEQUENCES, kernelModules(), [2, 4], parts)) costs.push(of);
     const model = await LayeredModel.open(checkpointWeights(checkpoint, 64), SEQUENCES, kernelModules());
     for (let layer = 0, i = 0; layer < config.nLayers; layer++) {
       if (config.layerFfns[layer] === "moe") {
-        const { frequency, weight, loss } = costs[i++]!;
         const before = await model.tryLayer(layer);
-        expect(frequency.reduce((a, b) => a + b, 0)).toBe(110 * config.router.topK);
-        expect(weight.every((sum, e) => sum > 0 === frequency[e]! > 0)).toBe(true);
-        for (const expert of [1, 6]) {
-          for (const [w, type] of (["Q2_32", "Q4_0"] as const).entries()) {
-            const patched = new PatchedMatrices(checkpoint);
-            for (const matrix of ["gate", "up", "down"]) {
-              const name = `layers.${layer}.experts.${expert}.${matrix}`;
-              const { nRows, nCols } = checkpoint.place(name);
-              patched.set(name, nearest(await checkpoint.readF32(name), nRows, nCols, type));
+        for (const part of parts) {
+          const { frequency, weight, loss, nWeights, ...of } = costs[i++]!;
+          expect([of.layer, of.part.rule, nWeights]).toEqual([layer, part.rule, part.matrices.reduce((sum, matrix) => sum + checkpoint.place(`layers.${layer}.experts.0.${matrix}`).nRows * checkpoint.place(`layers.${layer}.experts.0.${matrix}`).nCols, 0)]);
+          expect(frequency.reduce((a, b) => a + b, 0)).toBe(110 * config.router.topK);
+          expect(weight.every((sum, e) => sum > 0 === frequency[e]! > 0)).toBe(true);
+          for (const expert of [1, 6]) {
+            for (const [w, type] of (["Q2_32", "Q4_0"] as const).entries()) {
+              const patched = new PatchedMatrices(checkpoint);
+              for (const matrix of part.matrices) {
+                const name = `layers.${layer}.experts.${expert}.${matrix}`;
+                const { nRows, nCols } = checkpoint.place(name);
+                patched.set(name, nearest(await checkpoint.readF32(name), nRows, nCols, type));
+              }
+              const after = await model.tryLayer(layer, { weights: checkpointWeights(patched, 64) });
+              const changed = Math.sqrt(after.reduce((sum, x, at) => sum + (x - before[at]!) ** 2, 0));
+              expect(Math.abs(loss[expert]![w]! - changed)).toBeLessThan(1e-4 * changed + 1e-6);
             }
-            const after = await model.tryLayer(layer, { weights: checkpointWeights(patched, 64) });
-            const changed = Math.sqrt(after.reduce((sum, x, at) => sum + (x - before[at]!) ** 2, 0));
-            expect(Math.abs(loss[expert]![w]! - changed)).toBeLessThan(1e-4 * changed + 1e-6);
           }
         }
       }
       await model.runLayer(layer);
     }
+  });
+
+  it("of parts makes a plan whose bits go where the squared error falls most for each weight", () => {
+    const { config } = tinyModel("olmoe", 16);
+    const costs = HALVED_EXPERTS.map((part, p): PartCosts => ({
+      layer: 1, part, nWeights: [128, 64][p]!, frequency: [], weight: [], loss: Array.from({ length: 8 }, (_, e) => [[3, 2][p]! * (e === 5 ? 2 : 1), 0]),
+    }));
+    // Of 24 units 12 bits are more than 2 each: 2 for a down, 4 for gate and up. Squares: 36 and 16 of expert 5, 9 and 4 of the others; for each unit 18, 16, 4.5, 4.
+    expect(planParts(costs, [2, 4], 2.25).split("; ").filter((rule) => rule.endsWith("=4"))).toEqual(["exp[l1e5].gateUp=4", "exp[l1e5].down=4"]);
+    expect(planParts(costs, [2, 4], 2.0834).split("; ").filter((rule) => rule.endsWith("=4"))).toEqual(["exp[l1e5].down=4"]);
+    const plan = parseBitPlan(planParts(costs, [2, 4], 2.25), config);
+    expect(["gate", "up", "down"].map((matrix) => plan.typeOf({ name: `layers.1.experts.5.${matrix}`, nRows: 64 }))).toEqual(["Q4_0", "Q4_0", "Q4_0"]);
+    expect(plan.typeOf({ name: "layers.1.experts.4.down", nRows: 64 })).toBe("Q2_32");
+    expect(() => planParts(costs, [2, 4], 1)).toThrow("1 bits per weight were asked for; widths of 2, 4 give 2 to 4.");
   });
 
   it("makes a plan of the asked average that quantising understands", async () => {

@@ -52,7 +52,7 @@ it("lists its passes, each with a sentence and a source", async () => {
   expect(code).toBe(0);
   const lines = stdout.trim().split("\n");
   expect(lines.map((line) => line.split(" ")[0])).toEqual(["gptq", "nearest", "bits", "prune", "merge", "moefy", "auxiliary", "calibration-text", "rotate", "online-pruning", "latentize"]);
-  for (const line of lines) expect(line).toMatch(/^\w+ +[A-Z].+\. \(.+\)$/);
+  for (const line of lines) expect(line).toMatch(/^[\w-]+ +[A-Z].+\. \(.+\)$/);
   expect((await run("compress")).code).toBe(2);
 });
 
