@@ -7,14 +7,16 @@ import type { ModelConfig } from "../model/config.ts";
 import type { LayeredModel } from "./layered-model.ts";
 import { checkpointWeights } from "./streamed-model.ts";
 
+/** The model as it would be if every token took every expert. */
+export const everybody = (c: ModelConfig): ModelConfig => ({ ...c, router: { ...c.router, topK: c.nExperts, score: "softmax", select: "top-k", weigh: "score", nGroups: 1, topKGroups: 1, auxiliaries: undefined } });
+
 /** Mean cosine of outputs, [nExperts, nExperts]; 1 on the diagonal. An expert that gives a token nothing is like none for it. */
 export async function expertLikeness(model: LayeredModel, matrices: MatrixSource, contextLength: number, layer: number): Promise<Float64Array> {
   const { config: c } = matrices;
   const n = c.nExperts;
-  const everybody: ModelConfig = { ...c, router: { ...c.router, topK: n, score: "softmax", select: "top-k", weigh: "score", nGroups: 1, topKGroups: 1, auxiliaries: undefined } };
   const cosines = new Float64Array(n * n);
   let nTokens = 0;
-  await model.tryLayer(layer, { weights: checkpointWeights(new PatchedMatrices(matrices, everybody), contextLength), taps: [{
+  await model.tryLayer(layer, { weights: checkpointWeights(new PatchedMatrices(matrices, everybody(c)), contextLength), taps: [{
     at: "expertOutput",
     run: ({ values, rowLength, batch, nTokens: ofStep }) => {
       // Every expert has one group of all tokens, in their order.

@@ -60,7 +60,7 @@ export class LayerInputs {
     const bias = oBias ? await this.#matrices.readF32(`layers.${this.#layer}.oBias`) : new Float32Array(hiddenSize);
     for (let first = 0; first < width; first += hiddenSize) {
       const matrices = new PatchedMatrices(this.#matrices);
-      select(matrices, `layers.${this.#layer}.o`, first);
+      selectInput(matrices, `layers.${this.#layer}.o`, first);
       const n = Math.min(hiddenSize, width - first);
       await this.#try(matrices, [{
         at: "input",
@@ -122,7 +122,7 @@ export class LayerInputs {
       const matrices = new PatchedMatrices(this.#matrices);
       for (const expert of experts) {
         const at = `layers.${this.#layer}.experts.${expert}.`;
-        select(matrices, `${at}down`, first);
+        selectInput(matrices, `${at}down`, first);
         if (hasExpertBiases(this.#config)) matrices.set(`${at}downBias`, { type: "F32", bytes: new Uint8Array(4 * hiddenSize) });
       }
       const next = new Map(experts.map((expert) => [expert, 0]));
@@ -155,7 +155,7 @@ export class LayerInputs {
     const values = new Float32Array(this.#nTokens * width);
     for (let first = 0; first < width; first += hiddenSize) {
       const matrices = new PatchedMatrices(this.#matrices, alone);
-      select(matrices, `layers.${this.#layer}.shared.down`, first);
+      selectInput(matrices, `layers.${this.#layer}.shared.down`, first);
       const n = Math.min(hiddenSize, width - first);
       let residual = new Float32Array(0);
       await this.#try(matrices, [
@@ -189,7 +189,7 @@ export class LayerInputs {
 }
 
 /** Row i of the matrix becomes its input's element first + i: ones on a diagonal. */
-function select(matrices: PatchedMatrices, name: string, first: number): void {
+export function selectInput(matrices: PatchedMatrices, name: string, first: number): void {
   const { nRows, nCols } = matrices.place(name);
   const values = new Float32Array(nRows * nCols);
   for (let i = 0; i < nRows && first + i < nCols; i++) values[i * nCols + first + i] = 1;

@@ -51,7 +51,7 @@ export interface SpaceOptions {
  * Where no space is given: trunk in 8 bits with experts in 8, 4, 3 on average and 2, all of it in 4, and nothing quantised, by GPTQ; to the nearest in 8 and 4; each of the
  * whole model and of three quarters of its experts. Merged experts are rounded to the nearest, which keeps equal ones equal.
  */
-export function defaultSpace(config: Pick<ModelConfig, "layerFfns" | "nExperts" | "router">, { samples, window, seed }: SpaceOptions): SearchSpace {
+export function defaultSpace(config: Pick<ModelConfig, "layerFfns" | "nExperts" | "router" | "expertIntermediateSize" | "hiddenSize">, { samples, window, seed }: SpaceOptions): SearchSpace {
   const text = { text: "$text", samples, window };
   const gptq = (plan: string): PassCall => ({ pass: "gptq", options: { plan, ...text } });
   const nearest = (plan: string): PassCall => ({ pass: "nearest", options: { plan } });
@@ -59,7 +59,7 @@ export function defaultSpace(config: Pick<ModelConfig, "layerFfns" | "nExperts" 
   if (moeLayersOf(config).length === 0) return { stages: [whole] };
   const { nExperts, router: { topK, nGroups } } = config;
   const keep = Math.max(topK, nGroups * Math.round((0.75 * nExperts) / nGroups));
-  const merge: PassCall = { pass: "merge", options: { share: 0.75, seed, ...text } };
+  const merge: PassCall = { pass: "merge", options: { share: 0.75, join: config.expertIntermediateSize <= config.hiddenSize ? "neurons" : "mean", seed, ...text } };
   const experts: Candidate[] = [
     [nearest("all=8; routed=4")], [gptq("all=8; routed=4")], [{ pass: "bits", options: { by: "error", bits: 3, ...text } }, gptq("all=8; $plan")], [gptq("all=8; routed=2")],
     [merge, nearest("all=8")], [merge, nearest("all=8; routed=4")],

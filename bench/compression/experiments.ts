@@ -80,6 +80,7 @@ export function experiments(model: MeasuredModel): Experiment[] {
     ]),
     ...[0.75, 0.5].flatMap((share) => SAMPLES.flatMap((s) => [
       row("merge", `${100 - 100 * share} % fewer: Sub-MoE`, s, [["merge", "--share", String(share), ...text(s).slice(0, 2), "--samples", "8", "--window", "512"]], "mix", "f32"),
+      row("merge", `${100 - 100 * share} % fewer: joined by neurons`, s, [["merge", "--join", "neurons", "--share", String(share), ...text(s)]], "mix", "f32"),
       row("merge", `${100 - 100 * share} % fewer: pruned by frequency`, s, [["prune", "--keep", String(nExperts * share), "--by", "frequency", ...text(s)]], "mix", "f32"),
       row("merge", `${100 - 100 * share} % fewer: pruned by lot`, s, [["prune", "--keep", String(nExperts * share), "--by", "random", "--seed", String(s), ...text(s)]], "mix", "f32"),
     ])),

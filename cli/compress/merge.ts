@@ -1,7 +1,8 @@
 // `compress merge`: experts that give alike become one. Owns its options. The work is passes/merge-model.ts.
 
+import { Option } from "commander";
 import { basename } from "node:path";
-import { mergeModel, type MergeReport } from "../../passes/merge-model.ts";
+import { mergeModel, type MergeOptions, type MergeReport } from "../../passes/merge-model.ts";
 import { openCheckpoint } from "../open-model.ts";
 import { kernelModules } from "../open-pack.ts";
 import { positiveInteger } from "../positive-integer.ts";
@@ -11,6 +12,7 @@ interface Options extends CalibrationOptions, ReportOptions {
   readonly out: string;
   readonly text: string;
   readonly share: number;
+  readonly join: MergeOptions["join"];
   readonly rank: number;
   readonly seed: number;
   readonly json?: boolean;
@@ -25,7 +27,8 @@ export const mergeCommand: PassCommand = {
       .requiredOption("-o, --out <dir>", "folder of the new model; must not exist")
       .requiredOption("--text <file>", "UTF-8 text to measure likeness with; every token takes every expert")
       .requiredOption("--share <n>", "of all experts, those that stay different, such as 0.75", share)
-      .option("--rank <n>", "directions of merged matrices that stay, as a share of all", share, 1)
+      .addOption(new Option("--join <how>", "what a cluster becomes: the mean of its matrices, or the best of its neurons with a new down matrix").choices(["mean", "neurons"]).default("mean"))
+      .option("--rank <n>", "of means: directions of merged matrices that stay, as a share of all", share, 1)
       .option("--seed <n>", "of the clusters' beginnings", positiveInteger, 1)
       .option("--json", "print one JSON document")
       .action(merge);
@@ -33,12 +36,12 @@ export const mergeCommand: PassCommand = {
 };
 
 async function merge(model: string, options: Options): Promise<void> {
-  const { out, share: staying, rank, seed, report, json = false } = options;
+  const { out, share: staying, join, rank, seed, report, json = false } = options;
   const checkpoint = await openCheckpoint(model);
   const sequences = calibrationWindows(checkpoint, options.text, options);
   await writeModel<MergeReport>({
     pass: mergeCommand, checkpoint, out, report, json, label: `comparing experts of ${basename(checkpoint.name)}`, total: checkpoint.config.nLayers, unit: "layers",
-    run: (sink, onProgress) => mergeModel(checkpoint, sink, kernelModules(), { share: staying, rank, sequences, seed }, onProgress),
+    run: (sink, onProgress) => mergeModel(checkpoint, sink, kernelModules(), { share: staying, join, rank, sequences, seed }, onProgress),
     rows: ({ layers, calibrationTokens }) => [
       ["model", `${out}, of ${checkpoint.config.nExperts} experts ${layers.map(({ of }) => new Set(of).size).join(", ")} in the layers that have them`],
       ["calibration", `${calibrationTokens} tokens in ${sequences.length} windows`],

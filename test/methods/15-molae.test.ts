@@ -1,13 +1,9 @@
 // Row 15, MoLAE (2025): experts that read a latent row. The factors against singular values and least squares by other ways, the whole rank against the model as it was,
 // every form and cut of a latent model bit for bit, the bytes that leave for shards, and, on the demo model, the shared B against a B for each expert.
 
-import { readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
-import { gunzipSync } from "node:zlib";
 import { Matrix, SingularValueDecomposition } from "ml-matrix";
 import { beforeAll, describe, expect, it } from "vitest";
 import { buildKernels } from "../../cli/build-kernels.mjs";
-import { openCheckpoint } from "../../cli/open-model.ts";
 import { kernelModules } from "../../cli/open-pack.ts";
 import type { ShardClient } from "../../durable/client.ts";
 import { decodeHeader, FRAME_HEADER_BYTES, requestLayout, type FrameHeader } from "../../durable/protocol.ts";
@@ -26,17 +22,17 @@ import { Heap } from "../../model/heap.ts";
 import { activationRowBytes, type ActivationFormat } from "../../model/kernels.ts";
 import { createScalarKernels } from "../../model/scalar-kernels.ts";
 import { wholeModel, type StageSpan } from "../../model/stage-span.ts";
-import { createTokenizer } from "../../model/tokenizer.ts";
 import { factorError, fittedTo, metricOf, plainMetric, rankReduced, sharedBasis } from "../../passes/latent-factors.ts";
 import { largestRank, latentizeModel, type LatentizeOptions, type LatentizeReport } from "../../passes/latentize-model.ts";
 import { parseBitPlan } from "../../passes/bit-plan.ts";
 import { LayeredModel } from "../../passes/layered-model.ts";
-import { mergeModel } from "../../passes/merge-model.ts";
+import { mergeModel, type MergeOptions } from "../../passes/merge-model.ts";
 import { pruneModel } from "../../passes/prune-model.ts";
 import { quantizeModel } from "../../passes/quantize-model.ts";
 import { checkpointWeights } from "../../passes/streamed-model.ts";
-import { dataFile } from "../support/data-folder.ts";
+import { demoWindows, missingTexts, openDemo } from "../support/demo-texts.ts";
 import { logitsOf } from "../support/direct-engine.ts";
+import { meanNll } from "../support/mean-nll.ts";
 import { openTinyHuggingFace, openTinyPlain, packToMemory, type MemoryPack } from "../support/pack-to-memory.ts";
 import { openStage, ringOf, soleOf } from "../support/ring.ts";
 import { SeededRandom } from "../support/seeded-random.ts";
@@ -184,7 +180,7 @@ describe("a model made latent", () => {
     const fewer = await openModelFolder(new MemorySource(pruned.files), "pruned");
     expect(fewer.config).toMatchObject({ nExperts: 4, latentExperts: { rank: 32, nGroups: 2 } });
     expect((await logitsWith(fewer)).every(Number.isFinite)).toBe(true);
-    const merging = { share: 0.5, rank: 1, sequences: SEQUENCES, seed: 1 };
+    const merging: MergeOptions = { share: 0.5, join: "mean", rank: 1, sequences: SEQUENCES, seed: 1 };
     await expect(mergeModel(model, new MemorySink(), kernelModules(), merging)).rejects.toThrow(/has 2 latent groups, whose experts read different rows; one group was expected/);
     const merged = new MemorySink();
     await mergeModel((await latentized(checkpoint, {})).model, merged, kernelModules(), merging);
@@ -302,37 +298,13 @@ describe("the bytes that leave for shards", () => {
   });
 });
 
-const prose = dataFile("text/en_shakespeare/tinyshakespeare.txt.gz");
-
-describe.skipIf(prose === null)("on the demo model (needs text/en_shakespeare under WORKERS_MOE_DATA)", () => {
+describe.skipIf(missingTexts !== null)(`on the demo model${missingTexts === null ? "" : ` (${missingTexts})`}`, () => {
   it("one B for all experts of a layer predicts better than one for each, of the same size: two thirds of gate and up", async () => {
-    const checkpoint = await openCheckpoint(fileURLToPath(new URL("../../demo/model", import.meta.url)));
-    const text = gunzipSync(readFileSync(prose!)).toString("utf8");
-    const tokenizer = createTokenizer(JSON.parse(new TextDecoder().decode(checkpoint.tokenizer!.json)));
-    const windows = (from: number, n: number): number[][] => Array.from({ length: n }, (_, i) => tokenizer.encodeText(text.slice(from + i * 8000, from + i * 8000 + 1200)).slice(0, 256));
-    const [sequences, heldOut] = [windows(0, 12), windows(600_000, 8)];
-    const nll = async (of: Checkpoint): Promise<number> => {
-      const model = await LayeredModel.open(checkpointWeights(of, 256), heldOut, kernelModules());
-      for (let layer = 0; layer < of.config.nLayers; layer++) await model.runLayer(layer);
-      const head = await model.openHead();
-      let [sum, count, first] = [0, 0, 0];
-      for (const ids of heldOut) {
-        for (let t = 0; t + 1 < ids.length; t += head.maxTokens) {
-          const n = Math.min(head.maxTokens, ids.length - 1 - t);
-          const logits = head.logits(first + t, n);
-          for (let i = 0; i < n; i++, count++) {
-            const row = logits.subarray(i * of.config.vocabSize, (i + 1) * of.config.vocabSize);
-            const most = row.reduce((a, b) => Math.max(a, b), -Infinity);
-            sum += most + Math.log(row.reduce((all, x) => all + Math.exp(x - most), 0)) - row[ids[t + i + 1]!]!;
-          }
-        }
-        first += ids.length;
-      }
-      return sum / count;
-    };
+    const checkpoint = await openDemo();
+    const [sequences, heldOut] = [{ first: 0, count: 12 }, { first: 600_000, count: 8 }].map((of) => demoWindows(checkpoint, "drama", { ...of, length: 256, every: 8000 })) as [number[][], number[][]];
     const options = { rank: 160, sequences };
     const [shared, own] = [await latentized(checkpoint, options), await latentized(checkpoint, { ...options, by: "per-expert" })];
-    const [before, ofShared, ofOwn] = [await nll(checkpoint), await nll(shared.model), await nll(own.model)];
+    const [before, ofShared, ofOwn] = [await meanNll(checkpoint, heldOut), await meanNll(shared.model, heldOut), await meanNll(own.model, heldOut)];
     expect(before).toBeLessThan(ofShared);
     // Measured: docs/compression.md.
     expect(ofShared - before).toBeLessThan(0.75 * (ofOwn - before));

@@ -13,7 +13,6 @@ import { decodeRows } from "../../formats/dequantize.ts";
 import { MemorySink, MemorySource } from "../../formats/memory-source.ts";
 import { PatchedMatrices } from "../../formats/patched-matrices.ts";
 import { moeLayersOf } from "../../model/config.ts";
-import { logprobs } from "../../model/sampling.ts";
 import { createTokenizer } from "../../model/tokenizer.ts";
 import { accountBits, averageBits } from "../../passes/bit-accounting.ts";
 import { parseBitPlan, partOf } from "../../passes/bit-plan.ts";
@@ -25,6 +24,7 @@ import { quantizeModel } from "../../passes/quantize-model.ts";
 import { checkpointWeights } from "../../passes/streamed-model.ts";
 import { expertOrder, ORDERS, structurePlan, type ExpertMeasures } from "../../passes/structure-plans.ts";
 import { dataFile } from "../support/data-folder.ts";
+import { meanNll } from "../support/mean-nll.ts";
 import { openTinyHuggingFace, packToMemory } from "../support/pack-to-memory.ts";
 import { type TinyArchitecture, tinyModel } from "../support/tiny-models.ts";
 
@@ -185,18 +185,7 @@ describe.skipIf(TEXTS.includes(null))("on the demo model (needs texts of the dat
         const type = plan.typeOf(place);
         if (type !== null) patched.set(place.name, rounded.get(`${place.name} ${type}`)!);
       }
-      const model = await LayeredModel.open(checkpointWeights(patched, WINDOW), heldOut, kernelModules());
-      for (let layer = 0; layer < config.nLayers; layer++) await model.runLayer(layer);
-      const head = await model.openHead();
-      let [nll, n] = [0, 0];
-      for (const [s, of] of heldOut.entries()) {
-        for (let first = 0; first < WINDOW - 1; first += head.maxTokens) {
-          const nRows = Math.min(head.maxTokens, WINDOW - 1 - first);
-          const rows = head.logits(s * WINDOW + first, nRows);
-          for (let i = 0; i < nRows; i++, n++) nll -= logprobs(rows.subarray(i * config.vocabSize, (i + 1) * config.vocabSize), of[first + i + 1]!, 0).logprob;
-        }
-      }
-      return nll / n;
+      return meanNll(patched, heldOut);
     };
     const average = (rules: string): number => averageBits(accountBits(checkpoint, parseBitPlan(rules, config)).layers);
     let frequentWins = 0;

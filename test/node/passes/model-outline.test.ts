@@ -31,7 +31,7 @@ async function made(checkpoint: Checkpoint, calls: readonly PassCall[], plan = "
     if (pass === "bits") continue;
     const from = checkpoint;
     const run = (sink: PackSink): Promise<object> => pass === "prune" ? pruneModel(from, sink, kernelModules(), { keep: Number(options["keep"]), score: "random", seed: 1, domains: [SEQUENCES] })
-      : pass === "merge" ? mergeModel(from, sink, kernelModules(), { share: Number(options["share"]), rank: 1, sequences: SEQUENCES, seed: 1 })
+      : pass === "merge" ? mergeModel(from, sink, kernelModules(), { share: Number(options["share"]), join: "mean", rank: 1, sequences: SEQUENCES, seed: 1 })
       : quantizeModel(from, sink, kernelModules(), { plan: parseBitPlan(String(options["plan"]).replace("$plan", plan), from.config), method: pass as "gptq", sequences: SEQUENCES, actOrder: false, damping: 0.01, weighting: "count" });
     const sink = new MemorySink();
     await run(sink);

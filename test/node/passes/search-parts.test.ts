@@ -80,9 +80,12 @@ describe("a space", () => {
 
   it("is made for a model: fewer experts where there are some to spare, none of it for a dense one", () => {
     const options = { samples: 4, window: 16, seed: 3 };
-    const config = (nExperts: number, topK: number, nGroups = 1) => ({ layerFfns: ["moe" as const], nExperts, router: { topK, nGroups } as never });
+    const config = (nExperts: number, topK: number, nGroups = 1) => ({ layerFfns: ["moe" as const], hiddenSize: 64, expertIntermediateSize: 32, nExperts, router: { topK, nGroups } as never });
     const all = candidatesOf(defaultSpace(config(32, 4), options));
     expect(all.length).toBe(20);
+    const joins = (of: typeof all): unknown[] => of.flat().filter(({ pass }) => pass === "merge").map(({ options: { join } }) => join);
+    expect(new Set(joins(all))).toEqual(new Set(["neurons"]));
+    expect(new Set(joins(candidatesOf(defaultSpace({ ...config(32, 4), expertIntermediateSize: 65 }, options))))).toEqual(new Set(["mean"]));
     expect(all.flat().filter(({ pass }) => pass === "prune").every(({ options: of }) => of["keep"] === 24)).toBe(true);
     expect(candidatesOf(defaultSpace(config(20, 4, 4), options)).flat().find(({ pass }) => pass === "prune")!.options["keep"]).toBe(16); // a multiple of its groups
     expect(candidatesOf(defaultSpace(config(2, 2), options)).flat().some(({ pass }) => pass === "prune")).toBe(false);
