@@ -36,7 +36,9 @@ describe.skipIf(!hasBrowser)("the fleet view", () => {
       page, asked: [], answer: first, wishing: null,
       next: async (more) => {
         shown.answer = more;
-        const isAnswer = (request: Request): boolean => request.url().endsWith("/v1/fleet");
+        // Not of one that was asked for before, and is on its way with the answer of then.
+        const before = new Set(shown.asked);
+        const isAnswer = (request: Request): boolean => request.url().endsWith("/v1/fleet") && !before.has(request);
         const answered = more === null ? page.waitForEvent("requestfailed", isAnswer) : page.waitForEvent("requestfinished", isAnswer);
         await page.clock.runFor(1000);
         await answered;
@@ -190,6 +192,8 @@ describe.skipIf(!hasBrowser)("the fleet view", () => {
     await page.fill(".key-form input", "the-key");
     await page.keyboard.press("Enter");
     await expect.poll(() => asked.at(-1)!.headers()["authorization"]).toBe("Bearer the-key");
+    await (await asked.at(-1)!.response())!.finished();
+    await settled(page);
     await next(fleetReply());
     expect([await page.isHidden(".fleet-problem"), await isBarred(), await page.locator(".shards tbody tr").count()]).toEqual([true, false, 4]);
     await page.context().close();
