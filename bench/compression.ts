@@ -1,4 +1,4 @@
-// `node bench/compression.ts [--model DIR] [--texts DIR] [--group NAME] [--jobs N] [--name NAME] [--write]`: what the passes cost in loss and save in bytes, on held-out text of the demo's corpus, beside
+// `node bench/compression.ts [--model DIR] [--texts DIR] [--group NAME] [--samples N] [--jobs N] [--name NAME] [--write]`: what the passes cost in loss and save in bytes, on held-out text of the demo's corpus, beside
 // their baselines. Owns the order and the document build/bench/compression-<name>.json, from which `--write` makes the tables of docs/compression.md (compression/tables.ts).
 // Nothing is timed, so several run at once. A run that was stopped goes on where it was.
 
@@ -22,7 +22,7 @@ async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
       model: { type: "string", default: join(ROOT, "demo/model") }, texts: { type: "string" }, group: { type: "string", multiple: true },
-      jobs: { type: "string", default: "2" }, name: { type: "string", default: "demo" }, write: { type: "boolean", default: false },
+      samples: { type: "string", default: "5" }, jobs: { type: "string", default: "2" }, name: { type: "string", default: "demo" }, write: { type: "boolean", default: false },
     },
   });
   const folder = join(ROOT, "build/bench/compression");
@@ -30,7 +30,7 @@ async function main(): Promise<void> {
   const texts = resolve(values.texts ?? join(folder, "texts"));
   if (!existsSync(texts)) execFileSync("python3", ["evaluation-texts.py", texts], { cwd: join(ROOT, "demo/train"), stdio: "inherit" });
   const { config: { nExperts, nLayers, hiddenSize } } = await openCheckpoint(values.model);
-  const asked = experiments({ nExperts, nLayers, hiddenSize }).filter(({ group }) => values.group === undefined || values.group.includes(group));
+  const asked = experiments({ nExperts, nLayers, hiddenSize }).filter(({ group, sample }) => (values.group === undefined || values.group.includes(group)) && sample <= Number(values.samples));
   const runner = new Runner({ model: resolve(values.model), texts, folder });
   const bar = new SingleBar({ format: "{bar} {value}/{total} {label}", stream: process.stderr, noTTYOutput: false });
   bar.start(asked.length, 0, { label: "" });
