@@ -3,8 +3,8 @@
 // Refuses chance: what a seed does depends on nothing else.
 
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
-import { parseArgs } from "node:util";
 import { SingleBar } from "cli-progress";
+import { Command, InvalidArgumentError, Option } from "commander";
 import { RingSimulator } from "./ring.ts";
 import { Simulator } from "./run.ts";
 import { addReport, addTally, emptyTally, tableOf, type Tally } from "./tally.ts";
@@ -65,18 +65,37 @@ async function serveParent(port: NonNullable<typeof parentPort>): Promise<void> 
   port.postMessage(null);
 }
 
-function wholeNumber(option: string, text: string): number {
-  if (!/^\d{1,15}$/.test(text)) throw new Error(`Found "${text}" for ${option}, expected a whole number.`);
+/** "7" or "1-1000". */
+function seedsOf(text: string): Batch {
+  const [first, last = first] = text.split("-");
+  if (!/^\d{1,15}(-\d{1,15})?$/.test(text) || Number(first) > Number(last)) throw new InvalidArgumentError("Expected a whole number, or two with - between them, the lower one first.");
+  return { from: Number(first), to: Number(last) };
+}
+
+function threadsOf(text: string): number {
+  if (!/^[1-9]\d{0,2}$/.test(text)) throw new InvalidArgumentError("Expected a whole number above 0.");
   return Number(text);
 }
 
+interface Options {
+  readonly seed?: Batch;
+  readonly seeds: Batch;
+  readonly rings: boolean;
+  readonly workers: number;
+  readonly json: boolean;
+  readonly log: boolean;
+}
+
 async function main(): Promise<void> {
-  const { values } = parseArgs({
-    options: { seed: { type: "string" }, seeds: { type: "string" }, rings: { type: "boolean", default: false }, workers: { type: "string", default: "1" }, json: { type: "boolean", default: false }, log: { type: "boolean", default: false } },
-  });
-  const [first, last] = (values.seeds ?? values.seed ?? "1-1000").split("-") as [string, string | undefined];
-  const seeds = { from: wholeNumber("--seeds", first), to: wholeNumber("--seeds", last ?? first) };
-  if (seeds.to < seeds.from) throw new Error(`Found ${seeds.from}-${seeds.to} for --seeds, expected the lower one first.`);
+  const values = new Command("npm run sim --").description("Runs simulated fleets under seeded faults: kills, slow and lost frames, wrong answers, changes of the plan. Each answer must be right or a clean error.")
+    .addOption(new Option("--seed <n>", "one run").argParser(seedsOf).conflicts("seeds"))
+    .addOption(new Option("--seeds <from-to>", "runs").argParser(seedsOf).default({ from: 1, to: 1000 }, "1-1000"))
+    .option("--rings", "rings of stages instead of fleets", false)
+    .option("--workers <n>", "threads", threadsOf, 1)
+    .option("--json", "print one JSON document", false)
+    .option("--log", "print every event of every run; not of rings", false)
+    .parse().opts<Options>();
+  const seeds = values.seed ?? values.seeds;
   if (values.log) {
     if (values.rings) throw new Error("Found --log beside --rings; only fleets without rings have their events in words.");
     const simulator = await Simulator.open();
@@ -87,7 +106,7 @@ async function main(): Promise<void> {
     }
     return;
   }
-  const nWorkers = Math.max(1, wholeNumber("--workers", values.workers));
+  const nWorkers = values.workers;
   const tally = emptyTally();
   const bar = new SingleBar({ format: "{bar} {value}/{total} runs, {failed} failed, {eta_formatted} to go", hideCursor: true, stream: process.stderr });
   const shows = process.stderr.isTTY && !values.json && seeds.to > seeds.from;
