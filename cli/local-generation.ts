@@ -4,17 +4,21 @@
 import type { Timeline } from "../model/kv-cache.ts";
 import { adjustmentStage } from "../model/logit-adjustments.ts";
 import { logitsRequest } from "../model/logits.ts";
+import type { PruningRule } from "../model/online-pruning-rule.ts";
 import { decidingForm, sampleForm, type LogitsForm, type SamplingParams, type TopLogits } from "../model/sampling.ts";
 import type { LocalModel } from "./open-pack.ts";
 
 export class LocalGeneration {
   readonly #model: LocalModel;
+  readonly #pruning: PruningRule | null;
   #timeline: Timeline | null = null;
   /** Ids whose keys and values are in the cache, in order. */
   #evaluated: number[] = [];
 
-  constructor(model: LocalModel) {
+  /** `pruning`: which experts tokens do without; null: none. */
+  constructor(model: LocalModel, pruning: PruningRule | null = null) {
     this.#model = model;
+    this.#pruning = pruning;
   }
 
   /** Yields generated ids until a stop id, `maxTokens`, the end of the context, or an aborted signal. The stop id is not yielded. */
@@ -47,7 +51,7 @@ export class LocalGeneration {
       const chunk = ids.slice(done, done + engine.maxChunkTokens);
       done += chunk.length;
       const isLast = done === ids.length;
-      const { logits, tops } = await engine.step([{ timeline, ids: chunk, logits: isLast ? logitsRequest(form, "last") : "none" }]);
+      const { logits, tops } = await engine.step([{ timeline, ids: chunk, logits: isLast ? logitsRequest(form, "last") : "none", pruning: this.#pruning }]);
       this.#evaluated.push(...chunk);
       if (isLast) return { row: logits[0]!, top: tops[0]! };
     }

@@ -45,6 +45,10 @@ export function pruningRule(config: PrunedConfig, wish: PruningWish): PruningRul
   return checked(config, { by: "ratio", ratios, ...common });
 }
 
+/** Kinds of wishes that this model takes. */
+export const pruningKinds = (config: PrunedConfig): ("ratio" | "calibrated" | "learned")[] => ([["ratio", { ratio: 0 }], ["calibrated", "calibrated"], ["learned", "learned"]] as const)
+  .flatMap(([kind, wish]) => (typeof pruningRule(config, wish) === "string" ? [] : [kind]));
+
 const checked = (config: PrunedConfig, rule: PruningRule): PruningRule | string => pruningProblem(config, rule) ?? rule;
 
 /** Why the model cannot go by the rule, as a sentence; null where it can. */

@@ -161,7 +161,8 @@ export const modelObject = z.object({
   id: text, object: z.literal("model"), created: z.literal(0).describe("A pack carries no date."), owned_by: text,
   moe: z.object({
     architecture: text, context_length: count, vocabulary: count, experts: count, experts_per_token: count,
-    moe_layers: z.array(count).describe("Layers that have experts, ascending: the rows of a trace."), chat: z.boolean().describe("Whether it takes messages."), pack_hash: text,
+    moe_layers: z.array(count).describe("Layers that have experts, ascending: the rows of a trace."), prune: z.array(z.enum(["ratio", "calibrated", "learned"])).describe("Rules by which a request's `moe.prune` may leave experts out; empty where it may not."),
+    chat: z.boolean().describe("Whether it takes messages."), pack_hash: text,
   }),
 });
 export const modelList = z.object({ object: z.literal("list"), data: z.array(modelObject) });

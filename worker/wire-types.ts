@@ -133,6 +133,8 @@ export interface ModelObject {
     readonly experts_per_token: number;
     /** Numbers of the layers that have experts, ascending: the rows of a trace. */
     readonly moe_layers: readonly number[];
+    /** Rules by which `moe.prune` may leave experts out. */
+    readonly prune: readonly ("ratio" | "calibrated" | "learned")[];
     readonly chat: boolean;
     readonly pack_hash: string;
   };

@@ -8,10 +8,11 @@ import { createReplyParser, replyFormat } from "../../model/reply-parser.ts";
 import { LocalGeneration } from "../local-generation.ts";
 import { openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
+import { type PruneOptions, pruningOf, withPruning } from "../prune-option.ts";
 import { ReplyDisplay } from "../reply-display.ts";
 import { PLAIN_SAMPLING } from "../../model/sampling.ts";
 
-interface ChatOptions {
+interface ChatOptions extends PruneOptions {
   readonly system?: string;
   readonly maxTokens: number;
   readonly temperature: number;
@@ -32,7 +33,7 @@ const integerIn = (min: number, max: number) => (text: string): number => {
 };
 
 export function register(program: Command): void {
-  program.command("chat")
+  withPruning(program.command("chat")
     .description("talk with a pack in the terminal")
     .argument("<pack>", "folder of a pack")
     .option("--system <text>", "system message")
@@ -40,7 +41,7 @@ export function register(program: Command): void {
     .option("--temperature <t>", "0 takes the most likely token", numberIn(0, 2), 0.7)
     .option("--top-p <p>", "keep the most likely tokens up to this probability", numberIn(0, 1), 0.95)
     .option("--top-k <k>", "keep the k most likely tokens; 0 keeps all", integerIn(0, 1_000_000), 0)
-    .option("--seed <n>", "seed of the sampling; drawn when left out", integerIn(Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER))
+    .option("--seed <n>", "seed of the sampling; drawn when left out", integerIn(Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER)))
     .action(chat);
 }
 
@@ -52,10 +53,11 @@ async function chat(pack: string, options: ChatOptions): Promise<void> {
     throw new Error(`The pack "${manifest.id}" has no chat template; \`serve\` it and use /v1/completions.`);
   }
   const template = settings.chatTemplate;
+  const pruning = pruningOf(manifest.config, options);
   const format = replyFormat(tokenizer, template);
   const streams = { isTerminal: process.stdout.isTTY === true, out: (text: string) => void process.stdout.write(text), aside: (text: string) => void process.stderr.write(text) };
   const messages: ChatMessage[] = options.system === undefined ? [] : [{ role: "system", content: options.system }];
-  const generation = new LocalGeneration(model);
+  const generation = new LocalGeneration(model, pruning);
   const lines = createInterface({ input: process.stdin, output: process.stdin.isTTY ? process.stdout : undefined, prompt: "\n> " });
   let answering: AbortController | null = null;
   let ended = false;

@@ -20,7 +20,7 @@ import type { StepEntry } from "../../model/engine.ts";
 import { NO_EXPERT } from "../../model/expert-batch.ts";
 import type { Experts, Placement } from "../../model/experts.ts";
 import { keepFeatures, keepScores, keptByRatio, largestWithMost, leaveOut } from "../../model/online-pruning.ts";
-import { pruningKey, pruningRule, type PruningRule } from "../../model/online-pruning-rule.ts";
+import { pruningKey, pruningKinds, pruningRule, type PruningRule } from "../../model/online-pruning-rule.ts";
 import { PLAIN_SAMPLING } from "../../model/sampling.ts";
 import { createScalarKernels } from "../../model/scalar-kernels.ts";
 import { wholeModel, type StageSpan } from "../../model/stage-span.ts";
@@ -290,6 +290,9 @@ describe("a generation", () => {
 
 it("a wish becomes a rule, or a sentence", () => {
   expect(pruningRule(config, "calibrated")).toEqual({ by: "ratio", ratios: [0.3, 0.6], protectFirst: 2, renormalize: true });
+  expect(pruningKinds(config)).toEqual(["ratio", "calibrated", "learned"]);
+  expect(pruningKinds({ ...config, onlinePruning: undefined })).toEqual(["ratio"]);
+  expect(pruningKinds({ ...config, router: { ...config.router, topK: 1 } })).toEqual([]);
   expect(pruningRule(config, "learned")).toEqual({ by: "learned", protectFirst: 2, renormalize: true });
   expect(pruningRule(config, { ratio: 0.4, layers: [1], protectFirst: 0, renormalize: false })).toEqual({ by: "ratio", ratios: [0, 0.4], protectFirst: 0, renormalize: false });
   expect(pruningRule({ ...config, onlinePruning: undefined }, { ratio: [0.1, 0.2] })).toEqual({ by: "ratio", ratios: [0.1, 0.2], protectFirst: 4, renormalize: false });

@@ -23,7 +23,7 @@ describe("models and health", () => {
 
   it("GET /v1/models lists the pack, and its page says the same", async () => {
     const list = await (await get("/v1/models")).json<{ object: string; data: { id: string; object: string; moe: { context_length: number; experts: number } }[] }>();
-    expect(list).toMatchObject({ object: "list", data: [{ id: "tiny", object: "model", owned_by: "workers-moe", moe: { context_length: CONTEXT, vocabulary: VOCABULARY } }] });
+    expect(list).toMatchObject({ object: "list", data: [{ id: "tiny", object: "model", owned_by: "workers-moe", moe: { context_length: CONTEXT, vocabulary: VOCABULARY, prune: ["ratio"] } }] });
     const one = await (await get("/v1/models/tiny")).json();
     expect(one).toEqual(list.data[0]);
   });

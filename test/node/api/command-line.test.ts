@@ -132,4 +132,12 @@ describe("chat", () => {
     expect(cli(["chat", pack.folder, "--seed", "7", "--max-tokens", "12"], "abc\nxyz\n").stdout).toBe(once.stdout);
     expect(cli(["chat", pack.folder, "--seed", "8", "--max-tokens", "12"], "abc\nxyz\n").stdout).not.toBe(once.stdout);
   });
+
+  it("may leave experts out, as a request may", () => {
+    const said = (...prune: string[]): string => cli(["chat", pack.folder, "--temperature", "0", "--max-tokens", "24", ...prune], "abc\n").stdout;
+    expect(said("--prune", "0")).toBe(said());
+    expect(said("--prune", "1", "--protect-first", "0")).not.toBe(said());
+    const refused = cli(["chat", pack.folder, "--prune", "learned"], "abc\n");
+    expect([refused.status, refused.stderr]).toEqual([1, expect.stringContaining("this model has no mask router")]);
+  });
 });

@@ -93,6 +93,17 @@ describe("a model goes through", () => {
     expect((await run("compress", "auxiliary", "tiny", "--text", "text.txt", "--run", "2", "--out", "never", ...SMALL)).stderr).toMatch(/2 experts per token were to be run of 2; expected 1 to 1/);
   });
 
+  it("bits of parts by their error, and experts joined by neurons", async () => {
+    const plan = await good("compress", "bits", "tiny", "--by", "error", "--text", "text.txt", "--bits", "2.5", "--out", "parts.txt", ...SMALL);
+    expect(readFileSync(join(folder, "parts.txt"), "utf8").match(/^exp\[l\de\d\]\.(gateUp|down)=[24];?$/gm)!.length).toBe(32);
+    expect(plan).toMatchObject({ by: "error", storedBits: { routed: 3 } });
+    const report = await good("compress", "merge", "tiny", "--join", "neurons", "--share", "0.75", "--text", "text.txt", "--out", "joined", ...SMALL);
+    const layers = report["layers"] as { of: number[]; errors: number[] }[];
+    expect(layers.map(({ errors }) => errors.length)).toEqual(layers.map(({ of }) => new Set(of).size));
+    await good("pack", "joined", "--quant", "parts.txt", "--out", "joined-pack");
+    expect((await run("verify", "joined-pack", "--source", "joined", "--text", "text.txt")).code).toBe(0);
+  });
+
   it("bits by structure, which pack takes as they are", async () => {
     const report = await good("compress", "bits", "tiny", "--by", "frequency", "--text", "text.txt", "--bits", "4", "--out", "structure.txt", ...SMALL);
     expect(report["by"]).toBe("frequency");
