@@ -58,9 +58,9 @@ export async function plot(figures: readonly Figure[], title: string): Promise<s
     data: { values: figures.map(({ label, bytes, perplexity, least, most }) => ({ label, mib: bytes / 2 ** 20, perplexity, least, most })) },
     layer: [
       { mark: { type: "rule", strokeWidth: 2, opacity: 0.5 }, encoding: { y: { field: "least", type: "quantitative" }, y2: { field: "most" } } },
-      { mark: { type: "point", filled: true, size: 60 }, encoding: { y: { field: "perplexity", type: "quantitative", scale: { zero: false }, axis: { title: "perplexity" } } } },
+      { mark: { type: "point", filled: true, size: 60, opacity: 1 }, encoding: { y: { field: "perplexity", type: "quantitative", scale: { zero: false }, axis: { title: "perplexity" } } } },
     ],
-    encoding: { x: { field: "mib", type: "quantitative", scale: { zero: false }, axis: { title: "MiB of weights in the pack" } }, color: { field: "label", type: "nominal", legend: { title: null, labelLimit: 260 } } },
+    encoding: { x: { field: "mib", type: "quantitative", scale: { zero: false }, axis: { title: "MiB of weights in the pack" } }, color: { field: "label", type: "nominal", sort: null, legend: { title: null, labelLimit: 400 } } },
   };
   return new View(parse(compile(spec).spec), { renderer: "none" }).toSVG();
 }
