@@ -48,7 +48,7 @@ export const bitsCommand: PassCommand = {
 
 function widthsOf(text: string): Width[] {
   const widths = text.split(",").map((width) => PLAN_BITS.find((known) => String(known) === width.trim() && known !== 16));
-  if (widths.includes(undefined) || new Set(widths).size < widths.length) throw new InvalidArgumentError("Expected some of 2, 4, 8, such as 2,4.");
+  if (widths.includes(undefined) || new Set(widths).size < widths.length) throw new InvalidArgumentError(`Expected some of ${PLAN_BITS.filter((width) => width !== 16).join(", ")}, such as 2,4.`);
   return (widths as Width[]).sort((a, b) => a - b);
 }
 

@@ -10,7 +10,7 @@ import { GRIDS, type GroupScale } from "../../../passes/grids.ts";
 import { Hessian, outputError } from "../../../passes/hessian.ts";
 import { SeededRandom } from "../../support/seeded-random.ts";
 
-const TYPES: readonly GroupType[] = ["Q8_0", "Q4_0", "Q4_1", "Q2_32"];
+const TYPES: readonly GroupType[] = ["Q8_0", "Q4_0", "Q4_1", "Q2_32", "Q3_32"];
 const N = 64;
 
 /** Inputs of a few common directions and some noise, as activations are. */
