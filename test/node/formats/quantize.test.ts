@@ -7,7 +7,8 @@ import { encodeRows, noLoss } from "../../../formats/quantize.ts";
 import { BLOCK_ENCODERS, type QuantizedType } from "../../../formats/quantize-blocks.ts";
 import { KERNEL_TYPES, type StoredType, formatOfType, storedBlock, storedRowBytes } from "../../../formats/stored-types.ts";
 import { blankRowBlock, placeRows, untileMatrix } from "../../../formats/tiles.ts";
-import { type MatrixFormat, matrixBytes } from "../../../model/kernels.ts";
+import { type MatrixFormat, formatCode, matrixBytes } from "../../../model/kernels.ts";
+import { createScalarKernels } from "../../../model/scalar-kernels.ts";
 import { SeededRandom } from "../../support/seeded-random.ts";
 
 const encode = (type: QuantizedType, values: number[], nCols = values.length, loss = noLoss()): Uint8Array =>
@@ -308,6 +309,20 @@ describe("tiles", () => {
       const rows = Uint8Array.from({ length: nRows * storedRowBytes(type, nCols) }, () => random.below(256));
       const tiles = tile(formatOfType(type), rows, nRows, nCols);
       expect(untileMatrix(formatOfType(type), tiles, nRows, nCols)).toEqual(rows);
+    }
+  });
+
+  it.each(Object.keys(BLOCK_ENCODERS) as QuantizedType[])("%s means in tiles what it means in rows, as the scalar reference reads them", (type) => {
+    const [nRows, nCols] = [40, 288];
+    const rows = encode(type, Array.from({ length: nRows * nCols }, () => random.normal()), nCols);
+    const tiles = tile(formatOfType(type), rows, nRows, nCols);
+    const memory = new WebAssembly.Memory({ initial: Math.ceil(tiles.length / 65536) + 1 });
+    new Uint8Array(memory.buffer, 65536).set(tiles);
+    const kernels = createScalarKernels(memory);
+    const decoded = decode(type, rows, nCols);
+    for (const row of [0, 1, 31, 32, 39]) {
+      kernels.readRow(formatCode(formatOfType(type)), 65536, nCols, row, 0);
+      expect([...new Float32Array(memory.buffer, 0, nCols)]).toEqual(decoded.slice(row * nCols, (row + 1) * nCols));
     }
   });
 
