@@ -150,4 +150,18 @@ export const BLOCK_DECODERS: Readonly<Record<BlockType, BlockDecoder>> = {
       out[to + k] = d * (2 * ((byte >> (2 * ((k & 12) >> 2))) & 3) - 3);
     }
   },
+  // f16 d, 12 bytes: eight values of three bits in every fourth byte, two to a byte, the last two in the upper bits
+  Q3_32: (bytes, view, at, out, to) => {
+    const d = view.getFloat16(at, true);
+    for (let j = 0; j < 4; j++) {
+      const [first, second, last] = [bytes[at + 2 + j]!, bytes[at + 6 + j]!, bytes[at + 10 + j]!];
+      for (let n = 0; n < 2; n++) {
+        out[to + 4 * n + j] = d * (((first >> (3 * n)) & 7) - 4);
+        out[to + 4 * (2 + n) + j] = d * (((second >> (3 * n)) & 7) - 4);
+        out[to + 4 * (4 + n) + j] = d * (((last >> (3 * n)) & 7) - 4);
+      }
+      out[to + 24 + j] = d * (((first >> 6) | (((last >> 6) & 1) << 2)) - 4);
+      out[to + 28 + j] = d * (((second >> 6) | ((last >> 7) << 2)) - 4);
+    }
+  },
 };

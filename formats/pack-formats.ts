@@ -7,7 +7,7 @@ import type { Checkpoint, MatrixPlace } from "./checkpoint.ts";
 import { sourceFormat } from "./requantize.ts";
 import { FILE_TYPES, formatOfType, type KernelType } from "./stored-types.ts";
 
-export const QUANTS = ["source", "f32", "q8", "q4", "q4m", "q4k", "q6k", "q2", "mxfp4"] as const;
+export const QUANTS = ["source", "f32", "q8", "q4", "q4m", "q4k", "q6k", "q2", "q3", "mxfp4"] as const;
 export type Quant = (typeof QUANTS)[number];
 
 /** Types of single matrices, as a bit plan says them (passes/bit-plan.ts); null: as the file has it. */

@@ -1,6 +1,6 @@
 // One block of float32 values to stored bytes, for every quantised type. Owns the choice of scales and the rounding.
 // Q8_0, Q4_0, Q4_1, Q4_K, Q6_K and MXFP4 follow ggml-quants.c (quantize_row_*_ref; Q4_K with its make_qkx2_quants, Q6_K with its
-// make_qx_quants), in float64 and dividing by scales as stored, in f16; Q2_32 is ours. Refuses to judge: infinite scales are returned, the caller names the tensor.
+// make_qx_quants), in float64 and dividing by scales as stored, in f16; Q2_32 and Q3_32 are ours. Refuses to judge: infinite scales are returned, the caller names the tensor.
 // Packing is mostly this: loops over typed arrays that are made once, no calls with closures.
 
 import { E2M1_DOUBLED } from "./dequantize-blocks.ts";
@@ -318,10 +318,50 @@ function q2(x: Float32Array, out: Uint8Array, at: number, decoded: Float64Array)
   return { scale, isLost: scale === 0 && amax !== 0 };
 }
 
-/** Types whose groups of 32 have one scale, and perhaps a minimum, in f16: what a quantiser that chooses levels itself (passes/) can write. */
-export type GroupType = "Q8_0" | "Q4_0" | "Q4_1" | "Q2_32";
+/** Adds the three bits of value i of a q3 block whose 12 bytes begin, as zeros, at `at`. */
+function addThreeBits(out: Uint8Array, at: number, i: number, q: number): void {
+  const first = at + (i & 3);
+  const n = i >> 2;
+  if (n < 6) {
+    out[first + 4 * (n >> 1)]! |= q << (3 * (n & 1));
+    return;
+  }
+  out[first + 4 * (n - 6)]! |= (q & 3) << 6;
+  out[first + 8]! |= (q >> 2) << n;
+}
 
-/** Writes a whole block of 32 codes as stored (Q8_0: -128..127, as two's complement; Q4: 0..15; Q2_32: 0..3) with its scale and, in Q4_1, minimum. */
+/** The levels of q3 that the extreme is to take. */
+const Q3_ENDS = [-4, 3] as const;
+
+/** Quant of q3 for a scale: 0..7. */
+const q3Level = (value: number, scale: number): number => (scale === 0 ? 4 : clamp(Math.floor(value / scale + 4.5), 0, 7));
+
+/** Of fourteen scales, those that make the extreme -4 and 3 times 16/16, 15/16 .. 10/16, the one with the least squares of errors; the first one on a tie. */
+function q3(x: Float32Array, out: Uint8Array, at: number, decoded: Float64Array): EncodedBlock {
+  const extreme = extremeOf(x);
+  let scale = Infinity; // when every candidate is
+  let least = Infinity;
+  for (const level of Q3_ENDS) {
+    for (let part = 16; part >= 10; part--) {
+      const candidate = Math.f16round((extreme * part) / (16 * level));
+      let error = 0;
+      for (let i = 0; i < x.length; i++) error += (candidate * (q3Level(x[i]!, candidate) - 4) - x[i]!) ** 2;
+      if (error < least) [scale, least] = [candidate, error];
+    }
+  }
+  setHalf(out, at, scale);
+  for (let i = 0; i < x.length; i++) {
+    const q = q3Level(x[i]!, scale);
+    addThreeBits(out, at + 2, i, q);
+    decoded[i] = scale * (q - 4);
+  }
+  return { scale: Math.abs(scale), isLost: scale === 0 && extreme !== 0 };
+}
+
+/** Types whose groups of 32 have one scale, and perhaps a minimum, in f16: what a quantiser that chooses levels itself (passes/) can write. */
+export type GroupType = "Q8_0" | "Q4_0" | "Q4_1" | "Q2_32" | "Q3_32";
+
+/** Writes a whole block of 32 codes as stored (Q8_0: -128..127, as two's complement; Q4: 0..15; Q2_32: 0..3; Q3_32: 0..7) with its scale and, in Q4_1, minimum. */
 export type BlockWriter = (out: Uint8Array, at: number, scale: number, min: number, codes: ArrayLike<number>) => void;
 
 export const BLOCK_WRITERS: Readonly<Record<GroupType, BlockWriter>> = {
@@ -343,6 +383,11 @@ export const BLOCK_WRITERS: Readonly<Record<GroupType, BlockWriter>> = {
     out.fill(0, at + 2, at + 10);
     for (let i = 0; i < 32; i++) out[at + 2 + q2Byte(i)]! |= codes[i]! << q2Shift(i);
   },
+  Q3_32(out, at, scale, _min, codes) {
+    setHalf(out, at, scale);
+    out.fill(0, at + 2, at + 14);
+    for (let i = 0; i < 32; i++) addThreeBits(out, at + 2, i, codes[i]!);
+  },
 };
 
-export const BLOCK_ENCODERS: Readonly<Record<QuantizedType, BlockEncoder>> = { Q8_0: q8, Q4_0: q4, Q4_1: q4m, Q4_K: q4k, Q6_K: q6k, MXFP4: mxfp4, Q2_32: q2 };
+export const BLOCK_ENCODERS: Readonly<Record<QuantizedType, BlockEncoder>> = { Q8_0: q8, Q4_0: q4, Q4_1: q4m, Q4_K: q4k, Q6_K: q6k, MXFP4: mxfp4, Q2_32: q2, Q3_32: q3 };

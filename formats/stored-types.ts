@@ -1,7 +1,7 @@
 // Element types in which matrices are stored row by row, and the kernel format that holds each as it is, where there is one (what becomes
 // of the others: requantize.ts). Owns the sizes of rows and where their scales lie. Refuses every other ggml type by name. Bytes are
 // little-endian, as is every host of this code. Block layouts: ggml-common.h, written out in dequantize.ts.
-// Q2_32 is ours: f16 d, 8 x u8 in the order of docs/arithmetic.md's q2. No file holds it; matrices are quantised to it.
+// Q2_32 and Q3_32 are ours: f16 d, 8 or 12 x u8 in the order of docs/arithmetic.md's q2 and q3. No file holds them; matrices are quantised to them.
 
 import { ModelError } from "../model/config.ts";
 import type { MatrixFormat } from "../model/kernels.ts";
@@ -13,7 +13,7 @@ const OTHER_FILE_TYPES = ["Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q5_K", "IQ4_NL", "IQ4
 /** Types that checkpoint files may hold. */
 export const FILE_TYPES = [...KERNEL_FILE_TYPES, ...OTHER_FILE_TYPES] as const;
 /** Types with the values of a kernel format: what matrices can be placed into tiles from. */
-export const KERNEL_TYPES = [...KERNEL_FILE_TYPES, "Q2_32"] as const;
+export const KERNEL_TYPES = [...KERNEL_FILE_TYPES, "Q2_32", "Q3_32"] as const;
 export const STORED_TYPES = [...KERNEL_TYPES, ...OTHER_FILE_TYPES] as const;
 export type KernelType = (typeof KERNEL_TYPES)[number];
 export type StoredType = (typeof STORED_TYPES)[number];
@@ -35,11 +35,11 @@ const BLOCKS: Readonly<Record<StoredType, StoredBlock>> = {
   Q8_0: block(32, 34, [0]), Q4_0: block(32, 18, [0]), Q4_1: block(32, 20, [0, 2]), Q5_0: block(32, 22, [0]), Q5_1: block(32, 24, [0, 2]),
   Q2_K: block(256, 84, [80, 82]), Q3_K: block(256, 110, [108]), Q4_K: block(256, 144, [0, 2]), Q5_K: block(256, 176, [0, 2]),
   Q6_K: block(256, 210, [208]), IQ4_NL: block(32, 18, [0]), IQ4_XS: block(256, 136, [0]),
-  MXFP4: block(32, 17, [], 0), Q2_32: block(32, 10, [0]),
+  MXFP4: block(32, 17, [], 0), Q2_32: block(32, 10, [0]), Q3_32: block(32, 14, [0]),
 };
 
 const FORMATS: Readonly<Record<KernelType, MatrixFormat>> = {
-  F32: "f32", F16: "f16", BF16: "bf16", Q8_0: "q8", Q4_0: "q4", Q4_1: "q4m", Q4_K: "q4k", Q6_K: "q6k", MXFP4: "mxfp4", Q2_32: "q2",
+  F32: "f32", F16: "f16", BF16: "bf16", Q8_0: "q8", Q4_0: "q4", Q4_1: "q4m", Q4_K: "q4k", Q6_K: "q6k", MXFP4: "mxfp4", Q2_32: "q2", Q3_32: "q3",
 };
 
 /** Elements and bytes of a block, and its scales. */

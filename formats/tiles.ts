@@ -103,6 +103,7 @@ const PIECES: Readonly<Record<Exclude<MatrixFormat, SuperFormat>, Pieces>> = {
   q4: { heads: [[0, 0, 2]], steps: { inStored: 2, inTile: 64, n: 4 } },
   q4m: { heads: [[0, 0, 2], [2, 64, 2]], steps: { inStored: 4, inTile: 128, n: 4 } },
   q2: { heads: [[0, 0, 2]], steps: { inStored: 2, inTile: 64, n: 2 } },
+  q3: { heads: [[0, 0, 2]], steps: { inStored: 2, inTile: 64, n: 3 } },
   mxfp4: { heads: [[0, 0, 1]], steps: { inStored: 1, inTile: 32, n: 4 } },
 };
 

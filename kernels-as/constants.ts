@@ -9,6 +9,10 @@ export const NIBBLE_MASK: usize = memory.data<u8>([15, 15, 15, 15, 15, 15, 15, 1
 export const LOW_NIBBLE_MASK: usize = memory.data<u16>([15, 15, 15, 15, 15, 15, 15, 15], 16);
 /** 8 x 0x00FF: the even bytes. */
 export const EVEN_BYTES: usize = memory.data<u16>([255, 255, 255, 255, 255, 255, 255, 255], 16);
+/** 16 x 7, 16 x 3 and 16 x 4: three bits of each byte, the lower two of them, and the third. */
+export const THREE_BITS: usize = memory.data<u8>([7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7], 16);
+export const LOWER_TWO: usize = memory.data<u8>([3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3], 16);
+export const THIRD_BIT: usize = memory.data<u8>([4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4], 16);
 /** 16 x 6: two bits of each byte, doubled. */
 export const PAIR_MASK: usize = memory.data<u8>([6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6], 16);
 /** 16 x 63: the low six bits of each byte. */
@@ -64,7 +68,7 @@ export const DOT_BIAS: usize = memory.data(16, 16);
 /** d and dmin of up to 32 rows of a super-tile in f32: d * 2^-112 at 0, dmin at 128. */
 export const SUPER_BUFFER: usize = memory.data(256, 16);
 /** By format code: bytes of a tile of 32 rows, and the logarithm of its columns; docs/arithmetic.md section 3. */
-export const TILE_BYTES: usize = memory.data<u16>([128, 64, 64, 1088, 576, 640, 4736, 320, 544, 6720]);
-export const TILE_COLUMN_SHIFTS: usize = memory.data<u8>([0, 0, 0, 5, 5, 5, 8, 5, 5, 8]);
+export const TILE_BYTES: usize = memory.data<u16>([128, 64, 64, 1088, 576, 640, 4736, 320, 544, 6720, 448]);
+export const TILE_COLUMN_SHIFTS: usize = memory.data<u8>([0, 0, 0, 5, 5, 5, 8, 5, 5, 8, 5]);
 /** One group of 32 f32, for the ragged last group of a quantised row. */
 export const GROUP_BUFFER: usize = memory.data(128, 16);

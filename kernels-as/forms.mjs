@@ -15,6 +15,7 @@ export const TILES = {
   q2: { code: 7, tileBytes: 320, valuesAt: 64, scales: "half" },
   mxfp4: { code: 8, tileBytes: 544, valuesAt: 32, scales: "exponent" },
   q6k: { code: 9, tileBytes: 832, valuesAt: 32, scales: "superOnly" },
+  q3: { code: 10, tileBytes: 448, valuesAt: 64, scales: "half" },
 };
 /** Super-tiles: bytes of the head and of the whole; eight groups in between. */
 export const SUPERS = { q4k: { headBytes: 128, bytes: 4736 }, q6k: { headBytes: 64, bytes: 6720 } };
@@ -35,6 +36,7 @@ export const SHAPES = {
     q2: { 1: { R: 8, U: 1 }, 2: { R: 4, U: 1 }, 4: { R: 2, U: 1 }, 8: { R: 2, U: 1 } },
     mxfp4: { 1: { R: 8, U: 2 }, 2: { R: 4, U: 1 }, 4: { R: 4, U: 1 }, 8: { R: 2, U: 1 } },
     q6k: { 1: { R: 8, U: 1 }, 2: { R: 4, U: 1 }, 4: { R: 4, U: 1 }, 8: { R: 2, U: 1 } },
+    q3: { 1: { R: 8, U: 2 }, 2: { R: 4, U: 2 }, 4: { R: 4, U: 2 }, 8: { R: 4, U: 2 } },
   },
   "relaxed-i16": {
     q4: { 1: { R: 8, U: 2 }, 2: { R: 4, U: 1 }, 4: { R: 2, U: 1 }, 8: { R: 4, U: 1 } },
@@ -44,6 +46,7 @@ export const SHAPES = {
     q2: { 1: { R: 8, U: 1 }, 2: { R: 8, U: 1 }, 4: { R: 4, U: 1 }, 8: { R: 2, U: 1 } },
     mxfp4: { 1: { R: 8, U: 2 }, 2: { R: 4, U: 1 }, 4: { R: 8, U: 1 }, 8: { R: 4, U: 1 } },
     q6k: { 1: { R: 8, U: 1 }, 2: { R: 4, U: 1 }, 4: { R: 4, U: 1 }, 8: { R: 2, U: 1 } },
+    q3: { 1: { R: 8, U: 2 }, 2: { R: 4, U: 2 }, 4: { R: 4, U: 2 }, 8: { R: 4, U: 2 } },
   },
   "simd128": {
     q4: { 1: { R: 4, U: 1 }, 2: { R: 2, U: 1 }, 4: { R: 4, U: 1 }, 8: { R: 1, U: 1 } },
@@ -53,6 +56,7 @@ export const SHAPES = {
     q2: { 1: { R: 4, U: 1 }, 2: { R: 4, U: 1 }, 4: { R: 4, U: 1 }, 8: { R: 2, U: 1 } },
     mxfp4: { 1: { R: 4, U: 1 }, 2: { R: 2, U: 1 }, 4: { R: 4, U: 1 }, 8: { R: 2, U: 1 } },
     q6k: { 1: { R: 4, U: 1 }, 2: { R: 4, U: 1 }, 4: { R: 2, U: 1 }, 8: { R: 2, U: 1 } },
+    q3: { 1: { R: 8, U: 2 }, 2: { R: 4, U: 2 }, 4: { R: 4, U: 2 }, 8: { R: 4, U: 2 } },
   },
 };
 
@@ -95,6 +99,24 @@ const sixBits = {
     ...["p", "q", "r"].map((n) => `${n}${r} = v128.and(${n}${r}, mask);`),
   ],
 };
+/**
+ * Eight values of 3 bits out of three bytes that both steps of 16 k share (U is always 2): two from each, a third pair of bits of the first two
+ * bytes, with a bit of the last.
+ */
+const threeBits = {
+  steps: 2, weightStepBytes: 0, constants: { mask: "THREE_BITS", lower: "LOWER_TWO", third: "THIRD_BIT" },
+  weightNames: ["p", "q", "r", "s"],
+  weights: (load, r, step) => step === 0
+    ? [
+      `p${r} = ${load(0)};`, `q${r} = v128.and(i16x8.shr_u(p${r}, 3), mask);`, `p${r} = v128.and(p${r}, mask);`,
+      `r${r} = ${load(1)};`, `s${r} = v128.and(i16x8.shr_u(r${r}, 3), mask);`, `r${r} = v128.and(r${r}, mask);`,
+    ]
+    : [
+      `v = ${load(2)};`, `p${r} = v128.and(v, mask);`, `q${r} = v128.and(i16x8.shr_u(v, 3), mask);`,
+      `r${r} = v128.or(v128.and(i16x8.shr_u(${load(0)}, 6), lower), v128.and(i16x8.shr_u(v, 4), third));`,
+      `s${r} = v128.or(v128.and(i16x8.shr_u(${load(1)}, 6), lower), v128.and(i16x8.shr_u(v, 5), third));`,
+    ],
+};
 /** The signed scale bytes of one step of 16 k, as i16, eight rows a load, and what each becomes. */
 const stepScales = (R, at, low, high) => R === 1
   ? [`v = i16x8.extend_low_i8x16_s(v128.load32_zero(s, ${at}));`, `factor0 = ${low};`]
@@ -128,6 +150,18 @@ const nibbleDotsI16 = {
   multiply: (i, r) => [`sum${i} = i16x8.add(sum${i}, i16x8.add(${dotI16("first", `low${r}`)}, ${dotI16("second", `high${r}`)}));`],
   total: (i) => `i32x4.dot_i16x8_s(sum${i}, ones)`,
 };
+/** Four values of each step and k & 3. */
+const quadDotsI32 = {
+  ...quadActivations, accumulators: ["sum"],
+  multiply: (i, r) => [["p", "a"], ["q", "b"], ["r", "c"], ["s", "d"]].map(([w, a]) => `sum${i} = ${dotI32(a, `${w}${r}`, `sum${i}`)};`),
+  total: (i) => `sum${i}`,
+};
+const quadDotsI16 = {
+  ...quadActivations, accumulators: ["sum"],
+  multiply: (i, r) => [[["p", "a"], ["q", "b"]], [["r", "c"], ["s", "d"]]].map((two) =>
+    `sum${i} = i16x8.add(sum${i}, i16x8.add(${two.map(([w, a]) => dotI16(a, `${w}${r}`)).join(", ")}));`),
+  total: (i) => `i32x4.dot_i16x8_s(sum${i}, ones)`,
+};
 const addDots = (i, pairs) => pairs.map(([w, a]) => `sum${i} = i32x4.add(sum${i}, i32x4.dot_i16x8_s(${w}, ${a}));`);
 /** Plain SIMD: even and odd bytes as i16. */
 const wideNibbles = {
@@ -147,7 +181,7 @@ const fromZero = { start: () => ZERO };
  *  stepBytes     activation bytes per token and step          steps        steps per group
  *  constants     names loaded before the loops                accumulators names per (token, row vector)
  *  start         initial value of an accumulator              activationNames  one broadcast of 4 bytes each
- *  weights       lines that unpack one row vector             multiply     lines that accumulate
+ *  weights       lines that unpack one row vector (of a step)  multiply     lines that accumulate
  *  total         the exact i32 sum from the accumulators
  * Where every step has scales of its own (q6k), also:
  *  weightStepBytes  bytes from one step's weights to the next  factors      lines that define factor0.. from the pointer s
@@ -158,11 +192,8 @@ export const FORMS = {
     q4: { ...nibbles, ...nibbleDotsI32, ...fromCorrection, pack: "packPairs(acts, m, nGroups, out, true, CORRECTION, 8)" },
     q4m: { ...nibbles, ...nibbleDotsI32, ...fromZero, pack: "packPairs(acts, m, nGroups, out, true, SUM, 0)" },
     mxfp4: { ...lookedUp, ...nibbleDotsI32, ...fromCorrection, pack: "packPairs(acts, m, nGroups, out, false, CORRECTION, 12)" },
-    q2: {
-      ...pairsOfBits, ...quadActivations, ...fromCorrection, accumulators: ["sum"], pack: "packQuads(acts, m, nGroups, out, CORRECTION, 3)",
-      multiply: (i, r) => [["p", "a"], ["q", "b"], ["r", "c"], ["s", "d"]].map(([w, a]) => `sum${i} = ${dotI32(a, `${w}${r}`, `sum${i}`)};`),
-      total: (i) => `sum${i}`,
-    },
+    q2: { ...quadDotsI32, ...pairsOfBits, ...fromCorrection, pack: "packQuads(acts, m, nGroups, out, CORRECTION, 3)" },
+    q3: { ...quadDotsI32, ...threeBits, ...fromCorrection, pack: "packQuads(acts, m, nGroups, out, CORRECTION, 4)" },
     q8: {
       ...pairActivations, ...fromZero, steps: 8, constants: {}, weightNames: ["w"], accumulators: ["plus", "minus"], pack: "packSplit(acts, m, nGroups, out)",
       weights: (load, r) => [`w${r} = ${load()};`],
@@ -186,12 +217,8 @@ export const FORMS = {
     q4: { ...nibbles, ...nibbleDotsI16, ...fromCorrection, pack: "packPairs(acts, m, nGroups, out, true, CORRECTION16, 8)" },
     q4m: { ...nibbles, ...nibbleDotsI16, ...fromZero, pack: "packPairs(acts, m, nGroups, out, true, SUM, 0)" },
     mxfp4: { ...lookedUp, ...nibbleDotsI16, ...fromCorrection, pack: "packPairs(acts, m, nGroups, out, false, CORRECTION16, 12)" },
-    q2: {
-      ...pairsOfBits, ...quadActivations, ...fromCorrection, accumulators: ["sum"], pack: "packQuads(acts, m, nGroups, out, CORRECTION16, 3)",
-      multiply: (i, r) => [[["p", "a"], ["q", "b"]], [["r", "c"], ["s", "d"]]].map((two) =>
-        `sum${i} = i16x8.add(sum${i}, i16x8.add(${two.map(([w, a]) => dotI16(a, `${w}${r}`)).join(", ")}));`),
-      total: (i) => `i32x4.dot_i16x8_s(sum${i}, ones)`,
-    },
+    q2: { ...quadDotsI16, ...pairsOfBits, ...fromCorrection, pack: "packQuads(acts, m, nGroups, out, CORRECTION16, 3)" },
+    q3: { ...quadDotsI16, ...threeBits, ...fromCorrection, pack: "packQuads(acts, m, nGroups, out, CORRECTION16, 4)" },
     // Per pair of k one of p, n is zero in each place, so |w p| and |w n| pairs and their difference stay within 2 * 128 * 127.
     q8: {
       ...pairActivations, ...fromZero, steps: 8, constants: {}, weightNames: ["w"], accumulators: ["sum"], pack: "packSplit(acts, m, nGroups, out)",
@@ -220,6 +247,12 @@ export const FORMS = {
       constants: { mask: "LOW_PAIR_MASK" }, activationNames: [..."abcdefgh"],
       multiply: (i, r) => addDots(i, [..."abcdefgh"].map((a, n) =>
         [n === 0 ? `v128.and(i16x8.shl(w${r}, 1), mask)` : `v128.and(i16x8.shr_u(w${r}, ${2 * n - 1}), mask)`, a])),
+    },
+    q3: {
+      ...threeBits, ...fromCorrection, stepBytes: 32, accumulators: ["sum"], pack: "packWide(acts, m, nGroups, out, QUADS, true, CORRECTION, 4)",
+      constants: { ...threeBits.constants, even: "EVEN_BYTES" }, activationNames: [..."abcdefgh"],
+      multiply: (i, r) => addDots(i, [..."pqrs"].flatMap((w, n) => [[`v128.and(${w}${r}, even)`, "abcd"[n]], [`i16x8.shr_u(${w}${r}, 8)`, "efgh"[n]]])),
+      total: (i) => `sum${i}`,
     },
     q6k: {
       ...sixBits, ...stepScalesI32, ...fromZero, stepBytes: 32, activationNames: [..."abcdefgh"], accumulators: ["sum"],

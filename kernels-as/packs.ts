@@ -74,7 +74,7 @@ export function packPairs(acts: usize, m: usize, nGroups: usize, out: usize, isH
   }
 }
 
-/** q2, relaxed dots: per step kk 0..1 and token 16 bytes, k = 16 kk.. */
+/** q2 and q3, relaxed dots: per step kk 0..1 and token 16 bytes, k = 16 kk.. */
 @inline
 export function packQuads(acts: usize, m: usize, nGroups: usize, out: usize, kind: i32, offset: i32): void {
   const groupBytes = 40 * m;

@@ -10,6 +10,7 @@ const Q4K: i32 = 6;
 const Q2: i32 = 7;
 const MXFP4: i32 = 8;
 const Q6K: i32 = 9;
+const Q3: i32 = 10;
 
 /** f32, f16 and bf16: one value a column. */
 function readFloats(format: i32, w: usize, nCols: usize, row: usize, out: usize): void {
@@ -38,6 +39,15 @@ function sixBits(step: usize, k: usize): i32 {
   const plane = (k & 15) >> 2;
   if (plane < 3) return (<i32>load<u8>(at + plane * 128) & 63) - 32;
   return ((<i32>load<u8>(at) >> 6) << 4 | (<i32>load<u8>(at + 128) >> 6) << 2 | <i32>load<u8>(at + 256) >> 6) - 32;
+}
+
+/** Value k of a row and group of q3; `values` is where the row's bytes of the first plane start. */
+@inline
+function threeBits(values: usize, k: usize): i32 {
+  const at = values + (k & 3);
+  const n = <i32>k >> 2;
+  if (n < 6) return (<i32>load<u8>(at + (n >> 1) * 128) >> 3 * (n & 1) & 7) - 4;
+  return (<i32>load<u8>(at + (n - 6) * 128) >> 6 | (<i32>load<u8>(at + 256) >> n & 1) << 2) - 4;
 }
 
 export function readRow(format: i32, w: usize, nCols: usize, row: usize, out: usize): void {
@@ -73,6 +83,7 @@ export function readRow(format: i32, w: usize, nCols: usize, row: usize, out: us
       if (format == Q8) q = <i32>load<i8>(values + (k >> 2) * 128 + (k & 3));
       else if (format == Q6K) q = <i32>load<i8>(tile + (k >> 4) * 416 + lane) * sixBits(values + (k >> 4) * 416, k);
       else if (format == Q2) q = 2 * ((<i32>load<u8>(values + (k >> 4) * 128 + (k & 3)) >> ((<i32>k & 12) >> 1)) & 3) - 3;
+      else if (format == Q3) q = threeBits(values, k);
       else {
         const byte = <i32>load<u8>(values + ((k & 15) >> 2) * 128 + (k & 3));
         q = k < 16 ? byte & 15 : byte >> 4;

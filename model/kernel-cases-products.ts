@@ -16,7 +16,7 @@ export type WeightStyle = "random" | "extreme" | "tiny-scales";
 
 /** Bytes of the largest magnitudes, and the share of the first of the two. For q4k they are also the largest bytes as sc and m, for q6k scales of -128. */
 const EXTREMES = {
-  q8: [[0x80, 0x7f], 0.6], q4: [[0xff, 0x00], 0.8], q4m: [[0xff, 0x00], 0.8], q4k: [[0xff, 0x00], 0.8], q2: [[0xff, 0x00], 0.8], mxfp4: [[0x77, 0xff], 0.8], q6k: [[0x00, 0xff], 0.8],
+  q8: [[0x80, 0x7f], 0.6], q4: [[0xff, 0x00], 0.8], q4m: [[0xff, 0x00], 0.8], q4k: [[0xff, 0x00], 0.8], q2: [[0xff, 0x00], 0.8], q3: [[0x00, 0xff], 0.8], mxfp4: [[0x77, 0xff], 0.8], q6k: [[0x00, 0xff], 0.8],
 } as const;
 
 /** Lays out a matrix with drawn weights; the padding holds drawn bytes too, for no product may look at it. */

@@ -6,7 +6,7 @@
 import type { ExpertKind } from "./config.ts";
 
 /** Codes of matrix formats, docs/arithmetic.md section 3. They are part of the pack format and the ABI. */
-export const MATRIX_FORMATS = ["f32", "f16", "bf16", "q8", "q4", "q4m", "q4k", "q2", "mxfp4", "q6k"] as const;
+export const MATRIX_FORMATS = ["f32", "f16", "bf16", "q8", "q4", "q4m", "q4k", "q2", "mxfp4", "q6k", "q3"] as const;
 export type MatrixFormat = (typeof MATRIX_FORMATS)[number];
 export const formatCode = (format: MatrixFormat): number => MATRIX_FORMATS.indexOf(format);
 
@@ -24,6 +24,7 @@ const TILES: Readonly<Record<MatrixFormat, { readonly activations: ActivationFor
   q2: { activations: "qa8", columns: 32, bytes: 320 },
   mxfp4: { activations: "qa8", columns: 32, bytes: 544 },
   q6k: { activations: "qa8", columns: 256, bytes: 6720 },
+  q3: { activations: "qa8", columns: 32, bytes: 448 },
 };
 
 export const activationFormatOf = (format: MatrixFormat): ActivationFormat => TILES[format].activations;

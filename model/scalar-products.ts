@@ -159,6 +159,14 @@ export function createScalarProducts(memory: WebAssembly.Memory): Pick<KernelOps
             to[k] = 2 * ((byte >> (2 * ((k & 15) >> 2))) & 3) - 3;
           }
           break;
+        case "q3":
+          scales[g] = f16(tile + 2 * lane);
+          for (let k = 0; k < GROUP; k++) {
+            const [first, second, last] = [0, 1, 2].map((plane) => view.getUint8(tile + 64 + plane * 128 + lane * 4 + (k & 3))) as [number, number, number];
+            const codes = [first & 7, (first >> 3) & 7, second & 7, (second >> 3) & 7, last & 7, (last >> 3) & 7, (first >> 6) + ((last >> 6) & 1) * 4, (second >> 6) + (last >> 7) * 4];
+            to[k] = codes[k >> 2]! - 4;
+          }
+          break;
         case "mxfp4":
           scales[g] = 2 ** (view.getUint8(tile + lane) - 128);
           readNibbles(view, tile + 32, lane, to);

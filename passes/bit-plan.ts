@@ -8,10 +8,10 @@ import { type StoredType, storedRowBytes } from "../formats/stored-types.ts";
 import { ModelError, type ModelConfig } from "../model/config.ts";
 
 /** Widths that kernels have; 16 leaves a matrix as it is. */
-export const PLAN_BITS = [2, 4, 8, 16] as const;
+export const PLAN_BITS = [2, 3, 4, 8, 16] as const;
 export type PlanBits = (typeof PLAN_BITS)[number];
 
-const TYPE_OF_BITS: Readonly<Record<Exclude<PlanBits, 16>, GroupType>> = { 2: "Q2_32", 4: "Q4_0", 8: "Q8_0" };
+const TYPE_OF_BITS: Readonly<Record<Exclude<PlanBits, 16>, GroupType>> = { 2: "Q2_32", 3: "Q3_32", 4: "Q4_0", 8: "Q8_0" };
 
 /** The stored type of a width. */
 export const typeOfBits = (bits: Exclude<PlanBits, 16>): GroupType => TYPE_OF_BITS[bits];

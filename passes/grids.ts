@@ -96,4 +96,12 @@ export const GRIDS: Readonly<Record<GroupType, Grid>> = {
       const largest = Math.max(-low, high);
       for (const share of Q2_SHARES) take(f16((share * largest) / 3), 0);
     }),
+  // -4 to 3 times a scale of either sign.
+  Q3_32: grid("Q3_32", (v, { scale }) => (scale === 0 ? 4 : clamp(Math.floor(v / scale + 4.5), 0, 7)), (q, { scale }) => scale * (q - 4),
+    ({ low, high }, take) => {
+      for (const share of SHARES) {
+        take(f16(share * Math.max(-low / 4, high / 3)), 0);
+        take(f16(-share * Math.max(-low / 3, high / 4)), 0);
+      }
+    }),
 };

@@ -77,7 +77,7 @@ function expertCases(): KernelCase[] {
       for (const width of [1, 16, 32, 40, 48, 64]) add(gateUp, down, 64, width, 3, 220 + width);
       add(gateUp, down, 36, 64, 15, 219);
     }
-    for (const format of ["q4m", "q4k", "q2", "mxfp4", "q6k"] as const) {
+    for (const format of ["q4m", "q4k", "q2", "mxfp4", "q6k", "q3"] as const) {
       for (let nTokens = 1; nTokens <= 9; nTokens++) add(format, format, 288, 96, nTokens, 260 + nTokens);
       for (const width of [1, 16, 40, 300]) {
         add(format, format, 64, width, 3, 270 + width);
@@ -92,7 +92,7 @@ function expertCases(): KernelCase[] {
     add("q4", "q4", 32, 32, 8, 250, "extreme");
     add("q8", "q8", 32, 64, 8, 251, "tiny-scales");
     // Latent experts: rows of fewer numbers than the outputs have, and of more.
-    for (const [gateUp, down] of [["q4", "q8"], ["q8", "q8"], ["q4k", "q6k"], ["q2", "mxfp4"], ["f32", "f32"], ["f16", "bf16"]] as const) {
+    for (const [gateUp, down] of [["q4", "q8"], ["q8", "q8"], ["q4k", "q6k"], ["q2", "mxfp4"], ["q3", "q2"], ["f32", "f32"], ["f16", "bf16"]] as const) {
       for (const [input, hidden, nTokens] of [[32, 96, 1], [64, 160, 8], [96, 44, 7], [288, 36, 2]] as const) cases.push(expertCase({ kind, gateUp, down, input, hidden, width: 72 }, nTokens, 600 + input));
     }
   }

@@ -39,7 +39,7 @@ export const bitsCommand: PassCommand = {
       .option("--text <file>", "UTF-8 text to measure with; by outliers and random need none")
       .addOption(new Option("--by <what>", "pmq: least loss of experts; error: least squared error, gate and up apart from down; else attention, shared and dense parts first, then experts in this order (docs/compression.md)").choices(["pmq", "error", ...ORDERS]).default("pmq"))
       .requiredOption("--bits <n>", "on average; pmq and error: per expert weight, without scales, such as 2.5; others: per weight within layers, with scales, such as 3.5", Number)
-      .option("--widths <list>", "bits a matrix may have", widthsOf, [2, 4])
+      .option("--widths <list>", "bits a matrix may have: some of 2, 3, 4, 8", widthsOf, [2, 4])
       .option("--seed <n>", "of the random order", positiveInteger, 1)
       .option("--json", "print one JSON document")
       .action(bits);
@@ -48,7 +48,7 @@ export const bitsCommand: PassCommand = {
 
 function widthsOf(text: string): Width[] {
   const widths = text.split(",").map((width) => PLAN_BITS.find((known) => String(known) === width.trim() && known !== 16));
-  if (widths.includes(undefined) || new Set(widths).size < widths.length) throw new InvalidArgumentError("Expected some of 2, 4, 8, such as 2,4.");
+  if (widths.includes(undefined) || new Set(widths).size < widths.length) throw new InvalidArgumentError(`Expected some of ${PLAN_BITS.filter((width) => width !== 16).join(", ")}, such as 2,4.`);
   return (widths as Width[]).sort((a, b) => a - b);
 }
 

@@ -98,7 +98,7 @@ describe("plans by structure", () => {
   it.each(["qwen3_moe", "deepseek_v2", "qwen2_moe", "gpt_oss"] as const)("have the average that was asked for or the largest below it, to the byte of what is written: %s", async (architecture: TinyArchitecture) => {
     const checkpoint = await openTinyHuggingFace(tinyModel(architecture, 43), { dtype: "F32", experts: "plain" });
     const order = expertOrder("random", checkpoint.config, MEASURES, 3);
-    for (const [widths, bits] of [[[2, 4], 2.5], [[2, 4], 3.1], [[2, 4], 4.5], [[2, 4, 8], 4.5], [[2, 8], 8.5]] as const) {
+    for (const [widths, bits] of [[[2, 4], 2.5], [[2, 4], 3.1], [[2, 4], 4.5], [[2, 4, 8], 4.5], [[2, 8], 8.5], [[2, 3, 4], 3.2], [[3, 4], 4.2]] as const) {
       const { rules, average } = structurePlan(checkpoint, order, widths, bits);
       const plan = parseBitPlan(rules, checkpoint.config);
       const sink = new MemorySink();

@@ -80,6 +80,18 @@ describe("a model goes through", () => {
     expect(evaluated["perplexity"]).toBeGreaterThan(1);
   });
 
+  it.each([["pmq", "2.75", [2, 3, 4]], ["error", "3", [2, 3, 4]], ["structure", "4", [3, 4]]] as const)("bits of three widths by %s, which nearest rounds to and pack takes over", async (by, bits, widths) => {
+    const name = `three-${by}`;
+    const planned = await good("compress", "bits", "tiny", "--by", by, "--text", "text.txt", "--bits", bits, "--widths", widths.join(), "--out", `${name}.txt`, ...SMALL, "--no-report");
+    expect(planned["widths"]).toEqual(widths);
+    const rules = readFileSync(join(folder, `${name}.txt`), "utf8");
+    expect([...new Set(rules.match(/=\d+/g)!)].sort()).toEqual(expect.arrayContaining(["=3", "=4"]));
+    await good("compress", "nearest", "tiny", "--plan", `all=8; ${rules}`, "--out", name);
+    await good("pack", name, "--out", `${name}-pack`);
+    expect((await run("verify", `${name}-pack`, "--source", name, "--text", "text.txt")).code).toBe(0);
+    expect(Object.keys((await good("inspect", `${name}-pack`))["typeBytes"] as object)).toEqual(expect.arrayContaining(["q3", "q4"]));
+  });
+
   it("auxiliary, and is packed, verified and told what stands by; GPTQ is not for it any more", async () => {
     const report = await good("compress", "auxiliary", "tiny", "--text", "text.txt", "text.txt", "--out", "beside", "--epochs", "2", ...SMALL);
     expect(report).toMatchObject({ run: 1, auxiliaries: 1 });
@@ -212,7 +224,8 @@ it.each([
 });
 
 it("refuses usage that cannot be", async () => {
-  for (const args of [["bits", "tiny", "--text", "text.txt", "--bits", "2.5", "--widths", "3", "--out", "x"], ["merge", "tiny", "--text", "text.txt", "--share", "2", "--out", "x"], ["prune", "tiny", "--keep", "2", "--out", "x"]]) {
+  expect((await run("compress", "bits", "tiny", "--text", "text.txt", "--bits", "2.5", "--widths", "2,5", "--out", "x")).stderr).toContain("Expected some of 2, 3, 4, 8, such as 2,4.");
+  for (const args of [["bits", "tiny", "--text", "text.txt", "--bits", "2.5", "--widths", "5", "--out", "x"], ["merge", "tiny", "--text", "text.txt", "--share", "2", "--out", "x"], ["prune", "tiny", "--keep", "2", "--out", "x"]]) {
     expect((await run("compress", ...args)).code).toBe(2);
   }
 });

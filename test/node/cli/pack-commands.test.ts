@@ -227,8 +227,8 @@ describe("what fails", () => {
     ["a path that is not there", ["inspect", "nowhere"], 1, /nowhere does not exist/],
     ["a context beyond the model's", ["pack", "Tiny Model", "--out", "x", "--context", "129"], 1, /context of 129 .* 1 to 128/],
     ["no --out", ["pack", "Tiny Model"], 2, /--out <dir>' not specified/],
-    ["an unknown quantisation", ["pack", "Tiny Model", "--out", "x", "--quant", "q3"], 2, /q3' is invalid\. Allowed choices are source, f32, q8, q4/],
-    ["a bit plan of a width without a kernel", ["pack", "Tiny Model", "--out", "x", "--quant", "attn=4; routed=3"], 1, /The bit plan's rule "routed=3" does not end in =2, =4, =8, =16: the widths that kernels have/],
+    ["an unknown quantisation", ["pack", "Tiny Model", "--out", "x", "--quant", "q1"], 2, /q1' is invalid\. Allowed choices are source, f32, q8, q4/],
+    ["a bit plan of a width without a kernel", ["pack", "Tiny Model", "--out", "x", "--quant", "attn=4; routed=5"], 1, /The bit plan's rule "routed=5" does not end in =2, =3, =4, =8, =16: the widths that kernels have/],
     ["a file that holds no plan", ["pack", "Tiny Model", "--out", "x", "--quant", "Tiny Model/config.json"], 1, /config\.json has no "plan"; expected \{"plan": "\.\.\."\}/],
     ["a segment that is no multiple of 32", ["pack", "Tiny Model", "--out", "x", "--segment", "40"], 2, /multiple of 32/],
   ])("%s", async (_, args, code, message) => {

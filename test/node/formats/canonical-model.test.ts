@@ -75,11 +75,11 @@ it.each(KERNEL_TYPES)("a matrix in %s keeps its values, and the pack takes its f
     const mixed = await opened(await rewritten(checkpoint, async (tensor) => {
       if (!tensor.name.includes(".experts.")) return tensor;
       const values = decodeRows(tensor.type, await bytesOf(tensor), tensor.nRows, tensor.nCols);
-      const of = ["Q2_32", "Q4_0", "Q8_0"] as const;
-      const to = of[Number(/experts\.(\d+)/.exec(tensor.name)![1]) % 3]!;
+      const of = ["Q2_32", "Q4_0", "Q8_0", "Q3_32"] as const;
+      const to = of[Number(/experts\.(\d+)/.exec(tensor.name)![1]) % 4]!;
       return { ...tensor, type: to, read: async function* () { yield encodeRows(to, tensor.name, values, tensor.nRows, tensor.nCols, noLoss()); } };
     }));
-    expect((await packToMemory(mixed)).summary.manifest.experts.slice(0, 3).map(({ gateUp, down }) => [gateUp, down])).toEqual([["q2", "q2"], ["q4", "q4"], ["q8", "q8"]]);
+    expect((await packToMemory(mixed)).summary.manifest.experts.slice(0, 4).map(({ gateUp, down }) => [gateUp, down])).toEqual([["q2", "q2"], ["q4", "q4"], ["q8", "q8"], ["q3", "q3"]]);
   }
 });
 

@@ -54,6 +54,10 @@ const VECTORS: Readonly<Record<Exclude<BlockType, "MXFP4">, Vector>> = {
   IQ4_XS: { scaleAt: 0, bytes: { 2: 0b0110, 3: 0b11000000, 4: 0xf1, 8: 0xf0, 24: 0x08, 135: 0x90 },
     values: [[0, -127], [16, 113], [1, -127], [32, -1], [33, 127], [255, 16 * 13], [254, 16 * -127], [64, -32 * -127]] },
   Q2_32: { scaleAt: 0, bytes: { 2: 0b11100100, 9: 0b01 }, values: [[0, -3], [4, -1], [8, 1], [12, 3], [19, -1], [1, -3]] },
+  // Values 0, 4 and 24 in byte 2 (bits 0-2, 3-5; 6-7 with bit 6 of byte 10): 1, 6, 2 + 4. Values 9 and 13 in byte 7, 29 in its bits 6-7 with bit 7 of
+  // byte 11: 7, 2, 1 + 4. Values 19 and 23 in byte 13: 5, 3. Each less 4.
+  Q3_32: { scaleAt: 0, bytes: { 2: 0b10110001, 7: 0b01010111, 10: 0b01000000, 11: 0b10000000, 13: 0b00011101 },
+    values: [[0, -3], [4, 2], [24, 2], [9, 3], [13, -2], [29, 1], [19, 1], [23, -1], [1, -4], [28, -4], [25, -4], [31, -4]] },
 };
 
 /** [bits, value]: an ordinary one, negative ones, zeros, subnormals, the largest. */

@@ -12,7 +12,7 @@ import { openTinyGguf, openTinyHuggingFace, packToMemory } from "../../support/p
 import { TINY_ARCHITECTURES, tinyModel } from "../../support/tiny-models.ts";
 
 const packed = async (checkpoint: Checkpoint, quant: Quant | string): Promise<PackManifest> => {
-  const named = ["q8", "q4", "q2", "source"].includes(quant);
+  const named = ["q8", "q4", "q3", "q2", "source"].includes(quant);
   return (await packToMemory(checkpoint, { quant: named ? quant as Quant : parseBitPlan(quant, checkpoint.config) })).summary.manifest;
 };
 
@@ -22,7 +22,7 @@ const contents = ({ quantization: _, ...manifest }: PackManifest): object => man
 describe.each(TINY_ARCHITECTURES)("%s", (architecture) => {
   it("is byte for byte the pack of one format where the plan says the same", async () => {
     const checkpoint = await openTinyHuggingFace(tinyModel(architecture, 71));
-    for (const [plan, quant] of [["all=8", "q8"], ["all=4; embed=8; head=8", "q4"], ["all=2; embed=8; head=8", "q2"]] as const) {
+    for (const [plan, quant] of [["all=8", "q8"], ["all=4; embed=8; head=8", "q4"], ["all=3; embed=8; head=8", "q3"], ["all=2; embed=8; head=8", "q2"]] as const) {
       const [byPlan, byQuant] = [await packed(checkpoint, plan), await packed(checkpoint, quant)];
       expect(contents(byPlan)).toEqual(contents(byQuant));
       expect(byPlan.quantization).toEqual({ ...byQuant.quantization, requested: plan });
@@ -32,11 +32,11 @@ describe.each(TINY_ARCHITECTURES)("%s", (architecture) => {
 
 it("gives each matrix its format, in the size that is accounted, and leaves the rest as the file has it", async () => {
   const checkpoint = await openTinyHuggingFace(tinyModel("qwen3_moe", 72));
-  const text = "attn=4; routed=2; exp[l1e3]=8; exp[l0e2].down=4; attn[l1]=16";
+  const text = "attn=4; routed=2; exp[l1e3]=8; exp[l0e2].down=4; exp[l1e4].gateUp=3; attn[l1]=16";
   const manifest = await packed(checkpoint, text);
   expect(["embed", "layers.0.q", "layers.1.q", "layers.0.router", "head"].map((name) => manifest.blobs[name]!.format)).toEqual(["bf16", "q4", "bf16", "f32", "bf16"]);
   const expert = (layer: number, n: number): readonly string[] => manifest.experts.filter((of) => of.layer === layer && of.expert === n).map(({ gateUp, down }) => `${gateUp}+${down}`);
-  expect([expert(0, 0), expert(1, 3), expert(0, 2)]).toEqual([["q2+q2"], ["q8+q8"], ["q2+q4"]]);
+  expect([expert(0, 0), expert(1, 3), expert(0, 2), expert(1, 4)]).toEqual([["q2+q2"], ["q8+q8"], ["q2+q4"], ["q3+q2"]]);
   const plan = parseBitPlan(text, checkpoint.config);
   const account = accountBits(checkpoint, { typeOf: (place) => typeOfFormat(formatOf(place, plan)) });
   expect(8 * manifest.experts.flatMap(({ segments }) => segments).reduce((sum, { bytes }) => sum + bytes, 0)).toBe(account.parts.get("routed")!.bits);

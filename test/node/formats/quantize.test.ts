@@ -7,7 +7,8 @@ import { encodeRows, noLoss } from "../../../formats/quantize.ts";
 import { BLOCK_ENCODERS, type QuantizedType } from "../../../formats/quantize-blocks.ts";
 import { KERNEL_TYPES, type StoredType, formatOfType, storedBlock, storedRowBytes } from "../../../formats/stored-types.ts";
 import { blankRowBlock, placeRows, untileMatrix } from "../../../formats/tiles.ts";
-import { type MatrixFormat, matrixBytes } from "../../../model/kernels.ts";
+import { type MatrixFormat, formatCode, matrixBytes } from "../../../model/kernels.ts";
+import { createScalarKernels } from "../../../model/scalar-kernels.ts";
 import { SeededRandom } from "../../support/seeded-random.ts";
 
 const encode = (type: QuantizedType, values: number[], nCols = values.length, loss = noLoss()): Uint8Array =>
@@ -128,6 +129,61 @@ describe("Q2_32", () => {
   });
 });
 
+describe("Q3_32", () => {
+  it("has the levels -4 to 3, of a scale of either sign, and eight values of 32 in three bytes", () => {
+    for (const scale of [0.5, -0.5]) {
+      const values = Array.from({ length: 32 }, (_, k) => ((k * 3 + (k >> 3)) % 8 - 4) * scale);
+      const bytes = encode("Q3_32", values);
+      expect([bytes.length, scaleOf(bytes)]).toEqual([14, scale]);
+      for (let j = 0; j < 4; j++) {
+        const code = (n: number): number => values[4 * n + j]! / scale + 4;
+        const [first, second, last] = [bytes[2 + j]!, bytes[6 + j]!, bytes[10 + j]!];
+        expect(first).toBe(code(0) + 8 * code(1) + 64 * (code(6) % 4));
+        expect(second).toBe(code(2) + 8 * code(3) + 64 * (code(7) % 4));
+        expect(last).toBe(code(4) + 8 * code(5) + 64 * Math.floor(code(6) / 4) + 128 * Math.floor(code(7) / 4));
+      }
+      expect(decode("Q3_32", bytes, 32).map((y) => y + 0)).toEqual(values.map((x) => x + 0)); // -0 is 0
+    }
+  });
+
+  it("puts the extreme at -4, at 3 or beyond the levels, whichever errs least", () => {
+    expect(scaleOf(encode("Q3_32", group(4, -3, 3, -3, 2, -2, 1, -1)))).toBe(-1);
+    expect(scaleOf(encode("Q3_32", group(3, -3, 3, -3, 2, -2, 1, -1)))).toBe(1); // at -4 the extreme's scale would be -0.75
+    const random = new SeededRandom(24);
+    const ends = new Set<string>();
+    for (let round = 0; round < 60; round++) {
+      const values = Array.from({ length: 32 }, () => Math.fround(random.normal()));
+      const extreme = values.reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a));
+      const tried = [-4, 3].flatMap((end) => Array.from({ length: 7 }, (_, i) => Math.f16round((extreme * (16 - i)) / (16 * end))));
+      const errors = tried.map((scale) => values.reduce((sum, x) => sum + Math.min(...[-4, -3, -2, -1, 0, 1, 2, 3].map((level) => (x - scale * level) ** 2)), 0));
+      const bytes = encode("Q3_32", values);
+      const best = tried.indexOf(scaleOf(bytes));
+      expect(errors[best]).toBeCloseTo(Math.min(...errors), 12);
+      expect(decode("Q3_32", bytes, 32).reduce((sum, y, i) => sum + (y - values[i]!) ** 2, 0)).toBeCloseTo(errors[best]!, 12);
+      ends.add(`${best < 7 ? -4 : 3} ${best % 7 > 0 ? "cut off" : "held"}`);
+    }
+    expect([...ends].sort()).toEqual(["-4 cut off", "-4 held", "3 cut off", "3 held"]);
+  });
+
+  it("errs less than with the extreme at -4, where that pays", () => {
+    const random = new SeededRandom(22);
+    const values = Array.from({ length: 3200 }, () => random.normal());
+    const loss = noLoss();
+    encode("Q3_32", values, 32, loss);
+    let plain = 0;
+    for (let at = 0; at < values.length; at += 32) {
+      const block = values.slice(at, at + 32);
+      const scale = block.reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a)) / -4;
+      plain += block.reduce((sum, x) => sum + (x - scale * Math.max(-4, Math.min(3, Math.floor(x / scale + 0.5)))) ** 2, 0);
+    }
+    expect(loss.errorSquares).toBeLessThan(0.95 * plain);
+    // Eight levels hold normal values at 0.194 of their size at best (Lloyd-Max, evenly spaced); per group of 32 it is below that.
+    const relative = Math.sqrt(loss.errorSquares / loss.squares);
+    expect(relative).toBeGreaterThan(0.15);
+    expect(relative).toBeLessThan(0.194);
+  });
+});
+
 describe("Q4_K", () => {
   it("fits scales and minima at least as well as Q4_1's own, before their 6 bits", () => {
     const random = new SeededRandom(23);
@@ -216,7 +272,7 @@ describe.each(Object.keys(BLOCK_ENCODERS) as QuantizedType[])("%s", (type) => {
     const loss = noLoss();
     encode(type, [...group(1e-9), ...group(1e-4), ...group(0)], 32, loss);
     // 1e-9 is lost everywhere. 1e-4 over Q4_K's 15 * 63 steps is a subnormal f16, over Q6_K's 32 * 128 none; MXFP4 has no f16.
-    expect([loss.zeroScales, loss.subnormalScales]).toEqual({ MXFP4: [0, 0], Q4_K: [1, 1], Q6_K: [2, 0], Q8_0: [1, 1], Q4_0: [1, 1], Q4_1: [1, 1], Q2_32: [1, 1] }[type]);
+    expect([loss.zeroScales, loss.subnormalScales]).toEqual({ MXFP4: [0, 0], Q4_K: [1, 1], Q6_K: [2, 0], Q8_0: [1, 1], Q4_0: [1, 1], Q4_1: [1, 1], Q2_32: [1, 1], Q3_32: [1, 1] }[type]);
   });
 });
 
@@ -253,6 +309,20 @@ describe("tiles", () => {
       const rows = Uint8Array.from({ length: nRows * storedRowBytes(type, nCols) }, () => random.below(256));
       const tiles = tile(formatOfType(type), rows, nRows, nCols);
       expect(untileMatrix(formatOfType(type), tiles, nRows, nCols)).toEqual(rows);
+    }
+  });
+
+  it.each(Object.keys(BLOCK_ENCODERS) as QuantizedType[])("%s means in tiles what it means in rows, as the scalar reference reads them", (type) => {
+    const [nRows, nCols] = [40, 288];
+    const rows = encode(type, Array.from({ length: nRows * nCols }, () => random.normal()), nCols);
+    const tiles = tile(formatOfType(type), rows, nRows, nCols);
+    const memory = new WebAssembly.Memory({ initial: Math.ceil(tiles.length / 65536) + 1 });
+    new Uint8Array(memory.buffer, 65536).set(tiles);
+    const kernels = createScalarKernels(memory);
+    const decoded = decode(type, rows, nCols);
+    for (const row of [0, 1, 31, 32, 39]) {
+      kernels.readRow(formatCode(formatOfType(type)), 65536, nCols, row, 0);
+      expect([...new Float32Array(memory.buffer, 0, nCols)]).toEqual(decoded.slice(row * nCols, (row + 1) * nCols));
     }
   });
 

@@ -13,7 +13,7 @@ const N_ROWS = 48;
 const N_COLS = 512;
 const N_TOKENS = 3;
 
-describe.each(["q8", "q4", "q4m", "q4k", "q2", "mxfp4", "q6k"] as const)("%s", (format) => {
+describe.each(["q8", "q4", "q4m", "q4k", "q2", "mxfp4", "q6k", "q3"] as const)("%s", (format) => {
   test.each(["scalar", ...KERNEL_VARIANTS] as const)("%s: within 1e-6 of the sum of magnitudes, read through readRow and f64", (name) => {
     const memory = new WebAssembly.Memory({ initial: 16 });
     const scalar = createScalarKernels(memory);
@@ -23,7 +23,7 @@ describe.each(["q8", "q4", "q4m", "q4k", "q2", "mxfp4", "q6k"] as const)("%s", (
     const bytes = Uint8Array.from({ length: matrixBytes(format, N_ROWS, N_COLS) }, () => Math.floor(random() * 256));
     // f16 scales, and minima where there are any, at the head of every tile; bytes of E8M0 for mxfp4.
     const halves = new Uint16Array(bytes.buffer);
-    const nHalves = { q8: 32, q4: 32, q4m: 64, q4k: 64, q2: 32, mxfp4: 0, q6k: 32 }[format];
+    const nHalves = { q8: 32, q4: 32, q4m: 64, q4k: 64, q2: 32, mxfp4: 0, q6k: 32, q3: 32 }[format];
     for (let tile = 0; tile < bytes.length; tile += tileBytes(format)) {
       for (let r = 0; r < nHalves; r++) halves[tile / 2 + r] = 0x2000 + Math.floor(random() * 0x800);
       if (format === "mxfp4") for (let r = 0; r < 32; r++) bytes[tile + r] = 118 + Math.floor(random() * 8);

@@ -57,7 +57,7 @@ describe("layouts of section 3", () => {
   });
 
   /** Runs [40, 64] against rows of values spelled out in f64; every product here is exact in f32. */
-  const check = (format: "q4m" | "q4k" | "q2" | "mxfp4" | "q6k", value: (r: number, k: number) => number): void => {
+  const check = (format: "q4m" | "q4k" | "q2" | "mxfp4" | "q6k" | "q3", value: (r: number, k: number) => number): void => {
     const row = layRow();
     kernels.matmul(formatCode(format), W, 40, 64, AUX, 1, Y, 256, SCRATCH);
     for (let r = 0; r < 40; r++) expect(f32[Y / 4 + r]).toBe(row.reduce((sum, x, k) => sum + x * value(r, k), 0));
@@ -145,6 +145,26 @@ describe("layouts of section 3", () => {
       }
     }
     check("q2", (r, k) => (k < 32 ? 0.5 : -2) * [-3, -1, 1, 3][pair(r, k)]!);
+  });
+
+  test("q3: eight k in three bytes, two to a byte and two more in the upper bits", () => {
+    clear(2 * 2 * 448);
+    expect(matrixBytes("q3", 40, 64)).toBe(2 * 2 * 448);
+    const three = (r: number, k: number) => (r * 5 + k * 3 + (k >> 3)) % 8;
+    for (let r = 0; r < 40; r++) {
+      for (const g of [0, 1]) {
+        const tile = W + (Math.floor(r / 32) * 2 + g) * 448;
+        u16[tile / 2 + (r % 32)] = g === 0 ? ONE_HALF : 0xc000; // 0.5, -2
+        for (let j = 0; j < 4; j++) {
+          const [n0, n1, n2, n3, n4, n5, n6, n7] = Array.from({ length: 8 }, (_, n) => three(r, 32 * g + 4 * n + j)) as [number, number, number, number, number, number, number, number];
+          const at = tile + 64 + (r % 32) * 4 + j;
+          u8[at] = n0 + 8 * n1 + 64 * (n6 % 4);
+          u8[at + 128] = n2 + 8 * n3 + 64 * (n7 % 4);
+          u8[at + 256] = n4 + 8 * n5 + 64 * Math.floor(n6 / 4) + 128 * Math.floor(n7 / 4);
+        }
+      }
+    }
+    check("q3", (r, k) => (k < 32 ? 0.5 : -2) * (three(r, k) - 4));
   });
 
   test("mxfp4: E2M1 codes times 2^(e - 127)", () => {

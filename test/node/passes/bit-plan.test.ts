@@ -14,7 +14,7 @@ const typesOf = (text: string, ...names: readonly string[]): (string | null)[] =
 it("names structures", () => {
   expect(typesOf("attn=4; shared=8; routed=2; embed=8", "layers.0.q", "layers.1.kB.3", "layers.1.shared.gate", "layers.0.shared.gate", "layers.2.experts.7.down", "embed", "head"))
     .toEqual(["Q4_0", "Q4_0", "Q8_0", null, "Q2_32", "Q8_0", null]);
-  expect(typesOf("dense=4", "layers.0.shared.down", "layers.1.shared.down")).toEqual(["Q4_0", null]);
+  expect(typesOf("dense=4; shared=3", "layers.0.shared.down", "layers.1.shared.down")).toEqual(["Q4_0", "Q3_32"]);
 });
 
 it("lets later rules take precedence, by layers, experts and matrices", () => {
@@ -31,7 +31,7 @@ it("leaves routers, norms and vectors alone", () => {
 
 it.each([
   ["", "The bit plan has no rule; expected such as \"attn=8; routed=4\"."],
-  ["attn=3", "The bit plan's rule \"attn=3\" does not end in =2, =4, =8, =16: the widths that kernels have, and 16 for as it is."],
+  ["attn=5", "The bit plan's rule \"attn=5\" does not end in =2, =3, =4, =8, =16: the widths that kernels have, and 16 for as it is."],
   ["attn", "The bit plan's rule \"attn\" does not end in"],
   ["attn=4=8", "does not end in"],
   ["experts=4", "The bit plan's rule \"experts=4\" names no part of a model; expected all, embed, head, attn, dense, shared, routed, perhaps with layers such as routed[l0-3], or one expert such as exp[l1e3], perhaps .gateUp or .down behind."],

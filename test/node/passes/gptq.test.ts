@@ -10,7 +10,7 @@ import { GRIDS, type GroupScale } from "../../../passes/grids.ts";
 import { Hessian, outputError } from "../../../passes/hessian.ts";
 import { SeededRandom } from "../../support/seeded-random.ts";
 
-const TYPES: readonly GroupType[] = ["Q8_0", "Q4_0", "Q4_1", "Q2_32"];
+const TYPES: readonly GroupType[] = ["Q8_0", "Q4_0", "Q4_1", "Q2_32", "Q3_32"];
 const N = 64;
 
 /** Inputs of a few common directions and some noise, as activations are. */
@@ -99,6 +99,27 @@ it.each(TYPES)("without correlations %s is rounded to the nearest of the best gr
     for (let i = g; i < g + 32; i++) expect(values[i]).toBe(Math.fround(GRIDS[type].value(GRIDS[type].code(x[i]!, of), of)));
   }
   expect(nearest(weights, 2, N, type)).toEqual({ type, values, bytes });
+});
+
+it.each([
+  ["Q8_0", [-127, -126, -1, 0, 1, 126, 127]], ["Q4_0", [-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7]], ["Q2_32", [-3, -1, 1, 3]], ["Q3_32", [-4, -3, -2, -1, 0, 1, 2, 3]],
+] as const)("%s has its levels and rounds to the nearest of them", (type, levels) => {
+  for (const scale of [0.5, ...(type === "Q4_0" || type === "Q3_32" ? [-0.5] : [])]) {
+    const of: GroupScale = { scale, min: 0 };
+    const grid = GRIDS[type];
+    for (const level of levels) {
+      expect(grid.value(grid.code(level * scale, of), of) + 0).toBe(level * scale + 0); // -0 is 0
+      expect(grid.value(grid.code((level + 0.4) * scale, of), of) + 0).toBe(level * scale + 0);
+      expect(grid.value(grid.code((level - 0.4) * scale, of), of) + 0).toBe(level * scale + 0);
+    }
+    for (const end of [levels[0]!, levels.at(-1)!]) expect(grid.value(grid.code(end * 3 * scale, of), of)).toBe(end * scale);
+    // What lies on a grid is found, whatever it weighs.
+    if (type === "Q8_0") continue;
+    const x = Float64Array.from({ length: 32 }, (_, i) => levels[(5 * i) % levels.length]! * scale);
+    const found: GroupScale = { scale: 0, min: 0 };
+    grid.fit(x, 0, Float64Array.from({ length: 32 }, (_, i) => 1 + i), 0, found);
+    expect(found).toEqual(of);
+  }
 });
 
 it("a Hessian with weights of one is the plain one, bit for bit; with others it is the sum it says", () => {

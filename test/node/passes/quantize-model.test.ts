@@ -79,8 +79,8 @@ describe.each(TINY_ARCHITECTURES)("%s", (architecture) => {
 it("takes each expert's Hessian from the tokens that chose it, behind what is quantised already", async () => {
   const checkpoint = await tiny("qwen3_moe");
   const sequences = sequencesOf(1, 24, 40);
-  for (const weighting of ["count", "affinity"] as const) {
-    const { model } = await quantized(checkpoint, "routed=2", { weighting, sequences });
+  for (const [weighting, plan, type] of [["count", "routed=2", "Q2_32"], ["affinity", "routed=2", "Q2_32"], ["count", "routed=3", "Q3_32"]] as const) {
+    const { model } = await quantized(checkpoint, plan, { weighting, sequences });
     // Layer 1 again by hand: through layer 0 as it was written.
     const layered = await LayeredModel.open(checkpointWeights(model, 40), sequences, kernelModules());
     await layered.runLayer(0);
@@ -91,15 +91,15 @@ it("takes each expert's Hessian from the tokens that chose it, behind what is qu
       expect(hessian.rows).toBeGreaterThan(32);
       const name = `layers.1.experts.${expert}.up`;
       const [place, found] = [checkpoint.place(name), model.place(name)];
-      const expected = gptq(await checkpoint.readF32(name), place.nRows, place.nCols, hessian.matrix(), { type: "Q2_32", actOrder: false, damping: 0.01 });
-      expect(decodeRows("Q2_32", await model.readRows(found, 0, found.nRows), found.nRows, found.nCols)).toEqual(expected.values);
+      const expected = gptq(await checkpoint.readF32(name), place.nRows, place.nCols, hessian.matrix(), { type, actOrder: false, damping: 0.01 });
+      expect(decodeRows(type, await model.readRows(found, 0, found.nRows), found.nRows, found.nCols)).toEqual(expected.values);
     }
   }
 });
 
 it("is closer to the model than rounding to the nearest, on texts it has not seen", async () => {
   const checkpoint = await tiny("qwen3_moe");
-  for (const plan of ["all=4", "routed=2"]) {
+  for (const plan of ["all=4", "routed=3", "routed=2"]) {
     const nearest = await distance(checkpoint, (await quantized(checkpoint, plan, { method: "nearest", sequences: [] })).model);
     for (const actOrder of [false, true]) expect(await distance(checkpoint, (await quantized(checkpoint, plan, { actOrder })).model)).toBeLessThan(0.95 * nearest);
   }
