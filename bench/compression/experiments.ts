@@ -70,6 +70,11 @@ export function experiments(model: MeasuredModel): Experiment[] {
       row("mixed", "2.5 bits, least squared error, down apart", s, [["bits", "--by", "error", "--bits", "2.5", ...text(s)], gptq(`${TRUNK}; {plan}`, s)]),
       row("mixed", "2.5 bits, drawn", s, [gptq(randomPlan(model, s), s)]),
     ]),
+    ...SAMPLES.flatMap((s) => [
+      row("mixed", "3 bits of 2 and 4, least squared error, down apart", s, [["bits", "--by", "error", "--bits", "3", ...text(s)], gptq(`${TRUNK}; {plan}`, s)]),
+      row("mixed", "3 bits, GPTQ", s, [gptq(`${TRUNK}; routed=3`, s)]),
+      row("mixed", "3 bits of 2, 3 and 4, least squared error, down apart", s, [["bits", "--by", "error", "--bits", "3", "--widths", "2,3,4", ...text(s)], gptq(`${TRUNK}; {plan}`, s)]),
+    ]),
     ...["math", "novel", "docs-zh", "code-c"].flatMap((domain) => [
       row("prune", `${domain}: all experts`, 1, [], domain, "f32"),
       ...SAMPLES.flatMap((s) => [
