@@ -61,7 +61,7 @@ export function defaultSpace(config: Pick<ModelConfig, "layerFfns" | "nExperts" 
   const keep = Math.max(topK, nGroups * Math.round((0.75 * nExperts) / nGroups));
   const merge: PassCall = { pass: "merge", options: { share: 0.75, join: config.expertIntermediateSize <= config.hiddenSize ? "neurons" : "mean", seed, ...text } };
   const experts: Candidate[] = [
-    [nearest("all=8; routed=4")], [gptq("all=8; routed=4")], [{ pass: "bits", options: { by: "error", bits: 3, ...text } }, gptq("all=8; $plan")], [gptq("all=8; routed=2")],
+    [nearest("all=8; routed=4")], [gptq("all=8; routed=4")], [{ pass: "bits", options: { by: "error", bits: 3, widths: "2,3,4", ...text } }, gptq("all=8; $plan")], [gptq("all=8; routed=2")],
     [merge, nearest("all=8")], [merge, nearest("all=8; routed=4")],
   ];
   const pruned: Candidate[] = keep < nExperts ? [[], [{ pass: "prune", options: { keep, ...text } }]] : [[]];
