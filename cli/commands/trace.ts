@@ -6,10 +6,12 @@ import { type Command, InvalidArgumentError } from "commander";
 import { readFileSync, statSync } from "node:fs";
 import { readTrace, TRACE_COLUMNS, traceHeader, traceHeaderBytes, traceRecords, type Trace, type TraceColumn, type TraceHeader, type TraceRecord } from "../../formats/trace.ts";
 import { ExpertLoad, type LayerLoad } from "../../fleet/expert-load.ts";
+import { type LayerLocality, TraceLocality } from "../../fleet/trace-locality.ts";
 import { RoutingNotes } from "../../passes/routing-notes.ts";
 import { openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
 import { readText } from "../read-text.ts";
+import { showTable } from "../sizes.ts";
 import { writeWhole } from "../whole-file.ts";
 
 interface TraceOptions {
@@ -17,6 +19,7 @@ interface TraceOptions {
   readonly out?: string;
   readonly columns?: readonly TraceColumn[];
   readonly key?: string;
+  readonly locality?: boolean;
   readonly json?: boolean;
 }
 
@@ -28,6 +31,7 @@ export function register(program: Command): void {
     .option("--out <file>", "write the trace here (docs/formats.md)")
     .option("--columns <names>", `what to write of each token and layer: ${TRACE_COLUMNS.join(", ")}, or all`, columnsOf)
     .option("--key <key>", "API key with the scope admin, for an address; otherwise the variable WORKERS_MOE_KEY")
+    .option("--locality", "also say how local routing is in time: segments that few experts serve, and what caches of experts would hit (docs/planning.md)")
     .option("--json", "print one JSON document")
     .action(trace);
 }
@@ -43,52 +47,58 @@ function columnsOf(text: string): TraceColumn[] {
 async function trace(source: string, options: TraceOptions): Promise<void> {
   const routed = await routingOf(source, options);
   const load = routed.load.layers;
+  const locality = routed.locality?.layers();
   const { model, packHash, nExperts, topK } = routed.header;
   if (options.json === true) {
     process.stdout.write(`${JSON.stringify({
       model, packHash, experts: nExperts, expertsPerToken: topK, requests: routed.requests, ...(options.out === undefined ? {} : { out: options.out }),
-      layers: load.map(({ chosen, ...layer }) => ({ ...layer, chosen: Array.from(chosen) })),
+      layers: load.map(({ chosen, ...layer }) => ({ ...layer, chosen: Array.from(chosen) })), ...(locality === undefined ? {} : { locality }),
     })}\n`);
     return;
   }
   process.stdout.write(`${model}: ${load[0]?.tokens ?? 0} tokens of ${routed.requests} ${routed.requests === 1 ? "request" : "requests"}, ${topK} of ${nExperts} experts per token and layer.\n${showLoad(load, nExperts)}`);
+  if (locality !== undefined) process.stdout.write(showLocality(locality));
   if (options.out !== undefined) process.stdout.write(`${options.out} has ${routed.records} records.\n`);
 }
 
 interface Routed {
   readonly header: TraceHeader;
   readonly load: ExpertLoad;
+  /** Where it was asked for. */
+  readonly locality: TraceLocality | undefined;
   readonly records: number;
   readonly requests: number;
 }
 
-async function routingOf(source: string, { text, out, columns, key, json }: TraceOptions): Promise<Routed> {
+async function routingOf(source: string, { text, out, columns, key, locality, json }: TraceOptions): Promise<Routed> {
   const quiet = json === true;
   if (columns !== undefined && (text === undefined || out === undefined)) throw new Error("--columns goes with --text and --out: it says what is written of a text.");
   if (/^https?:\/\//.test(source)) {
     if (text !== undefined) throw new Error("An address was given together with --text; a served model's trace is of its own traffic. Give the folder of a pack for a text.");
     const bytes = await download(source, key ?? process.env["WORKERS_MOE_KEY"]);
     await writeWhole(out, (write) => write(bytes));
-    return recordsOf(readTrace(bytes, source));
+    return recordsOf(readTrace(bytes, source), locality === true);
   }
   if (statSync(source, { throwIfNoEntry: false })?.isFile() === true) {
     if (text !== undefined || out !== undefined) throw new Error(`${source} is a file; --text and --out go with the folder of a pack.`);
-    return recordsOf(readTrace(readFileSync(source), source));
+    return recordsOf(readTrace(readFileSync(source), source), locality === true);
   }
   if (text === undefined) throw new Error(`${source} is neither a trace file nor an address, so --text must say which text its experts are to be traced over.`);
   const model = await openPack(source);
-  return traceText(model, readText(text), text, out, quiet, columns);
+  return traceText(model, readText(text), text, out, quiet, { columns, withLocality: locality === true });
 }
 
-function recordsOf(trace: Trace): Routed {
+function recordsOf(trace: Trace, withLocality: boolean): Routed {
   const load = new ExpertLoad(trace.header);
+  const locality = withLocality ? new TraceLocality(trace.header) : undefined;
   const requests = new Set<number>();
   for (let i = 0; i < trace.length; i++) {
     const record = trace.record(i);
     load.add(record);
+    locality?.add(record);
     requests.add(record.request);
   }
-  return { header: trace.header, load, records: trace.length, requests: requests.size };
+  return { header: trace.header, load, locality, records: trace.length, requests: requests.size };
 }
 
 async function download(address: string, key: string | undefined): Promise<Uint8Array> {
@@ -107,7 +117,7 @@ async function download(address: string, key: string | undefined): Promise<Uint8
 }
 
 /** Every token of a text once, in windows of the context length; each window is a request, begun with BOS where the tokenizer adds one. */
-export async function traceText({ engine, tokenizer, manifest, packHash }: LocalModel, text: string, name: string, out: string | undefined, quiet: boolean, columns?: readonly TraceColumn[]): Promise<Routed> {
+export async function traceText({ engine, tokenizer, manifest, packHash }: LocalModel, text: string, name: string, out: string | undefined, quiet: boolean, { columns, withLocality = false }: { readonly columns?: readonly TraceColumn[] | undefined; readonly withLocality?: boolean } = {}): Promise<Routed> {
   if (tokenizer === null) throw new Error(`The pack "${manifest.id}" has no tokenizer, which trace needs.`);
   const { config } = manifest;
   const header = traceHeader({ manifest, packHash }, columns);
@@ -117,6 +127,7 @@ export async function traceText({ engine, tokenizer, manifest, packHash }: Local
   const before = manifest.tokenizer?.addBos === true && config.bosTokenId !== null ? [config.bosTokenId] : [];
   const room = engine.contextLength - before.length;
   const load = new ExpertLoad(header);
+  const locality = withLocality ? new TraceLocality(header) : undefined;
   let [records, requests] = [0, 0];
   await writeWhole(out, async (write) => {
     write(traceHeaderBytes(header));
@@ -125,7 +136,10 @@ export async function traceText({ engine, tokenizer, manifest, packHash }: Local
       for (let start = 0; start < ids.length; start += room, requests++) {
         await routeWindow(engine, [...before, ...ids.slice(start, start + room)], header.columns, (nDone, notes) => {
           const found = notes.take(requests);
-          for (const record of found) load.add(record);
+          for (const record of found) {
+            load.add(record);
+            locality?.add(record);
+          }
           records += found.length;
           write(traceRecords(header, found));
           bar.update(Math.min(ids.length, start + nDone));
@@ -135,7 +149,7 @@ export async function traceText({ engine, tokenizer, manifest, packHash }: Local
       bar.stop();
     }
   });
-  return { header, load, records, requests };
+  return { header, load, locality, records, requests };
 }
 
 /** Evaluates one sequence; after each chunk hands out how many of its tokens are done, and what was noted. */
@@ -162,4 +176,18 @@ function showLoad(load: readonly LayerLoad[], nExperts: number): string {
   });
   const widths = [0, 1, 2, 3].map((column) => Math.max(...lines.map((line) => line[column]!.length)));
   return lines.map((line) => `${line.map((cell, i) => (i < 4 ? cell.padEnd(widths[i]!) : cell)).join("  ")}\n`).join("");
+}
+
+const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
+
+/** SRP by layer and length, then hit rates by layer and size. */
+function showLocality(layers: readonly LayerLocality[]): string {
+  const mean = (value: (of: LayerLocality) => number): number => layers.reduce((sum, of) => sum + value(of), 0) / layers.length;
+  const rows = (layer: LayerLocality): [string, string][] => [
+    ...layer.segments.map(({ segmentTokens, srp, interval, rho }): [string, string] => [`  segments of ${segmentTokens}`, `SRP ${srp.toFixed(3)}${interval === null ? "" : ` (${interval[0].toFixed(3)} to ${interval[1].toFixed(3)})`}, ${rho.toFixed(2)} times the places asked for`]),
+    ...layer.caches.map(({ experts, recentlyUsed, segment, best }): [string, string] => [`  cache of ${experts}`, `LRU ${percent(recentlyUsed)}, SCH ${percent(segment)}, best possible ${percent(best)} of choices hit`]),
+  ];
+  const [, advised] = layers[0]?.caches ?? [];
+  const advice = advised === undefined ? "" : `A cache of ${advised.experts} experts a layer, twice those of a token, would serve ${percent(mean(({ caches }) => caches[1]!.recentlyUsed))} of choices by LRU, and ${percent(mean(({ caches }) => caches[1]!.best))} at best.\n`;
+  return `${layers.map((layer) => `layer ${layer.layer}\n${showTable(rows(layer))}`).join("")}${advice}`;
 }

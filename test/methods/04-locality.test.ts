@@ -4,6 +4,7 @@ import { describe, expect, it } from "vitest";
 import { bestHits, recentlyUsedHits, segmentCacheHits } from "../../fleet/expert-caches.ts";
 import { bestThreshold, type RoutedText, segmentCounts, segmentRouting } from "../../fleet/routing-locality.ts";
 import { stickyZipf } from "../../fleet/synthetic-routing.ts";
+import { TraceLocality } from "../../fleet/trace-locality.ts";
 import { SeededRandom } from "../support/seeded-random.ts";
 
 const HAND: RoutedText = [[0, 1], [1, 2], [2, 3], [0, 1], [1, 2], [3, 0]];
@@ -178,5 +179,42 @@ describe("sticky Zipf routing (64 experts, 8 of them)", () => {
     }
     expect(share(recentlyUsedHits([sticky], 16))).toBeGreaterThan(0.75);
     expect(share(bestHits([sticky], 16))).toBeGreaterThanOrEqual(share(segmentCacheHits([sticky], 16, 16)));
+  });
+});
+
+describe("of a trace", () => {
+  const random = new SeededRandom(44);
+  const texts = [0, 1, 2, 3, 4].map((seed) => stickyZipf({ nExperts: 16, topK: 2, nTokens: 30 + 10 * seed, exponent: 1, stay: 0.5, seed }));
+  const records = texts.flatMap((text, request) => text.map((ids, token) => ({ request, token, layer: 3, ids })));
+  const collected = (of: typeof records): ReturnType<TraceLocality["layers"]> => {
+    const locality = new TraceLocality({ moeLayers: [1, 3], nExperts: 16, topK: 2 });
+    for (const record of of) locality.add(record);
+    return locality.layers();
+  };
+
+  it("is what its texts give, whatever the order of records, with an interval about it", () => {
+    const [empty, layer] = collected(records);
+    expect(empty).toMatchObject({ layer: 1, tokens: 0, segments: [], caches: [{ experts: 2, best: 0 }, { experts: 4 }, { experts: 8 }] });
+    const tokens = texts.reduce((sum, { length }) => sum + length, 0);
+    expect(layer).toMatchObject({ layer: 3, tokens });
+    // Texts of 30 to 70 tokens: no window of 256, and windows of 64 in the last one alone.
+    expect(layer!.segments.map(({ segmentTokens, windows, interval }) => [segmentTokens, windows, interval === null])).toEqual([[4, tokens - 15, false], [16, tokens - 75, false], [64, 7, true]]);
+    for (const { segmentTokens, srp, alpha, rho, interval } of layer!.segments) {
+      expect({ srp, alpha, rho }).toEqual((({ srp, alpha, rho }) => ({ srp, alpha, rho }))(segmentRouting(texts, 16, segmentTokens)));
+      if (interval === null) continue;
+      expect(interval[0]).toBeLessThan(srp);
+      expect(interval[1]).toBeGreaterThan(srp);
+      expect(interval[1] - interval[0]).toBeLessThan(0.2);
+    }
+    for (const { experts, recentlyUsed, segment, best } of layer!.caches) {
+      expect([recentlyUsed, segment, best]).toEqual([recentlyUsedHits(texts, experts), segmentCacheHits(texts, experts, 16), bestHits(texts, experts)].map(({ hits, of }) => hits / of));
+    }
+    const shuffled = [...records].sort(() => random.uniform() - 0.5);
+    expect(collected(shuffled)).toEqual([empty, layer]);
+    expect(() => collected([{ ...records[0]!, layer: 2 }])).toThrow("A record is of layer 2; the layers with experts are 1, 3.");
+  });
+
+  it("of one text has no interval: there is nothing to draw from", () => {
+    expect(collected(records.filter(({ request }) => request === 0))[1]!.segments.map(({ interval }) => interval)).toEqual([null, null]);
   });
 });

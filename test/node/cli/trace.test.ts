@@ -98,4 +98,16 @@ describe("trace", () => {
     expect(existsSync(join(folder, "refused.trace"))).toBe(false);
     expect(existsSync(join(folder, "refused.trace.partial"))).toBe(false);
   });
+
+  it("says how local routing is, the same of a text and of its file", async () => {
+    const [ofText, ofFile] = [await run(["trace", pack.folder, "--text", "text.txt", "--locality", "--json"]), await run(["trace", "text.trace", "--locality", "--json"])];
+    expect([ofText.code, ofFile.code]).toEqual([0, 0]);
+    const { locality } = JSON.parse(ofText.stdout) as { locality: { layer: number; segments: { srp: number }[]; caches: { recentlyUsed: number; segment: number; best: number }[] }[] };
+    expect((JSON.parse(ofFile.stdout) as { locality: unknown }).locality).toEqual(locality);
+    expect(locality.map(({ layer }) => layer)).toEqual([0, 1]);
+    for (const { caches } of locality) for (const { recentlyUsed, segment, best } of caches) expect(recentlyUsed <= best && segment <= best).toBe(true);
+    const told = await run(["trace", "text.trace", "--locality"]);
+    expect(told.stdout).toMatch(/ {2}segments of 4 +SRP 0\.\d{3}.*, \d+\.\d\d times the places asked for\n[^]* {2}cache of \d+ +LRU \d+\.\d %, SCH \d+\.\d %, best possible \d+\.\d % of choices hit\nA cache of \d+ experts a layer, twice those of a token, would serve/);
+    expect((JSON.parse((await run(["trace", "text.trace", "--json"])).stdout) as { locality?: unknown }).locality).toBeUndefined();
+  });
 });
