@@ -20,6 +20,7 @@ import { READY, ReplicaChoice } from "../durable/replica-choice.ts";
 import { FRAME_HEADER_BYTES, maxChunkTokens } from "../durable/protocol.ts";
 import { type Efficiency, efficiencyOf } from "./efficiency-rows.ts";
 import type { PlannedModel } from "./plan-model.ts";
+import { type CacheLocality, TraceLocality } from "../fleet/trace-locality.ts";
 import type { TracedRouting } from "./read-traces.ts";
 
 export interface PlanRequest extends Omit<CapacityWish, "contextTokens"> {
@@ -89,6 +90,8 @@ export interface PlanDocument {
     readonly loadImbalance: number;
     /** null where one region has everything that a token needs. */
     readonly crossRegion: { readonly frames: number; readonly nextExpert: number } | null;
+    /** Of the trace, means over layers: what caches of so many experts in each layer would hit, and their bytes in all layers together. null without a trace. */
+    readonly caches: readonly (CacheLocality & { readonly bytes: number })[] | null;
   };
   readonly bytes: Omit<CapacityPlan["bytes"], "layerBytes"> & { readonly layerBytes: readonly number[]; readonly kvBytesPerToken: number };
   readonly isolates: { readonly perDeployment: number; readonly deployments: number; readonly all: number; readonly roomBytes: number; readonly largestBytes: number; readonly plannedBytes: number };
@@ -198,6 +201,17 @@ function expertTraffic(pack: CapacityPack, plan: CapacityPlan, routed: RoutedSha
   return (tokens) => evenTraffic(shape, plan.experts.plan, tokens, FRAME_SIZES);
 }
 
+function cachesOf(config: CapacityPack["config"], routing: TracedRouting, expertBytes: number): NonNullable<PlanDocument["routing"]["caches"]> {
+  const moeLayers = moeLayersOf(config);
+  const locality = new TraceLocality({ moeLayers, nExperts: config.nExperts, topK: config.router.topK });
+  for (const record of routing.records()) locality.add(record);
+  const layers = locality.caches();
+  return layers[0]!.map(({ experts }, i) => {
+    const mean = (value: (of: CacheLocality) => number): number => layers.reduce((sum, caches) => sum + value(caches[i]!), 0) / layers.length;
+    return { experts, recentlyUsed: mean((of) => of.recentlyUsed), segment: mean((of) => of.segment), best: mean((of) => of.best), bytes: Math.round((expertBytes * experts) / config.nExperts) };
+  });
+}
+
 function routingFigures({ config }: CapacityPack, plan: CapacityPlan, request: PlanRequest, routed: RoutedShards | null, one: StepTraffic): PlanDocument["routing"] {
   const nLayers = Math.max(1, one.layers.length);
   const regionOf = turnsOfRegions(plan.experts.slots.length, request.regions.length);
@@ -205,6 +219,7 @@ function routingFigures({ config }: CapacityPack, plan: CapacityPlan, request: P
   return {
     from: routed === null ? "even draws" : "a trace", placement: request.placement, traces: routed?.routing.of ?? [], tokens: routed?.routing.tokens ?? null,
     shardsPerTokenAndLayer: one.expertFrames / nLayers, loadImbalance: one.layers.reduce((sum, layer) => sum + imbalance(layer), 0) / nLayers,
+    caches: routed === null ? null : cachesOf(config, routed.routing, plan.bytes.expertBytes),
     crossRegion: request.regionHolds === "deployment" || one.layers.length === 0 ? null : {
       frames: framesLeaving(one.layers, regionOf),
       nextExpert: nextExpertCrosses(routed?.routing.counts ?? evenCounts(moeLayersOf(config), config.nExperts), plan.experts.plan, regionOf),

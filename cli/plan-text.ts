@@ -31,11 +31,12 @@ function stageRows(stages: PlanDocument["lanes"]["stages"]): [string, string][] 
 const step = (s: StepFigures): string => `${figure(s.expertFrames)} frames to shards and as many back${s.ringFrames === 0 ? "" : `, ${figure(s.ringFrames)} between stages`}; `
   + `${oneOf(s.hops, "hop")} one after the other; ${showBytes(Math.round(s.bytes))}`;
 
-function routingRows({ from, placement, traces, tokens, shardsPerTokenAndLayer, loadImbalance, crossRegion }: PlanDocument["routing"]): [string, string][] {
+function routingRows({ from, placement, traces, tokens, shardsPerTokenAndLayer, loadImbalance, crossRegion, caches }: PlanDocument["routing"]): [string, string][] {
   const source = from === "a trace" ? `by ${oneOf(tokens!, "token")} of ${traces.map(({ file }) => file).join(", ")}` : "by even draws, without a trace";
   return [
     ["routing", `${source}; placement ${placement}: ${figure(shardsPerTokenAndLayer)} shards asked by a token in a layer, the busiest has ${figure(loadImbalance)} times the mean`],
     ...(crossRegion === null ? [] : [["  crossing", `${percent(crossRegion.frames)} of frames leave the stages' region; ${percent(crossRegion.nextExpert)} of tokens' next experts are in another region`] as [string, string]]),
+    ...(caches ?? []).slice(1, 2).map(({ experts, recentlyUsed, best, bytes }): [string, string] => ["  locality", `a cache of ${oneOf(experts, "expert")} a layer, ${showBytes(bytes)} in all, would hit ${percent(recentlyUsed)} of choices by LRU, ${percent(best)} at best`]),
   ];
 }
 

@@ -61,20 +61,26 @@ export class TraceLocality {
     else tokens.push(entry);
   }
 
-  /** In the order of `moeLayers`. Segments are those of which some text has a window; caches hold one, two and four times a token's experts. */
+  /** Of each layer, caches of one, two and four times a token's experts. */
+  caches(): CacheLocality[][] {
+    return this.#layerTexts().map(([, texts]) => this.#caches(texts));
+  }
+
+  /** In the order of `moeLayers`. Segments are those of which some text has a window. */
   layers(seed = 1): LayerLocality[] {
+    return this.#layerTexts().map(([layer, texts]) => ({
+      layer, tokens: texts.reduce((sum, { length }) => sum + length, 0), segments: SEGMENT_TOKENS.flatMap((m) => this.#segments(texts, m, seed)), caches: this.#caches(texts),
+    }));
+  }
+
+  #layerTexts(): [number, RoutedText[]][] {
+    return [...this.#texts].map(([layer, requests]) => [layer, [...requests].sort(([a], [b]) => a - b).map(([, tokens]) => tokens.sort((a, b) => a.token - b.token).map(({ ids }) => ids))]);
+  }
+
+  #caches(texts: readonly RoutedText[]): CacheLocality[] {
     const sizes = [...new Set([1, 2, 4].map((times) => Math.min(times * this.#topK, this.#nExperts)))];
-    return [...this.#texts].map(([layer, requests]) => {
-      const texts: RoutedText[] = [...requests].sort(([a], [b]) => a - b).map(([, tokens]) => tokens.sort((a, b) => a.token - b.token).map(({ ids }) => ids));
-      const share = ({ hits, of }: HitCount): number => (of === 0 ? 0 : hits / of);
-      return {
-        layer, tokens: texts.reduce((sum, { length }) => sum + length, 0),
-        segments: SEGMENT_TOKENS.flatMap((m) => this.#segments(texts, m, seed)),
-        caches: sizes.map((experts) => ({
-          experts, recentlyUsed: share(recentlyUsedHits(texts, experts)), segment: share(segmentCacheHits(texts, experts, SEEN_TOKENS)), best: share(bestHits(texts, experts)),
-        })),
-      };
-    });
+    const share = ({ hits, of }: HitCount): number => (of === 0 ? 0 : hits / of);
+    return sizes.map((experts) => ({ experts, recentlyUsed: share(recentlyUsedHits(texts, experts)), segment: share(segmentCacheHits(texts, experts, SEEN_TOKENS)), best: share(bestHits(texts, experts)) }));
   }
 
   #segments(texts: readonly RoutedText[], m: number, seed: number): SegmentLocality[] {

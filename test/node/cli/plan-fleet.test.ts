@@ -14,6 +14,7 @@ import { FolderSource } from "../../../cli/file-source.ts";
 import { evenShards, requireLayout } from "../../../cli/serve-layout.ts";
 import { serveMemory } from "../../../cli/serve-memory.ts";
 import { parseFleetPlan } from "../../../fleet/fleet-plan.ts";
+import { TraceLocality } from "../../../fleet/trace-locality.ts";
 import { openPack } from "../../../formats/pack-reader.ts";
 import { traceHeaderBytes, type TraceHeader, traceRecords } from "../../../formats/trace.ts";
 import { moeLayersOf } from "../../../model/config.ts";
@@ -84,8 +85,19 @@ describe("placements", () => {
     expect([joint.routing.placement, inOrder.routing.placement, joint.routing.from, joint.routing.tokens]).toEqual(["joint", "contiguous", "a trace", 400]);
     expect(joint.routing.crossRegion!.nextExpert).toBeLessThan(0.8 * inOrder.routing.crossRegion!.nextExpert);
     expect(joint.assumptions[0]).toContain("as the trace has it");
+    // What caches of experts would hit is the trace's alone, whatever the placement; bytes are those of so many of each layer's experts.
+    const locality = new TraceLocality({ moeLayers: [0, 1, 2, 3], nExperts: 32, topK: 4 });
+    for (const record of (await readTraces([traceA, traceB], demo.pack)).records()) locality.add(record);
+    const layers = locality.layers();
+    expect(joint.routing.caches!.map(({ experts }) => experts)).toEqual([4, 8, 16]);
+    joint.routing.caches!.forEach(({ best, recentlyUsed, experts, bytes }, i) => {
+      expect(best).toBeCloseTo(layers.reduce((sum, { caches }) => sum + caches[i]!.best, 0) / 4, 12);
+      expect(recentlyUsed).toBeLessThanOrEqual(best);
+      expect(bytes).toBe(Math.round((joint.bytes.expertBytes * experts) / 32));
+    });
+    expect(inOrder.routing.caches).toEqual(joint.routing.caches);
     const even = (await planFleet(demo, { ...request, ...split })).document;
-    expect(even.routing).toMatchObject({ from: "even draws", placement: "contiguous", traces: [], tokens: null });
+    expect(even.routing).toMatchObject({ from: "even draws", placement: "contiguous", traces: [], tokens: null, caches: null });
     expect(even.routing.crossRegion!.nextExpert).toBeCloseTo(0.5, 2);
     expect(even.traffic.token.expertFrames).not.toBeCloseTo(inOrder.traffic.token.expertFrames, 3);
     expect((await planFleet(demo, request)).document.routing.crossRegion).toBeNull();
