@@ -66,7 +66,7 @@ export function experiments(model: MeasuredModel): Experiment[] {
     row("mixed", "4 bits, GPTQ", 1, [gptq(`${TRUNK}; routed=4`, 1)]),
     ...SAMPLES.flatMap((s) => [
       row("mixed", "2 bits, GPTQ", s, [gptq(`${TRUNK}; routed=2`, s)]),
-      row("mixed", "2.5 bits, PMQ", s, [["bits", "--bits", "2.5", ...text(s)], gptq(`${TRUNK}; {plan}`, s)]),
+      row("mixed", "2.5 bits, PMQ", s, [["bits", "--by", "pmq", "--bits", "2.5", ...text(s)], gptq(`${TRUNK}; {plan}`, s)]),
       row("mixed", "2.5 bits, least squared error, down apart", s, [["bits", "--by", "error", "--bits", "2.5", ...text(s)], gptq(`${TRUNK}; {plan}`, s)]),
       row("mixed", "2.5 bits, drawn", s, [gptq(randomPlan(model, s), s)]),
     ]),
@@ -84,7 +84,7 @@ export function experiments(model: MeasuredModel): Experiment[] {
       ]),
     ]),
     ...[0.75, 0.5].flatMap((share) => SAMPLES.flatMap((s) => [
-      row("merge", `${100 - 100 * share} % fewer: Sub-MoE`, s, [["merge", "--share", String(share), ...text(s).slice(0, 2), "--samples", "8", "--window", "512"]], "mix", "f32"),
+      row("merge", `${100 - 100 * share} % fewer: Sub-MoE`, s, [["merge", "--join", "mean", "--share", String(share), ...text(s).slice(0, 2), "--samples", "8", "--window", "512"]], "mix", "f32"),
       row("merge", `${100 - 100 * share} % fewer: joined by neurons`, s, [["merge", "--join", "neurons", "--share", String(share), ...text(s)]], "mix", "f32"),
       row("merge", `${100 - 100 * share} % fewer: pruned by frequency`, s, [["prune", "--keep", String(nExperts * share), "--by", "frequency", ...text(s)]], "mix", "f32"),
       row("merge", `${100 - 100 * share} % fewer: pruned by lot`, s, [["prune", "--keep", String(nExperts * share), "--by", "random", "--seed", String(s), ...text(s)]], "mix", "f32"),

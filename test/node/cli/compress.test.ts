@@ -58,7 +58,7 @@ it("lists its passes, each with a sentence and a source", async () => {
 
 describe("a model goes through", () => {
   it("bits and gptq, and is packed, verified and told what it was", async () => {
-    await good("compress", "bits", "tiny", "--text", "text.txt", "--bits", "2.5", "--out", "plan.txt", ...SMALL);
+    await good("compress", "bits", "tiny", "--by", "pmq", "--text", "text.txt", "--bits", "2.5", "--out", "plan.txt", ...SMALL);
     const rules = readFileSync(join(folder, "plan.txt"), "utf8");
     expect(rules.match(/=4/g)!.length).toBe(4);
     const planned = reportIn("plan.txt.report.json");
@@ -106,10 +106,10 @@ describe("a model goes through", () => {
   });
 
   it("bits of parts by their error, and experts joined by neurons", async () => {
-    const plan = await good("compress", "bits", "tiny", "--by", "error", "--text", "text.txt", "--bits", "2.5", "--out", "parts.txt", ...SMALL);
+    const plan = await good("compress", "bits", "tiny", "--text", "text.txt", "--bits", "2.5", "--out", "parts.txt", ...SMALL);
     expect(readFileSync(join(folder, "parts.txt"), "utf8").match(/^exp\[l\de\d\]\.(gateUp|down)=[24];?$/gm)!.length).toBe(32);
     expect(plan).toMatchObject({ by: "error", storedBits: { routed: 3 } });
-    const report = await good("compress", "merge", "tiny", "--join", "neurons", "--share", "0.75", "--text", "text.txt", "--out", "joined", ...SMALL);
+    const report = await good("compress", "merge", "tiny", "--share", "0.75", "--text", "text.txt", "--out", "joined", ...SMALL);
     const layers = report["layers"] as { of: number[]; errors: number[] }[];
     expect(layers.map(({ errors }) => errors.length)).toEqual(layers.map(({ of }) => new Set(of).size));
     await good("pack", "joined", "--quant", "parts.txt", "--out", "joined-pack");
@@ -143,7 +143,7 @@ describe("a model goes through", () => {
 
   it("prune, merge and nearest, one after the other, from a GGUF file", async () => {
     await good("compress", "prune", "tiny.gguf", "--text", "text.txt", "text.txt", "--keep", "6", "--out", "pruned", ...SMALL);
-    await good("compress", "merge", "pruned", "--text", "text.txt", "--share", "0.75", "--out", "merged", ...SMALL, "--no-report");
+    await good("compress", "merge", "pruned", "--join", "mean", "--text", "text.txt", "--share", "0.75", "--out", "merged", ...SMALL, "--no-report");
     expect(readdirSync(join(folder, "merged")).filter((name) => name.startsWith("report"))).toEqual([]);
     expect(reportIn("pruned/report.json").layers.map(({ kept }) => kept!.length)).toEqual([6, 6]);
     await good("compress", "nearest", "merged", "--plan", "all=8", "--out", "last");
@@ -153,7 +153,7 @@ describe("a model goes through", () => {
     expect(passes.map(({ pass }) => pass)).toEqual(["prune", "merge", "nearest"]);
     const said = await run("compress", "merge", "pruned", "--text", "text.txt", "--share", "0.5", "--out", "half", ...SMALL);
     expect(said.code).toBe(0);
-    expect(said.stdout).toMatch(/model +half, of 6 experts \d+, \d+ in the layers that have them\ncalibration +\d+ tokens in \d windows\nreport +half\/report\.html\nnext +workers-moe pack half --out <dir>\n/);
+    expect(said.stdout).toMatch(/model +half, of 6 experts \d+, \d+ in the layers that have them\njoined by +the best of their neurons\ncalibration +\d+ tokens in \d windows\nreport +half\/report\.html\nnext +workers-moe pack half --out <dir>\n/);
     const half = reportIn("half/report.json");
     expect(half.after!.experts.reduce((sum, { distinct }) => sum + distinct, 0)).toBe(6);
     expect(half.after!.distinctBytes).toBeLessThan(half.after!.bytes);
