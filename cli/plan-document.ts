@@ -20,7 +20,7 @@ import { READY, ReplicaChoice } from "../durable/replica-choice.ts";
 import { FRAME_HEADER_BYTES, maxChunkTokens } from "../durable/protocol.ts";
 import { type Efficiency, efficiencyOf } from "./efficiency-rows.ts";
 import type { PlannedModel } from "./plan-model.ts";
-import { type CacheLocality, TraceLocality } from "../fleet/trace-locality.ts";
+import { type CacheLocality, meanCaches, TraceLocality } from "../fleet/trace-locality.ts";
 import type { TracedRouting } from "./read-traces.ts";
 
 export interface PlanRequest extends Omit<CapacityWish, "contextTokens"> {
@@ -205,11 +205,7 @@ function cachesOf(config: CapacityPack["config"], routing: TracedRouting, expert
   const moeLayers = moeLayersOf(config);
   const locality = new TraceLocality({ moeLayers, nExperts: config.nExperts, topK: config.router.topK });
   for (const record of routing.records()) locality.add(record);
-  const layers = locality.caches();
-  return layers[0]!.map(({ experts }, i) => {
-    const mean = (value: (of: CacheLocality) => number): number => layers.reduce((sum, caches) => sum + value(caches[i]!), 0) / layers.length;
-    return { experts, recentlyUsed: mean((of) => of.recentlyUsed), segment: mean((of) => of.segment), best: mean((of) => of.best), bytes: Math.round((expertBytes * experts) / config.nExperts) };
-  });
+  return meanCaches(locality.caches()).map((of) => ({ ...of, bytes: Math.round((expertBytes * of.experts) / config.nExperts) }));
 }
 
 function routingFigures({ config }: CapacityPack, plan: CapacityPlan, request: PlanRequest, routed: RoutedShards | null, one: StepTraffic): PlanDocument["routing"] {

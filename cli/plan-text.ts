@@ -3,14 +3,13 @@
 import type { StageCapacity } from "../fleet/capacity-stages.ts";
 import { efficiencyRows } from "./efficiency-rows.ts";
 import type { PlanDocument, StepFigures } from "./plan-document.ts";
-import { showBytes, showCount, showTable } from "./sizes.ts";
+import { percent, showBytes, showCount, showTable } from "./sizes.ts";
 
 /** Stages shown one by one; of more, the first and the last ones. */
 const SHOWN_STAGES = 8;
 
 const oneOf = (n: number, word: string): string => `${n} ${word}${n === 1 ? "" : "s"}`;
 const figure = (n: number): string => (n >= 1000 ? showCount(Math.round(n)) : n >= 100 ? n.toFixed(0) : n >= 1 ? n.toFixed(1) : n.toFixed(2));
-const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
 const dollars = (n: number): string => `$${n >= 10 ? n.toFixed(0) : n >= 0.1 ? n.toFixed(2) : n.toFixed(4)}`;
 const span = ([from, to]: readonly [number, number]): string => (to - from === 1 ? String(from) : `${from} to ${to - 1}`);
 

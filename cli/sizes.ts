@@ -18,6 +18,9 @@ export function showCount(n: number): string {
   return `${(n / 1e9).toFixed(2)} G`;
 }
 
+/** "12.3 %". */
+export const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
+
 /** Lines of "name   value", aligned. */
 export function showTable(rows: readonly (readonly [string, string])[]): string {
   const width = Math.max(...rows.map(([name]) => name.length));

@@ -2,14 +2,14 @@
 // it LRU, which sees the past, and Belady's MIN, which sees everything. Owns the three and what counts as a hit: all of a token's experts are looked for in the cache as it was before the
 // token, and one that was never asked for before counts as a hit while fewer than C have been: the place is free. Refuses to know how long a miss takes.
 
-import type { RoutedText } from "./routing-locality.ts";
+import { checkSegment, type RoutedText } from "./routing-locality.ts";
 
 export interface HitCount {
   readonly hits: number;
   readonly of: number;
 }
 
-/** Who goes, of those in the cache; called with the token's position when a place is wanted. */
+/** Who goes, of those in the cache. */
 interface Policy {
   /** A token's turn: those of its experts that the cache has, before the others are loaded. */
   begin(position: number, found: readonly number[]): void;
@@ -34,7 +34,7 @@ function hitsOf(stream: RoutedText, size: number, policy: Policy): HitCount {
   const cached = new Set<number>();
   const seen = new Set<number>();
   const lastUse = new Map<number, number>();
-  let [hits, of, clock] = [0, 0, 0];
+  let [hits, of] = [0, 0];
   for (const [position, token] of stream.entries()) {
     const experts = Array.from(token);
     const found = experts.filter((expert) => cached.has(expert));
@@ -45,7 +45,7 @@ function hitsOf(stream: RoutedText, size: number, policy: Policy): HitCount {
       seen.add(expert);
     }
     policy.begin(position, found);
-    for (const expert of found) lastUse.set(expert, clock);
+    for (const expert of found) lastUse.set(expert, position);
     for (const expert of experts) {
       if (found.includes(expert)) continue;
       if (cached.size >= size) {
@@ -58,17 +58,16 @@ function hitsOf(stream: RoutedText, size: number, policy: Policy): HitCount {
         cached.delete(gone);
       }
       cached.add(expert);
-      lastUse.set(expert, clock);
+      lastUse.set(expert, position);
       policy.loaded(expert);
     }
-    clock++;
   }
   return { hits, of };
 }
 
 /** Evicts who is used least among the next m tokens, this one's uses included until they are served. */
 export function segmentCacheHits(texts: readonly RoutedText[], size: number, m: number): HitCount {
-  if (!Number.isInteger(m) || m < 1) throw new RangeError(`Segments of ${m} tokens were asked for; expected a whole number above 0.`);
+  checkSegment(m);
   const stream = streamOf(texts);
   // Uses among the tokens seen ahead that are not served yet: each token takes its own away, for every expert of it is found or loaded.
   const ahead = new Map<number, number>();
@@ -84,7 +83,7 @@ export function segmentCacheHits(texts: readonly RoutedText[], size: number, m: 
   });
 }
 
-/** Evicts who was used longest ago. */
+/** Evicts who was used longest ago: all are worth the same. */
 export const recentlyUsedHits = (texts: readonly RoutedText[], size: number): HitCount => hitsOf(streamOf(texts), size, { begin() {}, loaded() {}, worth: () => 0 });
 
 /** Keeps, of the cache and the token's experts, those that are asked for again soonest, and need not keep what was loaded: no cache of this size has more hits. */

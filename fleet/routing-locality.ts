@@ -19,9 +19,13 @@ export interface LayerSegmentRouting extends SegmentRouting {
   readonly experts: readonly SegmentRouting[];
 }
 
+export function checkSegment(m: number): void {
+  if (!Number.isInteger(m) || m < 1) throw new RangeError(`Segments of ${m} tokens were asked for; expected a whole number above 0.`);
+}
+
 /** Windows in which an expert is used f times: [expert][f], f = 0 .. m. */
 export function segmentCounts(texts: readonly RoutedText[], nExperts: number, m: number): { readonly windows: number; readonly counts: readonly Float64Array[] } {
-  if (!Number.isInteger(m) || m < 1) throw new RangeError(`Segments of ${m} tokens were asked for; expected a whole number above 0.`);
+  checkSegment(m);
   const counts = Array.from({ length: nExperts }, () => new Float64Array(m + 1));
   let windows = 0;
   for (const text of texts) {

@@ -3,14 +3,8 @@
 
 import { uniform } from "../model/random.ts";
 import { bestHits, type HitCount, recentlyUsedHits, segmentCacheHits } from "./expert-caches.ts";
+import type { RoutedAt } from "./routing-counts.ts";
 import { bestThreshold, type RoutedText, segmentCounts, type SegmentRouting } from "./routing-locality.ts";
-
-export interface LocalityRecord {
-  readonly request: number;
-  readonly token: number;
-  readonly layer: number;
-  readonly ids: ArrayLike<number>;
-}
 
 export interface SegmentLocality extends SegmentRouting {
   readonly segmentTokens: number;
@@ -34,6 +28,12 @@ export interface LayerLocality {
   readonly caches: readonly CacheLocality[];
 }
 
+/** Means over layers, by size. Empty without layers. */
+export const meanCaches = (layers: readonly (readonly CacheLocality[])[]): CacheLocality[] => (layers[0] ?? []).map(({ experts }, i) => {
+  const mean = (value: (of: CacheLocality) => number): number => layers.reduce((sum, caches) => sum + value(caches[i]!), 0) / layers.length;
+  return { experts, recentlyUsed: mean((of) => of.recentlyUsed), segment: mean((of) => of.segment), best: mean((of) => of.best) };
+});
+
 /** Lengths and what SCH sees ahead, as the paper has them. */
 export const SEGMENT_TOKENS = [4, 16, 64, 256] as const;
 const SEEN_TOKENS = 16;
@@ -52,7 +52,7 @@ export class TraceLocality {
   }
 
   /** Throws RangeError on a record of another model. */
-  add({ request, token, layer, ids }: LocalityRecord): void {
+  add({ request, token, layer, ids }: RoutedAt): void {
     const of = this.#texts.get(layer);
     if (of === undefined) throw new RangeError(`A record is of layer ${layer}; the layers with experts are ${[...this.#texts.keys()].join(", ")}.`);
     const tokens = of.get(request);

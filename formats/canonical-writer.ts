@@ -7,6 +7,7 @@ import { CANONICAL_MODEL_TYPE, CANONICAL_VERSION, type CanonicalDocument, type P
 import { type Checkpoint, type Lineage, type TokenizerFiles, rowsPerBatch } from "./checkpoint.ts";
 import { FORMAT_LIMITS } from "./limits.ts";
 import type { PackSink } from "./pack-sink.ts";
+import { sizeGroups } from "./size-groups.ts";
 import { type StoredType, storedBlock, storedRowBytes } from "./stored-types.ts";
 
 /** A tensor to write: rows of one stored type under its canonical name. */
@@ -53,22 +54,6 @@ function entryOf({ name, type, nRows, nCols }: TensorToWrite): { readonly stored
   return { stored: `${name}:${type}`, dtype: "U8", shape: [nRows, nCols / elements, bytes] };
 }
 
-/** Tensors by file, in their order, none larger than the limit unless it is one tensor. */
-function inFiles(tensors: readonly TensorToWrite[], limitBytes: number): TensorToWrite[][] {
-  const files: TensorToWrite[][] = [];
-  let left = 0;
-  for (const tensor of tensors) {
-    const bytes = writtenBytes(tensor);
-    if (files.length === 0 || bytes > left) {
-      files.push([]);
-      left = limitBytes;
-    }
-    files.at(-1)!.push(tensor);
-    left -= bytes;
-  }
-  return files;
-}
-
 function headerOf(tensors: readonly TensorToWrite[]): Uint8Array {
   let at = 0;
   const entries = tensors.map((tensor) => {
@@ -89,7 +74,7 @@ export async function writeCanonical(
   sink: PackSink, model: CanonicalModel, tensors: readonly TensorToWrite[], { onTensor = () => {}, fileBytes = FORMAT_LIMITS.safetensorsFileBytes }: { onTensor?: (name: string) => void; fileBytes?: number } = {},
 ): Promise<void> {
   try {
-    const files = inFiles(tensors, fileBytes);
+    const files = sizeGroups(tensors, writtenBytes, fileBytes);
     const number = (n: number): string => String(n).padStart(5, "0");
     const names = files.map((_, i) => (files.length === 1 ? "model.safetensors" : `model-${number(i + 1)}-of-${number(files.length)}.safetensors`));
     for (const [i, file] of files.entries()) {

@@ -1,17 +1,18 @@
 // What experts lose at each width, and the bit plan that loses least within a budget: PMQ (MC-MoE, 2024; MC#, 2025). For every expert alone the layer's output is
 // compared with itself unquantised over calibration texts; since an expert's rows do not depend on the others, one trial of a layer per width shows all of them.
-// Parts of experts may be looked at alone too: which matrix of an expert is missed most is not in PMQ. Owns those trials and the plans' text. Refuses widths without a kernel. The knapsack: bit-knapsack.ts; rounding: gptq.ts, to the nearest.
+// Parts of experts may be looked at alone too: which matrix of an expert is missed most is not in PMQ. Owns those trials and the plans' text. Refuses widths without
+// a kernel. The knapsack: bit-knapsack.ts; rounding: gptq.ts, to the nearest.
 
 import { expertName, type MatrixSource } from "../formats/checkpoint.ts";
 import { decodeRows } from "../formats/dequantize.ts";
 import { PatchedMatrices } from "../formats/patched-matrices.ts";
-import { EXPERT_MATRICES, type ExpertMatrix, expertShape, type ModelConfig, ModelError, moeLayersOf } from "../model/config.ts";
+import { EXPERT_MATRICES, type ExpertMatrix, expertShape, ModelError, moeLayersOf } from "../model/config.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
 import { chooseBits, pmqCosts } from "./bit-knapsack.ts";
 import { type PlanBits, typeOfBits } from "./bit-plan.ts";
 import { nearest } from "./gptq.ts";
-import { weightOf, type LayerRouting } from "./layer-inputs.ts";
-import { LayeredModel, type LayerTap } from "./layered-model.ts";
+import { ExpertOutputs } from "./expert-outputs.ts";
+import { LayeredModel } from "./layered-model.ts";
 import { checkpointWeights } from "./streamed-model.ts";
 
 /** Matrices of an expert that get the same bits; the name is that of a rule (bit-plan.ts), or none for all. */
@@ -84,39 +85,6 @@ async function roundTo(patched: PatchedMatrices, name: string, width: Exclude<Pl
   const place = patched.place(name);
   const weights = decodeRows(place.type, await patched.readRows(place, 0, place.nRows), place.nRows, place.nCols);
   patched.set(name, nearest(weights, place.nRows, place.nCols, typeOfBits(width)));
-}
-
-/** Rows that experts gave, kept or handed on, in the order of tokens; segments are whole experts in a checkpoint's layers. */
-class ExpertOutputs {
-  readonly taps: readonly LayerTap[];
-  readonly frequency: number[];
-  readonly weight: number[];
-  readonly #rows: Float32Array[][];
-
-  constructor({ nExperts, router: { topK } }: ModelConfig, onRow?: (expert: number, row: number, values: Float32Array, weight: number) => void) {
-    this.frequency = new Array<number>(nExperts).fill(0);
-    this.weight = new Array<number>(nExperts).fill(0);
-    this.#rows = Array.from({ length: nExperts }, () => []);
-    let routing: LayerRouting = { topK, ids: new Uint32Array(0), weights: new Float32Array(0) };
-    this.taps = [
-      { at: "selection", run: ({ ids, weights }) => { routing = { topK, ids: ids.slice(), weights: weights.slice() }; } },
-      { at: "expertOutput", run: ({ values, rowLength, batch }) => {
-        for (let group = 0; group < batch!.nGroups; group++) {
-          const expert = batch!.groupExpert[group]!;
-          for (let i = batch!.groupStart[group]!, row = batch!.groupRow[group]!; i < batch!.groupStart[group + 1]!; i++, row++) {
-            const of = values.subarray(row * rowLength, (row + 1) * rowLength);
-            const weight = weightOf(routing, batch!.groupTokens[i]!, expert);
-            if (onRow === undefined) this.#rows[expert]!.push(of.slice());
-            else onRow(expert, this.frequency[expert]!, of, weight);
-            this.frequency[expert]!++;
-            this.weight[expert]! += weight;
-          }
-        }
-      } },
-    ];
-  }
-
-  row(expert: number, row: number): Float32Array { return this.#rows[expert]![row]!; }
 }
 
 /**

@@ -4,11 +4,19 @@
 import type { MatrixSource } from "../formats/checkpoint.ts";
 import { PatchedMatrices } from "../formats/patched-matrices.ts";
 import type { ModelConfig } from "../model/config.ts";
+import type { TapEvent } from "../model/taps.ts";
 import type { LayeredModel } from "./layered-model.ts";
 import { checkpointWeights } from "./streamed-model.ts";
 
 /** The model as it would be if every token took every expert. */
 export const everybody = (c: ModelConfig): ModelConfig => ({ ...c, router: { ...c.router, topK: c.nExperts, score: "softmax", select: "top-k", weigh: "score", nGroups: 1, topKGroups: 1, auxiliaries: undefined } });
+
+/** By expert, where its rows begin where every token takes every expert: each then has one group of all tokens, in their order. */
+export function firstRows({ nGroups, groupExpert, groupRow }: NonNullable<TapEvent["batch"]>, nExperts: number): number[] {
+  const first = new Array<number>(nExperts).fill(-1);
+  for (let group = 0; group < nGroups; group++) first[groupExpert[group]!] = groupRow[group]!;
+  return first;
+}
 
 /** Mean cosine of outputs, [nExperts, nExperts]; 1 on the diagonal. An expert that gives a token nothing is like none for it. */
 export async function expertLikeness(model: LayeredModel, matrices: MatrixSource, contextLength: number, layer: number): Promise<Float64Array> {
@@ -19,9 +27,7 @@ export async function expertLikeness(model: LayeredModel, matrices: MatrixSource
   await model.tryLayer(layer, { weights: checkpointWeights(new PatchedMatrices(matrices, everybody(c)), contextLength), taps: [{
     at: "expertOutput",
     run: ({ values, rowLength, batch, nTokens: ofStep }) => {
-      // Every expert has one group of all tokens, in their order.
-      const first = new Array<number>(n).fill(-1);
-      for (let group = 0; group < batch!.nGroups; group++) first[batch!.groupExpert[group]!] = batch!.groupRow[group]!;
+      const first = firstRows(batch!, n);
       const norms = new Float64Array(n);
       for (let t = 0; t < ofStep; t++) {
         const at = first.map((row) => (row + t) * rowLength);

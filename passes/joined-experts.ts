@@ -2,12 +2,13 @@
 // (neuron-selection.ts), squared errors weighted as the router weighs them. One trial of a layer in which every token takes every expert shows all neurons at work.
 // Owns that trial and the sums. Refuses experts wider than a token's row, whose neurons no single trial shows. Ours: no paper's merging has this form.
 
-import { expertName, type MatrixSource } from "../formats/checkpoint.ts";
+import type { MatrixSource } from "../formats/checkpoint.ts";
 import { PatchedMatrices } from "../formats/patched-matrices.ts";
-import { hasExpertBiases, ModelError } from "../model/config.ts";
-import { everybody } from "./expert-likeness.ts";
+import { sizeGroups } from "../formats/size-groups.ts";
+import { hasExpertBiases, type ModelConfig, ModelError } from "../model/config.ts";
+import { everybody, firstRows } from "./expert-likeness.ts";
 import { Hessian } from "./hessian.ts";
-import { LayerInputs, selectInput } from "./layer-inputs.ts";
+import { LayerInputs, showExpertDown } from "./layer-inputs.ts";
 import type { LayeredModel } from "./layered-model.ts";
 import { selectNeurons } from "./neuron-selection.ts";
 import { checkpointWeights } from "./streamed-model.ts";
@@ -82,27 +83,27 @@ class ClusterSums {
   }
 }
 
+/** Whether one trial shows all neurons of an expert. */
+export const canJoin = ({ expertIntermediateSize, hiddenSize }: Pick<ModelConfig, "expertIntermediateSize" | "hiddenSize">): boolean => expertIntermediateSize <= hiddenSize;
+
 /** One expert for each of some clusters of the layer that `model` stands before, whose matrices by now are `matrices`. */
 export async function joinExperts(model: LayeredModel, matrices: MatrixSource, contextLength: number, layer: number, clusters: readonly (readonly number[])[]): Promise<JoinedCluster[]> {
   const { config } = matrices;
   const { hiddenSize, expertIntermediateSize: width, nExperts } = config;
-  if (width > hiddenSize) throw new ModelError(`${matrices.description} has experts of ${width} neurons and rows of ${hiddenSize}; experts are joined by neurons where they have no more than a row. Take --join mean.`);
+  if (!canJoin(config)) throw new ModelError(`${matrices.description} has experts of ${width} neurons and rows of ${hiddenSize}; experts are joined by neurons where they have no more than a row. Take --join mean.`);
+  if (clusters.length === 0) return [];
   const { routing } = await new LayerInputs(model, matrices, contextLength, layer).feedForward();
   const shown = new PatchedMatrices(matrices, everybody(config));
-  for (let expert = 0; expert < nExperts; expert++) {
-    selectInput(shown, expertName(layer, expert, "down"), 0);
-    if (hasExpertBiases(config)) shown.set(expertName(layer, expert, "downBias"), { type: "F32", bytes: new Uint8Array(4 * hiddenSize) });
-  }
+  showExpertDown(shown, layer, Array.from({ length: nExperts }, (_, expert) => expert), 0);
   const weights = checkpointWeights(shown, contextLength);
   const found: JoinedCluster[] = [];
-  for (const group of inMemory(clusters, width)) {
+  for (const group of sizeGroups(clusters, (members) => ClusterSums.bytes(members, width), SUMS_BYTES)) {
     const sums = group.map((members) => new ClusterSums(members, width));
     const placeOf = new Map(sums.flatMap((of) => of.members.map((expert, m) => [expert, { of, m }] as const)));
     await model.tryLayer(layer, { weights, taps: [{
       at: "expertOutput",
       run: ({ values, rowLength, batch, nTokens }, firstToken) => {
-        const first = new Array<number>(nExperts).fill(-1);
-        for (let g = 0; g < batch!.nGroups; g++) first[batch!.groupExpert[g]!] = batch!.groupRow[g]!;
+        const first = firstRows(batch!, nExperts);
         for (let t = 0; t < nTokens; t++) {
           const { topK, ids, weights: given } = routing!;
           for (let at = (firstToken + t) * topK; at < (firstToken + t + 1) * topK; at++) {
@@ -137,20 +138,4 @@ async function joined(sums: ClusterSums, matrices: MatrixSource, layer: number):
     expert.set(matrix, rows);
   }
   return { members, expert, error };
-}
-
-/** Clusters whose sums fit together. */
-function inMemory(clusters: readonly (readonly number[])[], width: number): (readonly number[])[][] {
-  const groups: (readonly number[])[][] = [];
-  let left = 0;
-  for (const members of clusters) {
-    const bytes = ClusterSums.bytes(members, width);
-    if (groups.length === 0 || bytes > left) {
-      groups.push([]);
-      left = SUMS_BYTES;
-    }
-    groups.at(-1)!.push(members);
-    left -= bytes;
-  }
-  return groups;
 }

@@ -15,6 +15,7 @@ import type { KernelModules } from "../model/wasm-kernels.ts";
 import { Hessian } from "./hessian.ts";
 import { fittedTo, type Metric, metricOf, plainMetric, rankReduced, sharedBasis } from "./latent-factors.ts";
 import { LayerInputs, type LayerRouting, type Rows } from "./layer-inputs.ts";
+import { inLayerOrder, layerOfTensor } from "./layer-order.ts";
 import { LayeredModel } from "./layered-model.ts";
 import { relativeDifference } from "./quantize-model.ts";
 import { checkpointWeights } from "./streamed-model.ts";
@@ -118,11 +119,10 @@ class Latentization {
 
   /** All tensors, layer by layer: those of one are made when its first is asked for. */
   tensors(): TensorToWrite[] {
-    const wanted = [...requests({ config: this.#config, names: null })];
-    const layerOf = (name: string): number => Number(/^layers\.(\d+)\./.exec(name)?.[1] ?? (name === "embed" ? -1 : this.#config.nLayers));
-    return wanted.sort((a, b) => layerOf(a.name) - layerOf(b.name)).map(({ name, nRows, nCols }): TensorToWrite => {
+    const { nLayers } = this.#config;
+    return inLayerOrder(requests({ config: this.#config, names: null }), nLayers).map(({ name, nRows, nCols }): TensorToWrite => {
       if (!/^layers\.\d+\.(latent\.\d+|experts\.\d+\.(gate|up))$/.test(name)) return unchanged(this.#checkpoint, name);
-      const made = (): Promise<Float32Array<ArrayBuffer>> => this.#tensor(name, layerOf(name));
+      const made = (): Promise<Float32Array<ArrayBuffer>> => this.#tensor(name, layerOfTensor(name, nLayers));
       return { name, type: "F32", nRows, nCols, async *read() { yield new Uint8Array((await made()).buffer); } };
     });
   }

@@ -2,7 +2,7 @@
 // show: with a matrix of ones and zeros in place of o or down, its output is that matrix's input, or a slice of it. Norms are repeated here, in float64.
 // Owns those trials. Refuses to keep more than the rows asked for.
 
-import type { MatrixSource } from "../formats/checkpoint.ts";
+import { expertName, type MatrixSource } from "../formats/checkpoint.ts";
 import { PatchedMatrices } from "../formats/patched-matrices.ts";
 import { attendedSize, hasExpertBiases, ModelError, sharedWidth, type ModelConfig } from "../model/config.ts";
 import type { LayeredModel, LayerTrial } from "./layered-model.ts";
@@ -120,11 +120,7 @@ export class LayerInputs {
     for (let first = 0; first < width; first += hiddenSize) {
       const n = Math.min(hiddenSize, width - first);
       const matrices = new PatchedMatrices(this.#matrices);
-      for (const expert of experts) {
-        const at = `layers.${this.#layer}.experts.${expert}.`;
-        selectInput(matrices, `${at}down`, first);
-        if (hasExpertBiases(this.#config)) matrices.set(`${at}downBias`, { type: "F32", bytes: new Uint8Array(4 * hiddenSize) });
-      }
+      showExpertDown(matrices, this.#layer, experts, first);
       const next = new Map(experts.map((expert) => [expert, 0]));
       await this.#try(matrices, [{
         at: "expertOutput",
@@ -188,8 +184,17 @@ export class LayerInputs {
   }
 }
 
+/** Has experts give the input of their down matrix, from element `first` on. */
+export function showExpertDown(matrices: PatchedMatrices, layer: number, experts: readonly number[], first: number): void {
+  const { config } = matrices;
+  for (const expert of experts) {
+    selectInput(matrices, expertName(layer, expert, "down"), first);
+    if (hasExpertBiases(config)) matrices.set(expertName(layer, expert, "downBias"), { type: "F32", bytes: new Uint8Array(4 * config.hiddenSize) });
+  }
+}
+
 /** Row i of the matrix becomes its input's element first + i: ones on a diagonal. */
-export function selectInput(matrices: PatchedMatrices, name: string, first: number): void {
+function selectInput(matrices: PatchedMatrices, name: string, first: number): void {
   const { nRows, nCols } = matrices.place(name);
   const values = new Float32Array(nRows * nCols);
   for (let i = 0; i < nRows && first + i < nCols; i++) values[i * nCols + first + i] = 1;

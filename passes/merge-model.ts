@@ -15,6 +15,7 @@ import type { KernelModules } from "../model/wasm-kernels.ts";
 import { expertLikeness } from "./expert-likeness.ts";
 import { joinExperts } from "./joined-experts.ts";
 import { ExpertUse } from "./expert-use.ts";
+import { inLayerOrder } from "./layer-order.ts";
 import { type Clustering, clusterLayers, type Likeness } from "./likeness-clusters.ts";
 import { LayeredModel } from "./layered-model.ts";
 import { checkpointWeights } from "./streamed-model.ts";
@@ -82,8 +83,7 @@ export async function mergeModel(checkpoint: Checkpoint, sink: PackSink, modules
     };
   });
   // Layers are made when the first of their tensors is asked for, so in their order.
-  const layerOf = ({ name }: TensorToWrite): number => Number(/^layers\.(\d+)\./.exec(name)?.[1] ?? -1);
-  await writeCanonical(sink, afterPass(checkpoint, pass), tensors.map((tensor, i) => [layerOf(tensor), i] as const).sort(([x, i], [y, j]) => x - y || i - j).map(([, i]) => tensors[i]!));
+  await writeCanonical(sink, afterPass(checkpoint, pass), inLayerOrder(tensors, config.nLayers));
   return { calibrationTokens, layers: layers.map((of) => ({ ...of, ...merged.findings(of) })) };
 }
 
@@ -129,10 +129,9 @@ class Joins {
     this.#means = new Means(checkpoint, 1);
   }
 
-  async matrix(of: MergedLayer, members: readonly number[], matrix: string, nRows: number, nCols: number): Promise<Float32Array<ArrayBuffer>> {
+  async matrix(of: MergedLayer, members: readonly number[], matrix: string): Promise<Float32Array<ArrayBuffer>> {
     while (this.#nextLayer <= of.layer) await this.#join(this.#nextLayer++);
-    const made = this.#matrices.patch(expertName(of.layer, members[0]!, matrix as ExpertMatrix));
-    return made === undefined ? this.#means.matrix(of, members, matrix, nRows, nCols) : new Float32Array(made.bytes.buffer);
+    return new Float32Array(this.#matrices.patch(expertName(of.layer, members[0]!, matrix as ExpertMatrix))!.bytes.buffer);
   }
 
   findings(of: MergedLayer): object { return { errors: this.#errors.get(of.layer) ?? [...new Set(of.of)].map(() => 0) }; }

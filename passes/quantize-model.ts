@@ -3,11 +3,12 @@
 // Refuses to choose bits: a plan does (bit-plan.ts). Inputs: layer-inputs.ts; rounding: gptq.ts.
 
 import { afterPass, type TensorToWrite, unchanged, writeCanonical } from "../formats/canonical-writer.ts";
-import type { Checkpoint, MatrixPlace } from "../formats/checkpoint.ts";
+import type { Checkpoint } from "../formats/checkpoint.ts";
 import { decodeRows } from "../formats/dequantize.ts";
 import type { PackSink } from "../formats/pack-sink.ts";
 import { PatchedMatrices } from "../formats/patched-matrices.ts";
 import type { GroupType } from "../formats/quantize-blocks.ts";
+import { sizeGroups } from "../formats/size-groups.ts";
 import { auxiliariesOf, expertsPerInputRow, ModelError, sharedWidth } from "../model/config.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
 import { checkColumns } from "./bit-accounting.ts";
@@ -15,6 +16,7 @@ import { type BitPlan, storedBits } from "./bit-plan.ts";
 import { gptq, nearest, type QuantizedMatrix } from "./gptq.ts";
 import { Hessian, outputError } from "./hessian.ts";
 import { type ExpertRows, LayerInputs, type LayerRouting, type Rows, weightOf } from "./layer-inputs.ts";
+import { inLayerOrder, layerOfTensor } from "./layer-order.ts";
 import { LayeredModel } from "./layered-model.ts";
 import { checkpointWeights } from "./streamed-model.ts";
 
@@ -112,14 +114,11 @@ class Quantization {
   /** All tensors of the model, layer by layer, so that those of one layer are made when its first one is asked for. */
   tensors(): TensorToWrite[] {
     const { nLayers } = this.#checkpoint.config;
-    const layerOf = ({ name }: MatrixPlace): number => Number(/^layers\.(\d+)\./.exec(name)?.[1] ?? (name === "embed" ? -1 : nLayers));
-    const places = [...this.#checkpoint.places()];
-    const byLayer = places.map((place, i) => [layerOf(place), i] as const).sort(([a, i], [b, j]) => a - b || i - j).map(([, i]) => places[i]!);
-    return byLayer.map((place): TensorToWrite => {
+    return inLayerOrder(this.#checkpoint.places(), nLayers).map((place): TensorToWrite => {
       const type = this.#types.get(place.name);
       if (type === undefined) return unchanged(this.#checkpoint, place.name);
       const { name, nRows, nCols } = place;
-      const made = (): Promise<Uint8Array> => this.#made(name, layerOf(place));
+      const made = (): Promise<Uint8Array> => this.#made(name, layerOfTensor(name, nLayers));
       return { name, type, nRows, nCols, async *read() { yield await made(); } };
     });
   }
@@ -194,18 +193,7 @@ class Quantization {
     const rowBytes = 4 * this.#checkpoint.config.expertIntermediateSize;
     const counts = new Map<number, number>();
     for (const id of routing?.ids ?? []) counts.set(id, (counts.get(id) ?? 0) + 1);
-    const groups: number[][] = [];
-    let left = 0;
-    for (const expert of experts) {
-      const bytes = (counts.get(expert) ?? 0) * rowBytes;
-      if (groups.length === 0 || bytes > left) {
-        groups.push([]);
-        left = DOWN_ROWS_BYTES;
-      }
-      groups.at(-1)!.push(expert);
-      left -= bytes;
-    }
-    return groups;
+    return sizeGroups(experts, (expert) => (counts.get(expert) ?? 0) * rowBytes, DOWN_ROWS_BYTES);
   }
 
   #expertHessian({ width, values }: Rows, routing: LayerRouting, expert: number): Hessian {

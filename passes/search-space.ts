@@ -4,6 +4,7 @@
 
 import { z } from "zod";
 import { type ModelConfig, ModelError, moeLayersOf } from "../model/config.ts";
+import { canJoin } from "./joined-experts.ts";
 
 export const passCallSchema = z.strictObject({
   /** As `workers-moe compress <pass>` has it. */
@@ -59,7 +60,7 @@ export function defaultSpace(config: Pick<ModelConfig, "layerFfns" | "nExperts" 
   if (moeLayersOf(config).length === 0) return { stages: [whole] };
   const { nExperts, router: { topK, nGroups } } = config;
   const keep = Math.max(topK, nGroups * Math.round((0.75 * nExperts) / nGroups));
-  const merge: PassCall = { pass: "merge", options: { share: 0.75, join: config.expertIntermediateSize <= config.hiddenSize ? "neurons" : "mean", seed, ...text } };
+  const merge: PassCall = { pass: "merge", options: { share: 0.75, join: canJoin(config) ? "neurons" : "mean", seed, ...text } };
   const experts: Candidate[] = [
     [nearest("all=8; routed=4")], [gptq("all=8; routed=4")], [{ pass: "bits", options: { by: "error", bits: 3, widths: "2,3,4", ...text } }, gptq("all=8; $plan")], [gptq("all=8; routed=2")],
     [merge, nearest("all=8")], [merge, nearest("all=8; routed=4")],

@@ -54,6 +54,8 @@ export function experiments(model: MeasuredModel): Experiment[] {
   const { nExperts, hiddenSize } = model;
   const rank = (share: number): string => String(32 * Math.floor((share * hiddenSize) / 32));
   const gptq = (plan: string, sample: number, ...more: string[]): Step => ["gptq", "--plan", plan, ...text(sample), ...more];
+  /** A plan of bits, and GPTQ by it. */
+  const planned = (sample: number, ...options: string[]): Step[] => [["bits", ...options, ...text(sample)], gptq(`${TRUNK}; {plan}`, sample)];
   return [
     row("widths", "as published", 1, [], "mix", "f32"),
     row("widths", "8 bits, nearest", 1, [], "mix", "q8"),
@@ -66,14 +68,14 @@ export function experiments(model: MeasuredModel): Experiment[] {
     row("mixed", "4 bits, GPTQ", 1, [gptq(`${TRUNK}; routed=4`, 1)]),
     ...SAMPLES.flatMap((s) => [
       row("mixed", "2 bits, GPTQ", s, [gptq(`${TRUNK}; routed=2`, s)]),
-      row("mixed", "2.5 bits, PMQ", s, [["bits", "--by", "pmq", "--bits", "2.5", ...text(s)], gptq(`${TRUNK}; {plan}`, s)]),
-      row("mixed", "2.5 bits, least squared error, down apart", s, [["bits", "--by", "error", "--bits", "2.5", ...text(s)], gptq(`${TRUNK}; {plan}`, s)]),
+      row("mixed", "2.5 bits, PMQ", s, planned(s, "--by", "pmq", "--bits", "2.5")),
+      row("mixed", "2.5 bits, least squared error, down apart", s, planned(s, "--by", "error", "--bits", "2.5")),
       row("mixed", "2.5 bits, drawn", s, [gptq(randomPlan(model, s), s)]),
     ]),
     ...SAMPLES.flatMap((s) => [
-      row("mixed", "3 bits of 2 and 4, least squared error, down apart", s, [["bits", "--by", "error", "--bits", "3", ...text(s)], gptq(`${TRUNK}; {plan}`, s)]),
+      row("mixed", "3 bits of 2 and 4, least squared error, down apart", s, planned(s, "--by", "error", "--bits", "3")),
       row("mixed", "3 bits, GPTQ", s, [gptq(`${TRUNK}; routed=3`, s)]),
-      row("mixed", "3 bits of 2, 3 and 4, least squared error, down apart", s, [["bits", "--by", "error", "--bits", "3", "--widths", "2,3,4", ...text(s)], gptq(`${TRUNK}; {plan}`, s)]),
+      row("mixed", "3 bits of 2, 3 and 4, least squared error, down apart", s, planned(s, "--by", "error", "--bits", "3", "--widths", "2,3,4")),
     ]),
     ...["math", "novel", "docs-zh", "code-c"].flatMap((domain) => [
       row("prune", `${domain}: all experts`, 1, [], domain, "f32"),

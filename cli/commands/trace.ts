@@ -4,14 +4,14 @@
 
 import { type Command, InvalidArgumentError } from "commander";
 import { readFileSync, statSync } from "node:fs";
-import { readTrace, TRACE_COLUMNS, traceHeader, traceHeaderBytes, traceRecords, type Trace, type TraceColumn, type TraceHeader, type TraceRecord } from "../../formats/trace.ts";
+import { readTrace, TRACE_COLUMNS, traceHeader, traceHeaderBytes, traceRecords, type Trace, type TraceColumn, type TraceHeader } from "../../formats/trace.ts";
 import { ExpertLoad, type LayerLoad } from "../../fleet/expert-load.ts";
-import { type LayerLocality, TraceLocality } from "../../fleet/trace-locality.ts";
+import { type LayerLocality, meanCaches, TraceLocality } from "../../fleet/trace-locality.ts";
 import { RoutingNotes } from "../../passes/routing-notes.ts";
 import { openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
 import { readText } from "../read-text.ts";
-import { showTable } from "../sizes.ts";
+import { percent, showTable } from "../sizes.ts";
 import { writeWhole } from "../whole-file.ts";
 
 interface TraceOptions {
@@ -178,16 +178,13 @@ function showLoad(load: readonly LayerLoad[], nExperts: number): string {
   return lines.map((line) => `${line.map((cell, i) => (i < 4 ? cell.padEnd(widths[i]!) : cell)).join("  ")}\n`).join("");
 }
 
-const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
-
 /** SRP by layer and length, then hit rates by layer and size. */
 function showLocality(layers: readonly LayerLocality[]): string {
-  const mean = (value: (of: LayerLocality) => number): number => layers.reduce((sum, of) => sum + value(of), 0) / layers.length;
   const rows = (layer: LayerLocality): [string, string][] => [
     ...layer.segments.map(({ segmentTokens, srp, interval, rho }): [string, string] => [`  segments of ${segmentTokens}`, `SRP ${srp.toFixed(3)}${interval === null ? "" : ` (${interval[0].toFixed(3)} to ${interval[1].toFixed(3)})`}, ${rho.toFixed(2)} times the places asked for`]),
     ...layer.caches.map(({ experts, recentlyUsed, segment, best }): [string, string] => [`  cache of ${experts}`, `LRU ${percent(recentlyUsed)}, SCH ${percent(segment)}, best possible ${percent(best)} of choices hit`]),
   ];
-  const [, advised] = layers[0]?.caches ?? [];
-  const advice = advised === undefined ? "" : `A cache of ${advised.experts} experts a layer, twice those of a token, would serve ${percent(mean(({ caches }) => caches[1]!.recentlyUsed))} of choices by LRU, and ${percent(mean(({ caches }) => caches[1]!.best))} at best.\n`;
+  const [, advised] = meanCaches(layers.map(({ caches }) => caches));
+  const advice = advised === undefined ? "" : `A cache of ${advised.experts} experts a layer, twice those of a token, would serve ${percent(advised.recentlyUsed)} of choices by LRU, and ${percent(advised.best)} at best.\n`;
   return `${layers.map((layer) => `layer ${layer.layer}\n${showTable(rows(layer))}`).join("")}${advice}`;
 }

@@ -29,6 +29,8 @@ interface Options extends CalibrationOptions, ReportOptions {
   readonly json?: boolean;
 }
 
+const WIDTHS: readonly Width[] = PLAN_BITS.filter((width) => width !== 16);
+
 export const bitsCommand: PassCommand = {
   name: "bits",
   sentence: "Choose bits for each expert by how often it is asked, how much it counts and how badly it is missed, or for all parts by structure; writes a plan.",
@@ -39,7 +41,7 @@ export const bitsCommand: PassCommand = {
       .option("--text <file>", "UTF-8 text to measure with; by outliers and random need none")
       .addOption(new Option("--by <what>", "error: least squared error, gate and up apart from down; pmq: least loss of whole experts; else attention, shared and dense parts first, then experts in this order (docs/compression.md)").choices(["error", "pmq", ...ORDERS]).default("error"))
       .requiredOption("--bits <n>", "on average; error and pmq: per expert weight, without scales, such as 2.5; others: per weight within layers, with scales, such as 3.5", Number)
-      .option("--widths <list>", "bits a matrix may have: some of 2, 3, 4, 8", widthsOf, [2, 4])
+      .option("--widths <list>", `bits a matrix may have: some of ${WIDTHS.join(", ")}`, widthsOf, [2, 4])
       .option("--seed <n>", "of the random order", positiveInteger, 1)
       .option("--json", "print one JSON document")
       .action(bits);
@@ -47,8 +49,8 @@ export const bitsCommand: PassCommand = {
 };
 
 function widthsOf(text: string): Width[] {
-  const widths = text.split(",").map((width) => PLAN_BITS.find((known) => String(known) === width.trim() && known !== 16));
-  if (widths.includes(undefined) || new Set(widths).size < widths.length) throw new InvalidArgumentError(`Expected some of ${PLAN_BITS.filter((width) => width !== 16).join(", ")}, such as 2,4.`);
+  const widths = text.split(",").map((width) => WIDTHS.find((known) => String(known) === width.trim()));
+  if (widths.includes(undefined) || new Set(widths).size < widths.length) throw new InvalidArgumentError(`Expected some of ${WIDTHS.join(", ")}, such as 2,4.`);
   return (widths as Width[]).sort((a, b) => a - b);
 }
 
@@ -141,7 +143,7 @@ const tokensOf = (sequences: readonly (readonly number[])[]): number => sequence
 /** Nominal bits of each expert, by layer: the mean of its matrices'. */
 const plannedBits = (checkpoint: Checkpoint, plan: BitPlan): { layer: number; bits: number[] }[] => moeLayersOf(checkpoint.config).map((layer) => ({
   layer, bits: Array.from({ length: checkpoint.config.nExperts }, (_, expert) => {
-    const bits = EXPERT_MATRICES.map((matrix) => PLAN_BITS.find((width) => width !== 16 && typeOfBits(width) === plan.typeOf(checkpoint.place(expertName(layer, expert, matrix)))) ?? 16);
+    const bits = EXPERT_MATRICES.map((matrix) => WIDTHS.find((width) => typeOfBits(width) === plan.typeOf(checkpoint.place(expertName(layer, expert, matrix)))) ?? 16);
     return bits.reduce((sum, width) => sum + width, 0) / bits.length;
   }),
 }));

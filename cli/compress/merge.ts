@@ -2,6 +2,7 @@
 
 import { Option } from "commander";
 import { basename } from "node:path";
+import { canJoin } from "../../passes/joined-experts.ts";
 import { mergeModel, type MergeOptions, type MergeReport } from "../../passes/merge-model.ts";
 import { openCheckpoint } from "../open-model.ts";
 import { kernelModules } from "../open-pack.ts";
@@ -38,8 +39,7 @@ export const mergeCommand: PassCommand = {
 async function merge(model: string, options: Options): Promise<void> {
   const { out, share: staying, rank, seed, report, json = false } = options;
   const checkpoint = await openCheckpoint(model);
-  const { expertIntermediateSize, hiddenSize } = checkpoint.config;
-  const join = options.join ?? (rank === 1 && expertIntermediateSize <= hiddenSize ? "neurons" : "mean");
+  const join = options.join ?? (rank === 1 && canJoin(checkpoint.config) ? "neurons" : "mean");
   const sequences = calibrationWindows(checkpoint, options.text, options);
   await writeModel<MergeReport>({
     pass: mergeCommand, checkpoint, out, report, json, label: `comparing experts of ${basename(checkpoint.name)}`, total: checkpoint.config.nLayers, unit: "layers",

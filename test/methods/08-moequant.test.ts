@@ -2,11 +2,9 @@
 // rotation that comes first: Hadamard matrices by their definition, and a rotated model that says the same.
 
 import { readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { gunzipSync } from "node:zlib";
 import { beforeAll, describe, expect, it } from "vitest";
 import { buildKernels } from "../../cli/build-kernels.mjs";
-import { FolderSource } from "../../cli/file-source.ts";
 import { kernelModules } from "../../cli/open-pack.ts";
 import { openModelFolder } from "../../formats/canonical-model.ts";
 import type { Checkpoint } from "../../formats/checkpoint.ts";
@@ -26,6 +24,7 @@ import { hadamardParts, paley, rotationOf } from "../../passes/rotation.ts";
 import { balancedScore, drawDifferent, type SampledSequence, selfSample, type SelfSamplingOptions, TAU, usageDeviation } from "../../passes/self-sampling.ts";
 import { checkpointWeights } from "../../passes/streamed-model.ts";
 import { dataFile } from "../support/data-folder.ts";
+import { openDemo } from "../support/demo-texts.ts";
 import { openTinyHuggingFace, openTinyPlain } from "../support/pack-to-memory.ts";
 import { SeededRandom } from "../support/seeded-random.ts";
 import { TINY_ARCHITECTURES, type TinyArchitecture, tinyModel } from "../support/tiny-models.ts";
@@ -144,7 +143,7 @@ const TEXTS = ["en_shakespeare/tinyshakespeare.txt.gz", "en_tinystories/tinystor
 
 describe.skipIf(TEXTS.includes(null))("on the demo model (needs texts of the data folder)", () => {
   it("experts are asked at least twice as evenly as by plain texts, one or all of four", async () => {
-    const checkpoint = await openModelFolder(new FolderSource(fileURLToPath(new URL("../../demo/model", import.meta.url))), "demo");
+    const checkpoint = await openDemo();
     const { config } = checkpoint;
     const tokenizer = createTokenizer(JSON.parse(new TextDecoder().decode(checkpoint.tokenizer!.json)));
     const [n, length] = [16, 64];

@@ -3,11 +3,9 @@
 
 import { gunzipSync } from "node:zlib";
 import { readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
 import { buildKernels } from "../../cli/build-kernels.mjs";
 import { evaluateText } from "../../cli/commands/eval.ts";
-import { openCheckpoint } from "../../cli/open-model.ts";
 import { kernelModules, openPackFrom } from "../../cli/open-pack.ts";
 import { openModelFolder } from "../../formats/canonical-model.ts";
 import type { Checkpoint } from "../../formats/checkpoint.ts";
@@ -29,6 +27,7 @@ import { compressExperts } from "../../passes/compressed-experts.ts";
 import { ExpertGradients, gatedUnit } from "../../passes/expert-gradients.ts";
 import { pruneModel } from "../../passes/prune-model.ts";
 import { dataFile } from "../support/data-folder.ts";
+import { openDemo } from "../support/demo-texts.ts";
 import { directEngine, logitsOf } from "../support/direct-engine.ts";
 import { openTinyHuggingFace, packToMemory, type MemoryPack } from "../support/pack-to-memory.ts";
 import { openStage, ringOf } from "../support/ring.ts";
@@ -327,7 +326,7 @@ const hasPieces = PIECES.every((file) => file !== null);
 
 describe.skipIf(!hasPieces)(hasPieces ? "the demo" : "the demo: needs text/math_gsm8k, en_tinystories, code_ts and en_novel under WORKERS_MOE_DATA (default ../shared/data)", () => {
   it("with two of its four experts run keeps most of what two alone lose", async () => {
-    const demo = await openCheckpoint(fileURLToPath(new URL("../../demo/model", import.meta.url)));
+    const demo = await openDemo();
     const texts = PIECES.map((file) => gunzipSync(readFileSync(file!)).toString("utf8"));
     // The demo has seen most of these texts, as has every model it is compared with here.
     const [toFit, toJudge] = [texts.map((text) => text.slice(20_000, 22_000)).join("\n\n"), texts.map((text) => text.slice(90_000, 91_500)).join("\n\n")];

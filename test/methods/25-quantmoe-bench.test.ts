@@ -2,11 +2,9 @@
 // bits for what every token passes and for frequent experts lose less than the same bits for any.
 
 import { readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { gunzipSync } from "node:zlib";
 import { beforeAll, describe, expect, it } from "vitest";
 import { buildKernels } from "../../cli/build-kernels.mjs";
-import { FolderSource } from "../../cli/file-source.ts";
 import { kernelModules } from "../../cli/open-pack.ts";
 import { openModelFolder } from "../../formats/canonical-model.ts";
 import { decodeRows } from "../../formats/dequantize.ts";
@@ -24,6 +22,7 @@ import { quantizeModel } from "../../passes/quantize-model.ts";
 import { checkpointWeights } from "../../passes/streamed-model.ts";
 import { expertOrder, ORDERS, structurePlan, type ExpertMeasures } from "../../passes/structure-plans.ts";
 import { dataFile } from "../support/data-folder.ts";
+import { openDemo } from "../support/demo-texts.ts";
 import { meanNll } from "../support/mean-nll.ts";
 import { openTinyHuggingFace, packToMemory } from "../support/pack-to-memory.ts";
 import { type TinyArchitecture, tinyModel } from "../support/tiny-models.ts";
@@ -163,7 +162,7 @@ describe.skipIf(TEXTS.includes(null))("on the demo model (needs texts of the dat
   const WINDOW = 128;
 
   it("the same bits for what every token passes and for frequent experts cost less than for any", async () => {
-    const checkpoint = await openModelFolder(new FolderSource(fileURLToPath(new URL("../../demo/model", import.meta.url))), "demo");
+    const checkpoint = await openDemo();
     const { config } = checkpoint;
     const tokenizer = createTokenizer(JSON.parse(new TextDecoder().decode(checkpoint.tokenizer!.json)));
     const ids = TEXTS.map((file) => tokenizer.encodeText(gunzipSync(readFileSync(file!)).toString("utf8").slice(-120_000)));
