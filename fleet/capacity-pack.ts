@@ -2,8 +2,9 @@
 // Owns the view (a manifest of docs/formats.md fits it, and so does a pack planned from a config alone) and the sums over it.
 // Refuses limits and placement: capacity-stages.ts and capacity-shards.ts.
 
-import { EXPERT_MATRICES, expertInputSize, ffnShape, hasExpertBiases, latentDim, type ModelConfig, sharedWidth, trunkTensors } from "../model/config.ts";
-import { type ActivationFormat, type KvFormat, kvLayerBytes, KV_BLOCK, matrixBytes, type MatrixFormat } from "../model/kernels.ts";
+import { EXPERT_MATRICES, expertInputSize, ffnShape, hasExpertBiases, type ModelConfig, sharedWidth, trunkTensors } from "../model/config.ts";
+import { type ActivationFormat, type KvFormat, KV_BLOCK, matrixBytes, type MatrixFormat } from "../model/kernels.ts";
+import { pageBytesOf } from "../model/kv-page.ts";
 
 export interface CapacityBlob {
   readonly hash: string;
@@ -89,7 +90,7 @@ export function layerOf(name: string): number | null {
 
 /** KV cache of one token in `nLayers` layers. Pages hold 32 tokens, so this divides evenly but in the page's alignment. */
 export const kvBytesPerToken = ({ config, kvFormat }: Pick<CapacityPack, "config" | "kvFormat">, nLayers: number = config.nLayers): number =>
-  nLayers * kvLayerBytes(kvFormat, config.nKvHeads, config.headDim, latentDim(config)) / KV_BLOCK;
+  pageBytesOf(config, kvFormat, nLayers) / KV_BLOCK;
 
 /** Bytes of rows [from, to) of a matrix; `from` is a multiple of 32, the rows of a tile. */
 export const rowBytes = (format: MatrixFormat, from: number, to: number, nCols: number): number => (to > from ? matrixBytes(format, to - from, nCols) : 0);

@@ -61,7 +61,14 @@ export interface LayerWeights {
   readonly oBias: number;
   readonly ffnNorm: number;
   readonly ffnNormBias: number;
+  /** What the layer's gate reads (gates/): which of these there are is its kind's matter. */
   readonly router: Matrix | null;
+  readonly routerHidden: Matrix | null;
+  readonly routerHiddenBias: number;
+  readonly routerSpread: Matrix | null;
+  readonly taskRouters: MatrixStack | null;
+  /** f32 [vocab]: the expert of each token. */
+  readonly routerTable: number;
   readonly routerBias: number;
   readonly selectionBias: number;
   /** f32 [nExperts, hidden], less one. */
@@ -157,7 +164,9 @@ export function bindTrunk(config: ModelConfig, lookup: (name: string) => LoadedT
         },
       sinks: vector(at + "sinks"), o: matrix(at + "o"), oBias: vector(at + "oBias"),
       ffnNorm: vector(at + "ffnNorm"), ffnNormBias: vector(at + "ffnNormBias"),
-      router: optional(at + "router"), routerBias: vector(at + "routerBias"), selectionBias: vector(at + "selectionBias"), auxiliaryScales: vector(at + "auxiliaryScales"), keepRouter: vector(at + "keepRouter"), sharedGate: optional(at + "sharedGate"),
+      router: optional(at + "router"), routerHidden: optional(at + "routerHidden"), routerHiddenBias: vector(at + "routerHiddenBias"), routerSpread: optional(at + "routerSpread"),
+      taskRouters: known.has(at + "taskRouter") ? stack(at + "taskRouter") : null, routerTable: vector(at + "routerTable"), routerBias: vector(at + "routerBias"),
+      selectionBias: vector(at + "selectionBias"), auxiliaryScales: vector(at + "auxiliaryScales"), keepRouter: vector(at + "keepRouter"), sharedGate: optional(at + "sharedGate"),
       latent: joined(at + "latent"),
     };
   });

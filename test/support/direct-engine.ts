@@ -3,7 +3,7 @@
 // Refuses quantised formats: those come through formats/.
 
 import { expertInputSize, sharedWidth, trunkTensors, type ExpertKind, type ModelConfig } from "../../model/config.ts";
-import { Engine } from "../../model/engine.ts";
+import { Engine, type StepEntry } from "../../model/engine.ts";
 import type { Experts } from "../../model/experts.ts";
 import { Heap } from "../../model/heap.ts";
 import { formatCode, gateUpRows, matrixBytes, segmentBiasBytes, segmentBytes, type Kernels, type KvFormat } from "../../model/kernels.ts";
@@ -108,13 +108,13 @@ export function directEngine(config: ModelConfig, weights: PlainWeights, base: n
 }
 
 /** Logits of every position, evaluated in chunks of the given sizes (the last one repeats). */
-export async function logitsOf(engine: Engine, ids: readonly number[], chunks: readonly number[]): Promise<Float32Array> {
+export async function logitsOf(engine: Engine, ids: readonly number[], chunks: readonly number[], settings: Pick<StepEntry, "answers"> = {}): Promise<Float32Array> {
   const timeline = engine.kv.open(ids.length);
   const parts: Float32Array[] = [];
   try {
     for (let done = 0, i = 0; done < ids.length; i++) {
       const chunk = ids.slice(done, done + chunks[Math.min(i, chunks.length - 1)]!);
-      parts.push((await engine.step([{ timeline, ids: chunk, logits: "all" }])).logits[0]!);
+      parts.push((await engine.step([{ timeline, ids: chunk, logits: "all", ...settings }])).logits[0]!);
       done += chunk.length;
     }
   } finally {

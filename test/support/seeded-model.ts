@@ -36,6 +36,10 @@ export function seededWeights(config: ModelConfig, seed: number): PlainWeights {
     return ffn[4] === undefined ? [nRows, nCols] : [1, nRows];
   };
   return (name) => {
+    const cached = (matrix: DefinitionMatrix): DefinitionMatrix => {
+      cache.set(name, matrix);
+      return matrix;
+    };
     const known = cache.get(name);
     if (known !== undefined) return known;
     const [rows, cols] = shapeOf(name);
@@ -44,11 +48,11 @@ export function seededWeights(config: ModelConfig, seed: number): PlainWeights {
       state = Math.imul(state ^ (state >>> 15), 0x2c1b3c6d) + 0x9e3779b9 | 0;
       return ((state ^ (state >>> 13)) >>> 0) / 2 ** 31 - 1;
     };
+    if (name.endsWith("routerTable")) return cached({ rows, cols, values: Float32Array.from({ length: cols }, (_, id) => (id * 5 + 3) % config.nExperts) });
     const isNorm = /[nN]orm$/.test(name);
-    const scale = name.endsWith("router") || name === "embed" ? 1 : rows === 1 ? 0.5 : 2 / Math.sqrt(cols);
+    // An expert that attends too sharply says the same as another.
+    const scale = name.endsWith("router") && config.router.gate?.kind === "attention" ? 0.1 : name.endsWith("router") || name === "embed" ? 1 : rows === 1 ? 0.5 : 2 / Math.sqrt(cols);
     const values = Float32Array.from({ length: rows * cols }, () => (isNorm ? 1 + 0.3 * next() : scale * next()));
-    const matrix = { rows, cols, values };
-    cache.set(name, matrix);
-    return matrix;
+    return cached({ rows, cols, values: name.endsWith("routerSpread") ? values.map(Math.abs) : values });
   };
 }
