@@ -5,10 +5,10 @@
 
 import { gateTensors } from "./gates/index.ts";
 import type { RopeStyle } from "./kernels.ts";
-import { auxiliariesOf, logitsOf, type RouterConfig } from "./router-config.ts";
+import { auxiliariesOf, expertOutputSize, logitsOf, type RouterConfig } from "./router-config.ts";
 
 export type { AuxiliariesConfig, GateConfig, RouterConfig, RouterScope, RouterScore, RouterSelect, RouterWeigh } from "./router-config.ts";
-export { auxiliariesOf } from "./router-config.ts";
+export { auxiliariesOf, expertOutputSize } from "./router-config.ts";
 export { ModelError, oneLine } from "./model-error.ts";
 
 export type LayerFfn = "moe" | "dense";
@@ -108,6 +108,11 @@ export interface ModelConfig {
   readonly swigluLimit: number;
   /** Intermediate width of one expert. */
   readonly expertIntermediateSize: number;
+  /**
+   * Layers that follow one another share one pool of experts (ReXMoE): nExperts counts the pool's, each layer has a router over all of them, and their
+   * matrices are named by the first of these layers. Absent: each layer has its own.
+   */
+  readonly expertPool?: { readonly layers: number } | undefined;
   /** Absent: experts read the normalised row itself. */
   readonly latentExperts?: LatentExpertsConfig;
   /** Intermediate width of the shared expert; 0 = none. */
@@ -226,6 +231,9 @@ export const latentDim = (c: Pick<ModelConfig, "mla">): number => c.mla?.kvLoraR
 /** Layers that have experts, ascending. */
 export const moeLayersOf = ({ layerFfns }: Pick<ModelConfig, "layerFfns">): number[] => layerFfns.flatMap((kind, layer) => (kind === "moe" ? [layer] : []));
 
+/** The layer whose name the experts of a layer have: the first of its pool, or itself. */
+export const expertLayer = ({ expertPool }: Pick<ModelConfig, "expertPool">, layer: number): number => (expertPool === undefined ? layer : layer - (layer % expertPool.layers));
+
 /** Width of the feed-forward part that every token of a layer passes: a dense layer's, or the shared experts'; 0 = none. */
 export const sharedWidth = (c: ModelConfig, layer: number): number => (c.layerFfns[layer] === "dense" ? c.denseIntermediateSize : c.sharedIntermediateSize);
 
@@ -250,9 +258,9 @@ export const inputRowsPerToken = ({ latentExperts }: Pick<ModelConfig, "latentEx
 /** Which of them each expert reads: floor(expert / this). */
 export const expertsPerInputRow = (c: Pick<ModelConfig, "latentExperts" | "nExperts">): number => c.nExperts / inputRowsPerToken(c);
 
-/** Shape of a matrix of a feed-forward part of the given intermediate width, which reads rows of `inputSize`. */
-export const ffnShape = (inputSize: number, hiddenSize: number, width: number, matrix: ExpertMatrix): { nRows: number; nCols: number } =>
-  matrix === "down" ? { nRows: hiddenSize, nCols: width } : { nRows: width, nCols: inputSize };
+/** Shape of a matrix of a feed-forward part of the given intermediate width, which reads rows of `inputSize` and gives rows of `outputSize`. */
+export const ffnShape = (inputSize: number, outputSize: number, width: number, matrix: ExpertMatrix): { nRows: number; nCols: number } =>
+  matrix === "down" ? { nRows: outputSize, nCols: width } : { nRows: width, nCols: inputSize };
 
 /** Shape of a routed expert's matrix. */
-export const expertShape = (c: ModelConfig, matrix: ExpertMatrix): { nRows: number; nCols: number } => ffnShape(expertInputSize(c), c.hiddenSize, c.expertIntermediateSize, matrix);
+export const expertShape = (c: ModelConfig, matrix: ExpertMatrix): { nRows: number; nCols: number } => ffnShape(expertInputSize(c), expertOutputSize(c), c.expertIntermediateSize, matrix);

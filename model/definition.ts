@@ -298,22 +298,40 @@ export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: Arr
 
     const routed: Routing[] = [];
     const normed = x.map((row) => norm(row, at + "ffnNorm"));
-    const { scope } = c.router;
-    /** What the gate reads of a token. */
-    const gateInput = (position: number): Vector => {
+    /** What a gate of that scope reads of a token. */
+    const gateInput = (scope: RouterConfig["scope"], position: number): Vector => {
       if (scope === undefined) return normed[position]!;
       if (scope.kind === "condition") return Array.from(answers.condition!);
       const rows = normed.slice(0, Math.min(position + 1, scope.tokens));
       return normed[0]!.map((_, i) => rows.reduce((sum, seen) => sum + seen[i]!, 0) / rows.length);
     };
+    /** Branches route among their own experts; of several, matrices are numbered and vectors lie one after the other. */
+    const branches: readonly Pick<RouterConfig, "topK" | "scope">[] = c.router.branches ?? [c.router];
+    const each = c.nExperts / branches.length;
+    const choose = (branch: number, position: number): Routing => {
+      const { topK, scope } = branches[branch]!;
+      const own: ModelConfig = { ...c, nExperts: each, router: { ...c.router, topK, scope, branches: undefined } };
+      const vector = (name: string): Vector => {
+        const values = Array.from(w(at + name).values);
+        return values.slice((branch * values.length) / branches.length, ((branch + 1) * values.length) / branches.length);
+      };
+      const weights: DefinitionWeights = branches.length === 1 ? w : (name) => (name.endsWith("Bias") ? { rows: 1, cols: 0, values: vector(name.slice(at.length)) } : w(`${name}.${branch}`));
+      let logits = c.router.score === "one" ? new Array<number>(c.nExperts).fill(0) : gateLogits(own, weights, at, gateInput(scope, position), { id: ids[position]!, task: answers.task });
+      if (c.router.logitBias) logits = add(logits, vector("routerBias"));
+      const choice = route(own.router, logits, c.router.selectionBias ? w(at + "selectionBias").values : undefined, each);
+      return { ...choice, ids: choice.ids.map((id) => branch * each + id) };
+    };
+    /** Whose experts a layer has: its own, or those of the first layer of its pool. */
+    const expertsAt = `layers.${layer - (layer % (c.expertPool?.layers ?? 1))}.experts.`;
     x = x.map((row, position) => {
       const h = normed[position]!;
       let y = new Array<number>(c.hiddenSize).fill(0);
       if (c.layerFfns[layer] === "dense") y = swiglu(w, `${at}shared.`, h);
       else {
-        let logits = c.router.score === "one" ? new Array<number>(c.nExperts).fill(0) : gateLogits(c, w, at, gateInput(position), { id: ids[position]!, task: answers.task });
-        if (c.router.logitBias) logits = add(logits, Array.from(w(at + "routerBias").values));
-        const choice = route(c.router, logits, c.router.selectionBias ? w(at + "selectionBias").values : undefined, c.nExperts);
+        const choices = branches.map((_, branch) => choose(branch, position));
+        const choice: Routing = {
+          ids: choices.flatMap((of) => of.ids), weights: choices.flatMap((of) => of.weights), auxiliaries: choices[0]!.auxiliaries, margin: Math.min(...choices.map((of) => of.margin)),
+        };
         routed.push(choice);
         // Compressed experts: what is run gets its input times one plus the auxiliary experts' vectors.
         const scales = choice.auxiliaries.length === 0 ? [] : w(`${at}auxiliaryScales`).values;
@@ -321,7 +339,10 @@ export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: Arr
         choice.ids.forEach((id, rank) => {
           // Latent experts read B times it, B being their group's.
           const input = c.latentExperts === undefined ? scaled : multiply(w(`${at}latent.${Math.floor(id / (c.nExperts / c.latentExperts.nGroups))}`), scaled);
-          y = add(y, expert(c, w, `${at}experts.${id}.`, input).map((v) => v * choice.weights[rank]!));
+          const given = expert(c, w, `${expertsAt}${id}.`, input).map((v) => v * choice.weights[rank]!);
+          // What branches give stands side by side.
+          const place = Math.floor(id / each) * given.length;
+          y = y.map((v, i) => v + (given[i - place] ?? 0));
         });
         if (c.sharedIntermediateSize > 0) {
           const gate = c.sharedGate ? sigmoid(multiply(w(at + "sharedGate"), h)[0]!) : 1;

@@ -7,7 +7,7 @@ import { PAIR_BYTES } from "./expert-batch.ts";
 import type { GatedConfig } from "./gates/gate.ts";
 import { gateOf } from "./gates/index.ts";
 import { activationRowBytes, attentionScratchBytes, expertScratchBytes, matmulScratchBytes, topLogitsScratchBytes } from "./kernels.ts";
-import { gateInputSize, logitsOf } from "./router-config.ts";
+import { branchesOf, expertOutputSize, gateInputSize, logitsOf } from "./router-config.ts";
 import { drawsTokens, endsLayers, isEmpty, wholeModel, type StageSpan } from "./stage-span.ts";
 
 /** Rows of logits computed at a time. */
@@ -51,14 +51,17 @@ const rowRegions = <Name extends string>(name: Name, nRows: number, nCols: numbe
   [`${name}F32Ptrs`]: nRows * 4, [`${name}Qa8Ptrs`]: nRows * 4,
 }) as Record<`${Name}F32` | `${Name}Qa8` | `${Name}F32Ptrs` | `${Name}Qa8Ptrs`, number>;
 
-/** Regions of gates that are more than one product: rows of their own, and rows they read that are not the tokens' (gate-stage.ts). */
+/** Regions of gates that are more than one product: rows of their own, and rows they read that are not the tokens' (gate-stage.ts). Branches use them in turn. */
 function gateRegions(c: ModelConfig, nRouted: number) {
-  const { score, scope } = c.router;
+  const { score, branches } = c.router;
   const isGated = score !== "one";
   const own = isGated ? gateOf(c).ownColumns(c) : 0;
+  const scopes = branchesOf(c.router).map(({ scope }) => scope?.kind);
   return {
     ...rowRegions("gateOwn", own > 0 ? nRouted : 0, own), routerWide: isGated ? nRouted * routerWideStride(c) : 0,
-    ...rowRegions("gateIn", scope === undefined ? 0 : scope.kind === "condition" ? Math.min(1, nRouted) : nRouted, gateInputSize(c)),
+    ...rowRegions("gateIn", scopes.includes("sequence") ? nRouted : scopes.includes("condition") ? Math.min(1, nRouted) : 0, gateInputSize(c)),
+    conditionLogits: scopes.includes("condition") && nRouted > 0 ? routerStride(c) : 0,
+    branchIds: branches === undefined ? 0 : nRouted * c.router.topK * 4, branchWeights: branches === undefined ? 0 : nRouted * c.router.topK * 4,
   };
 }
 
@@ -101,7 +104,7 @@ export function engineRegions(c: ModelConfig, { nTokens, maxSegments, sharedSegm
     ...rowRegions("expertIn", c.latentExperts === undefined ? 0 : nRouted * inputRowsPerToken(c), expertInputSize(c)),
     x: passes ? nTokens * hiddenStride(c) : 0, y: n * hiddenStride(c),
     ...gateRegions(c, nRouted), routerLogits: nRouted * routerStride(c), ids: nRouted * k * 4, weights: nRouted * k * 4, pairs: nRouted * k * PAIR_BYTES,
-    expertRows: nRouted * k * maxSegments * c.hiddenSize * 4,
+    expertRows: nRouted * k * maxSegments * expertOutputSize(c) * 4,
     rankedIds: nScaled * (k + auxiliaries) * 4, rankedWeights: nScaled * (k + auxiliaries) * 4, auxiliaryPairs: nScaled * auxiliaries * PAIR_BYTES,
     scaledF32: nScaled * activationRowBytes("f32", c.hiddenSize), scaledQa8: nScaled * activationRowBytes("qa8", c.hiddenSize),
     sharedRows: nShared * hiddenStride(c), sharedSegmentRows: nShared * hiddenStride(c),

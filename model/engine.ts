@@ -23,6 +23,7 @@ import type { HeadAnswer, HeadPart } from "./ring-logits.ts";
 import { OnlinePruning, type PrunedCalls } from "./online-pruning.ts";
 import type { PruningRule } from "./online-pruning-rule.ts";
 import { ResidualRows } from "./residual-rows.ts";
+import { branchesOf, expertOutputSize } from "./router-config.ts";
 import { routeTokens } from "./router.ts";
 import type { TopLogits } from "./sampling.ts";
 import { SharedFfn } from "./shared-ffn.ts";
@@ -167,7 +168,7 @@ export class Engine {
     const pageBytes = pageBytesOf(c, parts.kvFormat, span.layers[1] - span.layers[0]);
     this.kv = new KvCache(hasLayers ? new HeapPages(heap, pageBytes) : new NoPages(), c, this.contextLength, pageBytes);
     this.#xStride = hiddenStride(c);
-    this.#rowBytes = c.router.topK * maxSegments * c.hiddenSize * 4;
+    this.#rowBytes = c.router.topK * maxSegments * expertOutputSize(c) * 4;
     this.#normed = activationRows(heap, hasLayers ? n : 0, c.hiddenSize, { f32: at.normedF32, qa8: at.normedQa8, f32Ptrs: at.normedF32Ptrs, qa8Ptrs: at.normedQa8Ptrs });
     this.#products = new RowProducts(kernels, at.scratch);
     this.#attention = !hasLayers ? null : attentionOf({
@@ -182,7 +183,8 @@ export class Engine {
     this.#tokenIds = new Uint32Array(n);
     this.#gates = new GateStage({ config: c, kernels, heap, at, kvFormat: parts.kvFormat, layers: span.layers, maxTokens: nExperts > 0 ? n : 0, products: this.#products });
     const shape = {
-      maxTokens: this.#maxRoundTokens, topK: c.router.topK, nExperts, maxSegments, hidden: c.hiddenSize, rowsPerToken: inputRowsPerToken(c), expertsPerRow: expertsPerInputRow(c),
+      maxTokens: this.#maxRoundTokens, topK: c.router.topK, nExperts, maxSegments, hidden: expertOutputSize(c), rowsPerToken: inputRowsPerToken(c), expertsPerRow: expertsPerInputRow(c),
+      expertsPerBranch: Math.max(1, nExperts / branchesOf(c.router).length),
     };
     this.#waves = Array.from({ length: MAX_ROUNDS }, (): Wave =>
       ({ first: 0, nTokens: 0, builder: new ExpertBatchBuilder(heap, shape, parts.experts), batch: null, nPairs: 0, nSharedPairs: 0, running: null }));
@@ -371,7 +373,7 @@ export class Engine {
     const ranked = { rankedIds: at.rankedIds + (this.#scaling?.rankedOffset(first) ?? 0), rankedWeights: at.rankedWeights + (this.#scaling?.rankedOffset(first) ?? 0) };
     this.#gates.run(layer, w, this.#normed, { first, nTokens, tokenIds: this.#tokenIds.subarray(first, first + nTokens), pageTables: at.pageTables / 4 + first, positions: at.positions / 4 + first, answers: (token) => this.#answers[first + token] }, logits);
     this.#tap(taps, "logits", layer, wave, logits, stride / 4, nTokens);
-    routeTokens(k, heap, c.router, { logits, stride, ids, weights, ...ranked }, nTokens, c.nExperts, w.selectionBias);
+    routeTokens(k, heap, c.router, { logits, stride, ids, weights, ...ranked, branchIds: at.branchIds, branchWeights: at.branchWeights }, nTokens, c.nExperts, w.selectionBias);
     this.#tap(taps, "selection", layer, wave, logits, stride / 4, nTokens);
 
     const { ptr, stride: rowStride } = this.#expertRows(w, first, nTokens);
@@ -405,8 +407,9 @@ export class Engine {
       sum.bytes += info.bytes;
       sum.retries += info.retries;
       sum.hedges += info.hedges;
-      this.#tap(taps, "expertOutput", layer, wave, batch.rows, c.hiddenSize, batch.groupStart[batch.nGroups]!, info);
-      kernels.combine(this.#at.pairs + first * c.router.topK * PAIR_BYTES, wave.nPairs, y, this.#xStride, c.hiddenSize);
+      this.#tap(taps, "expertOutput", layer, wave, batch.rows, expertOutputSize(c), batch.groupStart[batch.nGroups]!, info);
+      // Of several branches each has its place in the row: rows have no padding (hiddenStride).
+      kernels.combine(this.#at.pairs + first * c.router.topK * PAIR_BYTES, wave.nPairs, y, this.#xStride / branchesOf(c.router).length, expertOutputSize(c));
     }
     if (wave.nSharedPairs > 0) kernels.combine(this.#shared.pairs(first), wave.nSharedPairs, y, this.#xStride, c.hiddenSize);
     this.#addResidual(first, nTokens);

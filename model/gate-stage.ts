@@ -4,14 +4,14 @@
 import { activationRows, type ActivationRows, type RowProducts } from "./activation-rows.ts";
 import { ModelError, type ModelConfig } from "./config.ts";
 import { routerStride, routerWideStride, type EngineRegions } from "./engine-regions.ts";
-import { gateOf } from "./gates/index.ts";
-import type { GateCall } from "./gates/gate.ts";
+import type { GateCall, GatedConfig } from "./gates/gate.ts";
+import { branchConfigs, gateOf } from "./gates/index.ts";
 import type { Heap } from "./heap.ts";
 import { KV_BLOCK, type ActivationFormat, type Kernels, type KvFormat } from "./kernels.ts";
 import { scopeRowOffset } from "./kv-page.ts";
 import { gateInputSize, logitsOf, type RouterConfig } from "./router-config.ts";
 import type { Span } from "./stage-span.ts";
-import type { LayerWeights } from "./trunk.ts";
+import type { GateWeights, LayerWeights } from "./trunk.ts";
 
 /** What a request says to a gate that asks: which task it is, or its condition f32 [size]. */
 export interface GateAnswers {
@@ -64,6 +64,8 @@ export interface GateStageParts {
 
 export class GateStage {
   readonly #p: GateStageParts;
+  /** By branch: the config as its gate sees it. */
+  readonly #branches: readonly GatedConfig[];
   /** Rows of the gate's own. */
   readonly #own: ActivationRows;
   /** What the gate reads where it is not the tokens' rows. */
@@ -78,6 +80,7 @@ export class GateStage {
     this.#p = parts;
     const { config, heap, at, maxTokens } = parts;
     const gate = gateOf(config);
+    this.#branches = branchConfigs(config);
     this.#own = activationRows(heap, at.gateOwnF32 === 0 ? 0 : maxTokens, gate.ownColumns(config), { f32: at.gateOwnF32, qa8: at.gateOwnQa8, f32Ptrs: at.gateOwnF32Ptrs, qa8Ptrs: at.gateOwnQa8Ptrs });
     this.#scoped = activationRows(heap, at.gateInF32 === 0 ? 0 : config.router.scope?.kind === "condition" ? 1 : maxTokens, gateInputSize(config),
       { f32: at.gateInF32, qa8: at.gateInQa8, f32Ptrs: at.gateInF32Ptrs, qa8Ptrs: at.gateInQa8Ptrs });
@@ -85,19 +88,24 @@ export class GateStage {
   }
 
   /** Formats in which it reads the normed rows. */
-  takes(w: LayerWeights): readonly ActivationFormat[] {
-    const { config } = this.#p;
-    if (config.router.score === "one" || config.router.scope?.kind === "condition") return [];
-    return config.router.scope === undefined ? gateOf(config).takes(w) : ["f32"];
+  takes({ gates }: LayerWeights): readonly ActivationFormat[] {
+    return gates.flatMap((w, branch) => {
+      const of = this.#branches[branch]!;
+      const { scope } = of.router;
+      return scope === undefined ? gateOf(of).takes(w) : scope.kind === "sequence" ? ["f32"] : [];
+    });
   }
 
-  /** Logits of the wave's tokens to `logits`, rows of routerStride. `normed` are the layer's rows. */
-  run(layer: number, w: LayerWeights, normed: ActivationRows, wave: GateWave, logits: number): void {
-    const { config: c } = this.#p;
-    if (c.router.score === "one") return;
-    if (c.router.scope?.kind === "condition") return this.#conditioned(layer, w, wave, logits);
-    if (c.router.scope?.kind === "sequence") this.#meanRows(layer, c.router.scope.tokens, normed, wave);
-    this.#gate(w, c.router.scope === undefined ? normed : this.#scoped, wave, logits);
+  /** Logits of the wave's tokens to `logits`, rows of routerStride, the branches' one after the other. `normed` are the layer's rows. */
+  run(layer: number, { gates }: LayerWeights, normed: ActivationRows, wave: GateWave, logits: number): void {
+    gates.forEach((w, branch) => {
+      const of = this.#branches[branch]!;
+      const { scope } = of.router;
+      const own = logits + branch * of.nExperts * 4;
+      if (scope?.kind === "condition") return this.#conditioned(layer, w, wave, own);
+      if (scope !== undefined) this.#meanRows(layer, scope.tokens, normed, wave);
+      this.#gate(of, w, scope === undefined ? normed : this.#scoped, wave, own);
+    });
   }
 
   /**
@@ -123,40 +131,48 @@ export class GateStage {
     this.#scoped.quantised = false;
   }
 
-  #gate(w: LayerWeights, rows: ActivationRows, { first, nTokens, tokenIds, answers }: Pick<GateWave, "first" | "nTokens" | "tokenIds"> & Partial<GateWave>, logits: number): void {
+  #gate(of: GatedConfig, w: GateWeights, rows: ActivationRows, { first, nTokens, tokenIds, answers }: Pick<GateWave, "first" | "nTokens" | "tokenIds"> & Partial<GateWave>, logits: number): void {
     const { config, kernels, heap, at, products } = this.#p;
     const stride = routerStride(config);
     const tasks = this.#tasks.subarray(0, nTokens);
     for (let t = 0; t < tasks.length; t++) tasks[t] = answers!(t)!.task!;
     const call: GateCall = {
-      config, w, kernels, heap, products, rows, first, nTokens, logits, stride, own: this.#own,
+      config: of, w, kernels, heap, products, rows, first, nTokens, logits, stride, own: this.#own,
       wide: at.routerWide + first * routerWideStride(config), wideStride: routerWideStride(config), tokenIds, tasks,
     };
-    gateOf(config).run(call);
-    if (w.routerBias !== 0) kernels.addBiasRows(logits, stride, w.routerBias, nTokens, logitsOf(config));
+    gateOf(of).run(call);
+    if (w.routerBias !== 0) kernels.addBiasRows(logits, stride, w.routerBias, nTokens, logitsOf(of));
     this.gatedRows += nTokens;
   }
 
   /** One row through the gate for each condition and layer that was not met before; all tokens of the request get its logits. */
-  #conditioned(layer: number, w: LayerWeights, { nTokens, answers }: GateWave, logits: number): void {
+  #conditioned(layer: number, w: GateWeights, { nTokens, answers }: GateWave, logits: number): void {
     const { config, heap } = this.#p;
-    const [n, stride] = [logitsOf(config), routerStride(config)];
+    const stride = routerStride(config);
+    let [condition, row]: [Float32Array | null, Float32Array] = [null, new Float32Array(0)];
     for (let t = 0; t < nTokens; t++) {
-      const condition = answers(t)!.condition!;
-      const key = new Uint32Array(condition.slice().buffer).join();
-      const layers = this.#kept.get(key) ?? new Map<number, Float32Array>();
-      // The one used longest ago is the first of the map.
-      this.#kept.delete(key);
-      if (this.#kept.size >= KEPT_CONDITIONS) this.#kept.delete(this.#kept.keys().next().value!);
-      this.#kept.set(key, layers);
-      const at = (logits + t * stride) / 4;
-      const known = layers.get(layer);
-      if (known === undefined) {
-        heap.f32.set(condition, this.#scoped.f32 / 4);
-        this.#scoped.quantised = false;
-        this.#gate(w, this.#scoped, { first: 0, nTokens: 1, tokenIds: new Uint32Array(1) }, at * 4);
-        layers.set(layer, heap.f32.slice(at, at + n));
-      } else heap.f32.set(known, at);
+      const asked = answers(t)!.condition!;
+      if (asked !== condition) row = this.#conditionLogits(layer, w, asked);
+      condition = asked;
+      heap.f32.set(row, (logits + t * stride) / 4);
     }
+  }
+
+  #conditionLogits(layer: number, w: GateWeights, condition: Float32Array): Float32Array {
+    const { config, heap, at } = this.#p;
+    const key = new Uint32Array(condition.slice().buffer).join();
+    const layers = this.#kept.get(key) ?? new Map<number, Float32Array>();
+    // The one used longest ago is the first of the map.
+    this.#kept.delete(key);
+    if (this.#kept.size >= KEPT_CONDITIONS) this.#kept.delete(this.#kept.keys().next().value!);
+    this.#kept.set(key, layers);
+    const known = layers.get(layer);
+    if (known !== undefined) return known;
+    heap.f32.set(condition, this.#scoped.f32 / 4);
+    this.#scoped.quantised = false;
+    this.#gate(this.#branches[0]!, w, this.#scoped, { first: 0, nTokens: 1, tokenIds: new Uint32Array(1) }, at.conditionLogits);
+    const row = heap.f32.slice(at.conditionLogits / 4, at.conditionLogits / 4 + logitsOf(config));
+    layers.set(layer, row);
+    return row;
   }
 }

@@ -4,6 +4,7 @@
 
 import { latentDim, type ModelConfig } from "./config.ts";
 import { activationRowBytes, kvLayerBytes, kvPageBytes, KV_BLOCK, type KvFormat } from "./kernels.ts";
+import { readsSequence } from "./router-config.ts";
 
 type PagedConfig = Pick<ModelConfig, "nKvHeads" | "headDim" | "mla" | "hiddenSize" | "router">;
 
@@ -11,7 +12,7 @@ type PagedConfig = Pick<ModelConfig, "nKvHeads" | "headDim" | "mla" | "hiddenSiz
 export const layerKvBytes = (c: Pick<PagedConfig, "nKvHeads" | "headDim" | "mla">, format: KvFormat): number => kvLayerBytes(format, c.nKvHeads, c.headDim, latentDim(c));
 
 /** Of the rows that one layer's router read; 0 where it reads tokens. */
-const layerScopeBytes = ({ router: { scope }, hiddenSize }: PagedConfig): number => (scope?.kind === "sequence" ? KV_BLOCK * activationRowBytes("f32", hiddenSize) : 0);
+const layerScopeBytes = ({ router, hiddenSize }: PagedConfig): number => (readsSequence(router) ? KV_BLOCK * activationRowBytes("f32", hiddenSize) : 0);
 
 /** Of a page of `nLayers` layers. */
 export const pageBytesOf = (c: PagedConfig, format: KvFormat, nLayers: number): number =>

@@ -47,11 +47,19 @@ export type RouterScope =
   /** A vector of the request, of `size` numbers; all its tokens take the same experts (MoDE). */
   | { readonly kind: "condition"; readonly size: number };
 
+/** A part of a layer's experts with a router of its own; what the branches give stands side by side (T2MIR). */
+export interface RouterBranch {
+  readonly topK: number;
+  readonly scope?: RouterScope | undefined;
+}
+
 export interface RouterConfig {
   /** Absent: logits are one product of the row with the router's matrix. */
   readonly gate?: GateConfig | undefined;
   /** Absent: the token's own row. */
   readonly scope?: RouterScope | undefined;
+  /** Two or more: the layer's experts fall into as many equal parts, one for each. Absent: they are one. */
+  readonly branches?: readonly RouterBranch[] | undefined;
   readonly score: RouterScore;
   readonly select: RouterSelect;
   /** Sparsemixer only: logits farther than twice this share below the largest are left out (router_jitter_noise); else 0. */
@@ -63,7 +71,7 @@ export interface RouterConfig {
   readonly weigh: RouterWeigh;
   /** Multiplies the weights (routed_scaling_factor); 1 = none. */
   readonly scale: number;
-  /** Experts per token that are run; with null experts or a threshold, at most. */
+  /** Experts per token that are run, of all branches; with null experts or a threshold, at most. */
   readonly topK: number;
   /** Experts per token behind those, in rank order, that are not run: vectors of theirs scale what the run ones get. Absent = none. */
   readonly auxiliaries?: AuxiliariesConfig | undefined;
@@ -92,12 +100,42 @@ export const logitsOf = ({ nExperts, router }: Pick<RoutedConfig, "nExperts" | "
 /** Numbers of the row that the gate reads. */
 export const gateInputSize = ({ hiddenSize, router: { scope } }: RoutedConfig): number => (scope?.kind === "condition" ? scope.size : hiddenSize);
 
+/** Routers of a layer, each with the settings of a router that is alone. */
+export const branchesOf = (router: RouterConfig): readonly RouterConfig[] =>
+  (router.branches === undefined ? [router] : router.branches.map(({ topK, scope }) => ({ ...router, branches: undefined, topK, scope })));
+
+/** Whether a gate reads more of the sequence than its token. */
+export const readsSequence = (router: RouterConfig): boolean => branchesOf(router).some(({ scope }) => scope?.kind === "sequence");
+
+/** Experts of one branch. */
+export const branchExperts = ({ nExperts, router }: Pick<RoutedConfig, "nExperts" | "router">): number => nExperts / (router.branches?.length ?? 1);
+
+/** Numbers of a row that routed experts give: branches stand side by side. */
+export const expertOutputSize = ({ hiddenSize, router }: { readonly hiddenSize: number; readonly router: Pick<RouterConfig, "branches"> }): number => hiddenSize / (router.branches?.length ?? 1);
+
 /** Whether a token may be left with fewer experts than topK, or none. */
 export const variesInCount = ({ select, nullExperts }: RouterConfig): boolean => select === "threshold" || nullExperts !== undefined;
+
+/** Checks what branches mean for the rest, and each as a router of its own. */
+function checkBranches(c: RoutedConfig & Pick<ModelConfig, "vocabSize" | "latentExperts">, branches: readonly RouterBranch[], wrong: (what: string) => never): void {
+  const { router, nExperts, hiddenSize } = c;
+  const n = branches.length;
+  if (n < 2) wrong(`the router has ${n} branches, expected two or more`);
+  if (nExperts % (4 * n) !== 0 || hiddenSize % (4 * n) !== 0) wrong(`${nExperts} experts and a hidden size of ${hiddenSize} are no multiples of four for each of ${n} branches`);
+  const topK = branches.reduce((sum, branch) => sum + branch.topK, 0);
+  if (topK !== router.topK) wrong(`the branches take ${topK} experts per token together, but the router ${router.topK}`);
+  if (router.scope !== undefined) wrong("the router has a scope and branches, expected scopes of branches");
+  if (router.score === "one" || router.selectionBias || router.nullExperts !== undefined || router.nGroups > 1 || auxiliariesOf(router) > 0 || c.latentExperts !== undefined)
+    wrong("branches stand alone: they go with no selection bias, groups, null, auxiliary or latent experts, and not without a router");
+  if (router.gate?.kind === "hash" || router.gate?.kind === "tasks") wrong(`branches have gates that read rows; found one of kind ${router.gate.kind}`);
+  if (branches.some(({ scope }) => scope?.kind === "condition")) wrong("branches have matrices of one shape; a scope of kind condition has another");
+  for (const own of branchesOf(router)) checkRouter({ ...c, nExperts: nExperts / n, router: own }, wrong);
+}
 
 /** Checks what one setting of the router means for another; `wrong` throws. */
 export function checkRouter(c: RoutedConfig & Pick<ModelConfig, "vocabSize" | "latentExperts">, wrong: (what: string) => never): void {
   const { router: r, nExperts } = c;
+  if (r.branches !== undefined) return checkBranches(c, r.branches, wrong);
   const { topK, nGroups, topKGroups, select, gate, scope, nullExperts = 0 } = r;
   const auxiliaries = auxiliariesOf(r);
   const nRanked = topK + auxiliaries;

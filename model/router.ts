@@ -7,7 +7,7 @@ import { exp, sigmoid } from "./float-math.ts";
 import { NO_EXPERT } from "./expert-batch.ts";
 import type { Heap } from "./heap.ts";
 import type { Kernels } from "./kernels.ts";
-import { auxiliariesOf, type RouterConfig } from "./router-config.ts";
+import { auxiliariesOf, branchesOf, type RouterConfig } from "./router-config.ts";
 
 const f = Math.fround;
 
@@ -20,11 +20,33 @@ export interface RouterRegions {
   /** Where there are auxiliary experts: of all that are ranked, [nTokens, topK + auxiliaries]. Else 0. */
   readonly rankedIds: number; // u32, rank order
   readonly rankedWeights: number; // f32; those of the auxiliary ones add up to 1
+  /** Where the router has branches: room for one branch's ids and weights, [nTokens, topK]. Else 0. */
+  readonly branchIds: number;
+  readonly branchWeights: number;
 }
 
 /** Turns logits into ids and weights in place. `selectionBias` is the address of f32[nExperts], or 0. */
-export function routeTokens(kernels: Kernels, heap: Heap, router: RouterConfig, regions: RouterRegions,
-  nTokens: number, nTrue: number, selectionBias: number): void {
+export function routeTokens(kernels: Kernels, heap: Heap, router: RouterConfig, regions: RouterRegions, nTokens: number, nExperts: number, selectionBias: number): void {
+  if (router.branches === undefined) return routeAlone(kernels, heap, router, regions, nTokens, nExperts, selectionBias);
+  const { logits, stride, branchIds, branchWeights } = regions;
+  const each = nExperts / router.branches.length;
+  let before = 0;
+  branchesOf(router).forEach((own, branch) => {
+    const k = own.topK;
+    routeAlone(kernels, heap, own, { ...regions, logits: logits + branch * each * 4, stride, ids: branchIds, weights: branchWeights }, nTokens, each, 0);
+    for (let t = 0; t < nTokens; t++) {
+      for (let rank = 0; rank < k; rank++) {
+        const [from, to] = [t * k + rank, t * router.topK + before + rank];
+        const id = heap.u32[branchIds / 4 + from]!;
+        heap.u32[regions.ids / 4 + to] = id === NO_EXPERT ? NO_EXPERT : branch * each + id;
+        heap.f32[regions.weights / 4 + to] = heap.f32[branchWeights / 4 + from]!;
+      }
+    }
+    before += k;
+  });
+}
+
+function routeAlone(kernels: Kernels, heap: Heap, router: RouterConfig, regions: RouterRegions, nTokens: number, nTrue: number, selectionBias: number): void {
   const { logits, stride } = regions;
   const nExperts = nTrue + (router.nullExperts ?? 0);
   const auxiliaries = auxiliariesOf(router);

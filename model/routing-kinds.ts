@@ -55,8 +55,21 @@ const EXPERTS: Readonly<Record<ExpertKind, KindNote>> = {
   "clamped-swiglu": { does: "the same with clamps and biases", source: "gpt-oss, 2025" },
 };
 
+const TABLES: Readonly<Record<"own" | "pool" | "latent", KindNote>> = {
+  own: { does: "every layer has its own experts", source: null },
+  pool: { does: "neighbouring layers share one pool of experts", source: "ReXMoE, 2025" },
+  latent: { does: "experts of a group read one projection of the row", source: "MoLAE, 2025" },
+};
+
+const COMBINES: Readonly<Record<"sum" | "shared" | "auxiliary" | "concat", KindNote>> = {
+  sum: { does: "weighted sum, by ascending expert", source: null },
+  shared: { does: "and an expert that every token takes, with or without a gate", source: "DeepSeekMoE, 2024; Qwen2-MoE" },
+  auxiliary: { does: "vectors of further experts scale what the run ones get", source: "Compressed Experts, 2025" },
+  concat: { does: "branches with routers of their own, side by side", source: "T2MIR, 2025" },
+};
+
 /** By stage, in the order of a layer. */
-export const ROUTING_KINDS = { gate: GATES, scope: SCOPES, score: SCORES, select: SELECTS, weigh: WEIGHS, expert: EXPERTS } as const;
+export const ROUTING_KINDS = { gate: GATES, scope: SCOPES, score: SCORES, select: SELECTS, weigh: WEIGHS, table: TABLES, expert: EXPERTS, combine: COMBINES } as const;
 export type RoutingStage = keyof typeof ROUTING_KINDS;
 /** `gate:mlp`, `select:null` ... */
 export type RoutingKindName = { [Stage in RoutingStage]: `${Stage}:${keyof (typeof ROUTING_KINDS)[Stage] & string}` }[RoutingStage];

@@ -10,6 +10,7 @@ import { logitsOf } from "../model/router-config.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
 import { traceLayers } from "./calibration-trace.ts";
 import { bestExperts, expertScores, mixedScores, SCORE_COLUMNS, type ScoreName } from "./expert-scores.ts";
+import { requireOwnExperts } from "./own-experts.ts";
 
 export interface PruneOptions {
   /** Experts of each layer that stay. */
@@ -53,6 +54,7 @@ export async function pruneModel(checkpoint: Checkpoint, sink: PackSink, modules
 }
 
 function prunedConfig({ config, description }: Checkpoint, keep: number): ModelConfig {
+  requireOwnExperts({ config, description }, "prune");
   if (moeLayersOf(config).length === 0) throw new ModelError(`${description} is a dense model: it has no experts to take out.`);
   const { nExperts, router } = config;
   if (router.gate?.kind === "hash") throw new ModelError(`${description} has a table that names an expert for every token; none of them can be taken out.`);

@@ -8,6 +8,7 @@ import { decodeRows } from "../formats/dequantize.ts";
 import type { PackSink } from "../formats/pack-sink.ts";
 import { auxiliariesOf, ModelError, type ModelConfig } from "../model/config.ts";
 import { type Rotation, rotationOf, type RotationName } from "./rotation.ts";
+import { requireOwnExperts } from "./own-experts.ts";
 
 export interface RotateOptions {
   readonly by: RotationName;
@@ -45,6 +46,7 @@ function meetingOf(name: string, { mla, latentExperts, router }: ModelConfig): M
 /** Writes the model in the new basis; its logits are the same but for rounding in f32. */
 export async function rotateModel(checkpoint: Checkpoint, sink: PackSink, { by, seed }: RotateOptions, onTensor: (done: number) => void = () => {}): Promise<RotateReport> {
   const { config, description } = checkpoint;
+  requireOwnExperts(checkpoint, "rotate");
   if (config.norm !== "rms") throw new ModelError(`${description} has LayerNorm, which subtracts a mean over the old basis; only models with RMSNorm can be rotated.`);
   if (config.router.gate?.kind === "sparsity") throw new ModelError(`${description} has a router that reads squares of single channels; only routers that read the residual by products can be rotated.`);
   if (auxiliariesOf(config.router) > 0) throw new ModelError(`${description} has auxiliary experts, whose vectors scale single channels of the old basis; rotate the model they were fitted to.`);

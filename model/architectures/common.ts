@@ -77,6 +77,11 @@ export function checkConfig(file: string, c: ModelConfig): void {
     if (ratios?.some((ratio, layer) => ratio > 0 && c.layerFfns[layer] !== "moe")) wrong("onlinePruning has ratios above 0 in layers without experts");
     if ((ratios !== null || keepRouter) && topK < 2) wrong(`onlinePruning leaves out experts, but a token takes ${topK}; expected at least 2`);
   }
+  if (c.expertPool !== undefined) {
+    const { layers } = c.expertPool;
+    if (layers < 2 || c.nLayers % layers !== 0) wrong(`pools of experts span ${layers} layers each, expected two or more that divide ${c.nLayers}`);
+    if (c.layerFfns.some((kind) => kind !== "moe")) wrong("layers share pools of experts, but not every layer has experts");
+  }
   if (c.latentExperts !== undefined) {
     const { rank, nGroups: nLatent } = c.latentExperts;
     if (auxiliaries > 0) wrong("it has latent experts and auxiliary ones; expected one of them, since a scaled row has no latent form here");
@@ -89,9 +94,9 @@ export function checkConfig(file: string, c: ModelConfig): void {
 /** Checks the record, then freezes it and its lists. */
 export function freezeConfig(file: string, c: ModelConfig): ModelConfig {
   checkConfig(file, c);
-  for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla, c.onlinePruning, c.onlinePruning?.ratios, c.latentExperts]) Object.freeze(list);
+  for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla, c.onlinePruning, c.onlinePruning?.ratios, c.latentExperts, c.expertPool]) Object.freeze(list);
   Object.freeze(c.rope);
-  for (const part of [c.router.auxiliaries, c.router.gate, c.router.scope, c.router.threshold]) Object.freeze(part);
+  for (const part of [c.router.auxiliaries, c.router.gate, c.router.scope, c.router.threshold, c.router.branches, ...(c.router.branches ?? [])]) Object.freeze(part);
   Object.freeze(c.router);
   return Object.freeze(c);
 }

@@ -6,7 +6,7 @@ import type { ModelConfig } from "../config.ts";
 import type { Heap } from "../heap.ts";
 import type { ActivationFormat, Kernels } from "../kernels.ts";
 import type { RoutedConfig } from "../router-config.ts";
-import type { LayerWeights } from "../trunk.ts";
+import type { GateWeights } from "../trunk.ts";
 
 /** A tensor of the trunk, named within its layer. */
 export type GateTensor =
@@ -19,7 +19,7 @@ export type GatedConfig = RoutedConfig & Pick<ModelConfig, "vocabSize">;
 /** One wave of tokens at a layer's gate. */
 export interface GateCall {
   readonly config: GatedConfig;
-  readonly w: LayerWeights;
+  readonly w: GateWeights;
   readonly kernels: Kernels;
   readonly heap: Heap;
   readonly products: RowProducts;
@@ -45,7 +45,7 @@ export interface Gate {
   ownColumns(c: GatedConfig): number;
   wideColumns(c: GatedConfig): number;
   /** Formats in which it reads the tokens' rows. */
-  takes(w: LayerWeights): readonly ActivationFormat[];
+  takes(w: GateWeights): readonly ActivationFormat[];
   run(call: GateCall): void;
 }
 

@@ -39,6 +39,15 @@ export const ROUTING_CASES: Readonly<Record<RoutingKindName, RoutingCase>> = {
   "weigh:renormalize": routed({ weigh: "renormalize" }),
   "weigh:softmax-selected": routed({ score: "logits", weigh: "softmax-selected" }),
   "weigh:one": routed({ weigh: "one", score: "logits" }),
+  "table:own": own({}),
+  "table:pool": own({ expertPool: { layers: 2 }, nLayers: 4, layerFfns: ["moe", "moe", "moe", "moe"], slidingWindows: [0, 0, 0, 0] }),
+  "table:latent": own({ latentExperts: { rank: 32, nGroups: 2 } }),
   "expert:swiglu": own({}),
   "expert:clamped-swiglu": own({ expertKind: "clamped-swiglu", swigluLimit: 1.5 }),
+  "combine:sum": own({}),
+  "combine:shared": own({ sharedIntermediateSize: 72, sharedGate: true }),
+  "combine:auxiliary": routed({ auxiliaries: { perToken: 2, weighAmong: "run" } }),
+  "combine:concat": routed({
+    branches: [{ topK: 2 }, { topK: 1, scope: { kind: "sequence", tokens: 5 } }], topK: 3, gate: { kind: "mlp", width: 20, activation: "tanh" }, score: "logits", weigh: "softmax-selected", logitBias: true,
+  }),
 };
