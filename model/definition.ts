@@ -103,7 +103,7 @@ export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>,
     selection = selection.map((score, e) => (kept.has(Math.floor(e / size)) ? score : -Infinity));
   }
   const order = largest(selection, selection.length);
-  if (nTrue < logits.length) return amongTrue(r, scores, order, nTrue);
+  if (nTrue < logits.length) return amongTrue(r, logits, scores, order, nTrue);
   const ids = order.slice(0, r.topK);
   const nRanked = r.topK + (r.auxiliaries?.perToken ?? 0);
   const gap = (at: number): number => (order[at] === undefined ? Infinity : selection[order[at - 1]!]! - selection[order[at]!]!);
@@ -128,14 +128,19 @@ export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>,
   };
 }
 
-/** Null experts (AdaMoE): the first topK of all, of which only true ones are kept and weighed; scores that are taken as they are are a softmax over the true ones. */
-function amongTrue(r: RouterConfig, scores: Vector, order: readonly number[], nTrue: number): Routing {
+/** Null experts (AdaMoE): the first topK of all, of which only true ones are kept and weighed; scores that are taken as they are are a softmax over the true ones. Or weights are made among all topK. */
+function amongTrue(r: RouterConfig, logits: Vector, scores: Vector, order: readonly number[], nTrue: number): Routing {
+  const margin = order.length > r.topK ? scores[order[r.topK - 1]!]! - scores[order[r.topK]!]! : Infinity;
+  if (r.nullWeights === "kept") {
+    const all = route({ ...r, nullExperts: undefined, nullWeights: undefined }, [...logits]);
+    const isTrue = (_: unknown, rank: number): boolean => all.ids[rank]! < nTrue;
+    return { ids: all.ids.filter(isTrue), weights: all.weights.filter(isTrue), auxiliaries: [], margin };
+  }
   const ids = order.slice(0, r.topK).filter((id) => id < nTrue);
   const sum = (x: Vector): number => x.reduce((a, b) => a + b, 0);
   const own = ids.map((id) => scores[id]!);
   const weights = r.weigh === "softmax-selected" ? (own.length === 0 ? [] : softmax(own)) : r.weigh === "renormalize" ? own.map((w) => w / sum(own))
     : r.score === "softmax" ? own.map((w) => w / sum(scores.slice(0, nTrue))) : own;
-  const margin = order.length > r.topK ? scores[order[r.topK - 1]!]! - scores[order[r.topK]!]! : Infinity;
   return { ids, weights: weights.map((w) => w * r.scale), auxiliaries: [], margin };
 }
 
@@ -167,6 +172,7 @@ function gateLogits(c: ModelConfig, w: DefinitionWeights, at: string, x: Vector,
       return means.map((mean, e) => -erf(mean / Math.sqrt(2 * variances[e]!)));
     }
     case "hash": return Array.from({ length: n }, (_, e) => (w(at + "routerTable").values[token.id] === e ? 1 : 0));
+    case "conditions": return gate.conditions.map((row) => (row.every((value, i) => Math.fround(value) === x[i]) ? 1 : 0));
     case "tasks": return multiply(w(`${at}taskRouter.${token.task}`), x);
   }
 }
