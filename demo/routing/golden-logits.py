@@ -1,0 +1,170 @@
+"""Writes test/fixtures/routing-golden.json: for every kind of routing a tiny model and its logits in float64, to which the engine
+is compared. Weights are not stored: they are drawn as test/support/seeded-model.ts draws them, each name with a stream of its
+own; only tensors that such a draw would not fit (variances, tables, rows of length 1) are in the file.
+Refuses cases in which two experts are nearly tied, since no tolerance of logits could cover them.
+Usage: golden-logits.py [OUT.json]
+"""
+import json
+import math
+import sys
+from pathlib import Path
+
+import torch
+
+import routed_model
+from variants import config
+
+SEED, LENGTH, MARGIN = 20, 10, 2e-4
+TINY = {"vocabSize": 48, "hiddenSize": 32, "nLayers": 2, "nHeads": 4, "nKvHeads": 2, "headDim": 8, "maxPositions": 64,
+        "nExperts": 8, "expertIntermediateSize": 24, "eosTokenIds": []}
+IDS = [7, 31, 2, 45, 19, 19, 0, 38, 11, 26]
+SOFTMAX_SELECTED = {"score": "logits", "weigh": "softmax-selected"}
+
+
+def tiny(router=None, **changes):
+    return config({"topK": 3, **(router or {})}, **{**TINY, **changes})
+
+
+# name -> (config, request); one per kind, and pairs where two kinds meet
+CASES = {
+    "top-k": (tiny(), {}),
+    "null-experts": (tiny({"topK": 5, "nullExperts": 6, "logitBias": True}), {}),
+    "null-experts-alone": (tiny({"topK": 2, "nullExperts": 14}), {}),     # some tokens take no expert at all
+    "threshold": (tiny({"select": "threshold", "weigh": "score", "topK": 8, "threshold": {"temperature": 2.5, "least": 0.06}}), {}),
+    "threshold-most": (tiny({"select": "threshold", "weigh": "score", "topK": 2, "threshold": {"temperature": 2.5, "least": 0.06}}), {}),
+    "relu-mlp": (tiny(expertKind="relu-mlp"), {}),
+    "gelu-mlp-switch": (tiny({"topK": 1, "weigh": "score"}, expertKind="gelu-mlp"), {}),
+    "sparsity": (tiny({**SOFTMAX_SELECTED, "gate": {"kind": "sparsity"}}, expertKind="relu-mlp"), {}),
+    "mlp-tanh": (tiny({**SOFTMAX_SELECTED, "logitBias": True, "gate": {"kind": "mlp", "width": 20, "activation": "tanh"}}), {}),
+    "mlp-relu": (tiny({"logitBias": True, "gate": {"kind": "mlp", "width": 20, "activation": "relu"}}), {}),
+    "cosine": (tiny({"gate": {"kind": "cosine", "width": 12, "temperature": 0.3}}), {}),
+    "attention": (tiny({"gate": {"kind": "attention"}}), {}),
+    "hash": (tiny({"topK": 1, "score": "logits", "weigh": "score", "gate": {"kind": "hash"}}), {}),
+    "tasks": (tiny({"gate": {"kind": "tasks", "nTasks": 3}}), {"task": 2}),
+    "sequence": (tiny({"scope": {"kind": "sequence", "tokens": 4}}), {}),
+    "condition": (tiny({"topK": 2, "scope": {"kind": "condition", "size": 5}}), {"condition": [0.5, -1.25, 0.75, 1.5, -0.25]}),
+    "pool": (tiny({"topK": 3}, nExperts=10, nLayers=4, expertIntermediateSize=16, expertPool={"layers": 2}), {}),
+    "branches": (tiny(SOFTMAX_SELECTED, nExperts=7, branches=[
+        {"nExperts": 4, "topK": 2}, {"nExperts": 3, "topK": 1, "scope": {"kind": "sequence", "tokens": 4}}]), {}),
+    "branches-mlp-tanh": (tiny({**SOFTMAX_SELECTED, "logitBias": True, "gate": {"kind": "mlp", "width": 20, "activation": "tanh"}}, expertKind="relu-mlp",
+                               branches=[{"nExperts": 4, "topK": 2}, {"nExperts": 4, "topK": 2, "scope": {"kind": "sequence", "tokens": 4}}]), {}),
+}
+
+
+def imul(a, b):
+    return (a * b) & 0xFFFFFFFF
+
+
+def stream(name, seed, n):
+    """n draws in [-1, 1): the generator of seeded-model.ts."""
+    state = (seed ^ 0x811C9DC5) & 0xFFFFFFFF
+    for ch in name:
+        state = imul(state ^ ord(ch), 0x01000193)
+    out = []
+    for _ in range(n):
+        state = (imul(state ^ (state >> 15), 0x2C1B3C6D) + 0x9E3779B9) & 0xFFFFFFFF
+        out.append((state ^ (state >> 13)) / 2 ** 31 - 1)
+    return out
+
+
+def seeded(name, shape, seed):
+    """float64 tensor of float32 values, scaled as seeded-model.ts does by name and shape."""
+    values = torch.tensor(stream(name, seed, math.prod(shape)), dtype=torch.float64)
+    if name.endswith(("norm", "Norm")):
+        values = 1 + 0.3 * values
+    elif not (name.endswith("router") or name == "embed"):
+        values = values * (0.5 if len(shape) == 1 else 2 / math.sqrt(shape[-1]))
+    return values.float().double().view(shape)
+
+
+def special(c, name, value):
+    """Tensors that no draw fits, or None."""
+    last, kind = name.rsplit(".", 1)[-1], c["router"].get("gate", {}).get("kind")
+    if last == "routerSpread":
+        return value.abs() + 0.01
+    if last == "routerTable":
+        return ((value + 0.5) * c["nExperts"]).floor().clamp(0, c["nExperts"] - 1)
+    if last == "router" and kind == "cosine":
+        return value / value.norm(dim=-1, keepdim=True)
+    return None
+
+
+def factor(c, name):
+    """Power of two by which a draw is multiplied: attention over experts would be one-hot with larger numbers."""
+    return 0.25 if name.endswith(".router") and c["router"].get("gate", {}).get("kind") == "attention" else 1
+
+
+def parameters(c, seed):
+    """Stacked tensors of the model, and those of them that are stored, by canonical name."""
+    params, stored = {}, {}
+    for name, shape in routed_model.shapes(c).items():
+        if ".experts." in name:
+            head, part = name.rsplit(".", 1)
+            params[name] = torch.stack([seeded(f"{head}.{e}.{part}", shape[1:], seed) for e in range(shape[0])])
+            continue
+        value = seeded(name, shape, seed) * factor(c, name)
+        made = special(c, name, value)
+        if made is not None:
+            value = stored[name] = made.float().double()
+        params[name] = value
+    return params, stored
+
+
+def margins(c, trace):
+    """Smallest distance between a chosen score and one that is not, and from a threshold."""
+    for t in trace:
+        z = t["logits"]
+        score = z if c["router"]["score"] == "logits" else z.softmax(-1)
+        low = score.masked_fill(~t["chosen"], math.inf).min(-1).values
+        high = score.masked_fill(t["chosen"], -math.inf).max(-1).values
+        yield float((low - high).min())
+        if c["router"]["select"] == "threshold":
+            p = (z / c["router"]["threshold"]["temperature"]).softmax(-1)
+            yield float((p - c["router"]["threshold"]["least"]).abs().min())
+
+
+def numbers(t, digits=8):
+    return [float(f"{v:.{digits}g}") for v in t.reshape(-1).tolist()]
+
+
+def case(name, c, request):
+    for seed in range(SEED, SEED + 100):
+        params, stored = parameters(c, seed)
+        trace = []
+        ask = {"task": torch.tensor([request.get("task", 0)]), "condition": torch.tensor([request.get("condition", [])], dtype=torch.float64)}
+        z = routed_model.model_logits(params, c, torch.tensor([IDS]), routed_model.Run(ask, trace=trace))[0]
+        if name == "hash" or min(margins(c, trace)) > MARGIN:
+            break
+    else:
+        raise SystemExit(f"{name}: no seed without near ties")
+    canonical = routed_model.canonical_tensors(params, c)
+    offsets = [sum(b["nExperts"] for b in routed_model.branches(c)[:i]) for i in range(len(routed_model.branches(c)))]
+    routing = []
+    for t, offset in zip(trace, offsets * c["nLayers"]):
+        weights = t["weights"][0]
+        if offset == 0:
+            routing.append([[] for _ in IDS])
+        for token, row in enumerate(weights):
+            routing[-1][token] += [[offset + e, float(f"{float(row[e]):.7g}")] for e in row.nonzero()[:, 0].tolist()]
+    return {"name": name, "seed": seed, "config": c, "moe": request, "ids": IDS,
+            "factors": {n: factor(c, n) for n in params if factor(c, n) != 1},
+            "tensors": {n: {"shape": list(t.shape), "values": numbers(t, 9)} for n, t in stored.items()},
+            "sums": {n: float(f"{float(t.sum()):.12g}") for n, t in canonical.items() if n.startswith("layers.0.experts.1.") or ".router" in n or n == "embed"},
+            "routing": routing, "logits": numbers(z)}
+
+
+def main():
+    default = Path(__file__).resolve().parents[2] / "test" / "fixtures" / "routing-golden.json"
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else default
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        cases = [case(name, *of) for name, of in CASES.items()]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = "[\n" + ",\n".join(json.dumps(x, separators=(",", ":")) for x in cases) + "\n]\n"
+    out.write_text(text)
+    print(f"{len(cases)} models, {len(text)} bytes, {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""Owns the forward pass of models with every kind of routing (docs/routing.md), in plain PyTorch: what the kinds'
+checkpoints are trained with and what the engine is compared to. A model is data: its config is the engine's own
+ModelConfig record (model/config.ts) as a dict, tensors have canonical names, experts stacked ("layers.0.experts.up"
+[nExperts, width, hidden]).
+Refuses every trunk but one: RMSNorm, per-head query-key norm, half-style RoPE, tied output.
+"""
+import math
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "train"))
+import model as trunk   # attention, norms and cross-entropy, plain or fused
+
+BIASED = ("relu-mlp", "gelu-mlp")
+MATRICES = {"swiglu": ("gate", "up", "down"), "relu-mlp": ("up", "down"), "gelu-mlp": ("up", "down")}
+
+
+def branches(c):
+    """Every router is a list of branches; most models have one, as wide as the hidden row."""
+    return c.get("branches") or [{"nExperts": c["nExperts"], "topK": c["router"]["topK"]}]
+
+
+def expert_layer(c, layer):
+    """The layer whose name the experts' matrices have (pools: the first of the group)."""
+    r = c.get("expertPool", {"layers": 1})["layers"]
+    return layer - layer % r
+
+
+def router_rows(c):
+    gate, rows = c["router"].get("gate", {}), c["nExperts"] + c["router"].get("nullExperts", 0)
+    return {"attention": 3 * rows, "tasks": gate.get("nTasks", 0) * rows}.get(gate.get("kind"), rows)
+
+
+def router_shapes(c):
+    """Shapes of a layer's router; all but "routerTable" are trained or made from trained tensors."""
+    r, gate = c["router"], c["router"].get("gate", {})
+    kind, scope = gate.get("kind"), r.get("scope", {})
+    x = scope["size"] if scope.get("kind") == "condition" else c["hiddenSize"]
+    if kind == "hash":
+        return {"routerTable": (c["vocabSize"],)}
+    out = {"router": (router_rows(c), gate["width"] if kind in ("mlp", "cosine") else x)}
+    if kind in ("mlp", "cosine"):
+        out["routerHidden"] = (gate["width"], x)
+    if kind == "mlp":
+        out["routerHiddenBias"] = (gate["width"],)
+    if kind == "sparsity":
+        out["routerSpread"] = out["router"]
+    if r["logitBias"]:
+        out["routerBias"] = (c["nExperts"] + r.get("nullExperts", 0),)
+    return out
+
+
+def product_shapes(c):
+    p, h = c["productExperts"], c["hiddenSize"]
+    n, m, half = p["nHalves"], c["expertIntermediateSize"] // 2, h // 2
+    return {"router1": (p["nHeads"] * n, h), "router2": (p["nHeads"] * n, h), "up1": (n * m, h), "up2": (n * m, h),
+            "up1Bias": (n * m,), "up2Bias": (n * m,), "down11": (half, n * m), "down12": (half, n * m),
+            "down21": (half, n * m), "down22": (half, n * m), "downBias1": (n, half), "downBias2": (n, half)}
+
+
+def shapes(c):
+    """Canonical name -> shape of every tensor; experts are stacked per layer."""
+    h, d, w = c["hiddenSize"], c["headDim"], c["expertIntermediateSize"]
+    q, kv = c["nHeads"] * d, c["nKvHeads"] * d
+    out = {"embed": (c["vocabSize"], h)}
+    for n in range(c["nLayers"]):
+        p = f"layers.{n}."
+        out.update({p + "attnNorm": (h,), p + "q": (q, h), p + "k": (kv, h), p + "v": (kv, h), p + "qNorm": (d,),
+                    p + "kNorm": (d,), p + "o": (h, q), p + "ffnNorm": (h,)})
+        if "productExperts" in c:
+            out.update({p + k: s for k, s in product_shapes(c).items()})
+            continue
+        out.update({p + k: s for k, s in router_shapes(c).items()})
+        if expert_layer(c, n) != n:
+            continue
+        e, o = c["nExperts"], h // len(branches(c))
+        size = {"gate": (e, w, h), "up": (e, w, h), "down": (e, o, w), "upBias": (e, w), "downBias": (e, o)}
+        names = MATRICES[c["expertKind"]] + (("upBias", "downBias") if c["expertKind"] in BIASED else ())
+        out.update({f"{p}experts.{k}": size[k] for k in names})
+    out["norm"] = (h,)
+    return out
+
+
+def rope_tables(length, c, dtype):
+    freq = torch.tensor(c["rope"]["inverseFrequencies"], dtype=torch.float64)
+    angle = torch.outer(torch.arange(length, dtype=torch.float64), freq)
+    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+
+
+# ---- Score
+
+def scoped(scope, x, request):
+    """What the router sees: x [B, T, H], the mean of the first rows, or the request's condition [B, n]."""
+    kind = scope.get("kind") if scope else None
+    if kind == "sequence":
+        t = x.shape[1]
+        last = torch.arange(t).clamp(max=scope["tokens"] - 1)
+        return (x.cumsum(1)[:, last] / (last + 1).to(x.dtype)[:, None])
+    if kind == "condition":
+        return request["condition"][:, None].expand(-1, x.shape[1], -1)
+    return x
+
+
+def sparsity_rows(up):
+    """MoE-X: mean and variance of an expert's rows of `up` [E, width, H] -> router, routerSpread [E, H]."""
+    return up.mean(1), up.var(1, unbiased=False)
+
+
+def logits(c, w, x, request, ids, rows):
+    """Router logits [B, T, nRows]. w(name) gives a tensor of the layer, rows a slice of the router's rows."""
+    gate, kind = c["router"].get("gate", {}), c["router"].get("gate", {}).get("kind")
+    if kind == "hash":
+        return F.one_hot(w("routerTable").long()[ids], c["nExperts"]).to(x.dtype)[..., rows]
+    if kind == "tasks":
+        own = w("router").view(gate["nTasks"], -1, x.shape[-1])[request["task"]][:, rows]     # [B, E, H]
+        z = x @ own.transpose(1, 2)
+    elif kind == "mlp":
+        act = {"tanh": torch.tanh, "relu": torch.relu}[gate["activation"]]
+        z = act(x @ w("routerHidden").t() + w("routerHiddenBias")) @ w("router")[rows].t()
+    elif kind == "cosine":
+        u = x @ w("routerHidden").t()
+        z = (u @ w("router")[rows].t()) / (gate["temperature"] * u.norm(dim=-1, keepdim=True))
+    elif kind == "attention":
+        q, k, v = (x @ w("router").t()).chunk(3, -1)
+        z = ((q[..., :, None] * k[..., None, :]).softmax(-1) @ v[..., None])[..., 0]
+    elif kind == "sparsity":
+        z = -torch.erf((x @ w("router")[rows].t()) * (2 * (x.square() @ w("routerSpread")[rows].t())).rsqrt())
+    else:
+        z = x @ w("router")[rows].t()
+    return z + w("routerBias")[rows] if c["router"]["logitBias"] else z
+
+
+# ---- Select and weigh
+
+def keep_largest(scores, k):
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, scores.topk(k, -1).indices, True)
+
+
+def weigh(r, z, k, n_true, noise=None):
+    """Logits [..., E + nulls] -> weights [..., E], zero where an expert is not run, and who was selected [..., E + nulls]."""
+    temperature = r["threshold"]["temperature"] if r["select"] == "threshold" else 1.0
+    if noise is not None:
+        z = z + noise
+    score = {"softmax": lambda: (z / temperature).softmax(-1), "sigmoid": lambda: z.sigmoid(), "logits": lambda: z}[r["score"]]()
+    chosen = keep_largest(score, k)
+    if r["select"] == "threshold":
+        chosen = (chosen & (score > r["threshold"]["least"])) | keep_largest(score, 1)
+    true = chosen[..., :n_true]
+    if r["weigh"] == "softmax-selected":
+        weights = z[..., :n_true].masked_fill(~true, -math.inf).softmax(-1)
+    else:
+        weights = score[..., :n_true] * true
+        if r["weigh"] == "renormalize":
+            total = weights.sum(-1, keepdim=True)
+            weights = weights / torch.where(total > 0, total, torch.ones_like(total))   # only nulls: nothing from the layer
+    return weights * r["scale"], chosen
+
+
+# ---- Run and combine
+
+def run_experts(c, w, x, weights, first):
+    """Sum of weight * expert over rows x [n, H], weights [n, E]; expert number `first` is the first of them."""
+    pairs = (weights != 0).t().nonzero()          # by expert, then token
+    rows, counts = pairs[:, 1], (weights != 0).sum(0).tolist()
+    parts = []
+    for e, xs in enumerate(x[rows].split(counts)):
+        if len(xs) == 0:
+            continue
+        of = lambda name: w(f"experts.{name}")[first + e]
+        if c["expertKind"] == "swiglu":
+            y = (F.silu(xs @ of("gate").t()) * (xs @ of("up").t())) @ of("down").t()
+        else:
+            act = {"relu-mlp": torch.relu, "gelu-mlp": F.gelu}[c["expertKind"]]         # gelu by erf
+            y = act(xs @ of("up").t() + of("upBias")) @ of("down").t() + of("downBias")
+        parts.append(y)
+    out = w("experts.down").new_zeros(len(x), w("experts.down").shape[1])
+    if not parts:
+        return out
+    y = torch.cat(parts) * weights[rows, pairs[:, 0]][:, None]
+    return out.index_add(0, rows, y)
+
+
+def product_layer(c, w, x):
+    """Monet's vertical form: expert (i, j) has the first halves of its neurons from i, the others from j."""
+    raise NotImplementedError
+
+
+class Run:
+    """One pass: what the request says, what training adds, and what was seen."""
+
+    def __init__(self, request=None, noise=None, allowed=None, trace=None):
+        self.request = request or {}
+        self.noise = noise          # shape -> tensor added to the logits, or None
+        self.allowed = allowed      # (layer) -> bool [E] of candidates, or None
+        self.trace = trace          # list: per layer and branch a dict of logits, chosen, weights
+
+
+def moe_layer(c, params, layer, x, ids, run):
+    """x [B, T, H], normalised -> what the routed experts add, [B, T, H]."""
+    b, t, h = x.shape
+    own, shared = f"layers.{layer}.", f"layers.{expert_layer(c, layer)}."
+    made = {}
+    if c["router"].get("gate", {}).get("kind") == "sparsity" and own + "router" not in params:
+        made["router"], made["routerSpread"] = sparsity_rows(params[shared + "experts.up"])
+
+    def w(name):
+        return made[name] if name in made else params[(shared if name.startswith("experts.") else own) + name]
+
+    parts, first, nulls = [], 0, c["router"].get("nullExperts", 0)
+    for branch in branches(c):
+        e = branch["nExperts"]
+        scope = branch.get("scope") or c["router"].get("scope")
+        z = logits(c, w, scoped(scope, x, run.request), run.request, ids, slice(first, first + e + nulls))
+        if run.allowed is not None:
+            z = z.masked_fill(~run.allowed(layer), -1e9)
+        noise = None if run.noise is None else run.noise(z.shape)
+        weights, chosen = weigh(c["router"], z, branch["topK"], e, noise)
+        if run.trace is not None:
+            run.trace.append({"layer": layer, "logits": z, "chosen": chosen, "weights": weights})
+        parts.append(run_experts(c, w, x.reshape(b * t, h), weights.reshape(b * t, e), first))
+        first += e
+    return torch.cat(parts, -1).view(b, t, h)
+
+
+def hidden_states(params, c, ids, run):
+    """Final normalised hidden states [B, T, H]."""
+    b, t = ids.shape
+    heads, kv, d, eps = c["nHeads"], c["nKvHeads"], c["headDim"], c["normEps"]
+    cos, sin = rope_tables(t, c, params["embed"].dtype)
+    x = F.embedding(ids, params["embed"])
+    for n in range(c["nLayers"]):
+        w = lambda name: params[f"layers.{n}.{name}"]
+        a = trunk.RmsNorm.apply(x, w("attnNorm"), eps).view(b * t, -1)
+        q = trunk.head_norm_rope(a @ w("q").t(), w("qNorm"), eps, cos, sin, b)
+        k = trunk.head_norm_rope(a @ w("k").t(), w("kNorm"), eps, cos, sin, b)
+        v = (a @ w("v").t()).view(b, t, kv, d).transpose(1, 2)
+        a = trunk.attention(q.view(b, kv, heads // kv, t, d), k, v).transpose(1, 2).reshape(b * t, heads * d)
+        x = x + (a @ w("o").t()).view(b, t, -1)
+        f = trunk.RmsNorm.apply(x, w("ffnNorm"), eps).view(b, t, -1)
+        x = x + (product_layer(c, w, f) if "productExperts" in c else moe_layer(c, params, n, f, ids, run))
+    return trunk.RmsNorm.apply(x, params["norm"], eps)
+
+
+def model_logits(params, c, ids, run=None):
+    return hidden_states(params, c, ids, run or Run()) @ params["embed"].t()
+
+
+def canonical_tensors(params, c):
+    """Trained tensors -> one tensor per canonical name, every expert's matrices apart; derived routers are made."""
+    out = {}
+    for name, p in params.items():
+        if ".experts." in name:
+            head, part = name.rsplit(".", 1)
+            out.update({f"{head}.{e}.{part}": w for e, w in enumerate(p)})
+        else:
+            out[name] = p
+    for n in range(c["nLayers"]):
+        if c["router"].get("gate", {}).get("kind") == "sparsity" and f"layers.{n}.router" not in out:
+            rows = sparsity_rows(params[f"layers.{expert_layer(c, n)}.experts.up"])
+            out[f"layers.{n}.router"], out[f"layers.{n}.routerSpread"] = rows
+    return out
