@@ -49,6 +49,10 @@ CASES = {
     "branches-mlp-tanh": (tiny({**SOFTMAX_SELECTED, "logitBias": True, "gate": {"kind": "mlp", "width": 20, "activation": "tanh"}}, expertKind="relu-mlp",
                                branches=[{"nExperts": 4, "topK": 2}, {"nExperts": 4, "topK": 2, "scope": {"kind": "sequence", "tokens": 4}}]), {}),
 }
+NO_ROUTER = {"score": "one", "weigh": "score", "topK": 0}
+for form, router_layers in (("vertical", 2), ("horizontal", 1)):
+    CASES[f"product-{form}"] = (tiny(NO_ROUTER, nExperts=0, expertIntermediateSize=0, layerFfns=["product"] * 2, productExperts={
+        "form": form, "nKeys": 12, "nHeads": 2, "topK": 3, "expertSize": 4, "routerLayers": router_layers}), {})
 
 
 def imul(a, b):
@@ -82,6 +86,8 @@ def special(c, name, value):
     last, kind = name.rsplit(".", 1)[-1], c["router"].get("gate", {}).get("kind")
     if last == "routerSpread":
         return value.abs() + 0.01
+    if last in ("variance1", "variance2"):
+        return value.abs() + 0.5
     if last == "routerTable":
         return ((value + 0.5) * c["nExperts"]).floor().clamp(0, c["nExperts"] - 1)
     if last == "router" and kind == "cosine":
@@ -114,6 +120,10 @@ def margins(c, trace):
     """Smallest distance between a chosen score and one that is not, and from a threshold."""
     for t in trace:
         z = t["logits"]
+        if "normal" in t:
+            above = t["normal"] - t["normal"].amax(-1, keepdim=True).clamp(max=t["quantile"])
+            yield float(above[above != 0].abs().min())
+            continue
         score = z if c["router"]["score"] == "logits" else z.softmax(-1)
         low = score.masked_fill(~t["chosen"], math.inf).min(-1).values
         high = score.masked_fill(t["chosen"], -math.inf).max(-1).values
@@ -138,6 +148,8 @@ def case(name, c, request):
     else:
         raise SystemExit(f"{name}: no seed without near ties")
     canonical = routed_model.canonical_tensors(params, c)
+    if "productExperts" in c:
+        return record(name, seed, c, request, stored, canonical, [], z)
     offsets = [sum(b["nExperts"] for b in routed_model.branches(c)[:i]) for i in range(len(routed_model.branches(c)))]
     routing = []
     for t, offset in zip(trace, offsets * c["nLayers"]):
@@ -146,10 +158,14 @@ def case(name, c, request):
             routing.append([[] for _ in IDS])
         for token, row in enumerate(weights):
             routing[-1][token] += [[offset + e, float(f"{float(row[e]):.7g}")] for e in row.nonzero()[:, 0].tolist()]
+    return record(name, seed, c, request, stored, canonical, routing, z)
+
+
+def record(name, seed, c, request, stored, canonical, routing, z):
     return {"name": name, "seed": seed, "config": c, "moe": request, "ids": IDS,
-            "factors": {n: factor(c, n) for n in params if factor(c, n) != 1},
+            "factors": {n: factor(c, n) for n in canonical if factor(c, n) != 1},
             "tensors": {n: {"shape": list(t.shape), "values": numbers(t, 9)} for n, t in stored.items()},
-            "sums": {n: float(f"{float(t.sum()):.12g}") for n, t in canonical.items() if n.startswith("layers.0.experts.1.") or ".router" in n or n == "embed"},
+            "sums": {n: float(f"{float(t.sum()):.12g}") for n, t in canonical.items() if n.startswith(("layers.0.experts.1.", "layers.0.product.")) or ".router" in n or n == "embed"},
             "routing": routing, "logits": numbers(z)}
 
 

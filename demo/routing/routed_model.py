@@ -53,12 +53,19 @@ def router_shapes(c):
     return out
 
 
-def product_shapes(c):
+def product_shapes(c, layer):
+    """Tensors of a layer of product experts; the keys' are those of the first layer of a group."""
     p, h = c["productExperts"], c["hiddenSize"]
-    n, m, half = p["nHalves"], c["expertIntermediateSize"] // 2, h // 2
-    return {"router1": (p["nHeads"] * n, h), "router2": (p["nHeads"] * n, h), "up1": (n * m, h), "up2": (n * m, h),
-            "up1Bias": (n * m,), "up2Bias": (n * m,), "down11": (half, n * m), "down12": (half, n * m),
-            "down21": (half, n * m), "down22": (half, n * m), "downBias1": (n, half), "downBias2": (n, half)}
+    n, heads, m, half = p["nKeys"], p["nHeads"], p["expertSize"], h // 2
+    out = {}
+    if layer % p["routerLayers"] == 0:
+        for i in "12":
+            out.update({"w" + i: (heads * n, h), "mean" + i: (heads,), "variance" + i: (heads,)})
+    if p["form"] == "horizontal":
+        return {**out, "u": (n * m, h), "uBias": (n * m,), "v": (h, n * m), "b": (n * h,)}
+    for i in "12":
+        out.update({"u" + i: (n * m // 2, h), f"u{i}Bias": (n * m // 2,), "b" + i: (n * half,)})
+    return {**out, **{"v" + i: (half, n * m // 2) for i in ("11", "12", "21", "22")}}
 
 
 def shapes(c):
@@ -70,8 +77,12 @@ def shapes(c):
         p = f"layers.{n}."
         out.update({p + "attnNorm": (h,), p + "q": (q, h), p + "k": (kv, h), p + "v": (kv, h), p + "qNorm": (d,),
                     p + "kNorm": (d,), p + "o": (h, q), p + "ffnNorm": (h,)})
-        if "productExperts" in c:
-            out.update({p + k: s for k, s in product_shapes(c).items()})
+        if c["layerFfns"][n] == "product":
+            out.update({f"{p}product.{k}": s for k, s in product_shapes(c, n).items()})
+            continue
+        if c["layerFfns"][n] == "dense":
+            wide = c["denseIntermediateSize"]
+            out.update({p + "shared.gate": (wide, h), p + "shared.up": (wide, h), p + "shared.down": (h, wide)})
             continue
         out.update({p + k: s for k, s in router_shapes(c).items()})
         if expert_layer(c, n) != n:
@@ -172,7 +183,7 @@ def run_experts(c, w, x, weights, first):
             continue
         of = lambda name: w(f"experts.{name}")[first + e]
         if c["expertKind"] == "swiglu":
-            y = (F.silu(xs @ of("gate").t()) * (xs @ of("up").t())) @ of("down").t()
+            y = swiglu(xs, of("gate"), of("up"), of("down"))
         else:
             act = {"relu-mlp": torch.relu, "gelu-mlp": F.gelu}[c["expertKind"]]         # gelu by erf
             y = act(xs @ of("up").t() + of("upBias")) @ of("down").t() + of("downBias")
@@ -184,19 +195,55 @@ def run_experts(c, w, x, weights, first):
     return out.index_add(0, rows, y)
 
 
-def product_layer(c, w, x):
-    """Monet's vertical form: expert (i, j) has the first halves of its neurons from i, the others from j."""
-    raise NotImplementedError
+def swiglu(x, gate, up, down):
+    return (F.silu(x @ gate.t()) * (x @ up.t())) @ down.t()
+
+
+# ---- Product experts
+
+def product_router(c, w, x, run):
+    """Monet: weights [B, T, heads, keys] of either codebook. A batch norm without parameters says who is kept: the largest, and
+    what lies above the quantile of 1 - topK / nKeys; the kept share a softmax of what they were before it."""
+    p, out = c["productExperts"], []
+    quantile = torch.distributions.Normal(0, 1).icdf(torch.tensor(1 - p["topK"] / p["nKeys"], dtype=torch.float64)).item()
+    for i in "12":
+        z = (x @ w("w" + i).t()).unflatten(-1, (p["nHeads"], p["nKeys"]))
+        mean, variance = (w("mean" + i), w("variance" + i)) if run.statistics is None else run.statistics(i, z.detach())
+        normal = (z.detach() - mean[:, None]) * (variance[:, None] + 1e-5).rsqrt()
+        kept = normal >= normal.amax(-1, keepdim=True).clamp(max=quantile)
+        g = z.masked_fill(~kept, -math.inf).softmax(-1)
+        if run.trace is not None:
+            run.trace.append({"logits": z, "normal": normal, "quantile": quantile, "chosen": kept, "weights": g})
+        out.append(g)
+    return out
+
+
+def product_layer(c, w, x, g1, g2):
+    """x [B, T, H] -> the sum over heads and all pairs (i, j) of g1[i] g2[j] expert (i, j), in its factored form."""
+    p, h = c["productExperts"], c["hiddenSize"]
+    hidden = lambda i: torch.relu(x @ w("u" + i).t() + w(f"u{i}Bias")).square().unflatten(-1, (p["nKeys"], -1))   # [B, T, N, c]
+    gather = lambda g, rows: torch.einsum("bthn,btnc->bthc", g, rows)
+    spread = lambda g, rows: torch.einsum("bthn,bthc->btnc", g, rows)
+    total1, total2 = g1.sum(2), g2.sum(2)
+    if p["form"] == "horizontal":
+        return spread(g2, gather(g1, hidden(""))).flatten(-2) @ w("v").t() + total2 @ w("b").view(-1, h)
+    x1, x2 = hidden("1"), hidden("2")
+    upper = ((total1[..., None] * x1).flatten(-2) @ w("v11").t() + spread(g1, gather(g2, x2)).flatten(-2) @ w("v12").t()
+             + total1 @ w("b1").view(-1, h // 2))
+    lower = (spread(g2, gather(g1, x1)).flatten(-2) @ w("v21").t() + (total2[..., None] * x2).flatten(-2) @ w("v22").t()
+             + total2 @ w("b2").view(-1, h // 2))
+    return torch.cat([upper, lower], -1)
 
 
 class Run:
     """One pass: what the request says, what training adds, and what was seen."""
 
-    def __init__(self, request=None, noise=None, allowed=None, trace=None):
-        self.request = request or {}
+    def __init__(self, request=None, noise=None, allowed=None, statistics=None, trace=None):
+        self.request = request or {}    # task [B], condition [B, n]
         self.noise = noise          # shape -> tensor added to the logits, or None
         self.allowed = allowed      # (layer) -> bool [E] of candidates, or None
-        self.trace = trace          # list: per layer and branch a dict of logits, chosen, weights
+        self.statistics = statistics    # (codebook, scores) -> mean and variance of a batch, or None: the running ones
+        self.trace = trace          # list: per layer and branch (or codebook) a dict of logits, chosen, weights
 
 
 def moe_layer(c, params, layer, x, ids, run):
@@ -241,7 +288,15 @@ def hidden_states(params, c, ids, run):
         a = trunk.attention(q.view(b, kv, heads // kv, t, d), k, v).transpose(1, 2).reshape(b * t, heads * d)
         x = x + (a @ w("o").t()).view(b, t, -1)
         f = trunk.RmsNorm.apply(x, w("ffnNorm"), eps).view(b, t, -1)
-        x = x + (product_layer(c, w, f) if "productExperts" in c else moe_layer(c, params, n, f, ids, run))
+        if c["layerFfns"][n] == "moe":
+            x = x + moe_layer(c, params, n, f, ids, run)
+        elif c["layerFfns"][n] == "dense":
+            x = x + swiglu(f, w("shared.gate"), w("shared.up"), w("shared.down"))
+        else:
+            of = lambda name: w("product." + name)
+            if n % c["productExperts"]["routerLayers"] == 0:
+                weights = product_router(c, of, f, run)
+            x = x + product_layer(c, of, f, *weights)
     return trunk.RmsNorm.apply(x, params["norm"], eps)
 
 

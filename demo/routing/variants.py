@@ -26,5 +26,5 @@ def config(router=None, **changes):
     c["rope"] = {"style": "half", "dim": c["headDim"], "theta": 10000, "magnitude": 1, "long": None,
                  "inverseFrequencies": inverse_frequencies(c["headDim"], 10000)}
     c["attentionScale"] = c["headDim"] ** -0.5
-    c["slidingWindows"], c["layerFfns"] = [0] * c["nLayers"], ["moe"] * c["nLayers"]
+    c["slidingWindows"], c["layerFfns"] = [0] * c["nLayers"], c["layerFfns"] or ["moe"] * c["nLayers"]
     return c
