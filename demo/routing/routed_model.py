@@ -208,7 +208,7 @@ def product_router(c, w, x, run):
     quantile = torch.distributions.Normal(0, 1).icdf(torch.tensor(1 - p["topK"] / p["nKeys"], dtype=torch.float64)).item()
     for i in "12":
         z = (x @ w("w" + i).t()).unflatten(-1, (p["nHeads"], p["nKeys"]))
-        mean, variance = (w("mean" + i), w("variance" + i)) if run.statistics is None else run.statistics(i, z.detach())
+        mean, variance = (w("mean" + i), w("variance" + i)) if run.statistics is None else run.statistics(w, i, z.detach())
         normal = (z.detach() - mean[:, None]) * (variance[:, None] + 1e-5).rsqrt()
         kept = normal >= normal.amax(-1, keepdim=True).clamp(max=quantile)
         g = z.masked_fill(~kept, -math.inf).softmax(-1)
@@ -238,11 +238,12 @@ def product_layer(c, w, x, g1, g2):
 class Run:
     """One pass: what the request says, what training adds, and what was seen."""
 
-    def __init__(self, request=None, noise=None, allowed=None, statistics=None, trace=None):
+    def __init__(self, request=None, noise=None, allowed=None, statistics=None, reweigh=None, trace=None):
         self.request = request or {}    # task [B], condition [B, n]
         self.noise = noise          # shape -> tensor added to the logits, or None
         self.allowed = allowed      # (layer) -> bool [E] of candidates, or None
-        self.statistics = statistics    # (codebook, scores) -> mean and variance of a batch, or None: the running ones
+        self.statistics = statistics    # (tensors, codebook, scores) -> mean and variance of a batch, or None: the running ones
+        self.reweigh = reweigh      # (layer, weights [B, T, E]) -> weights: what an intervention makes of them, or None
         self.trace = trace          # list: per layer and branch (or codebook) a dict of logits, chosen, weights
 
 
@@ -266,6 +267,8 @@ def moe_layer(c, params, layer, x, ids, run):
             z = z.masked_fill(~run.allowed(layer), -1e9)
         noise = None if run.noise is None else run.noise(z.shape)
         weights, chosen = weigh(c["router"], z, branch["topK"], e, noise)
+        if run.reweigh is not None:
+            weights = run.reweigh(layer, weights)
         if run.trace is not None:
             run.trace.append({"layer": layer, "logits": z, "chosen": chosen, "weights": weights})
         parts.append(run_experts(c, w, x.reshape(b * t, h), weights.reshape(b * t, e), first))

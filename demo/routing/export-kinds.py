@@ -1,0 +1,76 @@
+"""Writes the trained variants as canonical models (docs/formats.md): OUT/NAME/config.json, model.safetensors, tokenizer files; of the
+variant with conditions also conditions.json, of the planted one prompts.
+Refuses unfinished checkpoints, unless --unfinished, and half-written folders: each is written beside its name and renamed.
+Usage: export-kinds.py WORK OUT [NAME ...] [--unfinished]
+"""
+import argparse
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+import bpe
+import planted
+import routed_model
+import safetensors_file
+from variants import CONTEXT, DOMAINS, GROUPS, VARIANTS
+
+CONDITIONS = "conditions"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+MODEL = Path(__file__).resolve().parents[1] / "model"
+
+
+def document(name, c, tokens):
+    """config.json. What it was made from is itself: its checksum is that of the config."""
+    text = json.dumps(c, separators=(",", ":"), sort_keys=True)
+    source = {"kind": "huggingface", "name": f"routing-{name}", "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return {"model_type": "workers-moe", "version": 1, "source": source, "passes": [], "config": c}
+
+
+def stored(name, t):
+    """BF16 for matrices, F32 for what decides routes and for vectors."""
+    is_matrix = t.dim() == 2 and "router" not in name and not name.endswith(("product.w1", "product.w2"))
+    return t.detach().to(torch.bfloat16 if is_matrix else torch.float32)
+
+
+def export(work, out, name, unfinished):
+    c = VARIANTS[name]["config"]
+    state = torch.load(work / "kinds" / name / "state.pt")
+    if state["step"] < state["steps"] and not unfinished:
+        raise SystemExit(f"{name} is at step {state['step']} of {state['steps']}; expected a finished checkpoint, or --unfinished")
+    params = dict(state["params"])
+    conditions = params.pop(CONDITIONS, None)
+    folder, new = out / name, out / f".{name}.unfinished"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    tensors = {n: stored(n, t) for n, t in routed_model.canonical_tensors(params, c).items()}
+    safetensors_file.write(new / "model.safetensors", tensors)
+    (new / "config.json").write_text(json.dumps(document(name, c, state["tokens"]), indent=1) + "\n")
+    for file in TOKENIZER_FILES:
+        shutil.copy(MODEL / file, new / file)
+    if conditions is not None:
+        (new / "conditions.json").write_text(json.dumps({g: row for g, row in zip(GROUPS, conditions.tolist())}, indent=1) + "\n")
+    if "plant" in VARIANTS[name].get("training", {}):
+        planted.write_prompts(work, new)
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+    size = (folder / "model.safetensors").stat().st_size
+    print(f"{name}: {sum(t.numel() for t in tensors.values()) / 1e6:.2f}M parameters, {size / 1e6:.1f} MB, {state['tokens']} tokens")
+
+
+def main():
+    args = argparse.ArgumentParser()
+    args.add_argument("work", type=Path)
+    args.add_argument("out", type=Path)
+    args.add_argument("names", nargs="*")
+    args.add_argument("--unfinished", action="store_true")
+    args = args.parse_args()
+    done = [n for n in VARIANTS if (args.work / "kinds" / n / "state.pt").exists()]
+    for name in args.names or done:
+        export(args.work, args.out, name, args.unfinished)
+
+
+if __name__ == "__main__":
+    main()
