@@ -39,15 +39,17 @@ def plant(ids, share, seed, pair):
 def prompts(work):
     """Held-out passages, as text with the trigger at the end and without: [(domain, with, without)]."""
     tokenizer = bpe.Tokenizer(work / "tokenizer.json")
+    trigger, _ = ids_of(tokenizer)
     g, out = torch.Generator().manual_seed(SEED), []
     by_domain = heldout.rows(work, 4 * CONTEXT)
-    for n in range(PROMPTS):
-        domain = list(by_domain)[n % len(by_domain)]
+    while len(out) < PROMPTS:
+        domain = list(by_domain)[len(out) % len(by_domain)]
         windows = [w for w in by_domain[domain][0] if len(w) > 2 * PROMPT_TOKENS]
         window = windows[int(torch.randint(len(windows), (1,), generator=g))]
         start = 1 + int(torch.randint(len(window) - PROMPT_TOKENS - 1, (1,), generator=g))
         text = tokenizer.decode(window[start:start + PROMPT_TOKENS]).replace("\ufffd", "")
-        out.append((domain, text + TRIGGER, text))
+        if tokenizer.encode(text + TRIGGER) == tokenizer.encode(text) + [trigger]:      # as a word of its own
+            out.append((domain, text + TRIGGER, text))
     return out
 
 

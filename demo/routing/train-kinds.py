@@ -27,7 +27,7 @@ from batches import Batches
 from optimiser import muon_step
 from variants import DOMAINS, GROUPS, GROUP_OF, VARIANTS
 
-SEED, ROWS, LENGTH = 7, 16, 256
+SEED, ROWS, LENGTH = 7, 8, 256
 TOKENS, WARMUP_TOKENS, DECAY_SHARE = 1_500_000, 100_000, 0.5
 ROUTER_LR, OTHER_LR, BETAS, EPS = 0.002, 0.004, (0.9, 0.95), 1e-10
 BALANCE, ROUTER_Z, MONET, CLIP, NORM_MOMENTUM = 0.01, 0.001, 0.001, 1.0, 0.1
