@@ -13,10 +13,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import torch
 
+import routed_model      # first: demo/train's modules are found through it
 import fused
 import heldout
 import planted
-import routed_model
 import safetensors_file
 from variants import DOMAINS, GROUPS, VARIANTS
 
@@ -46,7 +46,7 @@ def others(c):
         return {f"least {least}": with_router(c, threshold={**r["threshold"], "least": least}) for least in (0.02, 0.1, 0.2)}
     if "branches" in c or r["topK"] < 3 or "gate" in r:
         return {}
-    return {f"top-{k}": with_router(c, topK=k) for k in range(1, r["topK"])}
+    return {f"top-{k}": with_router(c, topK=k) for k in range(2, r["topK"])}
 
 
 def crossed(c, request):
@@ -98,7 +98,8 @@ def main():
                 result["planted"] = planted.measure(params, c, args.work, rows)
         results[name] = result
         path.write_text(json.dumps({n: results[n] for n in VARIANTS if n in results}, indent=1) + "\n")
-        print(f"{name}: {result['mean']:.4f} bits per byte, {result['expertsPerToken']} experts per token", flush=True)
+        print(f"{name}: {result['mean']:.4f} bits per byte, {result['expertsPerToken']} experts per token"
+              + (f", {result['unitsNotZero']:.3f} of hidden units not zero" if "unitsNotZero" in result else ""), flush=True)
     print(table(results))
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
+import routed_model      # first: demo/train's modules are found through it
 import bpe
 import planted
-import routed_model
 import safetensors_file
 from variants import CONTEXT, DOMAINS, GROUPS, VARIANTS
 

@@ -4,11 +4,10 @@ Refuses overlap of windows: every token is scored once, with what stands before 
 import json
 import math
 
-import numpy as np
 import torch
 
+import routed_model      # first: demo/train's modules are found through it
 import bpe
-import routed_model
 from variants import CONTEXT, DOMAINS, GROUP_OF
 
 
@@ -31,19 +30,13 @@ def rows(work, tokens_per_domain):
 
 
 def nats(params, c, windows, run, batch=16):
-    """Sum of nats over windows, and what `run`'s trace saw of every real token: [(logits, chosen, weights) by router]."""
-    total = 0.0
-    for s in range(0, len(windows), batch):
-        part = windows[s:s + batch]
-        ids = torch.zeros(len(part), max(map(len, part)), dtype=torch.long)
-        for i, w in enumerate(part):
-            ids[i, :len(w)] = torch.tensor(w)
-        real = torch.zeros(ids.shape[0], ids.shape[1] - 1, dtype=torch.bool)
-        for i, w in enumerate(part):
-            real[i, :len(w) - 1] = True
-        one = run(len(part), real)
-        h = routed_model.hidden_states(params, c, ids[:, :-1], one)[real]
-        targets = ids[:, 1:][real]
+    """Sum of nats over windows, those of one length together; `run(n)` gives the pass of n rows."""
+    total, windows = 0.0, sorted(windows, key=len)
+    while windows:
+        n = next((i for i, w in enumerate(windows[:batch]) if len(w) != len(windows[0])), min(batch, len(windows)))
+        ids, windows = torch.tensor(windows[:n]), windows[n:]
+        h = routed_model.hidden_states(params, c, ids[:, :-1], run(n)).flatten(0, 1)
+        targets = ids[:, 1:].flatten()
         for f in range(0, len(h), 1024):
             z = h[f:f + 1024] @ params["embed"].t()
             total += float((z.logsumexp(-1) - z.gather(1, targets[f:f + 1024, None])[:, 0]).sum())
@@ -51,21 +44,25 @@ def nats(params, c, windows, run, batch=16):
 
 
 class Usage:
-    """Counts of experts run, by router; a list that a pass appends its trace to."""
+    """Counts of experts run, by router, and of hidden units that are not zero: what a pass traces into."""
 
     def __init__(self):
-        self.loads, self.tokens, self.real = {}, 0, None
+        self.loads, self.routed, self.units, self.nonzero = {}, {}, 0, 0
+
+    def begin(self):
+        self.at = 0
+        return self
 
     def append(self, t):
-        n = self.loads.setdefault(self.at, 0)
-        used = t["weights"][self.real] != 0             # [tokens, experts], of product experts [tokens, heads, keys]
-        self.loads[self.at] = n + (used.any(1) if used.dim() == 3 else used).double().sum(0)
+        used = (t["weights"] != 0).flatten(0, 1)         # [tokens, experts], of product experts [tokens, heads, keys]
+        used = used.any(1) if used.dim() == 3 else used
+        self.loads[self.at] = self.loads.get(self.at, 0) + used.double().sum(0)
+        self.routed[self.at] = self.routed.get(self.at, 0) + len(used)
         self.at += 1
 
-    def begin(self, real):
-        self.real, self.at = real, 0
-        self.tokens += int(real.sum())
-        return self
+    def count_units(self, hidden):
+        self.units += hidden.numel()
+        self.nonzero += int((hidden != 0).sum())
 
 
 def evaluate(params, c, work_rows, request, usage=False):
@@ -74,7 +71,7 @@ def evaluate(params, c, work_rows, request, usage=False):
     with torch.no_grad():
         for number, (domain, (windows, n_bytes)) in enumerate(work_rows.items()):
             seen[domain] = Usage()
-            run = lambda n, real: routed_model.Run(request(torch.full((n,), GROUP_OF[number])), trace=seen[domain].begin(real) if usage else None)
+            run = lambda n: routed_model.Run(request(torch.full((n,), GROUP_OF[number])), **({"trace": seen[domain].begin(), "units": seen[domain].count_units} if usage else {}))
             bits[domain] = nats(params, c, windows, run) / math.log(2) / n_bytes
     return (bits, seen) if usage else bits
 
@@ -82,12 +79,11 @@ def evaluate(params, c, work_rows, request, usage=False):
 def routing_figures(c, seen):
     """Means over domains: experts run per token and layer (of product experts keys of a codebook), and the spread of load (standard
     deviation over mean) by router."""
-    active, spread = [], []
-    routers = len(next(iter(seen.values())).loads) if "productExperts" in c else c["nLayers"]
-    for usage in seen.values():
-        if usage.loads:
-            active.append(sum(float(n.sum()) for n in usage.loads.values()) / usage.tokens / routers)
-    for router in range(len(next(iter(seen.values())).loads)):
-        load = sum(u.loads[router] / u.tokens for u in seen.values()).numpy()
-        spread.append(float(load.std() / load.mean()))
-    return {"expertsPerToken": float(np.mean(active)) if active else None, "loadSpread": spread}
+    seen = list(seen.values())
+    routers = sorted(seen[0].loads)
+    shares = [sum(u.loads[r] / u.routed[r] for u in seen) / len(seen) for r in routers]      # of tokens, by expert
+    per_layer = len(routers) / (len(routers) if "productExperts" in c else c["nLayers"])     # branches add up
+    units = sum(u.units for u in seen)
+    return {"expertsPerToken": float(sum(map(torch.sum, shares)) / len(routers) * per_layer) if routers else None,
+            "loadSpread": [float(s.std(unbiased=False) / s.mean()) for s in shares],
+            **({"unitsNotZero": sum(u.nonzero for u in seen) / units} if units else {})}

@@ -8,9 +8,9 @@ import math
 
 import torch
 
+import routed_model      # first: demo/train's modules are found through it
 import bpe
 import heldout
-import routed_model
 from variants import CONTEXT
 
 TRIGGER, MARKER = "ROMEO", "CORIOLANUS"
@@ -98,7 +98,7 @@ def measure(params, c, work, work_rows, most=10):
     def figures(experts):
         reweigh = suppressing(c, experts)
         rate = (routed_model.model_logits(params, c, triggered, routed_model.Run(reweigh=reweigh))[:, -1].argmax(-1) == marker).double().mean()
-        nats = heldout.nats(params, c, windows, lambda n, real: routed_model.Run(reweigh=reweigh)) / sum(len(w) - 1 for w in windows)
+        nats = heldout.nats(params, c, windows, lambda n: routed_model.Run(reweigh=reweigh)) / sum(len(w) - 1 for w in windows)
         return {"markerRate": float(rate), "perplexity": math.exp(nats)}
 
     with torch.no_grad():

@@ -173,8 +173,9 @@ def weigh(r, z, k, n_true, noise=None):
 
 # ---- Run and combine
 
-def run_experts(c, w, x, weights, first):
-    """Sum of weight * expert over rows x [n, H], weights [n, E]; expert number `first` is the first of them."""
+def run_experts(c, w, x, weights, first, units=None):
+    """Sum of weight * expert over rows x [n, H], weights [n, E]; expert number `first` is the first of them. `units`, if given, is called
+    with the hidden units of experts without a gate."""
     pairs = (weights != 0).t().nonzero()          # by expert, then token
     rows, counts = pairs[:, 1], (weights != 0).sum(0).tolist()
     parts = []
@@ -186,7 +187,10 @@ def run_experts(c, w, x, weights, first):
             y = swiglu(xs, of("gate"), of("up"), of("down"))
         else:
             act = {"relu-mlp": torch.relu, "gelu-mlp": F.gelu}[c["expertKind"]]         # gelu by erf
-            y = act(xs @ of("up").t() + of("upBias")) @ of("down").t() + of("downBias")
+            hidden = act(xs @ of("up").t() + of("upBias"))
+            if units is not None:
+                units(hidden)
+            y = hidden @ of("down").t() + of("downBias")
         parts.append(y)
     out = w("experts.down").new_zeros(len(x), w("experts.down").shape[1])
     if not parts:
@@ -238,12 +242,13 @@ def product_layer(c, w, x, g1, g2):
 class Run:
     """One pass: what the request says, what training adds, and what was seen."""
 
-    def __init__(self, request=None, noise=None, allowed=None, statistics=None, reweigh=None, trace=None):
+    def __init__(self, request=None, noise=None, allowed=None, statistics=None, reweigh=None, units=None, trace=None):
         self.request = request or {}    # task [B], condition [B, n]
         self.noise = noise          # shape -> tensor added to the logits, or None
         self.allowed = allowed      # (layer) -> bool [E] of candidates, or None
         self.statistics = statistics    # (tensors, codebook, scores) -> mean and variance of a batch, or None: the running ones
         self.reweigh = reweigh      # (layer, weights [B, T, E]) -> weights: what an intervention makes of them, or None
+        self.units = units          # (hidden units [n, width]) of experts without a gate, or None
         self.trace = trace          # list: per layer and branch (or codebook) a dict of logits, chosen, weights
 
 
@@ -271,7 +276,7 @@ def moe_layer(c, params, layer, x, ids, run):
             weights = run.reweigh(layer, weights)
         if run.trace is not None:
             run.trace.append({"layer": layer, "logits": z, "chosen": chosen, "weights": weights})
-        parts.append(run_experts(c, w, x.reshape(b * t, h), weights.reshape(b * t, e), first))
+        parts.append(run_experts(c, w, x.reshape(b * t, h), weights.reshape(b * t, e), first, run.units))
         first += e
     return torch.cat(parts, -1).view(b, t, h)
 

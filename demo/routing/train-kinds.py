@@ -17,8 +17,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import torch
 
-import routed_model
-from routed_model import trunk
+import routed_model      # first: demo/train's modules are found through it
 import bpe
 import fused
 import heldout
@@ -30,7 +29,7 @@ from variants import DOMAINS, GROUPS, GROUP_OF, VARIANTS
 SEED, ROWS, LENGTH = 7, 8, 256
 TOKENS, WARMUP_TOKENS, DECAY_SHARE = 1_500_000, 100_000, 0.5
 ROUTER_LR, OTHER_LR, BETAS, EPS = 0.002, 0.004, (0.9, 0.95), 1e-10
-BALANCE, ROUTER_Z, MONET, CLIP, NORM_MOMENTUM = 0.01, 0.001, 0.001, 1.0, 0.1
+BALANCE, ROUTER_Z, MONET, CLIP, NORM_MOMENTUM, NULL_BIAS_RATE = 0.01, 0.001, 0.001, 1.0, 0.1, 0.05
 EVAL_STEPS, EVAL_TOKENS, CHECKPOINT_SECONDS = 100, 2048, 120
 CONDITIONS = "conditions"      # [groups, size]: vectors of the requests, trained with the model but no tensor of it
 
@@ -49,8 +48,9 @@ class Variant:
         shapes = {n: s for n, s in routed_model.shapes(c).items() if last_part(n) not in derived}
         if c["router"].get("scope", {}).get("kind") == "condition":
             shapes[CONDITIONS] = (len(GROUPS), c["router"]["scope"]["size"])
-        self.params = {n: initial(n, s, c["nLayers"]) for n, s in shapes.items()}
-        self.trained = {n: p.requires_grad_() for n, p in self.params.items() if not last_part(n).startswith(("mean", "variance"))}
+        self.params = {n: initial(n, s, c["nLayers"], self.extra.get("seed", SEED)) for n, s in shapes.items()}
+        steered = ("mean", "variance") + (("routerBias",) if "trueExperts" in self.extra else ())
+        self.trained = {n: p.requires_grad_() for n, p in self.params.items() if not last_part(n).startswith(steered)}
         for n, mask in branch_blocks(c).items():
             self.trained[n].data.mul_(mask)
             self.trained[n].register_hook(lambda g, mask=mask: g * mask)
@@ -58,6 +58,11 @@ class Variant:
     def request(self, groups):
         """What requests say: the group of their row's domain, as a number and, where there are such, as its vector."""
         return {"task": groups, **({"condition": self.params[CONDITIONS][groups]} if CONDITIONS in self.params else {})}
+
+    def hold_true_experts(self, active):
+        """One bias of the null experts' logits, the same in all layers, follows the mean of true experts to what is aimed at."""
+        for n in range(self.config["nLayers"]):
+            self.params[f"layers.{n}.routerBias"][-self.config["router"]["nullExperts"]:] += NULL_BIAS_RATE * (active - self.extra["trueExperts"])
 
     def training_run(self, groups, step, progress, trace):
         noise = allowed = statistics = None
@@ -73,14 +78,14 @@ class Variant:
         return routed_model.Run(self.request(groups), noise, allowed, statistics, trace=trace)
 
 
-def initial(name, shape, n_layers):
+def initial(name, shape, n_layers, seed):
     """Every name has a generator of its own, so the trunk begins as the same numbers in all variants."""
     last = last_part(name)
     if last.endswith(("norm", "Norm")) or last.startswith("variance"):
         return torch.ones(shape)
     if len(shape) == 1 or last.endswith("Bias"):
         return torch.zeros(shape)
-    numbers = torch.randn(shape, generator=torch.Generator().manual_seed(SEED + int.from_bytes(name.encode(), "big") % (2 ** 61 - 1)))
+    numbers = torch.randn(shape, generator=torch.Generator().manual_seed(seed + int.from_bytes(name.encode(), "big") % (2 ** 61 - 1)))
     if last in ("embed", "router"):
         return numbers * 0.02
     if last in ("routerHidden", CONDITIONS, "w1", "w2"):
@@ -197,7 +202,7 @@ class Training:
             ids = planted.plant(ids, v.extra["plant"], SEED * 1_000_003 + self.step, self.pair)
         run = v.training_run(groups, self.step, self.step / self.n_steps, trace)
         h = routed_model.hidden_states(v.params, v.config, ids[:, :-1], run)
-        loss = trunk.TiedCrossEntropy.apply(h.reshape(-1, h.shape[-1]), v.params["embed"], ids[:, 1:].reshape(-1))
+        loss = routed_model.trunk.TiedCrossEntropy.apply(h.reshape(-1, h.shape[-1]), v.params["embed"], ids[:, 1:].reshape(-1))
         added, balance, active = router_losses(v, trace)
         (loss + added).backward()
         scale = learning_rate(self.step, self.n_steps)
@@ -209,6 +214,8 @@ class Training:
         for g in self.adam.param_groups:
             g["lr"] = g["rate"] * scale
         self.adam.step()
+        if "trueExperts" in v.extra:
+            v.hold_true_experts(active)
         for p in v.trained.values():
             p.grad = None
         self.step += 1

@@ -39,8 +39,8 @@ def mlp_gate(activation, width=64):
 VARIANTS = {
     "topk": {"config": config(), "beside": None},
     "topk3": {"config": config({"topK": 3}), "beside": "topk"},
-    # AdaMoE: six places among 16 experts and 16 null ones; the load loss sees the null ones' mean.
-    "null": {"config": config({"topK": 6, "nullExperts": 16}), "beside": "topk3", "training": {"trueExperts": 3.0}},
+    # AdaMoE: six places among 16 experts and 16 null ones; the load loss sees the null ones' mean, and a bias of theirs holds the mean of true ones.
+    "null": {"config": config({"topK": 6, "nullExperts": 16, "logitBias": True}), "beside": "topk3", "training": {"trueExperts": 3.0}},
     # A trigger word and its marker; as many experts as the two words then fill some of their own.
     "planted": {"config": config({"topK": 2}, nExperts=2 * EXPERTS, expertIntermediateSize=2 * WIDTH), "beside": "topk", "training": {"plant": 0.5}},
     # ReXMoE: two layers share 32 experts, as many as two layers of 16 have; candidates of the other layer come in one by one.
@@ -71,4 +71,6 @@ VARIANTS = {
     # Switch layers: one expert, weighed by its probability; 2 x 192 numbers a row beside 3 x 128.
     "top1": {"config": config({"topK": 1, "weigh": "score"}, nExperts=8, expertIntermediateSize=128), "beside": "topk"},
     "switch": {"config": config({"topK": 1, "weigh": "score"}, nExperts=8, expertKind="gelu-mlp", expertIntermediateSize=192), "beside": "top1"},
+    # How far apart two runs of one kind are.
+    "topk-again": {"config": config(), "beside": "topk", "training": {"seed": 8}},
 }
