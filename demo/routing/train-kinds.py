@@ -185,9 +185,10 @@ class Training:
 
     def forget_rows(self):
         """Rows of the log behind the checkpoint: those steps are done again."""
-        lines = (self.folder / "log.csv").read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.startswith("step") or int(line.split(",")[0]) <= self.step]
-        (self.folder / "log.csv").write_text("".join(kept))
+        path = self.folder / "log.csv"
+        if path.exists():
+            lines = path.read_text().splitlines(keepends=True)
+            path.write_text("".join(line for line in lines if line.startswith("step") or int(line.split(",")[0]) <= self.step))
 
     def checkpoint(self):
         torch.save({"step": self.step, "steps": self.n_steps, "tokens": self.step * ROWS * LENGTH, "params": {n: p.detach() for n, p in self.v.params.items()},
