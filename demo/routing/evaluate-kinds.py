@@ -43,7 +43,8 @@ def others(c):
     """The same weights otherwise routed, as a request or a pack could ask: what the kind gives up for fewer experts."""
     r = c["router"]
     if r["select"] == "threshold":
-        return {f"least {least}": with_router(c, threshold={**r["threshold"], "least": least}) for least in (0.02, 0.1, 0.2)}
+        least = r["threshold"]["least"]
+        return {f"least {factor} times": with_router(c, threshold={**r["threshold"], "least": factor * least}) for factor in (0.5, 1.5, 2)}
     if "branches" in c or r["topK"] < 3 or "gate" in r:
         return {}
     return {f"top-{k}": with_router(c, topK=k) for k in range(2, r["topK"])}

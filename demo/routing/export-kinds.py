@@ -9,20 +9,21 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import routed_model      # first: demo/train's modules are found through it
 import bpe
 import planted
 import safetensors_file
-from variants import CONTEXT, DOMAINS, GROUPS, VARIANTS
+from variants import CONTEXT, DOMAINS, GROUPS, TOP_K, VARIANTS
 
 CONDITIONS = "conditions"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 MODEL = Path(__file__).resolve().parents[1] / "model"
 
 
-def document(name, c, tokens):
+def document(name, c):
     """config.json. What it was made from is itself: its checksum is that of the config."""
     text = json.dumps(c, separators=(",", ":"), sort_keys=True)
     source = {"kind": "huggingface", "name": f"routing-{name}", "sha256": hashlib.sha256(text.encode()).hexdigest()}
@@ -35,6 +36,24 @@ def stored(name, t):
     return t.detach().to(torch.bfloat16 if is_matrix else torch.float32)
 
 
+def training_rows(work, windows=2):
+    """The first rows of every domain's training text."""
+    return torch.tensor(np.stack([np.fromfile(work / f"{d}.train.u16", dtype=np.uint16, count=windows * CONTEXT).astype(np.int64) for d in DOMAINS])).view(-1, CONTEXT)
+
+
+def with_least(c, params, rows, experts):
+    """EvoMoE's config with the threshold at which a token of training text has so many experts on average: training's own is for
+    scores with noise. Three rounds, since later layers see what earlier ones left out."""
+    for _ in range(3):
+        trace = []
+        with torch.no_grad():
+            routed_model.hidden_states(params, c, rows, routed_model.Run(trace=trace))
+        scores = torch.stack([(t["logits"] / c["router"]["threshold"]["temperature"]).softmax(-1) for t in trace]).flatten()
+        last, next_one = scores.topk(experts * rows.numel() * c["nLayers"] + 1).values[-2:].tolist()
+        c = {**c, "router": {**c["router"], "threshold": {**c["router"]["threshold"], "least": float(f"{(last + next_one) / 2:.6g}")}}}
+    return c
+
+
 def export(work, out, name, unfinished):
     c = VARIANTS[name]["config"]
     state = torch.load(work / "kinds" / name / "state.pt")
@@ -42,12 +61,14 @@ def export(work, out, name, unfinished):
         raise SystemExit(f"{name} is at step {state['step']} of {state['steps']}; expected a finished checkpoint, or --unfinished")
     params = dict(state["params"])
     conditions = params.pop(CONDITIONS, None)
+    if c["router"]["select"] == "threshold":
+        c = with_least(c, params, training_rows(work), TOP_K)
     folder, new = out / name, out / f".{name}.unfinished"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     tensors = {n: stored(n, t) for n, t in routed_model.canonical_tensors(params, c).items()}
     safetensors_file.write(new / "model.safetensors", tensors)
-    (new / "config.json").write_text(json.dumps(document(name, c, state["tokens"]), indent=1) + "\n")
+    (new / "config.json").write_text(json.dumps(document(name, c), indent=1) + "\n")
     for file in TOKENIZER_FILES:
         shutil.copy(MODEL / file, new / file)
     if conditions is not None:
