@@ -29,7 +29,7 @@ from variants import DOMAINS, GROUPS, GROUP_OF, VARIANTS
 SEED, ROWS, LENGTH = 7, 8, 256
 TOKENS, WARMUP_TOKENS, DECAY_SHARE = 1_500_000, 100_000, 0.5
 ROUTER_LR, OTHER_LR, BETAS, EPS = 0.002, 0.004, (0.9, 0.95), 1e-10
-BALANCE, ROUTER_Z, MONET, CLIP, NORM_MOMENTUM, NULL_BIAS_RATE = 0.01, 0.001, 0.001, 1.0, 0.1, 0.05
+BALANCE, ROUTER_Z, MONET, CLIP, NORM_MOMENTUM, NULL_BIAS_RATE = 0.01, 0.001, 0.001, 1.0, 0.1, 0.4
 EVAL_STEPS, EVAL_TOKENS, CHECKPOINT_SECONDS = 100, 2048, 120
 CONDITIONS = "conditions"      # [groups, size]: vectors of the requests, trained with the model but no tensor of it
 
@@ -59,10 +59,12 @@ class Variant:
         """What requests say: the group of their row's domain, as a number and, where there are such, as its vector."""
         return {"task": groups, **({"condition": self.params[CONDITIONS][groups]} if CONDITIONS in self.params else {})}
 
-    def hold_true_experts(self, active):
-        """One bias of the null experts' logits, the same in all layers, follows the mean of true experts to what is aimed at."""
+    def hold_true_experts(self, active, trace):
+        """One bias of the null experts' logits, the same in all layers, follows the mean of true experts to what is aimed at; its
+        steps are measured in the logits' own spread."""
+        spread = sum(float(t["logits"].detach().std()) for t in trace) / len(trace)
         for n in range(self.config["nLayers"]):
-            self.params[f"layers.{n}.routerBias"][-self.config["router"]["nullExperts"]:] += NULL_BIAS_RATE * (active - self.extra["trueExperts"])
+            self.params[f"layers.{n}.routerBias"][-self.config["router"]["nullExperts"]:] += NULL_BIAS_RATE * spread * (active - self.extra["trueExperts"])
 
     def training_run(self, groups, step, progress, trace):
         noise = allowed = statistics = None
@@ -216,7 +218,7 @@ class Training:
             g["lr"] = g["rate"] * scale
         self.adam.step()
         if "trueExperts" in v.extra:
-            v.hold_true_experts(active)
+            v.hold_true_experts(active, trace)
         for p in v.trained.values():
             p.grad = None
         self.step += 1
