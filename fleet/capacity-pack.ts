@@ -2,8 +2,9 @@
 // Owns the view (a manifest of docs/formats.md fits it, and so does a pack planned from a config alone) and the sums over it.
 // Refuses limits and placement: capacity-stages.ts and capacity-shards.ts.
 
-import { EXPERT_MATRICES, expertInputSize, ffnShape, hasExpertBiases, latentDim, type ModelConfig, sharedWidth, trunkTensors } from "../model/config.ts";
-import { type ActivationFormat, type KvFormat, kvLayerBytes, KV_BLOCK, matrixBytes, type MatrixFormat } from "../model/kernels.ts";
+import { EXPERT_MATRICES, expertInputSize, expertOutputSize, ffnShape, hasExpertBiases, type ModelConfig, sharedWidth, trunkTensors } from "../model/config.ts";
+import { type ActivationFormat, type KvFormat, KV_BLOCK, matrixBytes, type MatrixFormat } from "../model/kernels.ts";
+import { pageBytesOf } from "../model/kv-page.ts";
 
 export interface CapacityBlob {
   readonly hash: string;
@@ -89,7 +90,7 @@ export function layerOf(name: string): number | null {
 
 /** KV cache of one token in `nLayers` layers. Pages hold 32 tokens, so this divides evenly but in the page's alignment. */
 export const kvBytesPerToken = ({ config, kvFormat }: Pick<CapacityPack, "config" | "kvFormat">, nLayers: number = config.nLayers): number =>
-  nLayers * kvLayerBytes(kvFormat, config.nKvHeads, config.headDim, latentDim(config)) / KV_BLOCK;
+  pageBytesOf(config, kvFormat, nLayers) / KV_BLOCK;
 
 /** Bytes of rows [from, to) of a matrix; `from` is a multiple of 32, the rows of a tile. */
 export const rowBytes = (format: MatrixFormat, from: number, to: number, nCols: number): number => (to > from ? matrixBytes(format, to - from, nCols) : 0);
@@ -105,17 +106,17 @@ export interface ParameterCounts {
 
 export function parameterCounts(c: ModelConfig): ParameterCounts {
   const sizes = trunkTensors(c).map((t) => ({ name: t.name, n: t.kind === "vector" ? t.length : (t.kind === "matrices" ? t.count : 1) * t.nRows * t.nCols }));
-  const ffn = (input: number, width: number): number => EXPERT_MATRICES.reduce((n, matrix) => {
-    const { nRows, nCols } = ffnShape(input, c.hiddenSize, width, matrix);
+  const ffn = (input: number, width: number, output = c.hiddenSize): number => EXPERT_MATRICES.reduce((n, matrix) => {
+    const { nRows, nCols } = ffnShape(input, output, width, matrix);
     return n + nRows * nCols;
   }, 0);
   const shared = c.layerFfns.reduce((n, _, layer) => n + ffn(c.hiddenSize, sharedWidth(c, layer)), 0);
   const trunk = sizes.reduce((sum, { n }) => sum + n, 0) + shared;
-  const ofOneExpert = ffn(expertInputSize(c), c.expertIntermediateSize) + (hasExpertBiases(c) ? 2 * c.expertIntermediateSize + c.hiddenSize : 0);
+  const ofOneExpert = ffn(expertInputSize(c), c.expertIntermediateSize, expertOutputSize(c)) + (hasExpertBiases(c) ? 2 * c.expertIntermediateSize + expertOutputSize(c) : 0);
   const nMoeLayers = c.layerFfns.filter((kind) => kind === "moe").length;
   const embedding = c.vocabSize * c.hiddenSize;
   return {
-    total: trunk + nMoeLayers * c.nExperts * ofOneExpert, active: trunk + nMoeLayers * c.router.topK * ofOneExpert, ofOneExpert,
+    total: trunk + (nMoeLayers / (c.expertPool?.layers ?? 1)) * c.nExperts * ofOneExpert, active: trunk + nMoeLayers * c.router.topK * ofOneExpert, ofOneExpert,
     // A tied embedding is the head's matrix, which every token is multiplied with.
     trunkProducts: c.tieWordEmbeddings ? trunk : trunk - embedding,
   };

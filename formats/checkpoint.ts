@@ -5,7 +5,7 @@
 import type { FfnLocations, TensorNames } from "../model/architectures/architecture.ts";
 import { type Location, ownTensor, type Region, type Wanted } from "../model/architectures/locations.ts";
 import {
-  EXPERT_BIASES, EXPERT_MATRICES, type ExpertBias, type ExpertMatrix, ModelError, type ModelConfig, expertShape, ffnShape, hasExpertBiases, sharedWidth, trunkTensors,
+  EXPERT_BIASES, EXPERT_MATRICES, type ExpertBias, type ExpertMatrix, ModelError, type ModelConfig, expertLayer, expertOutputSize, expertShape, ffnShape, hasExpertBiases, sharedWidth, trunkTensors,
 } from "../model/config.ts";
 import { type ByteSource, SourceError } from "./byte-source.ts";
 import type { CanonicalDocument } from "./canonical-model.ts";
@@ -128,9 +128,15 @@ export class Checkpoint implements MatrixSource {
   }
 
   place(name: string): MatrixPlace {
-    const place = this.#places.get(name);
+    const place = this.#places.get(this.#owned(name));
     if (!place) throw new ModelError(`${this.description} has no tensor that is called ${name} here.`);
     return place;
+  }
+
+  /** An expert's tensor under the name of the first layer of its pool. */
+  #owned(name: string): string {
+    if (this.config.expertPool === undefined) return name;
+    return name.replace(/^layers\.(\d+)\.experts\./, (_, layer: string) => `layers.${expertLayer(this.config, Number(layer))}.experts.`);
   }
 
   /** SHA-256 (hex) of config, places and, where the source can tell, versions of the files: what work begun on this checkpoint can go on with. */
@@ -211,12 +217,12 @@ export function* requests({ config, names }: Pick<CheckpointParts, "config" | "n
     for (const matrix of EXPERT_MATRICES) yield want(sharedName(layer, matrix), locations?.[matrix], layer, ffnShape(config.hiddenSize, config.hiddenSize, width, matrix));
   }
   for (const layer of layers) {
-    if (config.layerFfns[layer] !== "moe") continue;
+    if (config.layerFfns[layer] !== "moe" || expertLayer(config, layer) !== layer) continue;
     for (let expert = 0; expert < config.nExperts; expert++) {
       for (const matrix of EXPERT_MATRICES) yield want(expertName(layer, expert, matrix), names?.experts[matrix], layer, expertShape(config, matrix), { expert });
       if (!hasExpertBiases(config)) continue;
       for (const bias of EXPERT_BIASES) {
-        const nCols = bias === "downBias" ? config.hiddenSize : config.expertIntermediateSize;
+        const nCols = bias === "downBias" ? expertOutputSize(config) : config.expertIntermediateSize;
         yield want(expertName(layer, expert, bias), names?.experts[bias], layer, { nRows: 1, nCols }, { expert, isVector: true });
       }
     }

@@ -1,5 +1,5 @@
 // Elementary functions whose every bit is ours: docs/arithmetic.md section 2 in f32, and exp/log in f64 for sampling.
-// Owns exp, silu, sigmoid, the f16 conversions and nearest-even rounding, from + - * / and bit patterns only.
+// Owns exp, erf, the activations of experts, sigmoid, the f16 conversions and nearest-even rounding, from + - * / and bit patterns only.
 // Refuses Math.exp, Math.log and their kin: their last bits differ between engines.
 // The f64 polynomials are the classic fdlibm ones (Sun Microsystems, 1993; freely redistributable), below 1 ulp.
 
@@ -59,8 +59,35 @@ export function clampedSwiglu(g: number, u: number, limit: number): number {
   return fround(fround(up + 1) * fround(gate / fround(1 + exp(-fround(CLAMPED_SLOPE * gate)))));
 }
 
+/** max(x, +0): never -0; NaN stays. */
+export const relu = (x: number): number => Math.max(x, 0);
+
+const ERF_NEAR = [7.6471160815e-5, -7.9423557274e-4, 5.1797494697e-3, -2.6848591264e-2, 1.1283430117e-1, -3.7612605985e-1, 1.1283791584].map(fround);
+const ERF_FAR = [-2.1018313101e-4, 3.1831255397e-3, -2.2786111608e-2, 1.0509670736e-1, 6.3584637108e-1, 1.1284755852].map(fround);
+const polynomial = (coefficients: readonly number[], x: number): number => coefficients.reduce((p, c) => fround(fround(p * x) + c));
+
+/** The error function of an f32, as an f32; the error is at most 1.4e-7. */
+export function erf(x: number): number {
+  const t = Math.abs(x);
+  if (t <= 1) return fround(x * polynomial(ERF_NEAR, fround(x * x)));
+  const u = Math.min(t, 4);
+  const far = fround(1 - exp(-fround(u * polynomial(ERF_FAR, u))));
+  return x < 0 ? -far : far;
+}
+
+const HALF_ROOT = fround(0.70710678);
+
+/** (x / 2) (1 + erf(x / sqrt 2)). */
+export const gelu = (x: number): number => fround(fround(x * 0.5) * fround(1 + erf(fround(x * HALF_ROOT))));
+
 /** 1 / (1 + exp(-x)). */
 export const sigmoid = (x: number): number => fround(1 / fround(1 + exp(-x)));
+
+/** 1 - 2 / (exp(2 x) + 1), of |x| exactly odd: absolute error below 2e-7. */
+export function tanh(x: number): number {
+  const y = fround(1 - fround(2 / fround(exp(fround(2 * Math.abs(x))) + 1)));
+  return x < 0 ? -y : y;
+}
 
 /** The value of an f16 bit pattern. Exact; infinities and NaN included. */
 export function f16ToF32(bits: number): number {

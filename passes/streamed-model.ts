@@ -121,13 +121,13 @@ export function checkpointWeights(checkpoint: MatrixSource, contextLength: numbe
     const [gate, up, down] = ["gate", "up", "down"].map((matrix) => checkpoint.place(name + matrix)) as [MatrixPlace, MatrixPlace, MatrixPlace];
     const formats = { gateUp: exactFormat(gate), down: exactFormat(down) };
     return {
-      width, gateUp: formatCode(formats.gateUp), down: formatCode(formats.down), bytes: segmentBytes(kind, formats.gateUp, formats.down, input, config.hiddenSize, width),
+      width, gateUp: formatCode(formats.gateUp), down: formatCode(formats.down), bytes: segmentBytes(kind, formats.gateUp, formats.down, input, down.nRows, width),
       load: (ptr) => write(heap, ptr, async (writer) => {
         await writer.gateUp(gate, up, formats.gateUp, 0, width);
         await writer.columns(down, formats.down, 0, width);
         if (kind === "swiglu") return;
         const biases = await Promise.all(EXPERT_BIASES.map((bias) => checkpoint.readF32(name + bias))) as [Float32Array, Float32Array, Float32Array];
-        const at = ptr + matrixBytes(formats.gateUp, gateUpRows(formats.gateUp, width), input) + matrixBytes(formats.down, config.hiddenSize, width);
+        const at = ptr + matrixBytes(formats.gateUp, gateUpRows(formats.gateUp, width), input) + matrixBytes(formats.down, down.nRows, width);
         heap.u8.set(segmentBiases(biases, formats.gateUp, 0, width), at);
       }),
     };
