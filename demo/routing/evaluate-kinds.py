@@ -26,8 +26,8 @@ def load(folder):
     c = json.loads((folder / "config.json").read_text())["config"]
     stored, params = safetensors_file.read(folder / "model.safetensors"), {}
     for name, shape in routed_model.shapes(c).items():
-        head, _, part = name.rpartition(".")
-        params[name] = torch.stack([stored[f"{head}.{e}.{part}"] for e in range(shape[0])]) if ".experts" in head else stored[name]
+        names = [n for n, _ in routed_model.unstacked(name, torch.empty(shape))]
+        params[name] = stored[name] if names == [name] else torch.stack([stored[n] for n in names])
         if tuple(params[name].shape) != tuple(shape):
             raise ValueError(f"{folder}: {name} has shape {tuple(params[name].shape)}, expected {tuple(shape)}")
     path = folder / "conditions.json"
@@ -45,7 +45,7 @@ def others(c):
     if r["select"] == "threshold":
         least = r["threshold"]["least"]
         return {f"least {factor} times": with_router(c, threshold={**r["threshold"], "least": factor * least}) for factor in (0.5, 1.5, 2)}
-    if "branches" in c or r["topK"] < 3 or "gate" in r:
+    if "branches" in r or r["topK"] < 3 or "gate" in r:
         return {}
     return {f"top-{k}": with_router(c, topK=k) for k in range(2, r["topK"])}
 

@@ -32,7 +32,7 @@ def document(name, c):
 
 def stored(name, t):
     """BF16 for matrices, F32 for what decides routes and for vectors."""
-    is_matrix = t.dim() == 2 and "router" not in name and not name.endswith(("product.w1", "product.w2"))
+    is_matrix = t.dim() == 2 and "router" not in name.lower() and not name.endswith(("product.w1", "product.w2"))
     return t.detach().to(torch.bfloat16 if is_matrix else torch.float32)
 
 

@@ -19,37 +19,37 @@ MATRICES = {"swiglu": ("gate", "up", "down"), "relu-mlp": ("up", "down"), "gelu-
 
 
 def branches(c):
-    """Every router is a list of branches; most models have one, as wide as the hidden row."""
-    return c.get("branches") or [{"nExperts": c["nExperts"], "topK": c["router"]["topK"]}]
+    """Every router is a list of branches, each with as many of the experts; most models have one, as wide as the hidden row."""
+    r = c["router"]
+    return r.get("branches") or [{"topK": r["topK"], "scope": r.get("scope")}]
 
 
 def expert_layer(c, layer):
     """The layer whose name the experts' matrices have (pools: the first of the group)."""
-    r = c.get("expertPool", {"layers": 1})["layers"]
-    return layer - layer % r
-
-
-def router_rows(c):
-    gate, rows = c["router"].get("gate", {}), c["nExperts"] + c["router"].get("nullExperts", 0)
-    return {"attention": 3 * rows, "tasks": gate.get("nTasks", 0) * rows}.get(gate.get("kind"), rows)
+    return layer - layer % c.get("expertPool", {"layers": 1})["layers"]
 
 
 def router_shapes(c):
-    """Shapes of a layer's router; all but "routerTable" are trained or made from trained tensors."""
-    r, gate = c["router"], c["router"].get("gate", {})
-    kind, scope = gate.get("kind"), r.get("scope", {})
+    """Shapes of a layer's router. Of several branches matrices are stacked and vectors lie one after the other."""
+    r, gate, n = c["router"], c["router"].get("gate", {}), len(branches(c))
+    kind, scope = gate.get("kind"), r.get("scope") or {}
     x = scope["size"] if scope.get("kind") == "condition" else c["hiddenSize"]
+    rows = c["nExperts"] // n + r.get("nullExperts", 0)
+    stack = (n,) if n > 1 else ()
     if kind == "hash":
         return {"routerTable": (c["vocabSize"],)}
-    out = {"router": (router_rows(c), gate["width"] if kind in ("mlp", "cosine") else x)}
+    if kind == "tasks":
+        out = {"taskRouter": (gate["nTasks"], rows, x)}
+    else:
+        out = {"router": (*stack, 3 * rows if kind == "attention" else rows, gate["width"] if kind in ("mlp", "cosine") else x)}
     if kind in ("mlp", "cosine"):
-        out["routerHidden"] = (gate["width"], x)
+        out["routerHidden"] = (*stack, gate["width"], x)
     if kind == "mlp":
-        out["routerHiddenBias"] = (gate["width"],)
+        out["routerHiddenBias"] = (n * gate["width"],)
     if kind == "sparsity":
         out["routerSpread"] = out["router"]
     if r["logitBias"]:
-        out["routerBias"] = (c["nExperts"] + r.get("nullExperts", 0),)
+        out["routerBias"] = (n * rows,)
     return out
 
 
@@ -121,28 +121,35 @@ def sparsity_rows(up):
     return up.mean(1), up.var(1, unbiased=False)
 
 
-def logits(c, w, x, request, ids, rows):
-    """Router logits [B, T, nRows]. w(name) gives a tensor of the layer, rows a slice of the router's rows."""
+def branch_tensors(w, number, count):
+    """The tensors of a layer as one branch sees them."""
+    def own(name):
+        t = w(name)
+        return t if count == 1 else t[number] if t.dim() > 1 else t.view(count, -1)[number]
+    return own
+
+
+def logits(c, w, x, request, ids):
+    """Router logits [B, T, experts and null experts] of a branch. w(name) gives its tensors of the layer."""
     gate, kind = c["router"].get("gate", {}), c["router"].get("gate", {}).get("kind")
     if kind == "hash":
-        return F.one_hot(w("routerTable").long()[ids], c["nExperts"]).to(x.dtype)[..., rows]
+        return F.one_hot(w("routerTable").long()[ids], c["nExperts"]).to(x.dtype)
     if kind == "tasks":
-        own = w("router").view(gate["nTasks"], -1, x.shape[-1])[request["task"]][:, rows]     # [B, E, H]
-        z = x @ own.transpose(1, 2)
+        z = x @ w("taskRouter")[request["task"]].transpose(1, 2)       # a matrix for each row's task
     elif kind == "mlp":
         act = {"tanh": torch.tanh, "relu": torch.relu}[gate["activation"]]
-        z = act(x @ w("routerHidden").t() + w("routerHiddenBias")) @ w("router")[rows].t()
+        z = act(x @ w("routerHidden").t() + w("routerHiddenBias")) @ w("router").t()
     elif kind == "cosine":
         u = x @ w("routerHidden").t()
-        z = (u @ w("router")[rows].t()) / (gate["temperature"] * u.norm(dim=-1, keepdim=True))
+        z = (u @ w("router").t()) / (gate["temperature"] * u.norm(dim=-1, keepdim=True))
     elif kind == "attention":
         q, k, v = (x @ w("router").t()).chunk(3, -1)
         z = ((q[..., :, None] * k[..., None, :]).softmax(-1) @ v[..., None])[..., 0]
     elif kind == "sparsity":
-        z = -torch.erf((x @ w("router")[rows].t()) * (2 * (x.square() @ w("routerSpread")[rows].t())).rsqrt())
+        z = -torch.erf((x @ w("router").t()) * (2 * (x.square() @ w("routerSpread").t())).rsqrt())
     else:
-        z = x @ w("router")[rows].t()
-    return z + w("routerBias")[rows] if c["router"]["logitBias"] else z
+        z = x @ w("router").t()
+    return z + w("routerBias") if c["router"]["logitBias"] else z
 
 
 # ---- Select and weigh
@@ -263,11 +270,11 @@ def moe_layer(c, params, layer, x, ids, run):
     def w(name):
         return made[name] if name in made else params[(shared if name.startswith("experts.") else own) + name]
 
-    parts, first, nulls = [], 0, c["router"].get("nullExperts", 0)
-    for branch in branches(c):
-        e = branch["nExperts"]
-        scope = branch.get("scope") or c["router"].get("scope")
-        z = logits(c, w, scoped(scope, x, run.request), run.request, ids, slice(first, first + e + nulls))
+    parts, all_branches = [], branches(c)
+    e = c["nExperts"] // len(all_branches)
+    for number, branch in enumerate(all_branches):
+        own_w = branch_tensors(w, number, len(all_branches))
+        z = logits(c, own_w, scoped(branch.get("scope"), x, run.request), run.request, ids)
         if run.allowed is not None:
             z = z.masked_fill(~run.allowed(layer), -1e9)
         noise = None if run.noise is None else run.noise(z.shape)
@@ -276,8 +283,7 @@ def moe_layer(c, params, layer, x, ids, run):
             weights = run.reweigh(layer, weights)
         if run.trace is not None:
             run.trace.append({"layer": layer, "logits": z, "chosen": chosen, "weights": weights})
-        parts.append(run_experts(c, w, x.reshape(b * t, h), weights.reshape(b * t, e), first, run.units))
-        first += e
+        parts.append(run_experts(c, w, x.reshape(b * t, h), weights.reshape(b * t, e), number * e, run.units))
     return torch.cat(parts, -1).view(b, t, h)
 
 
@@ -312,15 +318,19 @@ def model_logits(params, c, ids, run=None):
     return hidden_states(params, c, ids, run or Run()) @ params["embed"].t()
 
 
+def unstacked(name, p):
+    """(canonical name, tensor) of each matrix of a stack; of others themselves."""
+    head, part = name.rsplit(".", 1) if "." in name else ("", name)
+    if head.endswith(".experts"):
+        return [(f"{head}.{e}.{part}", w) for e, w in enumerate(p)]
+    if p.dim() == 3:
+        return [(f"{name}.{i}", w) for i, w in enumerate(p)]
+    return [(name, p)]
+
+
 def canonical_tensors(params, c):
-    """Trained tensors -> one tensor per canonical name, every expert's matrices apart; derived routers are made."""
-    out = {}
-    for name, p in params.items():
-        if ".experts." in name:
-            head, part = name.rsplit(".", 1)
-            out.update({f"{head}.{e}.{part}": w for e, w in enumerate(p)})
-        else:
-            out[name] = p
+    """Trained tensors -> one tensor per canonical name, every expert's matrices apart, and those of stacks; derived routers are made."""
+    out = {name: p for stacked, p in params.items() for name, p in unstacked(stacked, p)}
     for n in range(c["nLayers"]):
         if c["router"].get("gate", {}).get("kind") == "sparsity" and f"layers.{n}.router" not in out:
             rows = sparsity_rows(params[f"layers.{expert_layer(c, n)}.experts.up"])

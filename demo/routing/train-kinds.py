@@ -31,6 +31,7 @@ TOKENS, WARMUP_TOKENS, DECAY_SHARE = 1_500_000, 100_000, 0.5
 ROUTER_LR, OTHER_LR, BETAS, EPS = 0.002, 0.004, (0.9, 0.95), 1e-10
 BALANCE, ROUTER_Z, MONET, CLIP, NORM_MOMENTUM, NULL_BIAS_RATE = 0.01, 0.001, 0.001, 1.0, 0.1, 0.4
 EVAL_STEPS, EVAL_TOKENS, CHECKPOINT_SECONDS = 100, 2048, 120
+ROUTERS = ("router", "taskRouter", "routerHidden", "w1", "w2")
 CONDITIONS = "conditions"      # [groups, size]: vectors of the requests, trained with the model but no tensor of it
 
 
@@ -51,9 +52,6 @@ class Variant:
         self.params = {n: initial(n, s, c["nLayers"], self.extra.get("seed", SEED)) for n, s in shapes.items()}
         steered = ("mean", "variance") + (("routerBias",) if "trueExperts" in self.extra else ())
         self.trained = {n: p.requires_grad_() for n, p in self.params.items() if not last_part(n).startswith(steered)}
-        for n, mask in branch_blocks(c).items():
-            self.trained[n].data.mul_(mask)
-            self.trained[n].register_hook(lambda g, mask=mask: g * mask)
 
     def request(self, groups):
         """What requests say: the group of their row's domain, as a number and, where there are such, as its vector."""
@@ -88,21 +86,12 @@ def initial(name, shape, n_layers, seed):
     if len(shape) == 1 or last.endswith("Bias"):
         return torch.zeros(shape)
     numbers = torch.randn(shape, generator=torch.Generator().manual_seed(seed + int.from_bytes(name.encode(), "big") % (2 ** 61 - 1)))
-    if last in ("embed", "router"):
+    if last in ("embed", "router", "taskRouter"):
         return numbers * 0.02
     if last in ("routerHidden", CONDITIONS, "w1", "w2"):
         return numbers * (1 if last == CONDITIONS else shape[-1] ** -0.5)
     writes = last in ("o", "down", "v11", "v12", "v21", "v22")      # into the residual stream
     return numbers * 0.5 * shape[-1] ** -0.5 / (math.sqrt(2 * n_layers) if writes else 1)
-
-
-def branch_blocks(c):
-    """T2MIR's branches have gates of their own: in one matrix they are blocks, and zeros beside them stay zeros."""
-    if "branches" not in c or c["router"].get("gate", {}).get("kind") != "mlp":
-        return {}
-    width = c["router"]["gate"]["width"] // len(c["branches"])
-    mask = torch.block_diag(*[torch.ones(b["nExperts"], width) for b in c["branches"]])
-    return {f"layers.{n}.router": mask for n in range(c["nLayers"])}
 
 
 def candidates(c, layer, share):
@@ -159,11 +148,11 @@ class Training:
         self.n_steps, self.step = args.tokens // (ROWS * LENGTH), 0
         trained = self.v.trained
         self.matrices = {n: torch.zeros_like(p) for n, p in trained.items() if p.dim() > 1 and n not in ("embed", CONDITIONS)
-                         and not last_part(n).endswith("Bias") and last_part(n) not in ("router", "routerHidden", "w1", "w2")}
+                         and not last_part(n).endswith("Bias") and last_part(n) not in ROUTERS}
         groups = {True: [], False: []}
         for n, p in trained.items():
             if n not in self.matrices:
-                groups[last_part(n) in ("router", "routerHidden", "w1", "w2")].append(p)
+                groups[last_part(n) in ROUTERS].append(p)
         self.adam = torch.optim.Adam([{"params": ps, "rate": ROUTER_LR if is_router else OTHER_LR} for is_router, ps in groups.items() if ps],
                                      betas=BETAS, eps=EPS)
         self.data = Batches(args.work, DOMAINS, 0, 1, SEED)

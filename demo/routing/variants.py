@@ -64,8 +64,8 @@ VARIANTS = {
     "wide": {"config": config({"topK": 2}, nExperts=4, expertIntermediateSize=2 * WIDTH), "beside": None},
     "condition": {"config": config({"topK": 2, "scope": {"kind": "condition", "size": 8}}, nExperts=4, expertIntermediateSize=2 * WIDTH), "beside": "wide"},
     # T2MIR: experts write half the row, so 76 wide ones are as many numbers.
-    "branches": {"config": config({**SOFTMAX_SELECTED, **mlp_gate("tanh", 128)}, expertIntermediateSize=76, branches=[
-        {"nExperts": EXPERTS // 2, "topK": 2}, {"nExperts": EXPERTS // 2, "topK": 2, "scope": {"kind": "sequence", "tokens": 16}}]), "beside": "topk"},
+    "branches": {"config": config({**SOFTMAX_SELECTED, **mlp_gate("tanh"), "branches": [{"topK": 2}, {"topK": 2, "scope": {"kind": "sequence", "tokens": 16}}]},
+                                  expertIntermediateSize=76), "beside": "topk"},
     "mlp-tanh": {"config": config({**SOFTMAX_SELECTED, **mlp_gate("tanh")}), "beside": "topk"},
     "mlp-relu": {"config": config(mlp_gate("relu")), "beside": "topk"},
     # Switch layers: one expert, weighed by its probability; 2 x 192 numbers a row beside 3 x 128.

@@ -1,6 +1,6 @@
 // Tiny models of every kind of routing with logits that PyTorch computed in float64 (test/fixtures/routing-golden.json, written by
-// demo/routing/golden-logits.py). Owns the reading of that file and the weights: seededWeights' numbers, times a factor where one is given, but for
-// the tensors that the file holds. Refuses models whose weights came out otherwise than there: then not the arithmetic but the drawing differs.
+// demo/routing/golden-logits.py). Owns the reading of that file and the weights: seededWeights' numbers but for the tensors that the file holds.
+// Refuses models whose weights came out otherwise than there: then not the arithmetic but the drawing differs.
 
 import { readFileSync } from "node:fs";
 import type { ModelConfig } from "../../model/config.ts";
@@ -8,14 +8,13 @@ import type { DefinitionMatrix } from "../../model/definition.ts";
 import type { PlainWeights } from "./direct-engine.ts";
 import { seededWeights } from "./seeded-model.ts";
 
-export interface RoutingCase {
+export interface GoldenRouting {
   readonly name: string;
   readonly seed: number;
   readonly config: ModelConfig;
   /** What the request says under `moe`. */
   readonly moe: { readonly task?: number; readonly condition?: readonly number[] };
   readonly ids: readonly number[];
-  readonly factors: Readonly<Record<string, number>>;
   readonly tensors: Readonly<Record<string, { readonly shape: readonly number[]; readonly values: readonly number[] }>>;
   /** Sums of some tensors, by canonical name. */
   readonly sums: Readonly<Record<string, number>>;
@@ -26,10 +25,10 @@ export interface RoutingCase {
 
 const FILE = new URL("../fixtures/routing-golden.json", import.meta.url);
 
-export const routingCases = (): RoutingCase[] => JSON.parse(readFileSync(FILE, "utf8")) as RoutingCase[];
+export const goldenRoutings = (): GoldenRouting[] => JSON.parse(readFileSync(FILE, "utf8")) as GoldenRouting[];
 
 /** Weights of a case by canonical name. Throws where a sum is not the file's. */
-export function goldenWeights({ name: model, seed, config, factors, tensors, sums }: RoutingCase): PlainWeights {
+export function goldenWeights({ name: model, seed, config, tensors, sums }: GoldenRouting): PlainWeights {
   const drawn = seededWeights(config, seed);
   const cache = new Map<string, DefinitionMatrix>();
   const weights: PlainWeights = (name) => {
@@ -37,10 +36,8 @@ export function goldenWeights({ name: model, seed, config, factors, tensors, sum
     if (known !== undefined) return known;
     const stored = tensors[name];
     const matrix = stored === undefined ? drawn(name) : { rows: stored.shape.length === 1 ? 1 : stored.shape[0]!, cols: stored.shape.at(-1)!, values: Float32Array.from(stored.values) };
-    const factor = factors[name];
-    const made = factor === undefined ? matrix : { ...matrix, values: Float32Array.from(matrix.values, (x) => x * factor) };
-    cache.set(name, made);
-    return made;
+    cache.set(name, matrix);
+    return matrix;
   };
   for (const [name, expected] of Object.entries(sums)) {
     const sum = Array.from(weights(name).values).reduce((a, x) => a + x, 0);
