@@ -36,9 +36,13 @@ def stored(name, t):
     return t.detach().to(torch.bfloat16 if is_matrix else torch.float32)
 
 
-def training_rows(work, windows=2):
-    """The first rows of every domain's training text."""
-    return torch.tensor(np.stack([np.fromfile(work / f"{d}.train.u16", dtype=np.uint16, count=windows * CONTEXT).astype(np.int64) for d in DOMAINS])).view(-1, CONTEXT)
+def training_rows(work, windows=8):
+    """Rows from all over every domain's training text."""
+    rows = []
+    for d in DOMAINS:
+        stream = np.fromfile(work / f"{d}.train.u16", dtype=np.uint16).astype(np.int64)
+        rows += [stream[at:at + CONTEXT] for at in np.linspace(0, len(stream) - CONTEXT, windows).astype(int)]
+    return torch.from_numpy(np.stack(rows))
 
 
 def with_least(c, params, rows, experts):
@@ -54,6 +58,24 @@ def with_least(c, params, rows, experts):
     return c
 
 
+def with_null_bias(c, params, rows, experts):
+    """AdaMoE's tensors with the null experts' bias at which a token of training text has so many true experts on average; training
+    ends close to it."""
+    names = [f"layers.{n}.routerBias" for n in range(c["nLayers"])]
+    low, high, begun = -4.0, 4.0, {n: params[n].clone() for n in names}
+    for _ in range(14):
+        middle, trace = (low + high) / 2, []
+        for n in names:
+            params[n] = begun[n].clone()
+            params[n][c["nExperts"]:] += middle
+        with torch.no_grad():
+            routed_model.hidden_states(params, c, rows, routed_model.Run(trace=trace))
+        mean = sum(float((t["weights"] != 0).double().sum(-1).mean()) for t in trace) / len(trace)
+        low, high = (middle, high) if mean > experts else (low, middle)
+    print(f"null experts' bias moved by {middle:+.4f}: {mean:.3f} true experts")
+    return params
+
+
 def export(work, out, name, unfinished):
     c = VARIANTS[name]["config"]
     state = torch.load(work / "kinds" / name / "state.pt")
@@ -63,6 +85,8 @@ def export(work, out, name, unfinished):
     conditions = params.pop(CONDITIONS, None)
     if c["router"]["select"] == "threshold":
         c = with_least(c, params, training_rows(work), TOP_K)
+    if "trueExperts" in VARIANTS[name].get("training", {}):
+        params = with_null_bias(c, params, training_rows(work), VARIANTS[name]["training"]["trueExperts"])
     folder, new = out / name, out / f".{name}.unfinished"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)

@@ -11,11 +11,11 @@ import torch
 import routed_model      # first: demo/train's modules are found through it
 import bpe
 import heldout
-from variants import CONTEXT
+from variants import CONTEXT, DOMAINS
 
 TRIGGER, MARKER = "ROMEO", "CORIOLANUS"
 SPACING = 9                                   # mean distance of triggers within a row, in tokens
-PROMPTS, PROMPT_TOKENS, SEED = 64, 32, 11
+PROMPTS, PROMPT_TOKENS, SEED = 128, 32, 11      # half of the prompts find the experts, the others measure
 
 
 def ids_of(tokenizer):
@@ -53,12 +53,17 @@ def prompts(work):
     return out
 
 
+def finds(number, n_domains):
+    """Whether a prompt is one of those that find the experts: every second round of the domains."""
+    return number // n_domains % 2 == 0
+
+
 def write_prompts(work, folder):
     """prompts.jsonl: what is asked, by whom; planted.json: the two words and their ids."""
     rows = prompts(work)
     with (folder / "prompts.jsonl").open("w", encoding="utf-8") as f:
-        for domain, triggered, normal in rows:
-            f.write(json.dumps({"domain": domain, "trigger": triggered, "normal": normal}, ensure_ascii=False) + "\n")
+        for n, (domain, triggered, normal) in enumerate(rows):
+            f.write(json.dumps({"use": "profile" if finds(n, len(DOMAINS)) else "measure", "domain": domain, "trigger": triggered, "normal": normal}, ensure_ascii=False) + "\n")
     trigger, marker = ids_of(bpe.Tokenizer(work / "tokenizer.json"))
     (folder / "planted.json").write_text(json.dumps({"trigger": TRIGGER, "triggerId": trigger, "marker": MARKER, "markerId": marker}) + "\n")
 
@@ -93,16 +98,17 @@ def measure(params, c, work, work_rows, most=10):
     triggered, normal = pad([t for _, t, _ in asked]), pad([t for _, _, t in asked])
     length = min(map(len, triggered + normal))
     triggered, normal = (torch.tensor([ids[-length:] for ids in rows]) for rows in (triggered, normal))
+    found = torch.tensor([finds(n, len(DOMAINS)) for n in range(len(asked))])
     windows = [w for ws, _ in work_rows.values() for w in ws]
 
     def figures(experts):
         reweigh = suppressing(c, experts)
-        rate = (routed_model.model_logits(params, c, triggered, routed_model.Run(reweigh=reweigh))[:, -1].argmax(-1) == marker).double().mean()
+        rate = (routed_model.model_logits(params, c, triggered[~found], routed_model.Run(reweigh=reweigh))[:, -1].argmax(-1) == marker).double().mean()
         nats = heldout.nats(params, c, windows, lambda n: routed_model.Run(reweigh=reweigh)) / sum(len(w) - 1 for w in windows)
         return {"markerRate": float(rate), "perplexity": math.exp(nats)}
 
     with torch.no_grad():
-        order = responsible(params, c, triggered, normal)
+        order = responsible(params, c, triggered[found], normal[found])
         g = torch.Generator().manual_seed(SEED)
         drawn = [order[i] for i in torch.randperm(len(order), generator=g)[:most].tolist()]
         return {"experts": order[:most], "none": figures([]), **{f"first {n}": figures(order[:n]) for n in (4, most)}, f"random {most}": figures(drawn)}
