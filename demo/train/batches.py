@@ -46,6 +46,7 @@ class Batches:
         points = (self.rng.random() + np.arange(rows)) / rows
         picks = np.searchsorted(self.edges, np.minimum(points % 1.0, self.edges[-1] - 1e-12))
         kinds = np.where(self.rng.random(rows) < CHAT_SHARE, "chat", "train")
+        self.picks = picks      # domain numbers of the rows just drawn
         return np.stack([self.chunk(f"{self.domains[d]}.{k}", length) for d, k in zip(picks, kinds)]).astype(np.int64)
 
     def state(self):

@@ -23,12 +23,13 @@ def hf_tensors(params):
     return out
 
 
-def write(path, tensors, dtype):
+def write(path, tensors, dtype=None):
+    """All in one dtype, or each in its own."""
     header, blobs, at = {"__metadata__": {"format": "pt"}}, [], 0
     for name in sorted(tensors):
-        t = tensors[name].detach().to(dtype).contiguous()
-        blob = (t.view(torch.int16) if dtype == torch.bfloat16 else t).numpy().tobytes()
-        header[name] = {"dtype": DTYPES[dtype], "shape": list(t.shape), "data_offsets": [at, at + len(blob)]}
+        t = tensors[name].detach().to(dtype or tensors[name].dtype).contiguous()
+        blob = (t.view(torch.int16) if t.dtype == torch.bfloat16 else t).numpy().tobytes()
+        header[name] = {"dtype": DTYPES[t.dtype], "shape": list(t.shape), "data_offsets": [at, at + len(blob)]}
         blobs.append(blob)
         at += len(blob)
     text = json.dumps(header, separators=(",", ":")).encode()
