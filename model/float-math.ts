@@ -1,5 +1,5 @@
 // Elementary functions whose every bit is ours: docs/arithmetic.md section 2 in f32, and exp/log in f64 for sampling.
-// Owns exp, silu, sigmoid, the f16 conversions and nearest-even rounding, from + - * / and bit patterns only.
+// Owns exp, erf, the activations of experts, sigmoid, the f16 conversions and nearest-even rounding, from + - * / and bit patterns only.
 // Refuses Math.exp, Math.log and their kin: their last bits differ between engines.
 // The f64 polynomials are the classic fdlibm ones (Sun Microsystems, 1993; freely redistributable), below 1 ulp.
 
@@ -58,6 +58,27 @@ export function clampedSwiglu(g: number, u: number, limit: number): number {
   const up = Math.max(Math.min(u, limit), -limit);
   return fround(fround(up + 1) * fround(gate / fround(1 + exp(-fround(CLAMPED_SLOPE * gate)))));
 }
+
+/** max(x, +0): never -0; NaN stays. */
+export const relu = (x: number): number => Math.max(x, 0);
+
+const ERF_NEAR = [7.6471160815e-5, -7.9423557274e-4, 5.1797494697e-3, -2.6848591264e-2, 1.1283430117e-1, -3.7612605985e-1, 1.1283791584].map(fround);
+const ERF_FAR = [-2.1018313101e-4, 3.1831255397e-3, -2.2786111608e-2, 1.0509670736e-1, 6.3584637108e-1, 1.1284755852].map(fround);
+const polynomial = (coefficients: readonly number[], x: number): number => coefficients.reduce((p, c) => fround(fround(p * x) + c));
+
+/** The error function of an f32, as an f32; the error is at most 1.4e-7. */
+export function erf(x: number): number {
+  const t = Math.abs(x);
+  if (t <= 1) return fround(x * polynomial(ERF_NEAR, fround(x * x)));
+  const u = Math.min(t, 4);
+  const far = fround(1 - exp(-fround(u * polynomial(ERF_FAR, u))));
+  return x < 0 ? -far : far;
+}
+
+const HALF_ROOT = fround(0.70710678);
+
+/** (x / 2) (1 + erf(x / sqrt 2)). */
+export const gelu = (x: number): number => fround(fround(x * 0.5) * fround(1 + erf(fround(x * HALF_ROOT))));
 
 /** 1 / (1 + exp(-x)). */
 export const sigmoid = (x: number): number => fround(1 / fround(1 + exp(-x)));
@@ -126,6 +147,21 @@ export function expF64(x: number): number {
   if (k > 1023) return y * 2 * powerOfTwo(k - 1);
   if (k < -1021) return y * powerOfTwo(k + 1000) * powerOfTwo(-1000);
   return y * powerOfTwo(k);
+}
+
+/** The error function in f64, within 1e-15: its series up to 2.5, and beyond the continued fraction of 1 - erf. */
+export function erfF64(x: number): number {
+  const t = Math.abs(x);
+  if (!(t < 6)) return x !== x ? NaN : Math.sign(x);
+  const density = expF64(-t * t) / 1.7724538509055160273; // over the root of pi
+  if (t <= 2.5) { // 2 density sum over n of 2^n t^(2n + 1) / (1 * 3 * ... * (2n + 1)): no term is below zero
+    let [term, sum] = [x, x];
+    for (let n = 1; n < 50; n++) sum += (term *= (2 * x * x) / (2 * n + 1));
+    return 2 * density * sum;
+  }
+  let fraction = t;
+  for (let n = 100; n > 0; n--) fraction = t + n / 2 / fraction;
+  return Math.sign(x) * (1 - density / fraction);
 }
 
 /** The natural logarithm in f64, below 1 ulp of error. Negative -> NaN, 0 -> -Infinity. */

@@ -122,7 +122,7 @@ export function expertCase(shape: ExpertShape, nTokens: number, seed: number): K
     name: `expertFfn ${kind} ${gateUp}/${down} ${input === hidden ? "" : `input ${input} `}hidden ${hidden} width ${width} x ${nTokens}, limit ${limit}, biases to ${biasReach} ${biases.join(" ")}, seed ${seed}, ${style}`,
     prepare(arena) {
       const random = seededNumbers(seed);
-      const first = drawMatrix(gateUp, gateUpRows(gateUp, width), input, random, style);
+      const first = drawMatrix(gateUp, gateUpRows(kind, gateUp, width), input, random, style);
       const second = drawMatrix(down, hidden, width, random, style);
       const all = new Uint8Array(segmentBytes(kind, gateUp, down, input, hidden, width));
       all.set(first);

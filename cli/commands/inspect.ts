@@ -3,7 +3,8 @@
 
 import type { Command } from "commander";
 import { parameterCounts } from "../../fleet/capacity-pack.ts";
-import { auxiliariesOf, EXPERT_BIASES, EXPERT_MATRICES, type ModelConfig, hasExpertBiases } from "../../model/config.ts";
+import { auxiliariesOf, type ModelConfig } from "../../model/config.ts";
+import { expertBiases, expertMatrices } from "../../model/expert-kinds.ts";
 import { type Checkpoint, expertName } from "../../formats/checkpoint.ts";
 import type { PackManifest, SourceKind } from "../../formats/manifest.ts";
 import { type Efficiency, efficiencyOf, efficiencyRows } from "../efficiency-rows.ts";
@@ -22,7 +23,7 @@ export interface Inspection {
   /** Bytes of matrices by type or format, as stored. */
   readonly typeBytes: Readonly<Record<string, number>>;
   readonly totalBytes: number;
-  /** Bytes of the first and of the largest expert (gate, up and down with their biases); 0 in a dense model. */
+  /** Bytes of the first and of the largest expert (matrices and biases); 0 in a dense model. */
   readonly expertBytes: { readonly first: number; readonly largest: number };
   readonly tokenizer: string | null;
   readonly chatTemplate: boolean;
@@ -62,7 +63,7 @@ function inspectCheckpoint(checkpoint: Checkpoint, trainingTokens: number | unde
     totalBytes += p.storedBytes;
   }
   const sizes: number[] = [];
-  const parts = [...EXPERT_MATRICES, ...(hasExpertBiases(config) ? EXPERT_BIASES : [])];
+  const parts = [...expertMatrices(config), ...expertBiases(config)];
   config.layerFfns.forEach((kind, layer) => {
     for (let expert = 0; kind === "moe" && expert < config.nExperts; expert++) {
       sizes.push(parts.reduce((n, part) => n + checkpoint.place(expertName(layer, expert, part)).storedBytes, 0));

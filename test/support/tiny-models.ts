@@ -5,7 +5,8 @@
 
 import { ARCHITECTURES } from "../../model/architectures/index.ts";
 import { ConfigFields } from "../../model/architectures/config-fields.ts";
-import { EXPERT_BIASES, EXPERT_MATRICES, type LatentExpertsConfig, type ModelConfig, expertShape, ffnShape, hasExpertBiases, sharedWidth, trunkTensors } from "../../model/config.ts";
+import { EXPERT_MATRICES, type LatentExpertsConfig, type ModelConfig, expertShape, ffnShape, sharedWidth, trunkTensors } from "../../model/config.ts";
+import { expertBiases, expertMatrices } from "../../model/expert-kinds.ts";
 import { decodeRows } from "../../formats/dequantize.ts";
 import type { StoredType } from "../../formats/stored-types.ts";
 import { fp8Codes, fp8Factors, roundToFp8 } from "./fp8-writer.ts";
@@ -185,11 +186,11 @@ export function tinyModel(architecture: TinyArchitecture, seed: number, override
   }
   for (let layer = 0; layer < config.nLayers; layer++) {
     for (let expert = 0; config.layerFfns[layer] === "moe" && expert < config.nExperts; expert++) {
-      for (const m of EXPERT_MATRICES) {
+      for (const m of expertMatrices(config)) {
         const { nRows, nCols } = expertShape(config, m);
         matrix(`layers.${layer}.experts.${expert}.${m}`, nRows, nCols, SCALES[m]!, exactIn);
       }
-      for (const b of hasExpertBiases(config) ? EXPERT_BIASES : []) vector(`layers.${layer}.experts.${expert}.${b}`, b === "downBias" ? config.hiddenSize : config.expertIntermediateSize);
+      for (const b of expertBiases(config)) vector(`layers.${layer}.experts.${expert}.${b}`, b === "downBias" ? config.hiddenSize : config.expertIntermediateSize);
     }
   }
 
