@@ -79,6 +79,17 @@ export const ERF: usize = memory.data<f32>([
   0.70710678, 0.70710678, 0.70710678, 0.70710678,
 ], 16);
 
+/**
+ * Least share of zeros in h from which leaving them out is faster than the whole product (measured, docs/benchmarks.md): rows f32, f16, bf16, the others; columns pieces of 1, 2,
+ * 4 and 8 tokens. No bit hangs on it.
+ */
+export const LEAST_ZERO_SHARES: usize = memory.data<f32>([
+  0.45, 0.4, 0.3, 0.1,
+  0.1, 0.4, 0.6, 0.75,
+  0.1, 0.33, 0.45, 0.6,
+  0.1, 0.3, 0.45, 0.55,
+], 16);
+
 /** 4 x 1.702, by which clamped SwiGLU multiplies its gate. */
 export const CLAMPED_SLOPE: usize = memory.data<f32>([1.702, 1.702, 1.702, 1.702], 16);
 

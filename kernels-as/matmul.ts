@@ -3,16 +3,17 @@
 // written as a whole: gate and up become h two row blocks at a time.
 // Refuses anything that would let the size of a piece show in a result: every (row, token) is its own chain.
 
-import { FIRST_UNGATED, SWIGLU, activateGroup } from "./activations";
+import { FIRST_UNGATED, RELU, SWIGLU, activateGroup } from "./activations";
 import { TILE_BYTES, TILE_COLUMN_SHIFTS } from "./constants";
 import { pack, product } from "./products";
 import { addBiasRows } from "./rows";
+import { downOfSparse } from "./zero-skipping";
 
 /** Formats from this code on consume qa8 activations. */
-const Q8: i32 = 3;
+export const Q8: i32 = 3;
 
 /** Bytes at the head of scratch where the ragged last row block of eight tokens is computed. */
-const TAIL_BYTES: usize = 1024;
+export const TAIL_BYTES: usize = 1024;
 
 @inline
 export function rowBlockBytes(format: i32, nCols: usize): usize {
@@ -94,7 +95,8 @@ export function expertFfn(
     const m = pieceOf(nTokens);
     const packed = pack(gateUpFormat, acts, m, input, inner + TAIL_BYTES);
     gateUp(kind, f32x4.splat(limit), biases, gateUpFormat, w, input, width, m, packed, scratch, h, hStride, isQuantised);
-    matmul(downFormat, down, hidden, width, rowAddresses, m, y, yStride, inner);
+    if (kind == RELU) nLeftOut += downOfSparse(downFormat, down, hidden, width, h, hStride, rowAddresses, m, y, yStride, inner);
+    else matmul(downFormat, down, hidden, width, rowAddresses, m, y, yStride, inner);
     if (kind != SWIGLU) addBiasRows(y, yStride, downBiases, m, hidden);
     nTokens -= m;
     acts += <usize>m << 2;
