@@ -80,8 +80,8 @@ export const ERF: usize = memory.data<f32>([
 ], 16);
 
 /**
- * Least share of zeros in h from which leaving them out is faster than the whole product (measured, docs/benchmarks.md): rows f32, f16, bf16, the others; columns pieces of 1, 2,
- * 4 and 8 tokens. No bit hangs on it.
+ * Least share of zeros in h from which leaving them out is faster than the whole product (docs/routing.md, "Experts"): rows f32, f16, bf16, the others; columns pieces of 1, 2, 4
+ * and 8 tokens. No bit hangs on it.
  */
 export const LEAST_ZERO_SHARES: usize = memory.data<f32>([
   0.45, 0.4, 0.3, 0.1,
