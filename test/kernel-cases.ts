@@ -127,8 +127,8 @@ function ungatedCases(): KernelCase[] {
   const odd = [NaN, Infinity, -Infinity, 3e38, -3e38, 1e-40, -1e-40, -0, 1.4142135, -1.4142135, 5.6568, -5.6568];
   for (const kind of ["relu-mlp", "gelu-mlp"] as const) {
     for (const [gateUp, down] of [["mxfp4", "mxfp4"], ["q8", "q8"], ["f32", "f32"], ["f16", "bf16"]] as const) {
-      for (const biasReach of [0, 1e-3, 3, 12, 1e6]) for (const width of [7, 43, 64, 172]) cases.push(expertCase({ kind, gateUp, down, hidden: 34, width, biasReach }, 3, 540 + width));
-      for (let at = 0; at < 40; at++) {
+      for (const biasReach of [0, 3, 1e6]) for (const width of [7, 172]) cases.push(expertCase({ kind, gateUp, down, hidden: 34, width, biasReach }, 3, 540 + width));
+      for (let at = 0; at < 16; at++) {
         const biases = Array.from({ length: 64 }, (_, i) => (i % 16 === at % 16 ? odd[(at + (i >> 4)) % odd.length]! : 0.1 * (i - 32)));
         cases.push(expertCase({ kind, gateUp, down, hidden: 34, width: 24, biases }, 2, 560 + at));
       }
@@ -139,11 +139,11 @@ function ungatedCases(): KernelCase[] {
   for (const format of MATRIX_FORMATS) {
     const gateUp = activationFormatOf(format) === "qa8" ? "q8" : "f32";
     for (const share of [0.3, 0.8, 1]) {
-      for (let nTokens = 1; nTokens <= 9; nTokens++) cases.push(expertCase({ kind: "relu-mlp", gateUp, down: format, input: 32, hidden: 36, width: 200, silent: { share, by: nTokens % 2 === 0 ? 32 : 1 } }, nTokens, 580 + nTokens));
-      for (const [hidden, width] of [[1, 33], [32, 32], [64, 31], [36, 290]] as const) cases.push(expertCase({ kind: "relu-mlp", gateUp, down: format, input: 20, hidden, width, silent: { share, by: 32 } }, 5, 590 + width));
+      for (const nTokens of [1, 2, 4, 8, 9]) cases.push(expertCase({ kind: "relu-mlp", gateUp, down: format, input: 32, hidden: 36, width: 200, silent: { share, by: nTokens % 2 === 0 ? 32 : 1 } }, nTokens, 580 + nTokens));
     }
+    for (const [hidden, width] of [[1, 33], [32, 32], [64, 31], [36, 290]] as const) cases.push(expertCase({ kind: "relu-mlp", gateUp, down: format, input: 20, hidden, width, silent: { share: 0.8, by: 32 } }, 5, 590 + width));
     // What is not finite is never left out, though its int8 are zero.
-    for (const bias of [NaN, Infinity]) for (const nTokens of [1, 2, 4, 8]) cases.push(expertCase({ kind: "relu-mlp", gateUp, down: format, input: 32, hidden: 36, width: 200, biases: [bias], silent: { share: 0.9, by: 32 } }, nTokens, 598));
+    for (const bias of [NaN, Infinity]) for (const nTokens of [1, 8]) cases.push(expertCase({ kind: "relu-mlp", gateUp, down: format, input: 32, hidden: 36, width: 200, biases: [bias], silent: { share: 0.9, by: 32 } }, nTokens, 598));
     for (const style of ["extreme", "tiny-scales"] as const) cases.push(expertCase({ kind: "relu-mlp", gateUp, down: format, hidden: 32, width: 160, style, silent: { share: 0.7, by: 32 } }, 3, 599));
   }
   return cases;
