@@ -191,7 +191,7 @@ function roundsOf(tenant: Tenant, manifest: PackManifest, experts: Experts, nTok
   const [ids, weights, pairs] = [alloc(nTokens * topK * 4), alloc(nTokens * topK * 4), alloc(nTokens * topK * PAIR_BYTES)];
   heap.u8.fill(3, acts, acts + nTokens * rowsPerToken * stride);
   return Array.from({ length: c.nLayers }, (_, layer) => {
-    const builder = new ExpertBatchBuilder(heap, { maxTokens: nTokens, topK, nExperts: c.nExperts, maxSegments, hidden: c.hiddenSize, rowsPerToken, expertsPerRow: expertsPerInputRow(c) }, experts);
+    const builder = new ExpertBatchBuilder(heap, { maxTokens: nTokens, topK, nExperts: c.nExperts, maxSegments, hidden: c.hiddenSize, rowsPerToken, expertsPerRow: expertsPerInputRow(c), expertsPerBranch: c.nExperts }, experts);
     for (let t = 0; t < nTokens; t++) {
       for (let rank = 0; rank < topK; rank++) heap.u32[ids / 4 + t * topK + rank] = (t * 5 + layer * 3 + rank * Math.floor(c.nExperts / topK)) % c.nExperts;
     }

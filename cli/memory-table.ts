@@ -13,7 +13,7 @@ import { FORMAT_LIMITS } from "../formats/limits.ts";
 import { formatOf, type PackFormats, type Quant } from "../formats/pack-formats.ts";
 import { ConfigFields } from "../model/architectures/config-fields.ts";
 import { architectureOfHuggingFace } from "../model/architectures/index.ts";
-import { expertInputSize, sharedWidth, trunkTensors, type ExpertKind, type ModelConfig } from "../model/config.ts";
+import { expertInputSize, expertOutputSize, sharedWidth, trunkTensors, type ExpertKind, type ModelConfig } from "../model/config.ts";
 import { ropeTables } from "../model/trunk.ts";
 import { activationFormatOf, matrixBytes, type MatrixFormat, segmentBytes } from "../model/kernels.ts";
 import { ROOT } from "./setup.mjs";
@@ -70,12 +70,12 @@ export function plannedPack(id: string, config: ModelConfig, formats: Exclude<Qu
   }
   const ropeRows = ropeTables(config) * contextLength;
   trunk["rope"] = { format: "f32-vector", rows: ropeRows, cols: config.rope.dim, ...blob(ropeRows * config.rope.dim * 4) };
-  const ffn = (kind: ExpertKind, at: string, input: number, width: number) => {
+  const ffn = (kind: ExpertKind, at: string, input: number, width: number, output = config.hiddenSize) => {
     const [gateUp, down] = [format(`${at}.up`, input), format(`${at}.down`, width)];
     const segments = [];
     for (let start = 0; start < width; start += segmentWidth) {
       const end = Math.min(width, start + segmentWidth);
-      segments.push({ start, end, ...blob(segmentBytes(kind, gateUp, down, input, config.hiddenSize, end - start)) });
+      segments.push({ start, end, ...blob(segmentBytes(kind, gateUp, down, input, output, end - start)) });
     }
     return { gateUp, down, segments };
   };
@@ -85,7 +85,7 @@ export function plannedPack(id: string, config: ModelConfig, formats: Exclude<Qu
     ...(typeof formats === "string" ? { kvFormat: formats === "f32" ? "f32" : "f16", activations: activationFormatOf(format("experts.up", expertInputSize(config))) } : { kvFormat: formats.kvFormat, activations: formats.activations }),
     shared: layers.filter((layer) => sharedWidth(config, layer) > 0).map((layer) => ({ layer, ...ffn("swiglu", `layers.${layer}.shared`, config.hiddenSize, sharedWidth(config, layer)) })),
     experts: layers.filter((layer) => config.layerFfns[layer] === "moe").flatMap((layer) =>
-      Array.from({ length: config.nExperts }, (_, expert) => ({ layer, expert, ...ffn(config.expertKind, `layers.${layer}.experts.${expert}`, expertInputSize(config), config.expertIntermediateSize) }))),
+      Array.from({ length: config.nExperts }, (_, expert) => ({ layer, expert, ...ffn(config.expertKind, `layers.${layer}.experts.${expert}`, expertInputSize(config), config.expertIntermediateSize, expertOutputSize(config)) }))),
   };
 }
 

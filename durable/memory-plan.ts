@@ -5,10 +5,11 @@
 
 import { segmentName, type NamedBlob, type PackExpert, type PackManifest } from "../formats/manifest.ts";
 import { stageBlobs } from "../formats/stage-blobs.ts";
-import { ModelError, expertInputSize, latentDim } from "../model/config.ts";
+import { ModelError, expertInputSize } from "../model/config.ts";
 import { engineRegions } from "../model/engine-regions.ts";
 import { allocatedBytes } from "../model/heap.ts";
-import { activationRowBytes, KV_BLOCK, kvPageBytes } from "../model/kernels.ts";
+import { activationRowBytes, KV_BLOCK } from "../model/kernels.ts";
+import { pageBytesOf } from "../model/kv-page.ts";
 import { runnerRegions } from "../model/local-experts.ts";
 import { isEmpty, wholeModel, type StageSpan } from "../model/stage-span.ts";
 import { RESERVED_BYTES } from "../model/wasm-kernels.ts";
@@ -126,7 +127,7 @@ export function orchestratorMemory(manifest: PlannedPack, { stepTokens, roundTok
 
 /** A page of the KV cache: 32 positions of `nLayers` layers, as it lies in memory. */
 export const pageBytes = ({ config, kvFormat }: PlannedPack, nLayers: number): number =>
-  (nLayers === 0 ? 0 : allocatedBytes(kvPageBytes(kvFormat, nLayers, config.nKvHeads, config.headDim, latentDim(config))));
+  (nLayers === 0 ? 0 : allocatedBytes(pageBytesOf(config, kvFormat, nLayers)));
 
 /** KV cache of one request of `nTokens` positions: pages of 32 positions over all layers, and their table. */
 export function kvBytes(manifest: PlannedPack, nTokens: number): number {

@@ -4,7 +4,7 @@
 // Header fields are read as little-endian u32 words; every host that has WebAssembly SIMD is little-endian.
 
 import { checksumLanes, checksumWords } from "../model/checksum.ts";
-import { expertInputSize, inputRowsPerToken, type ModelConfig } from "../model/config.ts";
+import { expertInputSize, expertOutputSize, inputRowsPerToken, type ModelConfig } from "../model/config.ts";
 import { activationRowBytes, type ActivationFormat } from "../model/kernels.ts";
 import { LIMITS } from "./limits.ts";
 
@@ -76,11 +76,11 @@ export const replyFrameBytes = (nTokens: number, hidden: number): number => FRAM
  * Largest number of tokens in one step whose worst case (every selected expert of every token on one shard) fits one request
  * and one reply frame; at least 1, at most LIMITS.chunkTokens. docs/protocol.md section 3.
  */
-export function maxChunkTokens(config: Pick<ModelConfig, "hiddenSize" | "latentExperts"> & { readonly router: Pick<ModelConfig["router"], "topK"> }, maxSegments: number, activations: ActivationFormat): number {
+export function maxChunkTokens(config: Pick<ModelConfig, "hiddenSize" | "latentExperts"> & { readonly router: Pick<ModelConfig["router"], "topK" | "branches"> }, maxSegments: number, activations: ActivationFormat): number {
   const space = LIMITS.frameBytes - FRAME_HEADER_BYTES;
-  const { hiddenSize, router: { topK } } = config;
+  const { router: { topK } } = config;
   const outputs = topK * maxSegments;
-  const byReply = Math.floor(space / (outputs * hiddenSize * 4));
+  const byReply = Math.floor(space / (outputs * expertOutputSize(config) * 4));
   // 30 bytes: two sections' padding.
   const byRequest = Math.floor((space - 30) / (Math.min(topK, inputRowsPerToken(config)) * activationRowBytes(activations, expertInputSize(config)) + outputs * (8 + 2)));
   return Math.max(1, Math.min(byReply, byRequest, LIMITS.chunkTokens));

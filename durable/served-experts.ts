@@ -3,7 +3,7 @@
 // A reply is a pure function of slot bytes and request payload. docs/protocol.md section 2.
 
 import type { PackManifest } from "../formats/manifest.ts";
-import { expertInputSize } from "../model/config.ts";
+import { expertInputSize, expertOutputSize } from "../model/config.ts";
 import { activationRowBytes, formatCode } from "../model/kernels.ts";
 import { ExpertRunner, type SegmentLookup, type SegmentWeights } from "../model/local-experts.ts";
 import type { SlotRange } from "./handshake.ts";
@@ -83,10 +83,10 @@ export class ServedExperts {
     if (lookup === undefined) return { code: "wrong-epoch", message: `The frame is of epoch ${header.epoch}; this shard serves ${[...this.#lookups.keys()].join(", ")}.` };
     const { heap, isolate: { kernels, limits } } = this.#tenant;
     const { config, activations } = this.#manifest;
-    const input = expertInputSize(config);
-    if (header.hidden !== config.hiddenSize || header.input !== input || header.activations !== activations) {
+    const [input, output] = [expertInputSize(config), expertOutputSize(config)];
+    if (header.hidden !== output || header.input !== input || header.activations !== activations) {
       const rows = (numbers: number, hidden: number): string => (numbers === hidden ? `rows of ${hidden}` : `rows of ${numbers} for outputs of ${hidden}`);
-      return { code: "bad-frame", message: `The frame has ${rows(header.input, header.hidden)} in ${header.activations}; pack ${this.#manifest.id} has ${input === config.hiddenSize ? input : rows(input, config.hiddenSize)} in ${activations}.` };
+      return { code: "bad-frame", message: `The frame has ${rows(header.input, header.hidden)} in ${header.activations}; pack ${this.#manifest.id} has ${input === output ? input : rows(input, output)} in ${activations}.` };
     }
     const replyBytes = replyFrameBytes(header.nTokens, header.hidden);
     if (replyBytes > limits.frameBytes) {

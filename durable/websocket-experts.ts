@@ -4,7 +4,7 @@
 // A frame is put together in linear memory and leaves it in one copy: a round allocates per frame, nothing per expert, segment or row.
 
 import { NO_FRAMES, type ExpertBatch, type ExpertRunInfo, type Experts } from "../model/experts.ts";
-import { expertInputSize, inputRowsPerToken, type ExpertInput } from "../model/config.ts";
+import { expertInputSize, expertOutputSize, inputRowsPerToken, type ExpertInput, type ModelConfig } from "../model/config.ts";
 import type { Heap } from "../model/heap.ts";
 import { activationRowBytes, type ActivationFormat, type Kernels } from "../model/kernels.ts";
 import { sleep, type Clock } from "./clock.ts";
@@ -31,7 +31,7 @@ export interface WebSocketExpertsParts {
   /** Over the heap's memory. */
   readonly kernels: Pick<Kernels, "checksum">;
   /** What the model's experts read and give. */
-  readonly config: ExpertInput;
+  readonly config: ExpertInput & { readonly router: Pick<ModelConfig["router"], "branches"> };
   readonly activations: ActivationFormat;
   readonly maxTokens: number;
   readonly frameBytes: number;
@@ -59,7 +59,7 @@ export class WebSocketExperts implements Experts, RoundFrames {
     this.#p = parts;
     this.placement = parts.placement;
     const input = expertInputSize(parts.config);
-    this.#sizes = { hidden: parts.config.hiddenSize, input, activations: parts.activations };
+    this.#sizes = { hidden: expertOutputSize(parts.config), input, activations: parts.activations };
     this.#rowBytes = activationRowBytes(parts.activations, input);
     this.#numberOfRow = new Int32Array(parts.maxTokens * inputRowsPerToken(parts.config));
   }
@@ -254,7 +254,8 @@ export class WebSocketExperts implements Experts, RoundFrames {
    * one piece. Bytes, not floats: a float copy may change the bits of a NaN. Returns what is wrong with it, and moves nothing then.
    */
   place(batch: ExpertBatch, { list, first, end }: GroupList, header: FrameHeader, reply: ArrayBuffer): string | null {
-    const { heap, kernels, config: { hiddenSize: hidden }, frame } = this.#p;
+    const { heap, kernels, frame } = this.#p;
+    const { hidden } = this.#sizes;
     const { groupStart, groupRow } = batch;
     const u8 = heap.u8;
     const payload = frame + FRAME_HEADER_BYTES;

@@ -2,9 +2,10 @@
 // Owns the view (a manifest of docs/formats.md fits it, and so does a pack planned from a config alone) and the sums over it.
 // Refuses limits and placement: capacity-stages.ts and capacity-shards.ts.
 
-import { EXPERT_MATRICES, type ExpertMatrix, expertShape, ffnShape, latentDim, type ModelConfig, sharedWidth, trunkTensors } from "../model/config.ts";
+import { EXPERT_MATRICES, type ExpertMatrix, expertShape, ffnShape, type ModelConfig, sharedWidth, trunkTensors } from "../model/config.ts";
 import { biasLength, expertBiases, expertMatrices } from "../model/expert-kinds.ts";
-import { type ActivationFormat, type KvFormat, kvLayerBytes, KV_BLOCK, matrixBytes, type MatrixFormat } from "../model/kernels.ts";
+import { type ActivationFormat, type KvFormat, KV_BLOCK, matrixBytes, type MatrixFormat } from "../model/kernels.ts";
+import { pageBytesOf } from "../model/kv-page.ts";
 
 export interface CapacityBlob {
   readonly hash: string;
@@ -90,7 +91,7 @@ export function layerOf(name: string): number | null {
 
 /** KV cache of one token in `nLayers` layers. Pages hold 32 tokens, so this divides evenly but in the page's alignment. */
 export const kvBytesPerToken = ({ config, kvFormat }: Pick<CapacityPack, "config" | "kvFormat">, nLayers: number = config.nLayers): number =>
-  nLayers * kvLayerBytes(kvFormat, config.nKvHeads, config.headDim, latentDim(config)) / KV_BLOCK;
+  pageBytesOf(config, kvFormat, nLayers) / KV_BLOCK;
 
 /** Bytes of rows [from, to) of a matrix; `from` is a multiple of 32, the rows of a tile. */
 export const rowBytes = (format: MatrixFormat, from: number, to: number, nCols: number): number => (to > from ? matrixBytes(format, to - from, nCols) : 0);
@@ -113,7 +114,7 @@ export function parameterCounts(c: ModelConfig): ParameterCounts {
   const nMoeLayers = c.layerFfns.filter((kind) => kind === "moe").length;
   const embedding = c.vocabSize * c.hiddenSize;
   return {
-    total: trunk + nMoeLayers * c.nExperts * ofOneExpert, active: trunk + nMoeLayers * c.router.topK * ofOneExpert, ofOneExpert,
+    total: trunk + (nMoeLayers / (c.expertPool?.layers ?? 1)) * c.nExperts * ofOneExpert, active: trunk + nMoeLayers * c.router.topK * ofOneExpert, ofOneExpert,
     // A tied embedding is the head's matrix, which every token is multiplied with.
     trunkProducts: c.tieWordEmbeddings ? trunk : trunk - embedding,
   };

@@ -2,10 +2,11 @@
 // the head. Owns the cut: in the order embedding, layers, head, each isolate takes as much as fits, which is the fewest there can be in that order.
 // Refuses where one layer with one page of KV cache fits no isolate. With one stage the bytes are those of durable/memory-plan.ts; a test holds both to it.
 
-import { expertInputSize, latentDim } from "../model/config.ts";
+import { expertInputSize } from "../model/config.ts";
 import { engineRegions } from "../model/engine-regions.ts";
 import { allocatedBytes } from "../model/heap.ts";
-import { KV_BLOCK, kvPageBytes } from "../model/kernels.ts";
+import { KV_BLOCK } from "../model/kernels.ts";
+import { pageBytesOf } from "../model/kv-page.ts";
 import { runnerRegions } from "../model/local-experts.ts";
 import { VOCABULARY_BLOCK_ROWS, type Span, type StageSpan } from "../model/stage-span.ts";
 import { type CapacityBlob, type CapacityLimits, type CapacityPack, CapacityPlanError, layerOf, mib, mostSegments, roomBytes, rowBytes } from "./capacity-pack.ts";
@@ -105,7 +106,7 @@ export class TrunkCut {
     // A stage of a ring has one table for each entry of a step; an orchestrator alone one for each request, as long as it needs.
     const isAlone = from === 0 && to === this.nPlaces;
     const tableBytes = isAlone ? resident.streams * allocatedBytes(pages * 4) : allocatedBytes(this.#limits.entries * Math.ceil(this.#pack.contextLength / KV_BLOCK) * 4);
-    const pageBytes = nLayers === 0 ? 0 : allocatedBytes(kvPageBytes(kvFormat, nLayers, config.nKvHeads, config.headDim, latentDim(config)));
+    const pageBytes = nLayers === 0 ? 0 : allocatedBytes(pageBytesOf(config, kvFormat, nLayers));
     return {
       ...spans,
       weightBytes: exact ? uniqueBytes([...this.#outsideLayers(spans), ...this.#layerBlobs.slice(firstLayer, endLayer).flat()])

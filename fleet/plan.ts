@@ -7,11 +7,15 @@ export interface PlannedExpert {
   readonly layer: number;
   readonly expert: number;
   readonly segmentBytes: readonly number[];
+  /** What its segments are, so that experts which are the same bytes lie in one place, once: merged ones, and those of a pool of layers. Absent: like no other. */
+  readonly content?: string;
 }
 
 /** The expert table of a pack, as plans take it. */
-export const expertTable = ({ experts }: { readonly experts: readonly (Omit<PlannedExpert, "segmentBytes"> & { readonly segments: readonly { readonly bytes: number }[] })[] }): PlannedExpert[] =>
-  experts.map(({ layer, expert, segments }) => ({ layer, expert, segmentBytes: segments.map(({ bytes }) => bytes) }));
+export const expertTable = ({ experts }: { readonly experts: readonly (Omit<PlannedExpert, "segmentBytes"> & { readonly segments: readonly { readonly bytes: number; readonly hash?: string }[] })[] }): PlannedExpert[] =>
+  experts.map(({ layer, expert, segments }) => ({
+    layer, expert, segmentBytes: segments.map(({ bytes }) => bytes), ...(segments.some(({ hash }) => hash === undefined) ? {} : { content: segments.map(({ hash }) => hash).join() }),
+  }));
 
 /** Segments [first, end) of one expert. */
 export interface PlannedRange {
@@ -25,7 +29,7 @@ export interface Plan {
   readonly nShards: number;
   /** Slots of each shard, ascending by (layer, expert, segment). */
   readonly slots: readonly (readonly PlannedRange[])[];
-  /** Weight bytes of each shard. */
+  /** Weight bytes of each shard; of equal segments once. */
   readonly shardBytes: readonly number[];
   /** (layer, expert) pairs of which each shard holds something, all segments or some. */
   readonly shardExperts: readonly number[];
@@ -36,7 +40,7 @@ export interface Plan {
 /** A way of assigning: gives the shard of every segment of every expert, in the table's order. */
 export type Assign = (experts: readonly PlannedExpert[], nShards: number) => readonly (readonly number[])[];
 
-/** Whole experts; within each layer the next expert goes to the shard with the fewest bytes of that layer, then of all. */
+/** Whole experts; within each layer the next expert goes to the shard with the fewest bytes of that layer, then of all; equal ones go where the first is. */
 export const wholeExperts: Assign = (experts, nShards) => assignBalanced(experts, nShards, (expert) => [expert.segmentBytes.length]);
 
 /** Each segment on its own: an expert may be spread over several shards. */
@@ -45,10 +49,18 @@ export const slicedExperts: Assign = (experts, nShards) => assignBalanced(expert
 function assignBalanced(experts: readonly PlannedExpert[], nShards: number, runs: (expert: PlannedExpert) => readonly number[]): number[][] {
   const ofAll = new Array<number>(nShards).fill(0);
   const ofLayer = new Map<number, number[]>();
+  const placed = new Map<string, readonly number[]>();
   return experts.map((expert) => {
     const layer = ofLayer.get(expert.layer) ?? new Array<number>(nShards).fill(0);
     ofLayer.set(expert.layer, layer);
+    const same = expert.content === undefined ? undefined : placed.get(expert.content);
+    if (same !== undefined) {
+      // Its tokens are work of that layer there; its bytes are there already.
+      same.forEach((shard, i) => { layer[shard]! += expert.segmentBytes[i]!; });
+      return [...same];
+    }
     const shards: number[] = [];
+    if (expert.content !== undefined) placed.set(expert.content, shards);
     for (const length of runs(expert)) {
       let best = 0;
       for (let s = 1; s < nShards; s++) if (layer[s]! < layer[best]! || (layer[s] === layer[best] && ofAll[s]! < ofAll[best]!)) best = s;
@@ -74,12 +86,15 @@ export function makePlan(experts: readonly PlannedExpert[], nShards: number, ass
   const slots: PlannedRange[][] = Array.from({ length: nShards }, () => []);
   const shardBytes = new Array<number>(nShards).fill(0);
   const shardExperts = new Array<number>(nShards).fill(0);
+  const held = new Set<string>();
   experts.forEach((expert, i) => {
     const shards = assigned[i]!;
     let first = 0;
     shards.forEach((shard, segment) => {
       table[(expert.layer * nExperts + expert.expert) * nSegments + segment] = shard;
-      shardBytes[shard]! += expert.segmentBytes[segment]!;
+      const content = expert.content === undefined ? null : `${shard} ${segment} ${expert.content}`;
+      if (content === null || !held.has(content)) shardBytes[shard]! += expert.segmentBytes[segment]!;
+      if (content !== null) held.add(content);
       if (shards[segment + 1] === shard) return;
       slots[shard]!.push({ layer: expert.layer, expert: expert.expert, segments: [first, segment + 1] });
       first = segment + 1;

@@ -3,7 +3,7 @@
 // traced-traffic.ts says the same figures. Refuses time: capacity-speed.ts. Frames are those of docs/protocol.md.
 
 import { type ActivationFormat, activationRowBytes } from "../model/kernels.ts";
-import { expertInputSize, expertsPerInputRow, inputRowsPerToken, moeLayersOf, type ModelConfig } from "../model/config.ts";
+import { expertInputSize, expertOutputSize, expertsPerInputRow, inputRowsPerToken, moeLayersOf, type ModelConfig } from "../model/config.ts";
 import type { StageCapacity } from "./capacity-stages.ts";
 import type { CapacityPlan } from "./capacity.ts";
 import { busiestExperts, missChance } from "./even-draws.ts";
@@ -55,7 +55,7 @@ export interface StepTraffic {
 }
 
 export interface ExpertTrafficShape {
-  readonly config: Pick<ModelConfig, "hiddenSize" | "nExperts" | "layerFfns" | "latentExperts"> & { readonly router: Pick<ModelConfig["router"], "topK"> };
+  readonly config: Pick<ModelConfig, "hiddenSize" | "nExperts" | "layerFfns" | "latentExperts"> & { readonly router: Pick<ModelConfig["router"], "topK" | "branches"> };
   readonly activations: ActivationFormat;
   /** Of each expert. */
   readonly segmentsPerExpert: number;
@@ -80,9 +80,9 @@ function heldByShard(config: ExpertTrafficShape["config"], plan: Pick<Plan, "slo
 /** Bytes of one layer's frames there and back: headers, the rows of activations that some expert of a shard reads, groups, and an index and a row back for each segment of each token's experts. */
 export function frameBytes({ config, activations, segmentsPerExpert }: ExpertTrafficShape, sizes: FrameSizes,
   of: { readonly tokens: number; readonly frames: number; readonly rows: number; readonly groups: number }): number {
-  const { hiddenSize, router: { topK } } = config;
+  const { router: { topK } } = config;
   return 2 * of.frames * sizes.headerBytes + of.rows * activationRowBytes(activations, expertInputSize(config)) + of.groups * sizes.groupBytes
-    + of.tokens * topK * segmentsPerExpert * (sizes.tokenBytes + 4 * hiddenSize);
+    + of.tokens * topK * segmentsPerExpert * (sizes.tokenBytes + 4 * expertOutputSize(config));
 }
 
 /** Of a layer's experts, those that at least one token of the step chose. */

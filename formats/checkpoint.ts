@@ -5,7 +5,7 @@
 import type { FfnLocations, TensorNames } from "../model/architectures/architecture.ts";
 import { type Location, ownTensor, type Region, type Wanted } from "../model/architectures/locations.ts";
 import {
-  EXPERT_MATRICES, type ExpertBias, type ExpertMatrix, ModelError, type ModelConfig, expertShape, ffnShape, sharedWidth, trunkTensors,
+  EXPERT_MATRICES, type ExpertBias, type ExpertMatrix, ModelError, type ModelConfig, expertLayer, expertShape, ffnShape, sharedWidth, trunkTensors,
 } from "../model/config.ts";
 import { biasLength, expertBiases, expertMatrices } from "../model/expert-kinds.ts";
 import { type ByteSource, SourceError } from "./byte-source.ts";
@@ -129,9 +129,15 @@ export class Checkpoint implements MatrixSource {
   }
 
   place(name: string): MatrixPlace {
-    const place = this.#places.get(name);
+    const place = this.#places.get(this.#owned(name));
     if (!place) throw new ModelError(`${this.description} has no tensor that is called ${name} here.`);
     return place;
+  }
+
+  /** An expert's tensor under the name of the first layer of its pool. */
+  #owned(name: string): string {
+    if (this.config.expertPool === undefined) return name;
+    return name.replace(/^layers\.(\d+)\.experts\./, (_, layer: string) => `layers.${expertLayer(this.config, Number(layer))}.experts.`);
   }
 
   /** SHA-256 (hex) of config, places and, where the source can tell, versions of the files: what work begun on this checkpoint can go on with. */
@@ -212,7 +218,7 @@ export function* requests({ config, names }: Pick<CheckpointParts, "config" | "n
     for (const matrix of EXPERT_MATRICES) yield want(sharedName(layer, matrix), locations?.[matrix], layer, ffnShape(config.hiddenSize, config.hiddenSize, width, matrix));
   }
   for (const layer of layers) {
-    if (config.layerFfns[layer] !== "moe") continue;
+    if (config.layerFfns[layer] !== "moe" || expertLayer(config, layer) !== layer) continue;
     for (let expert = 0; expert < config.nExperts; expert++) {
       for (const matrix of expertMatrices(config)) yield want(expertName(layer, expert, matrix), names?.experts[matrix], layer, expertShape(config, matrix), { expert });
       for (const bias of expertBiases(config)) yield want(expertName(layer, expert, bias), names?.experts[bias], layer, { nRows: 1, nCols: biasLength(config, bias) }, { expert, isVector: true });

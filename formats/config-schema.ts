@@ -4,9 +4,22 @@
 import { z } from "zod";
 import { CONFIG_MOST, type ModelConfig } from "../model/config.ts";
 import { EXPERT_KINDS, ROPE_STYLES } from "../model/kernels.ts";
+import { GATE_ACTIVATIONS, MOST_SCOPE_TOKENS } from "../model/router-config.ts";
 
 const count = z.int().min(0);
 const size = z.int().min(1);
+
+const width = size.max(CONFIG_MOST.hidden);
+const gate = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("mlp"), width, activation: z.enum(GATE_ACTIVATIONS) }),
+  z.strictObject({ kind: z.literal("cosine"), width, temperature: z.number().positive() }),
+  z.strictObject({ kind: z.literal("attention") }), z.strictObject({ kind: z.literal("sparsity") }), z.strictObject({ kind: z.literal("hash") }),
+  z.strictObject({ kind: z.literal("tasks"), nTasks: size.max(CONFIG_MOST.experts) }),
+]);
+const scope = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("sequence"), tokens: size.max(MOST_SCOPE_TOKENS) }),
+  z.strictObject({ kind: z.literal("condition"), size: width }),
+]);
 
 export const configSchema: z.ZodType<ModelConfig> = z.strictObject({
   architecture: z.string().min(1),
@@ -29,11 +42,14 @@ export const configSchema: z.ZodType<ModelConfig> = z.strictObject({
   slidingWindows: z.array(count).readonly(),
   layerFfns: z.array(z.enum(["moe", "dense"])).readonly(),
   denseIntermediateSize: count, nExperts: count.max(CONFIG_MOST.experts), expertKind: z.enum(EXPERT_KINDS), swigluLimit: z.number().min(0), expertIntermediateSize: count,
+  expertPool: z.strictObject({ layers: size.max(CONFIG_MOST.layers) }).optional(),
   latentExperts: z.strictObject({ rank: size.max(CONFIG_MOST.hidden), nGroups: size.max(CONFIG_MOST.experts) }).exactOptional(),
   sharedIntermediateSize: count,
   sharedGate: z.boolean(),
   router: z.strictObject({
-    score: z.enum(["softmax", "sigmoid", "logits", "one"]), select: z.enum(["top-k", "sparsemixer"]), sparsemixerEpsilon: z.number().min(0), weigh: z.enum(["score", "renormalize", "softmax-selected", "one"]),
+    score: z.enum(["softmax", "sigmoid", "logits", "one"]), select: z.enum(["top-k", "sparsemixer", "threshold"]), sparsemixerEpsilon: z.number().min(0),
+    threshold: z.strictObject({ least: z.number().min(0).lt(1), temperature: z.number().positive() }).optional(), nullExperts: size.max(CONFIG_MOST.experts).optional(), gate: gate.optional(), scope: scope.optional(), branches: z.array(z.strictObject({ topK: size, scope: scope.optional() })).readonly().optional(),
+    weigh: z.enum(["score", "renormalize", "softmax-selected", "one"]),
     scale: z.number(), topK: count, auxiliaries: z.strictObject({ perToken: size, weighAmong: z.enum(["run", "ranked"]) }).optional(), logitBias: z.boolean(), selectionBias: z.boolean(), nGroups: size, topKGroups: size,
     groupScore: z.enum(["max", "top2-sum"]),
   }),

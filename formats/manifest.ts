@@ -4,7 +4,7 @@
 
 import { z } from "zod";
 import { checkConfig } from "../model/architectures/common.ts";
-import { type ExpertKind, expertInputSize, ModelError, moeLayersOf, sharedWidth, trunkTensors } from "../model/config.ts";
+import { type ExpertKind, expertInputSize, expertOutputSize, ModelError, moeLayersOf, sharedWidth, trunkTensors } from "../model/config.ts";
 import { KV_FORMATS, MATRIX_FORMATS, type MatrixFormat, activationFormatOf, matrixBytes, segmentBytes } from "../model/kernels.ts";
 import { ropeTables } from "../model/trunk.ts";
 import { configSchema } from "./config-schema.ts";
@@ -135,7 +135,7 @@ function checkExperts(m: PackManifest, fail: Fail): void {
     for (const format of [e.gateUp, e.down]) {
       if (activationFormatOf(format) !== m.activations) fail(`${name} has format ${format}, which does not take ${m.activations} activations`);
     }
-    checkSegments(name, e, c.expertKind, expertInputSize(c), c.hiddenSize, c.expertIntermediateSize, fail);
+    checkSegments(name, e, c.expertKind, expertInputSize(c), expertOutputSize(c), c.expertIntermediateSize, fail);
   });
 }
 

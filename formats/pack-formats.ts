@@ -28,7 +28,8 @@ export function tensorClass(name: string): TensorClass {
   const last = name.split(".").at(-1)!;
   if (last === "embed") return "embedding";
   if (last === "head" || last === "router") return last;
-  if (last === "sharedGate") return "router"; // one row that weighs an expert
+  // What decides about experts, and the one row that weighs the shared one.
+  if (/(^|\.)(router(Hidden|Spread)|taskRouter(\.\d+)?|sharedGate)$/.test(name)) return "router";
   if (last === "down") return "down";
   return last === "gate" || last === "up" ? "gate and up" : "attention";
 }

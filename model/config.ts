@@ -3,47 +3,13 @@
 // Refuses: per-architecture classes, flags that fork behaviour. A new architecture is a new record, plus at most one named function.
 // Terms follow the checkpoints: ../docs/architecture.md lists the sources.
 
+import { gateTensors } from "./gates/index.ts";
 import type { RopeStyle } from "./kernels.ts";
+import { auxiliariesOf, expertOutputSize, logitsOf, type RouterConfig } from "./router-config.ts";
 
-/** How expert scores are made from the router's logits, before selection. `one`: every expert scores 1 (no router matrix). */
-export type RouterScore = "softmax" | "sigmoid" | "logits" | "one";
-/** How the weights of the selected experts are made from their scores. `one`: each counts 1, so that experts cut from one matrix add up to it (EMoE). */
-export type RouterWeigh = "score" | "renormalize" | "softmax-selected" | "one";
-
-/**
- * How experts are selected. `top-k`: the largest selection scores. `sparsemixer`: PhiMoE's two experts, each weighed by a softmax over the
- * logits close to it; it replaces score and weigh (router.ts).
- */
-export type RouterSelect = "top-k" | "sparsemixer";
-
-/** Compressed experts (docs/arithmetic.md section 7). */
-export interface AuxiliariesConfig {
-  readonly perToken: number;
-  /** Weights of the run experts are made as if there were no others (`run`), or among all that are ranked (`ranked`); what `score` and `one` weigh is the same in both. */
-  readonly weighAmong: "run" | "ranked";
-}
-
-export interface RouterConfig {
-  readonly score: RouterScore;
-  readonly select: RouterSelect;
-  /** Sparsemixer only: logits farther than twice this share below the largest are left out (router_jitter_noise); else 0. */
-  readonly sparsemixerEpsilon: number;
-  readonly weigh: RouterWeigh;
-  /** Multiplies the weights (routed_scaling_factor); 1 = none. */
-  readonly scale: number;
-  /** Experts per token that are run. */
-  readonly topK: number;
-  /** Experts per token behind those, in rank order, that are not run: vectors of theirs scale what the run ones get. Absent = none. */
-  readonly auxiliaries?: AuxiliariesConfig | undefined;
-  /** Router logits get a bias (gpt-oss). */
-  readonly logitBias: boolean;
-  /** A bias used for selection only (DeepSeek-V3's e_score_correction_bias). */
-  readonly selectionBias: boolean;
-  /** Group-limited selection; nGroups 1 = none. */
-  readonly nGroups: number;
-  readonly topKGroups: number;
-  readonly groupScore: "max" | "top2-sum";
-}
+export type { AuxiliariesConfig, GateConfig, RouterConfig, RouterScope, RouterScore, RouterSelect, RouterWeigh } from "./router-config.ts";
+export { auxiliariesOf, expertOutputSize } from "./router-config.ts";
+export { ModelError, oneLine } from "./model-error.ts";
 
 export type LayerFfn = "moe" | "dense";
 
@@ -142,6 +108,11 @@ export interface ModelConfig {
   readonly swigluLimit: number;
   /** Intermediate width of one expert. */
   readonly expertIntermediateSize: number;
+  /**
+   * Layers that follow one another share one pool of experts (ReXMoE): nExperts counts the pool's, each layer has a router over all of them, and their
+   * matrices are named by the first of these layers. Absent: each layer has its own.
+   */
+  readonly expertPool?: { readonly layers: number } | undefined;
   /** Absent: experts read the normalised row itself. */
   readonly latentExperts?: LatentExpertsConfig;
   /** Intermediate width of the shared expert; 0 = none. */
@@ -170,24 +141,6 @@ export interface ModelConfig {
  */
 export const CONFIG_MOST = { layers: 1024, headDim: 65_536, heads: 1 << 20, hidden: 1 << 20, experts: 65_535 } as const;
 
-/** An error of the model or its files: what was found, what was expected, where. Rendered once at the edge. */
-export class ModelError extends Error {
-  override readonly name = "ModelError";
-
-  constructor(message: string, options?: ErrorOptions) {
-    super(oneLine(message), options);
-  }
-}
-
-/** Longest message of an error, in UTF-16 units. Lists of what is known take about 700. */
-const MESSAGE_LENGTH = 2000;
-
-/** A message that can be printed: it quotes names and values of files, which may hold line ends, escape codes or megabytes. */
-export function oneLine(message: string): string {
-  const cut = (text: string): string => (text.length <= MESSAGE_LENGTH ? text : `${text.slice(0, 1400)} ... ${text.slice(-500)}`);
-  return cut(cut(message).replace(/[\p{Cc}\u2028\u2029]/gu, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`));
-}
-
 /**
  * Canonical tensor names of a model: what formats/ delivers and forward.ts binds. Shapes are [rows, columns]; `matrices` are `count` of them,
  * each padded to whole row blocks.
@@ -200,7 +153,7 @@ export type TrunkTensor =
 /**
  * Every trunk tensor of a model in loading order, but the feed-forward parts that are stored as segments (dense layers, shared experts: sharedWidth).
  * Names are ours and the same for every source format: embed, layers.N.{attnNorm, attnNormBias, q, k, v, qBias, kBias, vBias, qNorm, kNorm, sinks, o, oBias,
- * ffnNorm, ffnNormBias, router, routerBias, selectionBias, auxiliaryScales, keepRouter, sharedGate, latent}, with latent attention layers.N.{q or qA, qANorm, qB; kvA, kvANorm, kB, vB} instead
+ * ffnNorm, ffnNormBias, router, routerHidden, routerHiddenBias, routerSpread, routerTable, routerBias, selectionBias, auxiliaryScales, keepRouter, sharedGate, latent}, with latent attention layers.N.{q or qA, qANorm, qB; kvA, kvANorm, kB, vB} instead
  * of q, k, v; norm, normBias, head, headBias. A tied head has no tensor of its own.
  */
 export function trunkTensors(c: ModelConfig): TrunkTensor[] {
@@ -250,8 +203,8 @@ export function trunkTensors(c: ModelConfig): TrunkTensor[] {
     norm(at + "ffnNorm");
     if (c.layerFfns[n] !== "moe") continue;
     if (c.router.score !== "one") {
-      matrix(at + "router", c.nExperts, c.hiddenSize);
-      if (c.router.logitBias) vector(at + "routerBias", c.nExperts);
+      for (const tensor of gateTensors(c)) out.push({ ...tensor, name: at + tensor.name });
+      if (c.router.logitBias) vector(at + "routerBias", logitsOf(c));
     }
     if (c.router.selectionBias) vector(at + "selectionBias", c.nExperts);
     // [nExperts, hidden], less one.
@@ -266,9 +219,6 @@ export function trunkTensors(c: ModelConfig): TrunkTensor[] {
   return out;
 }
 
-/** Experts per token that are not run but scale what the others get. */
-export const auxiliariesOf = ({ auxiliaries }: Pick<RouterConfig, "auxiliaries">): number => auxiliaries?.perToken ?? 0;
-
 /** Numbers of a row of the mask router: one for each feature of a token (online-pruning.ts). */
 export const keepRouterColumns = (hiddenSize: number, topK: number): number => hiddenSize + topK + 1;
 
@@ -276,10 +226,13 @@ export const keepRouterColumns = (hiddenSize: number, topK: number): number => h
 export const attendedSize = (c: ModelConfig): number => c.nHeads * (c.mla === null ? c.headDim : c.mla.valueHeadDim);
 
 /** Leading dims of a key that serve as its value (latent attention); 0 where values are cached on their own. */
-export const latentDim = (c: ModelConfig): number => c.mla?.kvLoraRank ?? 0;
+export const latentDim = (c: Pick<ModelConfig, "mla">): number => c.mla?.kvLoraRank ?? 0;
 
 /** Layers that have experts, ascending. */
 export const moeLayersOf = ({ layerFfns }: Pick<ModelConfig, "layerFfns">): number[] => layerFfns.flatMap((kind, layer) => (kind === "moe" ? [layer] : []));
+
+/** The layer whose name the experts of a layer have: the first of its pool, or itself. */
+export const expertLayer = ({ expertPool }: Pick<ModelConfig, "expertPool">, layer: number): number => (expertPool === undefined ? layer : layer - (layer % expertPool.layers));
 
 /** Width of the feed-forward part that every token of a layer passes: a dense layer's, or the shared experts'; 0 = none. */
 export const sharedWidth = (c: ModelConfig, layer: number): number => (c.layerFfns[layer] === "dense" ? c.denseIntermediateSize : c.sharedIntermediateSize);
@@ -304,9 +257,9 @@ export const inputRowsPerToken = ({ latentExperts }: Pick<ModelConfig, "latentEx
 /** Which of them each expert reads: floor(expert / this). */
 export const expertsPerInputRow = (c: Pick<ModelConfig, "latentExperts" | "nExperts">): number => c.nExperts / inputRowsPerToken(c);
 
-/** Shape of a matrix of a feed-forward part of the given intermediate width, which reads rows of `inputSize`. */
-export const ffnShape = (inputSize: number, hiddenSize: number, width: number, matrix: ExpertMatrix): { nRows: number; nCols: number } =>
-  matrix === "down" ? { nRows: hiddenSize, nCols: width } : { nRows: width, nCols: inputSize };
+/** Shape of a matrix of a feed-forward part of the given intermediate width, which reads rows of `inputSize` and gives rows of `outputSize`. */
+export const ffnShape = (inputSize: number, outputSize: number, width: number, matrix: ExpertMatrix): { nRows: number; nCols: number } =>
+  matrix === "down" ? { nRows: outputSize, nCols: width } : { nRows: width, nCols: inputSize };
 
 /** Shape of a routed expert's matrix. */
-export const expertShape = (c: ModelConfig, matrix: ExpertMatrix): { nRows: number; nCols: number } => ffnShape(expertInputSize(c), c.hiddenSize, c.expertIntermediateSize, matrix);
+export const expertShape = (c: ModelConfig, matrix: ExpertMatrix): { nRows: number; nCols: number } => ffnShape(expertInputSize(c), expertOutputSize(c), c.expertIntermediateSize, matrix);

@@ -91,12 +91,12 @@ export interface Routing {
   readonly margin: number;
 }
 
-/** Score -> Select -> Weigh for one token. `bias` is the selection bias. */
-export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>): Routing {
+/** Score -> Select -> Weigh for one token. `bias` is the selection bias; behind the logits of `nTrue` experts stand those of null ones. */
+export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>, nTrue = logits.length): Routing {
   if (r.select === "sparsemixer") {
     return sparsemixer(logits, r.sparsemixerEpsilon);
   }
-  const scores = r.score === "softmax" ? softmax(logits) : r.score === "sigmoid" ? logits.map(sigmoid)
+  const scores = r.score === "softmax" ? softmax(logits.map((z) => z / (r.threshold?.temperature ?? 1))) : r.score === "sigmoid" ? logits.map(sigmoid)
     : r.score === "one" ? logits.map(() => 1) : logits;
   let selection = scores.map((score, e) => score + (bias?.[e] ?? 0));
   let groupMargin = Infinity;
@@ -112,6 +112,7 @@ export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>)
     selection = selection.map((score, e) => (kept.has(Math.floor(e / size)) ? score : -Infinity));
   }
   const order = largest(selection, selection.length);
+  if (nTrue < logits.length) return amongTrue(r, scores, order, nTrue);
   const ids = order.slice(0, r.topK);
   const nRanked = r.topK + (r.auxiliaries?.perToken ?? 0);
   const gap = (at: number): number => (order[at] === undefined ? Infinity : selection[order[at - 1]!]! - selection[order[at]!]!);
@@ -122,6 +123,10 @@ export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>)
     const weights = r.weigh === "softmax-selected" ? softmax(own) : r.weigh === "one" ? own.map(() => 1) : r.weigh === "renormalize" ? own.map((w) => w / sumOf(own)) : own;
     return weights.map((w) => w * r.scale);
   };
+  if (r.threshold !== undefined) {
+    const kept = order.slice(0, r.topK).filter((id, rank) => rank === 0 || scores[id]! > r.threshold!.least).length;
+    return { ids: ids.slice(0, kept), weights: weigh(kept), auxiliaries: [], margin: Math.min(gap(r.topK), ...ids.slice(1).map((id) => Math.abs(scores[id]! - r.threshold!.least))) };
+  }
   const ranked = weigh(nRanked);
   const behind = ranked.slice(r.topK);
   return {
@@ -130,6 +135,49 @@ export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>)
     auxiliaries: behind.map((weight, i) => ({ id: order[r.topK + i]!, share: weight / sumOf(behind) })),
     margin: Math.min(groupMargin, gap(r.topK), gap(nRanked)),
   };
+}
+
+/** Null experts (AdaMoE): the first topK of all, of which only true ones are kept and weighed; scores that are taken as they are are a softmax over the true ones. */
+function amongTrue(r: RouterConfig, scores: Vector, order: readonly number[], nTrue: number): Routing {
+  const ids = order.slice(0, r.topK).filter((id) => id < nTrue);
+  const sum = (x: Vector): number => x.reduce((a, b) => a + b, 0);
+  const own = ids.map((id) => scores[id]!);
+  const weights = r.weigh === "softmax-selected" ? (own.length === 0 ? [] : softmax(own)) : r.weigh === "renormalize" ? own.map((w) => w / sum(own))
+    : r.score === "softmax" ? own.map((w) => w / sum(scores.slice(0, nTrue))) : own;
+  const margin = order.length > r.topK ? scores[order[r.topK - 1]!]! - scores[order[r.topK]!]! : Infinity;
+  return { ids, weights: weights.map((w) => w * r.scale), auxiliaries: [], margin };
+}
+
+/**
+ * Logits of one token by the gate of a layer. `x` is what the gate reads: the token's row, the mean over its sequence's first rows, or the request's condition.
+ */
+function gateLogits(c: ModelConfig, w: DefinitionWeights, at: string, x: Vector, token: { readonly id: number; readonly task: number | undefined }): Vector {
+  const { gate } = c.router;
+  const n = c.nExperts + (c.router.nullExperts ?? 0);
+  switch (gate?.kind) {
+    case undefined: return multiply(w(at + "router"), x);
+    case "mlp": {
+      const hidden = add(multiply(w(at + "routerHidden"), x), Array.from(w(at + "routerHiddenBias").values));
+      return multiply(w(at + "router"), hidden.map((v) => (gate.activation === "tanh" ? Math.tanh(v) : Math.max(v, 0))));
+    }
+    case "cosine": {
+      const u = multiply(w(at + "routerHidden"), x);
+      const length = Math.max(Math.sqrt(u.reduce((sum, v) => sum + v * v, 0)), 1e-12);
+      return multiply(w(at + "router"), u).map((v) => v / (gate.temperature * length));
+    }
+    case "attention": {
+      const qkv = multiply(w(at + "router"), x);
+      const [q, k, v] = [qkv.slice(0, n), qkv.slice(n, 2 * n), qkv.slice(2 * n)];
+      return q.map((query) => softmax(k.map((key) => query * key)).reduce((sum, p, j) => sum + p * v[j]!, 0));
+    }
+    case "sparsity": {
+      const means = multiply(w(at + "router"), x);
+      const variances = multiply(w(at + "routerSpread"), x.map((v) => v * v));
+      return means.map((mean, e) => -erf(mean / Math.sqrt(2 * variances[e]!)));
+    }
+    case "hash": return Array.from({ length: n }, (_, e) => (w(at + "routerTable").values[token.id] === e ? 1 : 0));
+    case "tasks": return multiply(w(`${at}taskRouter.${token.task}`), x);
+  }
 }
 
 /**
@@ -207,8 +255,11 @@ export interface DefinitionResult {
   readonly routing: Routing[][]; // [MoE layers][nTokens]
 }
 
-/** The whole model over one sequence from position 0. `reserved` positions decide between short and long rotary frequencies where there are both. */
-export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: ArrayLike<number>, reserved = ids.length): DefinitionResult {
+/**
+ * The whole model over one sequence from position 0. `reserved` positions decide between short and long rotary frequencies where there are both; `task` and
+ * `condition` are the request's, where the model's gates ask for them.
+ */
+export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: ArrayLike<number>, reserved = ids.length, answers: { readonly task?: number; readonly condition?: ArrayLike<number> } = {}): DefinitionResult {
   const isLong = c.rope.long !== null && reserved > c.rope.long.fromPositions;
   const embed = w("embed");
   const norm = (row: Vector, name: string): Vector =>
@@ -240,14 +291,41 @@ export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: Arr
     });
 
     const routed: Routing[] = [];
-    x = x.map((row) => {
-      const h = norm(row, at + "ffnNorm");
+    const normed = x.map((row) => norm(row, at + "ffnNorm"));
+    /** What a gate of that scope reads of a token. */
+    const gateInput = (scope: RouterConfig["scope"], position: number): Vector => {
+      if (scope === undefined) return normed[position]!;
+      if (scope.kind === "condition") return Array.from(answers.condition!);
+      const rows = normed.slice(0, Math.min(position + 1, scope.tokens));
+      return normed[0]!.map((_, i) => rows.reduce((sum, seen) => sum + seen[i]!, 0) / rows.length);
+    };
+    /** Branches route among their own experts; of several, matrices are numbered and vectors lie one after the other. */
+    const branches: readonly Pick<RouterConfig, "topK" | "scope">[] = c.router.branches ?? [c.router];
+    const each = c.nExperts / branches.length;
+    const choose = (branch: number, position: number): Routing => {
+      const { topK, scope } = branches[branch]!;
+      const own: ModelConfig = { ...c, nExperts: each, router: { ...c.router, topK, scope, branches: undefined } };
+      const vector = (name: string): Vector => {
+        const values = Array.from(w(at + name).values);
+        return values.slice((branch * values.length) / branches.length, ((branch + 1) * values.length) / branches.length);
+      };
+      const weights: DefinitionWeights = branches.length === 1 ? w : (name) => (name.endsWith("Bias") ? { rows: 1, cols: 0, values: vector(name.slice(at.length)) } : w(`${name}.${branch}`));
+      let logits = c.router.score === "one" ? new Array<number>(c.nExperts).fill(0) : gateLogits(own, weights, at, gateInput(scope, position), { id: ids[position]!, task: answers.task });
+      if (c.router.logitBias) logits = add(logits, vector("routerBias"));
+      const choice = route(own.router, logits, c.router.selectionBias ? w(at + "selectionBias").values : undefined, each);
+      return { ...choice, ids: choice.ids.map((id) => branch * each + id) };
+    };
+    /** Whose experts a layer has: its own, or those of the first layer of its pool. */
+    const expertsAt = `layers.${layer - (layer % (c.expertPool?.layers ?? 1))}.experts.`;
+    x = x.map((row, position) => {
+      const h = normed[position]!;
       let y = new Array<number>(c.hiddenSize).fill(0);
       if (c.layerFfns[layer] === "dense") y = swiglu(w, `${at}shared.`, h);
       else {
-        let logits = c.router.score === "one" ? new Array<number>(c.nExperts).fill(0) : multiply(w(at + "router"), h);
-        if (c.router.logitBias) logits = add(logits, Array.from(w(at + "routerBias").values));
-        const choice = route(c.router, logits, c.router.selectionBias ? w(at + "selectionBias").values : undefined);
+        const choices = branches.map((_, branch) => choose(branch, position));
+        const choice: Routing = {
+          ids: choices.flatMap((of) => of.ids), weights: choices.flatMap((of) => of.weights), auxiliaries: choices[0]!.auxiliaries, margin: Math.min(...choices.map((of) => of.margin)),
+        };
         routed.push(choice);
         // Compressed experts: what is run gets its input times one plus the auxiliary experts' vectors.
         const scales = choice.auxiliaries.length === 0 ? [] : w(`${at}auxiliaryScales`).values;
@@ -255,7 +333,10 @@ export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: Arr
         choice.ids.forEach((id, rank) => {
           // Latent experts read B times it, B being their group's.
           const input = c.latentExperts === undefined ? scaled : multiply(w(`${at}latent.${Math.floor(id / (c.nExperts / c.latentExperts.nGroups))}`), scaled);
-          y = add(y, expert(c, w, `${at}experts.${id}.`, input).map((v) => v * choice.weights[rank]!));
+          const given = expert(c, w, `${expertsAt}${id}.`, input).map((v) => v * choice.weights[rank]!);
+          // What branches give stands side by side.
+          const place = Math.floor(id / each) * given.length;
+          y = y.map((v, i) => v + (given[i - place] ?? 0));
         });
         if (c.sharedIntermediateSize > 0) {
           const gate = c.sharedGate ? sigmoid(multiply(w(at + "sharedGate"), h)[0]!) : 1;

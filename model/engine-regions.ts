@@ -4,7 +4,10 @@
 
 import { attendedSize, auxiliariesOf, expertInputSize, inputRowsPerToken, latentDim, type ModelConfig } from "./config.ts";
 import { PAIR_BYTES } from "./expert-batch.ts";
+import type { GatedConfig } from "./gates/gate.ts";
+import { gateOf } from "./gates/index.ts";
 import { activationRowBytes, attentionScratchBytes, expertScratchBytes, matmulScratchBytes, topLogitsScratchBytes } from "./kernels.ts";
+import { branchesOf, expertOutputSize, gateInputSize, logitsOf } from "./router-config.ts";
 import { drawsTokens, endsLayers, isEmpty, wholeModel, type StageSpan } from "./stage-span.ts";
 
 /** Rows of logits computed at a time. */
@@ -23,7 +26,9 @@ const align16 = (bytes: number): number => Math.ceil(bytes / 16) * 16;
 
 /** Bytes from one row to the next of the regions whose rows are padded. */
 export const hiddenStride = (c: ModelConfig): number => align16(c.hiddenSize * 4);
-export const routerStride = (c: ModelConfig): number => align16(c.nExperts * 4);
+export const routerStride = (c: ModelConfig): number => align16(logitsOf(c) * 4);
+/** Of what a gate computes before its logits. */
+export const routerWideStride = (c: ModelConfig | GatedConfig): number => align16(gateOf(c).wideColumns(c) * 4);
 export const logitStride = (c: ModelConfig): number => align16(c.vocabSize * 4);
 /** Of the region of logits: whole rows where tokens are drawn, else those of the own rows of the head. */
 export const logitRowBytes = (c: ModelConfig, span: StageSpan): number => (drawsTokens(span) ? logitStride(c) : align16((span.headRows[1] - span.headRows[0]) * 4));
@@ -45,6 +50,20 @@ const rowRegions = <Name extends string>(name: Name, nRows: number, nCols: numbe
   [`${name}F32`]: nRows * activationRowBytes("f32", nCols), [`${name}Qa8`]: nRows * activationRowBytes("qa8", nCols),
   [`${name}F32Ptrs`]: nRows * 4, [`${name}Qa8Ptrs`]: nRows * 4,
 }) as Record<`${Name}F32` | `${Name}Qa8` | `${Name}F32Ptrs` | `${Name}Qa8Ptrs`, number>;
+
+/** Regions of gates that are more than one product: rows of their own, and rows they read that are not the tokens' (gate-stage.ts). Branches use them in turn. */
+function gateRegions(c: ModelConfig, nRouted: number) {
+  const { score, branches } = c.router;
+  const isGated = score !== "one";
+  const own = isGated ? gateOf(c).ownColumns(c) : 0;
+  const scopes = branchesOf(c.router).map(({ scope }) => scope?.kind);
+  return {
+    ...rowRegions("gateOwn", own > 0 ? nRouted : 0, own), routerWide: isGated ? nRouted * routerWideStride(c) : 0,
+    ...rowRegions("gateIn", scopes.includes("sequence") ? nRouted : scopes.includes("condition") ? Math.min(1, nRouted) : 0, gateInputSize(c)),
+    conditionLogits: scopes.includes("condition") && nRouted > 0 ? routerStride(c) : 0,
+    branchIds: branches === undefined ? 0 : nRouted * c.router.topK * 4, branchWeights: branches === undefined ? 0 : nRouted * c.router.topK * 4,
+  };
+}
 
 /** Regions of attention: queries, keys and values of a step, or those of LATENT_TOKENS tokens. */
 function attentionRegions(c: ModelConfig, nTokens: number) {
@@ -77,15 +96,15 @@ export function engineRegions(c: ModelConfig, { nTokens, maxSegments, sharedSegm
   const nShared = hasLayers && sharedSegmentWidth > 0 ? nTokens : 0;
   const nFinals = hasHead ? LOGIT_ROWS : 0;
   const nTops = hasHead || drawsTokens(span) ? LOGIT_ROWS : 0;
-  const widest = Math.max(c.hiddenSize, attendedSize(c), c.mla?.qLoraRank ?? 0, latentDim(c));
+  const widest = Math.max(c.hiddenSize, attendedSize(c), gateOf(c).ownColumns(c), gateInputSize(c), c.mla?.qLoraRank ?? 0, latentDim(c));
   return {
     ...rowRegions("normed", n, c.hiddenSize), ...rowRegions("attended", n, attendedSize(c)),
     ...rowRegions("finals", nFinals, c.hiddenSize), finalsF32: hasHead || endsLayers(c, span) ? LOGIT_ROWS * activationRowBytes("f32", c.hiddenSize) : 0,
     ...attentionRegions(c, n),
     ...rowRegions("expertIn", c.latentExperts === undefined ? 0 : nRouted * inputRowsPerToken(c), expertInputSize(c)),
     x: passes ? nTokens * hiddenStride(c) : 0, y: n * hiddenStride(c),
-    routerLogits: nRouted * routerStride(c), ids: nRouted * k * 4, weights: nRouted * k * 4, pairs: nRouted * k * PAIR_BYTES,
-    expertRows: nRouted * k * maxSegments * c.hiddenSize * 4,
+    ...gateRegions(c, nRouted), routerLogits: nRouted * routerStride(c), ids: nRouted * k * 4, weights: nRouted * k * 4, pairs: nRouted * k * PAIR_BYTES,
+    expertRows: nRouted * k * maxSegments * expertOutputSize(c) * 4,
     rankedIds: nScaled * (k + auxiliaries) * 4, rankedWeights: nScaled * (k + auxiliaries) * 4, auxiliaryPairs: nScaled * auxiliaries * PAIR_BYTES,
     scaledF32: nScaled * activationRowBytes("f32", c.hiddenSize), scaledQa8: nScaled * activationRowBytes("qa8", c.hiddenSize),
     sharedRows: nShared * hiddenStride(c), sharedSegmentRows: nShared * hiddenStride(c),

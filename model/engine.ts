@@ -6,13 +6,15 @@
 import { activationRows, normalise, RowProducts, type ActivationRows } from "./activation-rows.ts";
 import { attentionOf, type Attention } from "./attention.ts";
 import { AuxiliaryScaling } from "./auxiliary-scaling.ts";
-import { ModelError, expertsPerInputRow, inputRowsPerToken, keepRouterColumns, latentDim, type ModelConfig } from "./config.ts";
+import { ModelError, expertsPerInputRow, inputRowsPerToken, keepRouterColumns, type ModelConfig } from "./config.ts";
 import { engineRegions, hiddenStride, routerStride, type EngineRegions } from "./engine-regions.ts";
 import { ExpertBatchBuilder, PAIR_BYTES } from "./expert-batch.ts";
-import { MAX_ROUNDS, type ExpertBatch, type ExpertRunInfo, type Experts } from "./experts.ts";
+import { MAX_ROUNDS, NO_FRAMES, type ExpertBatch, type ExpertRunInfo, type Experts } from "./experts.ts";
+import { checkAnswers, GateStage, type GateAnswers } from "./gate-stage.ts";
 import type { Heap } from "./heap.ts";
-import { kvLayerBytes, kvPageBytes, type ActivationFormat, type Kernels, type KvFormat } from "./kernels.ts";
+import type { ActivationFormat, Kernels, KvFormat } from "./kernels.ts";
 import { HeapPages, KvCache, NoPages, type Timeline } from "./kv-cache.ts";
+import { layerKvBytes, pageBytesOf } from "./kv-page.ts";
 import { LatentRows } from "./latent-rows.ts";
 import type { SegmentWeights } from "./local-experts.ts";
 import type { HeadAsk } from "./head-rows.ts";
@@ -21,6 +23,7 @@ import type { HeadAnswer, HeadPart } from "./ring-logits.ts";
 import { OnlinePruning, type PrunedCalls } from "./online-pruning.ts";
 import type { PruningRule } from "./online-pruning-rule.ts";
 import { ResidualRows } from "./residual-rows.ts";
+import { branchesOf, expertOutputSize } from "./router-config.ts";
 import { routeTokens } from "./router.ts";
 import type { TopLogits } from "./sampling.ts";
 import { SharedFfn } from "./shared-ffn.ts";
@@ -56,6 +59,8 @@ export interface StepEntry {
   readonly logits: LogitsRequest;
   /** Experts that its tokens do without; absent or null: none. */
   readonly pruning?: PruningRule | null;
+  /** Where the model's gates ask for it (router-config.ts): what the request says. */
+  readonly answers?: GateAnswers | null;
 }
 
 export interface StepResult {
@@ -72,7 +77,7 @@ export interface StepResult {
 }
 
 /** Tokens of one timeline in a stage's pass, continuing at timeline.length; ids count only where a stage has embedding rows. */
-export type PassEntry = Pick<StepEntry, "timeline" | "ids" | "pruning">;
+export type PassEntry = Pick<StepEntry, "timeline" | "ids" | "pruning" | "answers">;
 
 /** What a stage gets for a pass. */
 export interface StagePass {
@@ -127,12 +132,16 @@ export class Engine {
   /** null without layers. */
   readonly #attention: Attention | null;
   readonly #shared: SharedFfn;
+  readonly #gates: GateStage;
   /** null where every ranked expert is run. */
   readonly #scaling: AuxiliaryScaling | null;
   readonly #latent: LatentRows;
   readonly #residual: ResidualRows;
   readonly #head: Head;
   readonly #timelineIds: Uint32Array;
+  readonly #tokenIds: Uint32Array;
+  /** Of each token of the step. */
+  readonly #answers: (GateAnswers | undefined)[] = [];
   readonly #xStride: number;
   /** Bytes of one token's expert rows, at most. */
   readonly #rowBytes: number;
@@ -156,14 +165,14 @@ export class Engine {
     const at = Object.fromEntries(Object.entries(engineRegions(c, { nTokens: n, maxSegments, sharedSegmentWidth, span }))
       .map(([region, bytes]) => [region, bytes === 0 ? 0 : heap.alloc(bytes, "engine scratch")])) as unknown as EngineRegions;
     this.#at = at;
-    const pageBytes = kvPageBytes(parts.kvFormat, span.layers[1] - span.layers[0], c.nKvHeads, c.headDim, latentDim(c));
+    const pageBytes = pageBytesOf(c, parts.kvFormat, span.layers[1] - span.layers[0]);
     this.kv = new KvCache(hasLayers ? new HeapPages(heap, pageBytes) : new NoPages(), c, this.contextLength, pageBytes);
     this.#xStride = hiddenStride(c);
-    this.#rowBytes = c.router.topK * maxSegments * c.hiddenSize * 4;
+    this.#rowBytes = c.router.topK * maxSegments * expertOutputSize(c) * 4;
     this.#normed = activationRows(heap, hasLayers ? n : 0, c.hiddenSize, { f32: at.normedF32, qa8: at.normedQa8, f32Ptrs: at.normedF32Ptrs, qa8Ptrs: at.normedQa8Ptrs });
     this.#products = new RowProducts(kernels, at.scratch);
     this.#attention = !hasLayers ? null : attentionOf({
-      config: c, kernels, heap, trunk, kvFormat: parts.kvFormat, kvLayerBytes: kvLayerBytes(parts.kvFormat, c.nKvHeads, c.headDim, latentDim(c)), firstLayer: span.layers[0], maxTokens: n, at, normed: this.#normed, products: this.#products,
+      config: c, kernels, heap, trunk, kvFormat: parts.kvFormat, kvLayerBytes: layerKvBytes(c, parts.kvFormat), firstLayer: span.layers[0], maxTokens: n, at, normed: this.#normed, products: this.#products,
     });
     this.#shared = new SharedFfn({ config: c, kernels, heap, segments: parts.shared, at, products: this.#products });
     this.#scaling = AuxiliaryScaling.of({ config: c, kernels, heap, at, activations: parts.activations });
@@ -171,8 +180,11 @@ export class Engine {
     this.#residual = new ResidualRows(c, kernels, heap, trunk, at.x);
     this.#head = new Head(c, kernels, heap, trunk, at);
     this.#timelineIds = new Uint32Array(n);
+    this.#tokenIds = new Uint32Array(n);
+    this.#gates = new GateStage({ config: c, kernels, heap, at, kvFormat: parts.kvFormat, layers: span.layers, maxTokens: nExperts > 0 ? n : 0, products: this.#products });
     const shape = {
-      maxTokens: this.#maxRoundTokens, topK: c.router.topK, nExperts, maxSegments, hidden: c.hiddenSize, rowsPerToken: inputRowsPerToken(c), expertsPerRow: expertsPerInputRow(c),
+      maxTokens: this.#maxRoundTokens, topK: c.router.topK, nExperts, maxSegments, hidden: expertOutputSize(c), rowsPerToken: inputRowsPerToken(c), expertsPerRow: expertsPerInputRow(c),
+      expertsPerBranch: Math.max(1, nExperts / branchesOf(c.router).length),
     };
     this.#waves = Array.from({ length: MAX_ROUNDS }, (): Wave =>
       ({ first: 0, nTokens: 0, builder: new ExpertBatchBuilder(heap, shape, parts.experts), batch: null, nPairs: 0, nSharedPairs: 0, running: null }));
@@ -300,7 +312,9 @@ export class Engine {
     if (isEmpty(layers) && isEmpty(embeddingRows)) throw new Error("A pass was asked of a stage that holds head rows only; nothing passes through it.");
     const hasLayers = !isEmpty(layers);
     let t = 0;
-    for (const { timeline, ids } of entries) {
+    for (const { timeline, ids, ...entry } of entries) {
+      const answers = entry.answers ?? undefined;
+      checkAnswers(c, answers);
       if (timeline.length + ids.length > timeline.maxTokens)
         throw new Error(`Timeline ${timeline.id} holds ${timeline.length} of ${timeline.maxTokens} reserved tokens; ${ids.length} more were submitted.`);
       if (t + ids.length > this.maxChunkTokens)
@@ -316,6 +330,8 @@ export class Engine {
         heap.u32[at.pages / 4 + t] = timeline.pages[Math.floor(position / 32)]!;
         heap.u32[at.pageTables / 4 + t] = timeline.pageTable;
         this.#timelineIds[t] = timeline.id;
+        this.#tokenIds[t] = id;
+        this.#answers[t] = answers;
       }
     }
     this.#residual.fill(entries, rows, t);
@@ -339,7 +355,7 @@ export class Engine {
     const [x, y] = [this.#at.x + first * this.#xStride, this.#at.y + first * this.#xStride];
     const isSparse = c.layerFfns[layer] === "moe";
     this.#tap(taps, "input", layer, wave, x, c.hiddenSize, nTokens);
-    this.#norm(w.ffnNorm, w.ffnNormBias, first, nTokens, [...(isSparse ? [w.router?.takes, this.#scaling?.takes ?? w.latent?.takes ?? activations] : []), ...this.#shared.takes(layer, w.sharedGate)]);
+    this.#norm(w.ffnNorm, w.ffnNormBias, first, nTokens, [...(isSparse ? [...this.#gates.takes(w), this.#scaling?.takes ?? w.latent?.takes ?? activations] : []), ...this.#shared.takes(layer, w.sharedGate)]);
     [wave.batch, wave.nPairs] = [null, 0];
     if (isSparse) this.#route(layer, wave, taps);
     heap.u8.fill(0, y, y + nTokens * this.#xStride);
@@ -355,9 +371,9 @@ export class Engine {
     const logits = at.routerLogits + first * stride;
     const [ids, weights] = [at.ids + first * c.router.topK * 4, at.weights + first * c.router.topK * 4];
     const ranked = { rankedIds: at.rankedIds + (this.#scaling?.rankedOffset(first) ?? 0), rankedWeights: at.rankedWeights + (this.#scaling?.rankedOffset(first) ?? 0) };
-    if (w.router !== null) this.#products.product(w.router, this.#normed, first, nTokens, logits, stride, w.routerBias);
+    this.#gates.run(layer, w, this.#normed, { first, nTokens, tokenIds: this.#tokenIds.subarray(first, first + nTokens), pageTables: at.pageTables / 4 + first, positions: at.positions / 4 + first, answers: (token) => this.#answers[first + token] }, logits);
     this.#tap(taps, "logits", layer, wave, logits, stride / 4, nTokens);
-    routeTokens(k, heap, c.router, { logits, stride, ids, weights, ...ranked }, nTokens, c.nExperts, w.selectionBias);
+    routeTokens(k, heap, c.router, { logits, stride, ids, weights, ...ranked, branchIds: at.branchIds, branchWeights: at.branchWeights }, nTokens, c.nExperts, w.selectionBias);
     this.#tap(taps, "selection", layer, wave, logits, stride / 4, nTokens);
 
     const { ptr, stride: rowStride } = this.#expertRows(w, first, nTokens);
@@ -365,7 +381,8 @@ export class Engine {
       ptr, rowStride, at.expertRows + first * this.#rowBytes, at.pairs + first * c.router.topK * PAIR_BYTES);
     wave.batch = batch;
     wave.nPairs = nPairs;
-    wave.running = experts.run(layer, batch);
+    // Where every token does without experts there is nobody to ask.
+    wave.running = batch.nGroups === 0 ? NO_FRAMES : experts.run(layer, batch);
     // Its failure is met when this wave is collected, which may be after the other one has failed.
     if (wave.running instanceof Promise) wave.running.catch(() => undefined);
   }
@@ -390,8 +407,9 @@ export class Engine {
       sum.bytes += info.bytes;
       sum.retries += info.retries;
       sum.hedges += info.hedges;
-      this.#tap(taps, "expertOutput", layer, wave, batch.rows, c.hiddenSize, batch.groupStart[batch.nGroups]!, info);
-      kernels.combine(this.#at.pairs + first * c.router.topK * PAIR_BYTES, wave.nPairs, y, this.#xStride, c.hiddenSize);
+      this.#tap(taps, "expertOutput", layer, wave, batch.rows, expertOutputSize(c), batch.groupStart[batch.nGroups]!, info);
+      // Of several branches each has its place in the row: rows have no padding (hiddenStride).
+      kernels.combine(this.#at.pairs + first * c.router.topK * PAIR_BYTES, wave.nPairs, y, this.#xStride / branchesOf(c.router).length, expertOutputSize(c));
     }
     if (wave.nSharedPairs > 0) kernels.combine(this.#shared.pairs(first), wave.nSharedPairs, y, this.#xStride, c.hiddenSize);
     this.#addResidual(first, nTokens);

@@ -9,7 +9,7 @@ import type { Heap } from "./heap.ts";
 /** In place of an expert's id: the token does without (online-pruning.ts). Nobody is asked for it, and nothing is added up for it. */
 export const NO_EXPERT = 0xffffffff;
 
-/** Bytes of one record of the combine kernel: {token, rowPtr, segmentStride, nSegments, weight}. */
+/** Bytes of one record of the combine kernel: {token, rowPtr, segmentStride, nSegments, weight}; of several branches a token has as many places, one after the other. */
 export const PAIR_BYTES = 20;
 
 export interface ExpertBatchShape {
@@ -17,10 +17,13 @@ export interface ExpertBatchShape {
   readonly topK: number;
   readonly nExperts: number;
   readonly maxSegments: number;
+  /** Numbers of a row of output. */
   readonly hidden: number;
   /** Activation rows of a token, and how many experts read each (config.ts). */
   readonly rowsPerToken: number;
   readonly expertsPerRow: number;
+  /** Experts of one branch of the router: rows of output belong to places of the token that are `hidden` numbers long, one for each branch. */
+  readonly expertsPerBranch: number;
 }
 
 export class ExpertBatchBuilder {
@@ -74,7 +77,7 @@ export class ExpertBatchBuilder {
   /**
    * Groups nTokens x topK choices (ids, weights: addresses of [nTokens, topK]) and writes the fold records to `pairs`.
    * `segmentCounts[e]` is the number of segments of expert e in this layer. Returns the batch and the number of records.
-   * An expert chosen twice by one token is not possible: top-k picks distinct experts. Of a token's choices all but the first may be NO_EXPERT.
+   * An expert chosen twice by one token is not possible: top-k picks distinct experts. Any of a token's choices may be NO_EXPERT, or all.
    */
   build(layer: number, step: number, nTokens: number, ids: number, weights: number, segmentCounts: ArrayLike<number>,
     activations: number, activationStride: number, rows: number, pairs: number): { batch: ExpertBatch; nPairs: number } {
@@ -88,10 +91,7 @@ export class ExpertBatchBuilder {
     for (let t = 0; t < nTokens; t++) {
       for (let rank = 0; rank < topK; rank++) {
         const expert = u32[ids / 4 + t * topK + rank]!;
-        if (expert === NO_EXPERT) {
-          if (rank === 0) throw new Error(`Token ${t} of layer ${layer} was left without its first expert; all but that one may be left out.`);
-          continue;
-        }
+        if (expert === NO_EXPERT) continue;
         const at = expert * maxTokens + this.#counts[expert]!++;
         this.#lists[at] = t;
         this.#listWeights[at] = f32[weights / 4 + t * topK + rank]!;
@@ -150,8 +150,9 @@ export class ExpertBatchBuilder {
 
   /** Writes the groups to their parts' places and the fold records in ascending expert id; returns the number of records. */
   #fill(layer: number, segmentCounts: ArrayLike<number>, spanningRow: number, rows: number, pairs: number): number {
-    const { maxTokens, hidden, expertsPerRow } = this.#shape;
+    const { maxTokens, hidden, expertsPerRow, nExperts, expertsPerBranch } = this.#shape;
     const [u32, f32] = [this.#heap.u32, this.#heap.f32];
+    const nBranches = nExperts / expertsPerBranch;
     let nPairs = 0;
     for (let expert = 0; expert < this.#shape.nExperts; expert++) {
       const count = this.#counts[expert]!;
@@ -167,7 +168,7 @@ export class ExpertBatchBuilder {
       const list = expert * maxTokens;
       for (let i = 0; i < count; i++) {
         const record = (pairs + nPairs++ * PAIR_BYTES) / 4;
-        u32[record] = this.#lists[list + i]!;
+        u32[record] = this.#lists[list + i]! * nBranches + Math.floor(expert / expertsPerBranch);
         u32[record + 1] = rows + (row + i) * hidden * 4;
         u32[record + 2] = count * hidden * 4;
         u32[record + 3] = nSegments;

@@ -2,7 +2,7 @@
 // computes experts goes by this table. What a kind computes between its matrices lies with the arithmetic: scalar-products.ts, kernels-as/activations.ts, definition.ts.
 // Refuses kinds for shared experts and dense layers: those are swiglu.
 
-import type { ExpertBias, ExpertKind, ExpertMatrix, ModelConfig } from "./config.ts";
+import { type ExpertBias, type ExpertKind, type ExpertMatrix, expertOutputSize, type ModelConfig } from "./config.ts";
 
 interface ExpertForm {
   /** In the order of canonical models and packs. */
@@ -29,4 +29,4 @@ export const expertBiases = ({ expertKind }: Pick<ModelConfig, "expertKind">): r
 export const inputMatrices = (c: Pick<ModelConfig, "expertKind">): readonly ExpertMatrix[] => expertMatrices(c).filter((matrix) => matrix !== "down");
 
 /** How many numbers a vector of an expert has. */
-export const biasLength = (c: Pick<ModelConfig, "hiddenSize" | "expertIntermediateSize">, bias: ExpertBias): number => (bias === "downBias" ? c.hiddenSize : c.expertIntermediateSize);
+export const biasLength = (c: ModelConfig, bias: ExpertBias): number => (bias === "downBias" ? expertOutputSize(c) : c.expertIntermediateSize);

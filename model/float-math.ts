@@ -83,6 +83,12 @@ export const gelu = (x: number): number => fround(fround(x * 0.5) * fround(1 + e
 /** 1 / (1 + exp(-x)). */
 export const sigmoid = (x: number): number => fround(1 / fround(1 + exp(-x)));
 
+/** 1 - 2 / (exp(2 x) + 1), of |x| exactly odd: absolute error below 2e-7. */
+export function tanh(x: number): number {
+  const y = fround(1 - fround(2 / fround(exp(fround(2 * Math.abs(x))) + 1)));
+  return x < 0 ? -y : y;
+}
+
 /** The value of an f16 bit pattern. Exact; infinities and NaN included. */
 export function f16ToF32(bits: number): number {
   const sign = (bits & 0x8000) << 16;

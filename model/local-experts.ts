@@ -2,7 +2,7 @@
 // experts here and the others elsewhere. Owns the walk over groups: one kernel call per (expert, segment), nothing allocated on the way.
 // Refuses to fetch weights; it is handed their addresses.
 
-import { expertInputSize, type ModelConfig } from "./config.ts";
+import { expertInputSize, expertOutputSize, type ModelConfig } from "./config.ts";
 import { NO_FRAMES, ONE_PART, type ExpertBatch, type ExpertRunInfo, type Experts, type Placement } from "./experts.ts";
 import type { Heap } from "./heap.ts";
 import { EXPERT_KINDS, expertScratchBytes, type Kernels } from "./kernels.ts";
@@ -24,7 +24,7 @@ export const runnerRegions = (input: number, maxWidth: number, maxTokens: number
   ({ rowAddresses: maxTokens * 4, scratch: expertScratchBytes(input, maxWidth) });
 
 /** What a model's routed experts have in common. */
-export type ExpertShape = Pick<ModelConfig, "hiddenSize" | "latentExperts" | "expertKind" | "swigluLimit">;
+export type ExpertShape = Pick<ModelConfig, "hiddenSize" | "router" | "latentExperts" | "expertKind" | "swigluLimit">;
 
 export class ExpertRunner {
   readonly #kernels: Kernels;
@@ -43,7 +43,7 @@ export class ExpertRunner {
     const regions = runnerRegions(this.#input, maxWidth, maxTokens);
     this.#kernels = kernels;
     this.#heap = heap;
-    this.#hidden = shape.hiddenSize;
+    this.#hidden = expertOutputSize(shape);
     this.#kind = EXPERT_KINDS.indexOf(shape.expertKind);
     this.#limit = shape.swigluLimit;
     this.#acts = heap.alloc(regions.rowAddresses, "expert scratch");

@@ -53,8 +53,9 @@ const checked = (config: PrunedConfig, rule: PruningRule): PruningRule | string 
 
 /** Why the model cannot go by the rule, as a sentence; null where it can. */
 export function pruningProblem(config: PrunedConfig, rule: PruningRule): string | null {
-  const { nLayers, router: { topK }, onlinePruning: own } = config;
+  const { nLayers, router: { topK, branches }, onlinePruning: own } = config;
   if (moeLayersOf(config).length === 0) return "Experts were to be left out, but this is a dense model: it has none.";
+  if (branches !== undefined) return "Experts were to be left out, but this model's experts fall into branches, whose weights say nothing of each other.";
   if (topK < 2) return `Experts were to be left out, but this model takes ${topK} for a token; expected at least 2, since the first always stays.`;
   if (!Number.isInteger(rule.protectFirst) || rule.protectFirst < 0) return `${rule.protectFirst} positions were to be protected; expected a whole number of at least 0.`;
   if (rule.by === "learned") return own?.keepRouter === true ? null : "The learned rule was asked for, and this model has no mask router; expected a ratio, or a model from `compress online-pruning --rule learned`.";

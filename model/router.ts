@@ -1,30 +1,54 @@
 // Score -> Select -> Weigh: from router logits to expert ids and weights, for a batch of tokens.
 // Owns the order of these operations in f32 (docs/architecture.md, docs/arithmetic.md section 7). Plain softmax and top-k run
 // in the kernels; selection biases and groups run here, on as many numbers as there are experts.
-// Refuses kinds it does not know when the engine is built, never in the middle of a step.
+// Refuses kinds it does not know when the model is read (router-config.ts), never in the middle of a step. Logits are made before: gate-stage.ts.
 
 import { exp, sigmoid } from "./float-math.ts";
-import { auxiliariesOf, type RouterConfig } from "./config.ts";
+import { NO_EXPERT } from "./expert-batch.ts";
 import type { Heap } from "./heap.ts";
 import type { Kernels } from "./kernels.ts";
+import { auxiliariesOf, branchesOf, type RouterConfig } from "./router-config.ts";
 
 const f = Math.fround;
 
 /** Addresses of one step's router numbers. */
 export interface RouterRegions {
-  readonly logits: number; // f32 [nTokens, nExperts], rows of `stride` bytes; scores after routing
+  readonly logits: number; // f32 [nTokens, nExperts + null experts], rows of `stride` bytes; scores after routing
   readonly stride: number;
-  readonly ids: number; // u32 [nTokens, topK], rank order
+  readonly ids: number; // u32 [nTokens, topK], rank order; NO_EXPERT in the last places where there are fewer
   readonly weights: number; // f32 [nTokens, topK]
   /** Where there are auxiliary experts: of all that are ranked, [nTokens, topK + auxiliaries]. Else 0. */
   readonly rankedIds: number; // u32, rank order
   readonly rankedWeights: number; // f32; those of the auxiliary ones add up to 1
+  /** Where the router has branches: room for one branch's ids and weights, [nTokens, topK]. Else 0. */
+  readonly branchIds: number;
+  readonly branchWeights: number;
 }
 
 /** Turns logits into ids and weights in place. `selectionBias` is the address of f32[nExperts], or 0. */
-export function routeTokens(kernels: Kernels, heap: Heap, router: RouterConfig, regions: RouterRegions,
-  nTokens: number, nExperts: number, selectionBias: number): void {
+export function routeTokens(kernels: Kernels, heap: Heap, router: RouterConfig, regions: RouterRegions, nTokens: number, nExperts: number, selectionBias: number): void {
+  if (router.branches === undefined) return routeAlone(kernels, heap, router, regions, nTokens, nExperts, selectionBias);
+  const { logits, stride, branchIds, branchWeights } = regions;
+  const each = nExperts / router.branches.length;
+  let before = 0;
+  branchesOf(router).forEach((own, branch) => {
+    const k = own.topK;
+    routeAlone(kernels, heap, own, { ...regions, logits: logits + branch * each * 4, stride, ids: branchIds, weights: branchWeights }, nTokens, each, 0);
+    for (let t = 0; t < nTokens; t++) {
+      for (let rank = 0; rank < k; rank++) {
+        const [from, to] = [t * k + rank, t * router.topK + before + rank];
+        const id = heap.u32[branchIds / 4 + from]!;
+        heap.u32[regions.ids / 4 + to] = id === NO_EXPERT ? NO_EXPERT : branch * each + id;
+        heap.f32[regions.weights / 4 + to] = heap.f32[branchWeights / 4 + from]!;
+      }
+    }
+    before += k;
+  });
+}
+
+function routeAlone(kernels: Kernels, heap: Heap, router: RouterConfig, regions: RouterRegions, nTokens: number, nTrue: number, selectionBias: number): void {
   const { logits, stride } = regions;
+  const nExperts = nTrue + (router.nullExperts ?? 0);
   const auxiliaries = auxiliariesOf(router);
   const k = router.topK + auxiliaries;
   const [ids, weights] = auxiliaries > 0 ? [regions.rankedIds, regions.rankedWeights] : [regions.ids, regions.weights];
@@ -38,6 +62,7 @@ export function routeTokens(kernels: Kernels, heap: Heap, router: RouterConfig, 
     }
     return;
   }
+  if (router.threshold !== undefined && router.threshold.temperature !== 1) kernels.scaleRows(logits, stride, f(1 / router.threshold.temperature), nTokens, nExperts);
   if (router.score === "softmax") kernels.softmaxRows(logits, stride, nTokens, nExperts);
   if (router.score === "sigmoid" || router.score === "one") {
     for (let t = 0; t < nTokens; t++) {
@@ -58,6 +83,8 @@ export function routeTokens(kernels: Kernels, heap: Heap, router: RouterConfig, 
     }
   }
   if (auxiliaries > 0) weighRanked(heap, router, regions, nTokens);
+  else if (router.nullExperts !== undefined) for (let t = 0; t < nTokens; t++) weighTrue(heap, router, { ids: ids / 4 + t * k, weights: weights / 4 + t * k, scores: (logits + t * stride) / 4 }, nTrue);
+  else if (router.threshold !== undefined) for (let t = 0; t < nTokens; t++) weighAbove(heap, router, router.threshold.least, ids / 4 + t * k, weights / 4 + t * k);
   else for (let t = 0; t < nTokens; t++) weigh(router, heap.f32, weights / 4 + t * k, k);
 }
 
@@ -77,6 +104,37 @@ function weighRanked({ u32, f32 }: Heap, router: RouterConfig, { ids, weights, r
     if (!isAmongRun) f32.copyWithin(own, score, score + k);
     makeShares(f32, score + k, auxiliaries);
   }
+}
+
+/**
+ * Of a token's choices those that are no null experts, in their order and before all else; their weights are what the router gives among true experts: where it
+ * leaves scores as they are, a softmax's are divided by its sum over all true experts, as if it had been made over these.
+ */
+function weighTrue({ u32, f32 }: Heap, router: RouterConfig, at: { readonly ids: number; readonly weights: number; readonly scores: number }, nTrue: number): void {
+  const k = router.topK;
+  let n = 0;
+  for (let rank = 0; rank < k; rank++) {
+    if (u32[at.ids + rank]! >= nTrue) continue;
+    u32[at.ids + n] = u32[at.ids + rank]!;
+    f32[at.weights + n++] = f32[at.weights + rank]!;
+  }
+  if (router.score === "softmax" && router.weigh === "score") {
+    let sum = 0;
+    for (let e = at.scores; e < at.scores + nTrue; e++) sum = f(sum + f32[e]!);
+    for (let rank = at.weights; rank < at.weights + n; rank++) f32[rank] = f32[rank]! / sum;
+  }
+  weigh(router, f32, at.weights, n);
+  u32.fill(NO_EXPERT, at.ids + n, at.ids + k);
+  f32.fill(0, at.weights + n, at.weights + k);
+}
+
+/** Leaves out, of a token's ranked experts, all but the first whose scores are not above `least`, and weighs those that stay. */
+function weighAbove({ u32, f32 }: Heap, router: RouterConfig, least: number, ids: number, weights: number): void {
+  let n = 1;
+  while (n < router.topK && f32[weights + n]! > f(least)) n++;
+  weigh(router, f32, weights, n);
+  u32.fill(NO_EXPERT, ids + n, ids + router.topK);
+  f32.fill(0, weights + n, weights + router.topK);
 }
 
 /** n weights from `from` on, divided by their sum; equal shares where that is zero. */

@@ -4,6 +4,7 @@
 
 import { ModelError, trunkTensors, type ModelConfig } from "./config.ts";
 import { MATRIX_FORMATS, activationFormatOf, formatCode, matrixBytes, type ActivationFormat, type MatrixFormat } from "./kernels.ts";
+import { branchesOf } from "./router-config.ts";
 import { checkStage, endsLayers, isEmpty, wholeModel, type Span, type StageSpan } from "./stage-span.ts";
 
 /** A tensor in memory as the pack describes it; vectors are `f32-vector` with one row. */
@@ -52,6 +53,18 @@ export interface LatentWeights {
   readonly vB: MatrixStack;
 }
 
+/** What a gate reads (gates/): which of these there are is its kind's matter. */
+export interface GateWeights {
+  readonly router: Matrix | null;
+  readonly routerHidden: Matrix | null;
+  readonly routerHiddenBias: number;
+  readonly routerSpread: Matrix | null;
+  readonly taskRouters: MatrixStack | null;
+  /** f32 [vocab]: the expert of each token. */
+  readonly routerTable: number;
+  readonly routerBias: number;
+}
+
 export interface LayerWeights {
   readonly attnNorm: number;
   readonly attnNormBias: number;
@@ -61,8 +74,8 @@ export interface LayerWeights {
   readonly oBias: number;
   readonly ffnNorm: number;
   readonly ffnNormBias: number;
-  readonly router: Matrix | null;
-  readonly routerBias: number;
+  /** One for each branch of the router, which mostly is one; none where a layer has no router. */
+  readonly gates: readonly GateWeights[];
   readonly selectionBias: number;
   /** f32 [nExperts, hidden], less one. */
   readonly auxiliaryScales: number;
@@ -141,6 +154,24 @@ export function bindTrunk(config: ModelConfig, lookup: (name: string) => LoadedT
     return tensor.ptr;
   };
 
+  /** The gate of a branch: where there are several, their matrices are stacks and their vectors lie one after the other. */
+  const gate = (at: string, branch: number): GateWeights => {
+    const nBranches = branchesOf(config.router).length;
+    const own = (name: string): Matrix | null => {
+      if (nBranches === 1 || !known.has(at + name)) return optional(at + name);
+      const { ptr, eachBytes, code, takes, nRows, nCols } = stack(at + name);
+      return { ptr: ptr + branch * eachBytes, code, takes, nRows, nCols };
+    };
+    const part = (name: string): number => {
+      const expected = known.get(at + name);
+      return expected?.kind === "vector" ? vector(at + name) + (4 * expected.length * branch) / nBranches : 0;
+    };
+    return {
+      router: own("router"), routerHidden: own("routerHidden"), routerHiddenBias: part("routerHiddenBias"), routerSpread: own("routerSpread"),
+      taskRouters: known.has(at + "taskRouter") ? stack(at + "taskRouter") : null, routerTable: vector(at + "routerTable"), routerBias: part("routerBias"),
+    };
+  };
+
   const layers = Array.from({ length: config.nLayers }, (_, n): LayerWeights | null => {
     if (n < span.layers[0] || n >= span.layers[1]) return null;
     const at = `layers.${n}.`;
@@ -157,7 +188,8 @@ export function bindTrunk(config: ModelConfig, lookup: (name: string) => LoadedT
         },
       sinks: vector(at + "sinks"), o: matrix(at + "o"), oBias: vector(at + "oBias"),
       ffnNorm: vector(at + "ffnNorm"), ffnNormBias: vector(at + "ffnNormBias"),
-      router: optional(at + "router"), routerBias: vector(at + "routerBias"), selectionBias: vector(at + "selectionBias"), auxiliaryScales: vector(at + "auxiliaryScales"), keepRouter: vector(at + "keepRouter"), sharedGate: optional(at + "sharedGate"),
+      gates: config.layerFfns[n] === "moe" && config.router.score !== "one" ? Array.from({ length: branchesOf(config.router).length }, (_, branch) => gate(at, branch)) : [],
+      selectionBias: vector(at + "selectionBias"), auxiliaryScales: vector(at + "auxiliaryScales"), keepRouter: vector(at + "keepRouter"), sharedGate: optional(at + "sharedGate"),
       latent: joined(at + "latent"),
     };
   });

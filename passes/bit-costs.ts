@@ -15,6 +15,7 @@ import { nearest } from "./gptq.ts";
 import { ExpertOutputs } from "./expert-outputs.ts";
 import { LayeredModel } from "./layered-model.ts";
 import { checkpointWeights } from "./streamed-model.ts";
+import { requireOwnExperts } from "./own-experts.ts";
 
 /** Matrices of an expert that get the same bits; the name is that of a rule (bit-plan.ts), or none for all. */
 export interface ExpertPart {
@@ -47,6 +48,7 @@ export async function* expertCosts(
   matrices: MatrixSource, sequences: readonly (readonly number[])[], modules: KernelModules, widths: readonly Exclude<PlanBits, 16>[], parts: readonly ExpertPart[] = WHOLE_EXPERTS,
   onLayer: (layer: number) => void = () => {},
 ): AsyncIterable<PartCosts> {
+  requireOwnExperts(matrices, "bits");
   const { config } = matrices;
   const context = Math.max(...sequences.map(({ length }) => length));
   const model = await LayeredModel.open(checkpointWeights(matrices, context), sequences, modules);

@@ -15,6 +15,7 @@ import { ExpertGradients } from "./expert-gradients.ts";
 import { LayerInputs } from "./layer-inputs.ts";
 import { LayeredModel } from "./layered-model.ts";
 import { checkpointWeights, type WeightsByName } from "./streamed-model.ts";
+import { requireOwnExperts } from "./own-experts.ts";
 
 export interface CompressedExpertsOptions extends AuxiliaryFitOptions {
   /** Experts of a token that are run; the others it has now stand by. */
@@ -39,6 +40,7 @@ const HEAP_LIMIT_BYTES = 4 * 1024 ** 3 - 2 * 65536;
 
 /** The record of a model of which so many experts are run and the others stand by. Throws ModelError where that cannot be. */
 export function compressedConfig({ config: c, description }: Pick<Checkpoint, "config" | "description">, { run, weighAmong }: Pick<CompressedExpertsOptions, "run" | "weighAmong">): ModelConfig {
+  requireOwnExperts({ config: c, description }, "auxiliary");
   const { topK } = c.router;
   if (moeLayersOf(c).length === 0) throw new ModelError(`${description} is a dense model: it has no experts to stand by.`);
   if (auxiliariesOf(c.router) > 0) throw new ModelError(`${description} has ${auxiliariesOf(c.router)} auxiliary experts per token already; a model whose experts are all run was expected.`);

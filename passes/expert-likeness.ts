@@ -4,12 +4,15 @@
 import type { MatrixSource } from "../formats/checkpoint.ts";
 import { PatchedMatrices } from "../formats/patched-matrices.ts";
 import type { ModelConfig } from "../model/config.ts";
+import { logitsOf } from "../model/router-config.ts";
 import type { TapEvent } from "../model/taps.ts";
 import type { LayeredModel } from "./layered-model.ts";
 import { checkpointWeights } from "./streamed-model.ts";
 
 /** The model as it would be if every token took every expert. */
-export const everybody = (c: ModelConfig): ModelConfig => ({ ...c, router: { ...c.router, topK: c.nExperts, score: "softmax", select: "top-k", weigh: "score", nGroups: 1, topKGroups: 1, auxiliaries: undefined } });
+export const everybody = (c: ModelConfig): ModelConfig => ({
+  ...c, router: { ...c.router, topK: logitsOf(c), score: "softmax", select: "top-k", weigh: "score", nGroups: 1, topKGroups: 1, auxiliaries: undefined, threshold: undefined },
+});
 
 /** By expert, where its rows begin where every token takes every expert: each then has one group of all tokens, in their order. */
 export function firstRows({ nGroups, groupExpert, groupRow }: NonNullable<TapEvent["batch"]>, nExperts: number): number[] {

@@ -20,6 +20,7 @@ import { inLayerOrder, layerOfTensor } from "./layer-order.ts";
 import { LayeredModel } from "./layered-model.ts";
 import { relativeDifference } from "./quantize-model.ts";
 import { checkpointWeights } from "./streamed-model.ts";
+import { requireOwnExperts } from "./own-experts.ts";
 
 /** Whose B it is: a latent group's, or each expert's own (the baseline, written as dense experts of the same shapes as before). */
 export const LATENT_BY = ["shared", "per-expert"] as const;
@@ -74,6 +75,7 @@ function ownRank(config: ModelConfig, { rank, nGroups }: Pick<LatentizeOptions, 
 
 /** Writes the model with latent experts, or the baseline. */
 export async function latentizeModel(checkpoint: Checkpoint, sink: PackSink, modules: KernelModules, options: LatentizeOptions, onLayer: (layersDone: number) => void = () => {}): Promise<LatentizeReport> {
+  requireOwnExperts(checkpoint, "latentize");
   const config = latentConfig(checkpoint, options);
   const { sequences, ...asked } = options;
   const { expertRank } = options;

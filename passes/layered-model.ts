@@ -64,6 +64,7 @@ export class LayeredModel {
 
   /** The model before its first layer, over the given sequences of ids, each a context of its own. Throws SourceError or ModelError. */
   static async open(weights: WeightsByName, sequences: readonly (readonly number[])[], modules: KernelModules, limits: Partial<LayeredLimits> = {}): Promise<LayeredModel> {
+    if (weights.config.router.gate?.kind === "hash") throw new ModelError("This model's routers go by ids of tokens, which a layer on its own does not see; it cannot be run layer by layer.");
     const lengths = sequences.map(({ length }) => length);
     const most = Math.max(0, ...lengths);
     if (lengths.length === 0 || lengths.includes(0) || most > weights.contextLength) throw new ModelError(`Sequences of ${Math.min(...lengths, most)} to ${most} tokens were given; expected 1 to ${weights.contextLength}.`);

@@ -20,6 +20,7 @@ import { inLayerOrder } from "./layer-order.ts";
 import { type Clustering, clusterLayers, type Likeness } from "./likeness-clusters.ts";
 import { LayeredModel } from "./layered-model.ts";
 import { checkpointWeights } from "./streamed-model.ts";
+import { requireOwnExperts } from "./own-experts.ts";
 
 export interface MergeOptions {
   /** Share of all layers' experts that stay different. */
@@ -48,6 +49,7 @@ export interface MergedLayer extends Clustering {
 
 /** Writes the merged model. */
 export async function mergeModel(checkpoint: Checkpoint, sink: PackSink, modules: KernelModules, options: MergeOptions, onLayer: (layersDone: number) => void = () => {}): Promise<MergeReport> {
+  requireOwnExperts(checkpoint, "merge");
   const { config, description } = checkpoint;
   const { share, join, rank, sequences, seed } = options;
   const moeLayers = moeLayersOf(config);

@@ -37,7 +37,7 @@ export function modelPart(name: string): ModelPart {
   if (rest === undefined) return name === "embed" ? "embed" : name === "head" || name === "headBias" ? "head" : "other";
   if (rest.startsWith("experts.")) return "experts";
   if (rest.startsWith("shared.")) return "shared";
-  if (/^(router|routerBias|selectionBias|sharedGate|auxiliaryScales|keepRouter)$/.test(rest)) return "router";
+  if (/^(router(Bias|Hidden|HiddenBias|Spread|Table)?|taskRouter\.\d+|selectionBias|sharedGate|auxiliaryScales|keepRouter)$/.test(rest)) return "router";
   return /^(q|k|v|o|qA|qB|kvA|kB|vB|qBias|kBias|vBias|oBias)(\.\d+)?$/.test(rest) ? "attention" : "other";
 }
 

@@ -6,9 +6,11 @@ import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { PackSink } from "../formats/pack-sink.ts";
 import { freezeConfig } from "../model/architectures/common.ts";
 import { auxiliariesOf, inputRowsPerToken, type ModelConfig, ModelError, moeLayersOf } from "../model/config.ts";
+import { logitsOf } from "../model/router-config.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
 import { traceLayers } from "./calibration-trace.ts";
 import { bestExperts, expertScores, mixedScores, SCORE_COLUMNS, type ScoreName } from "./expert-scores.ts";
+import { requireOwnExperts } from "./own-experts.ts";
 
 export interface PruneOptions {
   /** Experts of each layer that stay. */
@@ -52,8 +54,10 @@ export async function pruneModel(checkpoint: Checkpoint, sink: PackSink, modules
 }
 
 function prunedConfig({ config, description }: Checkpoint, keep: number): ModelConfig {
+  requireOwnExperts({ config, description }, "prune");
   if (moeLayersOf(config).length === 0) throw new ModelError(`${description} is a dense model: it has no experts to take out.`);
   const { nExperts, router } = config;
+  if (router.gate?.kind === "hash") throw new ModelError(`${description} has a table that names an expert for every token; none of them can be taken out.`);
   const topK = router.topK + auxiliariesOf(router);
   const nGroups = groupsOf(config);
   if (nGroups % router.nGroups !== 0 || nGroups % inputRowsPerToken(config) !== 0) {
@@ -81,12 +85,22 @@ function prunedTensors(checkpoint: Checkpoint, kept: ReadonlyMap<number, readonl
     else if (expert !== undefined) {
       const to = stays.indexOf(Number(expert));
       if (to >= 0) tensors.push({ ...whole, name: `layers.${layer}.experts.${to}.${matrix}` });
-    } else if (part === "router") tensors.push(someRows(checkpoint, name, stays));
-    else if (part === "routerBias" || part === "selectionBias") tensors.push(someValues(checkpoint, name, stays));
+    } else if (part === "router" || part === "routerSpread" || /^taskRouter\.\d+$/.test(part!)) tensors.push(someRows(checkpoint, name, gateRows(checkpoint.config, stays)));
+    else if (part === "routerBias") tensors.push(someValues(checkpoint, name, withNulls(checkpoint.config, stays)));
+    else if (part === "selectionBias") tensors.push(someValues(checkpoint, name, stays));
     else if (part === "auxiliaryScales") tensors.push(someValues(checkpoint, name, stays.flatMap((e) => Array.from({ length: hiddenSize }, (_, i) => e * hiddenSize + i))));
     else tensors.push(whole);
   }
   return tensors;
+}
+
+/** Null experts stand behind the others, and all of them stay. */
+const withNulls = ({ nExperts, router: { nullExperts = 0 } }: ModelConfig, stays: readonly number[]): number[] => [...stays, ...Array.from({ length: nullExperts }, (_, i) => nExperts + i)];
+
+/** Rows of a router's matrix that stay: attending experts have three each (gates/attention.ts). */
+function gateRows(config: ModelConfig, stays: readonly number[]): number[] {
+  const rows = withNulls(config, stays);
+  return config.router.gate?.kind === "attention" ? [0, 1, 2].flatMap((part) => rows.map((row) => part * logitsOf(config) + row)) : rows;
 }
 
 function someRows(checkpoint: Checkpoint, name: string, rows: readonly number[]): TensorToWrite {

@@ -19,6 +19,7 @@ import { type ExpertRows, LayerInputs, type LayerRouting, type Rows, weightOf } 
 import { inLayerOrder, layerOfTensor } from "./layer-order.ts";
 import { LayeredModel } from "./layered-model.ts";
 import { checkpointWeights } from "./streamed-model.ts";
+import { requireOwnExperts } from "./own-experts.ts";
 
 export interface QuantizeOptions {
   readonly plan: BitPlan;
@@ -103,6 +104,7 @@ class Quantization {
       checkColumns(place, type);
       this.#types.set(place.name, type);
     }
+    if (options.method === "gptq") requireOwnExperts(checkpoint, "gptq");
     if (options.method === "gptq" && auxiliariesOf(checkpoint.config.router) > 0) {
       throw new ModelError(`${checkpoint.description} has auxiliary experts, which scale what the others get; GPTQ calibrates a model whose experts are all run. Quantise first, then run \`compress auxiliary\`.`);
     }

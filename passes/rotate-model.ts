@@ -8,6 +8,7 @@ import { decodeRows } from "../formats/dequantize.ts";
 import type { PackSink } from "../formats/pack-sink.ts";
 import { auxiliariesOf, ModelError, type ModelConfig } from "../model/config.ts";
 import { type Rotation, rotationOf, type RotationName } from "./rotation.ts";
+import { requireOwnExperts } from "./own-experts.ts";
 
 export interface RotateOptions {
   readonly by: RotationName;
@@ -25,7 +26,7 @@ export interface RotateReport {
 type Meeting = { readonly as: "reads"; readonly norm: string } | { readonly as: "writes" } | { readonly as: "rows" } | { readonly as: "norm" } | null;
 
 /** null: it stands between others and never sees the residual. */
-function meetingOf(name: string, { mla, latentExperts }: ModelConfig): Meeting {
+function meetingOf(name: string, { mla, latentExperts, router }: ModelConfig): Meeting {
   if (name === "embed") return { as: "rows" };
   if (name === "head") return { as: "reads", norm: "norm" };
   if (name === "norm" || /^layers\.\d+\.(attnNorm|ffnNorm)$/.test(name)) return { as: "norm" };
@@ -35,7 +36,9 @@ function meetingOf(name: string, { mla, latentExperts }: ModelConfig): Meeting {
   if (readsAttention.includes(rest)) return { as: "reads", norm: `${at}attnNorm` };
   // Latent experts read what their group's matrix makes of the residual.
   if (latentExperts !== undefined && /^experts\.\d+\.(gate|up)$/.test(rest)) return null;
-  if (rest === "router" || rest === "sharedGate" || /^latent\.\d+$/.test(rest) || /^(shared|experts\.\d+)\.(gate|up)$/.test(rest)) return { as: "reads", norm: `${at}ffnNorm` };
+  // A gate of two layers reads the residual with the first; one that reads a request's condition never sees it.
+  const gateReads = router.scope?.kind === "condition" ? /^$/ : router.gate?.kind === "mlp" || router.gate?.kind === "cosine" ? /^routerHidden$/ : /^(router|taskRouter\.\d+)$/;
+  if (gateReads.test(rest) || rest === "sharedGate" || /^latent\.\d+$/.test(rest) || /^(shared|experts\.\d+)\.(gate|up)$/.test(rest)) return { as: "reads", norm: `${at}ffnNorm` };
   if (rest === "o" || rest === "oBias" || /^(shared|experts\.\d+)\.(down|downBias)$/.test(rest)) return { as: "writes" };
   return null;
 }
@@ -43,7 +46,9 @@ function meetingOf(name: string, { mla, latentExperts }: ModelConfig): Meeting {
 /** Writes the model in the new basis; its logits are the same but for rounding in f32. */
 export async function rotateModel(checkpoint: Checkpoint, sink: PackSink, { by, seed }: RotateOptions, onTensor: (done: number) => void = () => {}): Promise<RotateReport> {
   const { config, description } = checkpoint;
+  requireOwnExperts(checkpoint, "rotate");
   if (config.norm !== "rms") throw new ModelError(`${description} has LayerNorm, which subtracts a mean over the old basis; only models with RMSNorm can be rotated.`);
+  if (config.router.gate?.kind === "sparsity") throw new ModelError(`${description} has a router that reads squares of single channels; only routers that read the residual by products can be rotated.`);
   if (auxiliariesOf(config.router) > 0) throw new ModelError(`${description} has auxiliary experts, whose vectors scale single channels of the old basis; rotate the model they were fitted to.`);
   if (config.onlinePruning?.keepRouter === true) throw new ModelError(`${description} has a mask router, which was fitted to the old basis; rotate first and calibrate online pruning afterwards.`);
   const rotate = rotationOf(by, config.hiddenSize, seed);

@@ -122,14 +122,14 @@ export function checkpointWeights(checkpoint: MatrixSource, contextLength: numbe
     const [gate, up, down] = [isGated(kind) ? checkpoint.place(`${name}gate`) : null, checkpoint.place(`${name}up`), checkpoint.place(`${name}down`)];
     const formats = { gateUp: exactFormat(up), down: exactFormat(down) };
     return {
-      width, gateUp: formatCode(formats.gateUp), down: formatCode(formats.down), bytes: segmentBytes(kind, formats.gateUp, formats.down, input, config.hiddenSize, width),
+      width, gateUp: formatCode(formats.gateUp), down: formatCode(formats.down), bytes: segmentBytes(kind, formats.gateUp, formats.down, input, down.nRows, width),
       load: (ptr) => write(heap, ptr, async (writer) => {
         if (gate === null) await writer.rows(up, formats.gateUp, 0, width);
         else await writer.gateUp(gate, up, formats.gateUp, 0, width);
         await writer.columns(down, formats.down, 0, width);
         if (EXPERT_FORMS[kind].biases.length === 0) return;
         const biases = await Promise.all(EXPERT_FORMS[kind].biases.map((bias) => checkpoint.readF32(name + bias)));
-        const at = ptr + matrixBytes(formats.gateUp, gateUpRows(kind, formats.gateUp, width), input) + matrixBytes(formats.down, config.hiddenSize, width);
+        const at = ptr + matrixBytes(formats.gateUp, gateUpRows(kind, formats.gateUp, width), input) + matrixBytes(formats.down, down.nRows, width);
         heap.u8.set(segmentBiases(kind, biases, formats.gateUp, 0, width), at);
       }),
     };

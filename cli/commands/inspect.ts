@@ -10,6 +10,7 @@ import type { PackManifest, SourceKind } from "../../formats/manifest.ts";
 import { type Efficiency, efficiencyOf, efficiencyRows } from "../efficiency-rows.ts";
 import { type Opened, openPath } from "../open-model.ts";
 import { positiveInteger } from "../positive-integer.ts";
+import { routingRows } from "../routing-rows.ts";
 import { showBytes, showCount, showTable } from "../sizes.ts";
 
 export interface Inspection {
@@ -116,6 +117,7 @@ function inspectionText(i: Inspection): string {
     ["experts", c.nExperts === 0 ? "none: a dense model" : `${c.nExperts} per layer, ${c.router.topK} per token${auxiliaries > 0 ? ` and ${auxiliaries} that stand by` : ""}, ${c.expertIntermediateSize} wide${c.expertKind === "swiglu" ? "" : ` (${c.expertKind})`}, ${showBytes(first)} each`
       + (largest > first ? ` (the largest ${showBytes(largest)})` : "") + (c.latentExperts === undefined ? "" : `, reading ${c.latentExperts.rank} numbers of a token (${c.latentExperts.nGroups} latent ${c.latentExperts.nGroups === 1 ? "group" : "groups"})`)
       + (c.sharedIntermediateSize > 0 ? `, and a shared one, ${c.sharedIntermediateSize} wide` : "")],
+    ...routingRows(c),
     ...(nDense > 0 ? [["dense layers", `${nDense}, ${c.denseIntermediateSize} wide`] as [string, string]] : []),
     ["parameters", `${showCount(i.parameters)}, of which ${showCount(i.activeParameters)} take part in one token`],
     ...(i.efficiency === null ? [] : efficiencyRows(i.efficiency)),

@@ -3,6 +3,7 @@
 // naming the key. Rotary settings are rope-settings.ts; keys of other architectures config-keys.ts.
 
 import { auxiliariesOf, type LayerFfn, ModelError, type ModelConfig, type RouterConfig } from "../config.ts";
+import { checkRouter } from "../router-config.ts";
 import type { RopeStyle } from "../kernels.ts";
 import type { GgufTensors } from "./architecture.ts";
 import type { ConfigFields } from "./config-fields.ts";
@@ -67,27 +68,19 @@ export function checkConfig(file: string, c: ModelConfig): void {
     wrong(`${c.nKvHeads} key-value heads of ${c.headDim}, ${c.rope.dim} of them rotated, do not fit latent attention of rank ${c.mla.kvLoraRank} with ${c.mla.ropeHeadDim} rotated`);
   if (c.layerFfns.includes("dense") && c.denseIntermediateSize === 0) wrong("there are dense layers, but they are 0 wide");
   if (c.rope.dim % 2 !== 0 || c.rope.dim > c.headDim) wrong(`${c.rope.dim} rotated dimensions do not fit heads of ${c.headDim}`);
-  const { topK, nGroups, topKGroups, select } = c.router;
+  checkRouter(c, wrong);
+  const { topK } = c.router;
   const auxiliaries = auxiliariesOf(c.router);
-  const nRanked = topK + auxiliaries;
-  if (topK > c.nExperts) wrong(`${topK} experts per token of ${c.nExperts} experts`);
-  if (select === "sparsemixer" && topK !== 2) wrong(`${topK} experts per token, but sparsemixer selects 2`);
-  if (auxiliaries > 0) {
-    if (topK === 0) wrong(`${auxiliaries} auxiliary experts per token, but none that is run`);
-    if (nRanked > c.nExperts) wrong(`${topK} experts per token and ${auxiliaries} auxiliary ones of ${c.nExperts} experts`);
-    if (select === "sparsemixer") wrong(`${auxiliaries} auxiliary experts per token, but sparsemixer ranks no more than 2`);
-  }
-  if (nGroups > 1) {
-    if (c.nExperts % nGroups !== 0) wrong(`${c.nExperts} experts are no multiple of ${nGroups} groups`);
-    if (topKGroups > nGroups) wrong(`${topKGroups} groups per token of ${nGroups} groups`);
-    if (topKGroups * (c.nExperts / nGroups) < nRanked) wrong(`${nRanked} experts per token, but ${topKGroups} groups hold only ${topKGroups * (c.nExperts / nGroups)}`);
-    if (c.router.groupScore === "top2-sum" && c.nExperts / nGroups < 2) wrong(`${nGroups} groups of ${c.nExperts} experts have fewer than the two experts by which they are judged`);
-  }
   if (c.onlinePruning != null) {
     const { ratios, keepRouter } = c.onlinePruning;
     if (ratios !== null && ratios.length !== c.nLayers) wrong(`onlinePruning has ${ratios.length} ratios, expected one for each of ${c.nLayers} layers`);
     if (ratios?.some((ratio, layer) => ratio > 0 && c.layerFfns[layer] !== "moe")) wrong("onlinePruning has ratios above 0 in layers without experts");
     if ((ratios !== null || keepRouter) && topK < 2) wrong(`onlinePruning leaves out experts, but a token takes ${topK}; expected at least 2`);
+  }
+  if (c.expertPool !== undefined) {
+    const { layers } = c.expertPool;
+    if (layers < 2 || c.nLayers % layers !== 0) wrong(`pools of experts span ${layers} layers each, expected two or more that divide ${c.nLayers}`);
+    if (c.layerFfns.some((kind) => kind !== "moe")) wrong("layers share pools of experts, but not every layer has experts");
   }
   if (c.latentExperts !== undefined) {
     const { rank, nGroups: nLatent } = c.latentExperts;
@@ -101,9 +94,9 @@ export function checkConfig(file: string, c: ModelConfig): void {
 /** Checks the record, then freezes it and its lists. */
 export function freezeConfig(file: string, c: ModelConfig): ModelConfig {
   checkConfig(file, c);
-  for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla, c.onlinePruning, c.onlinePruning?.ratios, c.latentExperts]) Object.freeze(list);
+  for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla, c.onlinePruning, c.onlinePruning?.ratios, c.latentExperts, c.expertPool]) Object.freeze(list);
   Object.freeze(c.rope);
-  Object.freeze(c.router.auxiliaries);
+  for (const part of [c.router.auxiliaries, c.router.gate, c.router.scope, c.router.threshold, c.router.branches, ...(c.router.branches ?? [])]) Object.freeze(part);
   Object.freeze(c.router);
   return Object.freeze(c);
 }

@@ -69,7 +69,7 @@ describe("by hand", () => {
     const heap = new Heap(kernels.memory, 1024, 65536);
     const [logits, ids, weights, rankedIds, rankedWeights] = Array.from({ length: 5 }, () => heap.alloc(256, "test")) as [number, number, number, number, number];
     heap.f32.set([1, 8, 0.5, 2, 4, 0.25, 0.125, 0], logits / 4);
-    routeTokens(kernels, heap, router, { logits, stride: 32, ids, weights, rankedIds, rankedWeights }, 1, 8, 0);
+    routeTokens(kernels, heap, router, { logits, stride: 32, ids, weights, rankedIds, rankedWeights, branchIds: 0, branchWeights: 0 }, 1, 8, 0);
     const f32 = (at: number, n: number): number[] => [...heap.f32.subarray(at / 4, at / 4 + n)];
     const u32 = (at: number, n: number): number[] => [...heap.u32.subarray(at / 4, at / 4 + n)];
     return { ids: u32(ids, 2), weights: f32(weights, 2), standBy: u32(rankedIds + 8, 2), shares: f32(rankedWeights + 8, 2) };
@@ -91,7 +91,7 @@ describe("by hand", () => {
     const heap = new Heap(kernels.memory, 1024, 65536);
     const [logits, ids, weights, rankedIds, rankedWeights] = Array.from({ length: 5 }, () => heap.alloc(256, "test")) as [number, number, number, number, number];
     heap.f32.set([500, 0, 0, 0, 0, 0, 0, 0], logits / 4);
-    routeTokens(kernels, heap, { ...plain, score: "softmax", topK: 1, auxiliaries: { perToken: 2, weighAmong: "run" } }, { logits, stride: 32, ids, weights, rankedIds, rankedWeights }, 1, 8, 0);
+    routeTokens(kernels, heap, { ...plain, score: "softmax", topK: 1, auxiliaries: { perToken: 2, weighAmong: "run" } }, { logits, stride: 32, ids, weights, rankedIds, rankedWeights, branchIds: 0, branchWeights: 0 }, 1, 8, 0);
     expect([...heap.f32.subarray(rankedWeights / 4 + 1, rankedWeights / 4 + 3)]).toEqual([0.5, 0.5]);
   });
 

@@ -240,7 +240,7 @@ describe.each(["q8", "q4", "f32"] as const)("a latent pack in %s", (quant) => {
 
 /** Request frames of one round in which every token takes all experts of `chosen`, on one shard of two. */
 function framesOf(hiddenSize: number, latentExperts: LatentExpertsConfig | undefined, activations: ActivationFormat, chosen: readonly (readonly number[])[]): { header: FrameHeader; frame: ArrayBuffer; heap: Heap; acts: number }[] {
-  const config = { hiddenSize, ...(latentExperts === undefined ? {} : { latentExperts }) };
+  const config = { hiddenSize, router: {}, ...(latentExperts === undefined ? {} : { latentExperts }) };
   const [nExperts, topK, nTokens] = [8, chosen[0]!.length, chosen.length];
   const heap = new Heap(new WebAssembly.Memory({ initial: 64 }), 65536, 1 << 25);
   const sent: ArrayBuffer[] = [];
@@ -256,7 +256,7 @@ function framesOf(hiddenSize: number, latentExperts: LatentExpertsConfig | undef
   for (let i = 0; i < nTokens * rowsPerToken * stride; i++) heap.u8[acts + i] = (i * 37 + 11) % 251;
   const [ids, pairs, rows] = [heap.alloc(nTokens * topK * 4, "ids"), heap.alloc(nTokens * topK * PAIR_BYTES, "pairs"), heap.alloc(nTokens * topK * hiddenSize * 4, "rows")];
   heap.u32.set(chosen.flat(), ids / 4);
-  const builder = new ExpertBatchBuilder(heap, { maxTokens: nTokens, topK, nExperts, maxSegments: 1, hidden: hiddenSize, rowsPerToken, expertsPerRow: nExperts / rowsPerToken }, { placement });
+  const builder = new ExpertBatchBuilder(heap, { maxTokens: nTokens, topK, nExperts, maxSegments: 1, hidden: hiddenSize, rowsPerToken, expertsPerRow: nExperts / rowsPerToken, expertsPerBranch: nExperts }, { placement });
   void experts.run(0, builder.build(0, 1, nTokens, ids, ids, new Array<number>(nExperts).fill(1), acts, stride, rows, pairs).batch);
   return sent.map((frame) => {
     const decoded = decodeHeader(frame);

@@ -2,8 +2,8 @@
 // Owns placing f32 matrices in tile layout (docs/arithmetic.md section 3) and slicing experts into segments.
 // Refuses quantised formats: those come through formats/.
 
-import { expertInputSize, sharedWidth, trunkTensors, type ExpertKind, type ModelConfig } from "../../model/config.ts";
-import { Engine } from "../../model/engine.ts";
+import { expertInputSize, expertLayer, expertOutputSize, sharedWidth, trunkTensors, type ExpertKind, type ModelConfig } from "../../model/config.ts";
+import { Engine, type StepEntry } from "../../model/engine.ts";
 import type { Experts } from "../../model/experts.ts";
 import { Heap } from "../../model/heap.ts";
 import { formatCode, gateUpRows, matrixBytes, segmentBiasBytes, segmentBytes, type Kernels, type KvFormat } from "../../model/kernels.ts";
@@ -63,10 +63,10 @@ export function directEngine(config: ModelConfig, weights: PlainWeights, base: n
   heap.f32.set(rope, ropePtr / 4);
   loaded.set("rope", { ptr: ropePtr, format: "f32-vector", nRows: ropeTables(config) * contextLength, nCols: config.rope.dim });
 
-  const placeFfn = (at: string, kind: ExpertKind, input: number, ffnWidth: number, slice: number): SegmentWeights[] => Array.from({ length: Math.ceil(ffnWidth / slice) }, (_, segment) => {
+  const placeFfn = (at: string, kind: ExpertKind, input: number, ffnWidth: number, slice: number, output = config.hiddenSize): SegmentWeights[] => Array.from({ length: Math.ceil(ffnWidth / slice) }, (_, segment) => {
     const [start, end] = [segment * slice, Math.min((segment + 1) * slice, ffnWidth)];
     const width = end - start;
-    const bytes = segmentBytes(kind, "f32", "f32", input, config.hiddenSize, width);
+    const bytes = segmentBytes(kind, "f32", "f32", input, output, width);
     const ptr = heap.alloc(bytes, "weights");
     const rows = gateUpRows(kind, "f32", width);
     const isGated = kind === "swiglu" || kind === "clamped-swiglu";
@@ -80,8 +80,8 @@ export function directEngine(config: ModelConfig, weights: PlainWeights, base: n
       const both = { rows: gate.rows + up.rows, cols: gate.cols, values: [...Array.from(gate.values), ...Array.from(up.values)] };
       placeMatrix(heap, ptr, both, (row) => (row % 32 < 16 || inner(row) < 0 ? inner(row) : gate.rows + inner(row)), rows, [0, input]);
     } else placeMatrix(heap, ptr, up, inner, rows, [0, input]);
-    placeMatrix(heap, ptr + matrixBytes("f32", rows, input), weights(at + "down"), (row) => row, config.hiddenSize, [start, end]);
-    const biasBytes = segmentBiasBytes(kind, "f32", config.hiddenSize, width);
+    placeMatrix(heap, ptr + matrixBytes("f32", rows, input), weights(at + "down"), (row) => row, output, [start, end]);
+    const biasBytes = segmentBiasBytes(kind, "f32", output, width);
     if (biasBytes > 0) {
       const biases = heap.f32.subarray((ptr + bytes - biasBytes) / 4, (ptr + bytes) / 4).fill(0);
       for (let row = 0; row < rows; row++) if (inner(row) >= 0) biases[row] = weights(at + (isGated && row % 32 < 16 ? "gateBias" : "upBias")).values[inner(row)]!;
@@ -95,7 +95,7 @@ export function directEngine(config: ModelConfig, weights: PlainWeights, base: n
   for (let layer = 0; layer < config.nLayers; layer++) {
     shared.push(sharedWidth(config, layer) > 0 ? placeFfn(`layers.${layer}.shared.`, "swiglu", config.hiddenSize, sharedWidth(config, layer), segmentWidth) : []);
     for (let expert = 0; expert < config.nExperts && config.layerFfns[layer] === "moe"; expert++) {
-      placeFfn(`layers.${layer}.experts.${expert}.`, config.expertKind, expertInputSize(config), config.expertIntermediateSize, segmentWidth)
+      placeFfn(`layers.${expertLayer(config, layer)}.experts.${expert}.`, config.expertKind, expertInputSize(config), config.expertIntermediateSize, segmentWidth, expertOutputSize(config))
         .forEach((weightsOf, segment) => segments.set(`${layer}.${expert}.${segment}`, weightsOf));
     }
   }
@@ -111,13 +111,13 @@ export function directEngine(config: ModelConfig, weights: PlainWeights, base: n
 }
 
 /** Logits of every position, evaluated in chunks of the given sizes (the last one repeats). */
-export async function logitsOf(engine: Engine, ids: readonly number[], chunks: readonly number[]): Promise<Float32Array> {
+export async function logitsOf(engine: Engine, ids: readonly number[], chunks: readonly number[], settings: Pick<StepEntry, "answers"> = {}): Promise<Float32Array> {
   const timeline = engine.kv.open(ids.length);
   const parts: Float32Array[] = [];
   try {
     for (let done = 0, i = 0; done < ids.length; i++) {
       const chunk = ids.slice(done, done + chunks[Math.min(i, chunks.length - 1)]!);
-      parts.push((await engine.step([{ timeline, ids: chunk, logits: "all" }])).logits[0]!);
+      parts.push((await engine.step([{ timeline, ids: chunk, logits: "all", ...settings }])).logits[0]!);
       done += chunk.length;
     }
   } finally {

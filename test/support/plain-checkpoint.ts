@@ -1,8 +1,8 @@
 // Weights given as plain numbers under their canonical names, as a checkpoint that `writePack` accepts: the way from a test's own reader to a pack.
 // Owns one in-memory file of F32 tensors. Refuses tokenizers; such packs are driven by token ids.
 
-import { EXPERT_MATRICES, expertShape, ffnShape, sharedWidth, trunkTensors, type ModelConfig } from "../../model/config.ts";
-import { expertBiases, expertMatrices } from "../../model/expert-kinds.ts";
+import { EXPERT_MATRICES, expertLayer, expertShape, ffnShape, sharedWidth, trunkTensors, type ModelConfig } from "../../model/config.ts";
+import { biasLength, expertBiases, expertMatrices } from "../../model/expert-kinds.ts";
 import type { DefinitionMatrix } from "../../model/definition.ts";
 import { Checkpoint, expertName, sharedName } from "../../formats/checkpoint.ts";
 import { MemorySource } from "../../formats/memory-source.ts";
@@ -32,12 +32,12 @@ export function plainCheckpoint(config: ModelConfig, weights: (name: string) => 
       const { nRows, nCols } = ffnShape(config.hiddenSize, config.hiddenSize, width, matrix);
       add(sharedName(layer, matrix), [nRows, nCols]);
     }
-    for (let expert = 0; config.layerFfns[layer] === "moe" && expert < config.nExperts; expert++) {
+    for (let expert = 0; config.layerFfns[layer] === "moe" && expertLayer(config, layer) === layer && expert < config.nExperts; expert++) {
       for (const matrix of expertMatrices(config)) {
         const { nRows, nCols } = expertShape(config, matrix);
         add(expertName(layer, expert, matrix), [nRows, nCols]);
       }
-      for (const bias of expertBiases(config)) add(expertName(layer, expert, bias), [bias === "downBias" ? config.hiddenSize : config.expertIntermediateSize]);
+      for (const bias of expertBiases(config)) add(expertName(layer, expert, bias), [biasLength(config, bias)]);
     }
   }
   const file = new Uint8Array(offset);

@@ -1,7 +1,7 @@
 // A small model as plain numbers: a config and seeded weights, for tests of the engine without pack or file.
 // Owns nothing but the numbers. Refuses formats: those come through formats/.
 
-import { expertInputSize, ffnShape, sharedWidth, trunkTensors, type ExpertMatrix, type ModelConfig } from "../../model/config.ts";
+import { expertInputSize, expertOutputSize, ffnShape, sharedWidth, trunkTensors, type ExpertMatrix, type ModelConfig } from "../../model/config.ts";
 import type { DefinitionMatrix } from "../../model/definition.ts";
 import { plainInverseFrequencies } from "../../model/rope.ts";
 import type { PlainWeights } from "./direct-engine.ts";
@@ -32,10 +32,14 @@ export function seededWeights(config: ModelConfig, seed: number): PlainWeights {
     const ffn = /^layers\.(\d+)\.(experts\.\d+|shared)\.(gate|up|down)(Bias)?$/.exec(name);
     if (ffn === null) return shapes.get(name)!;
     const width = ffn[2] === "shared" ? sharedWidth(config, Number(ffn[1])) : config.expertIntermediateSize;
-    const { nRows, nCols } = ffnShape(ffn[2] === "shared" ? config.hiddenSize : expertInputSize(config), config.hiddenSize, width, ffn[3] as ExpertMatrix);
+    const { nRows, nCols } = ffnShape(ffn[2] === "shared" ? config.hiddenSize : expertInputSize(config), ffn[2] === "shared" ? config.hiddenSize : expertOutputSize(config), width, ffn[3] as ExpertMatrix);
     return ffn[4] === undefined ? [nRows, nCols] : [1, nRows];
   };
   return (name) => {
+    const cached = (matrix: DefinitionMatrix): DefinitionMatrix => {
+      cache.set(name, matrix);
+      return matrix;
+    };
     const known = cache.get(name);
     if (known !== undefined) return known;
     const [rows, cols] = shapeOf(name);
@@ -44,11 +48,11 @@ export function seededWeights(config: ModelConfig, seed: number): PlainWeights {
       state = Math.imul(state ^ (state >>> 15), 0x2c1b3c6d) + 0x9e3779b9 | 0;
       return ((state ^ (state >>> 13)) >>> 0) / 2 ** 31 - 1;
     };
+    if (name.endsWith("routerTable")) return cached({ rows, cols, values: Float32Array.from({ length: cols }, (_, id) => (id * 5 + 3) % config.nExperts) });
     const isNorm = /[nN]orm$/.test(name);
-    const scale = name.endsWith("router") || name === "embed" ? 1 : rows === 1 ? 0.5 : 2 / Math.sqrt(cols);
+    // An expert that attends too sharply says the same as another.
+    const scale = /router(\.\d+)?$/i.test(name) && config.router.gate?.kind === "attention" ? 0.1 : /router(\.\d+)?$/i.test(name) || name === "embed" ? 1 : rows === 1 ? 0.5 : 2 / Math.sqrt(cols);
     const values = Float32Array.from({ length: rows * cols }, () => (isNorm ? 1 + 0.3 * next() : scale * next()));
-    const matrix = { rows, cols, values };
-    cache.set(name, matrix);
-    return matrix;
+    return cached({ rows, cols, values: name.endsWith("routerSpread") ? values.map(Math.abs) : values });
   };
 }

@@ -72,7 +72,7 @@ export function fixture(clock: FakeClock, transports: readonly ShardTransport[],
   const maxTokens = 256;
   const slots = plan.slots.map((_, shard) => Array.from({ length: nReplicas }, (_, back) => plan.slots[(shard - back + transports.length) % transports.length]!).flat());
   const placement = new ReplicaChoice(slots, clients);
-  const experts = new WebSocketExperts({ clients, placement, heap, frame: heap.alloc(limits.frameBytes, "frames"), config: { hiddenSize: HIDDEN }, activations, maxTokens, frameBytes: limits.frameBytes, overlapTokens: 64, clock, limits, ...(terms === undefined ? {} : { terms }), kernels: createScalarKernels(heap.memory) });
+  const experts = new WebSocketExperts({ clients, placement, heap, frame: heap.alloc(limits.frameBytes, "frames"), config: { hiddenSize: HIDDEN, router: {} }, activations, maxTokens, frameBytes: limits.frameBytes, overlapTokens: 64, clock, limits, ...(terms === undefined ? {} : { terms }), kernels: createScalarKernels(heap.memory) });
   return { heap, experts, clients, budget, ...batchMaker(heap, experts, activations) };
 }
 
@@ -80,7 +80,7 @@ export function fixture(clock: FakeClock, transports: readonly ShardTransport[],
 export function batchMaker(heap: Heap, experts: Pick<Experts, "placement">, activations: ActivationFormat): Batches {
   const maxTokens = 256;
   const rowBytes = activationRowBytes(activations, HIDDEN);
-  const shape = { maxTokens, topK: TOP_K, nExperts: N_EXPERTS, maxSegments: N_SEGMENTS, hidden: HIDDEN, rowsPerToken: 1, expertsPerRow: N_EXPERTS };
+  const shape = { maxTokens, topK: TOP_K, nExperts: N_EXPERTS, maxSegments: N_SEGMENTS, hidden: HIDDEN, rowsPerToken: 1, expertsPerRow: N_EXPERTS, expertsPerBranch: N_EXPERTS };
   const regions = [0, 1].map(() => ({
     builder: new ExpertBatchBuilder(heap, shape, experts), acts: heap.alloc(maxTokens * rowBytes, "activations"),
     ids: heap.alloc(maxTokens * TOP_K * 4, "ids"), pairs: heap.alloc(maxTokens * TOP_K * PAIR_BYTES, "pairs"),
