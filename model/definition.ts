@@ -11,7 +11,7 @@ export interface DefinitionMatrix {
   readonly values: ArrayLike<number>; // [rows, cols]
 }
 /**
- * Weights by canonical name: trunkTensors() of config.ts, `layers.N.experts.E.{gate,up,down}` and their biases, `layers.N.shared.{gate,up,down}`;
+ * Weights by canonical name: trunkTensors() of config.ts, `layers.N.experts.E.{gate,up,down}` (where there is a gate) and their biases, `layers.N.shared.{gate,up,down}`;
  * of stacks of matrices each by its number (layers.N.kB.0). Vectors have one row.
  */
 export type DefinitionWeights = (name: string) => DefinitionMatrix;
@@ -28,6 +28,15 @@ const multiply = (m: DefinitionMatrix, x: Vector): Vector =>
 const add = (a: Vector, b: Vector): Vector => a.map((value, i) => value + b[i]!);
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 export const silu = (x: number): number => x * sigmoid(x);
+/** The error function as its series: 2 / sqrt(pi) exp(-x^2) times the sum of 2^n x^(2n+1) / (2n+1)!!, no term of which has another sign. */
+export const erf = (x: number): number => {
+  if (Math.abs(x) > 6) return Math.sign(x);
+  let [term, sum] = [x, x];
+  for (let n = 1; n < 150; n++) sum += (term *= (2 * x * x) / (2 * n + 1));
+  return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum;
+};
+/** The form of BERT, x times the normal distribution's share below x. */
+export const gelu = (x: number): number => (x / 2) * (1 + erf(x / Math.SQRT2));
 /** The clamped activation of gpt-oss. */
 export const clampedSwiglu = (gate: number, up: number, limit = 7, alpha = 1.702): number => {
   const g = Math.min(gate, limit);
@@ -177,22 +186,6 @@ function gateLogits(c: ModelConfig, w: DefinitionWeights, at: string, x: Vector,
   }
 }
 
-/** The error function: its power series near 0, beyond 3 one less the continued fraction of Laplace. */
-export function erf(x: number): number {
-  const a = Math.abs(x);
-  if (a > 3) {
-    let fraction = a;
-    for (let n = 60; n > 0; n--) fraction = a + n / 2 / fraction;
-    return Math.sign(x) * (1 - Math.exp(-a * a) / (Math.sqrt(Math.PI) * fraction));
-  }
-  let [term, sum] = [x, x];
-  for (let n = 1; n < 100; n++) {
-    term *= (-x * x) / n;
-    sum += term / (2 * n + 1);
-  }
-  return (2 / Math.sqrt(Math.PI)) * sum;
-}
-
 /**
  * PhiMoE's sparsemixer in evaluation: the second expert is chosen and weighed as if the first did not exist. The margin, in logits, counts ties of
  * the first three, and experts that almost come into either softmax or leave it: each changes weights at once.
@@ -211,11 +204,12 @@ export function sparsemixer(logits: Vector, epsilon: number): Routing {
   return { ids: [first.id, second.id], weights: [first.weight, second.weight], auxiliaries: [], margin: Math.min(first.margin, second.margin) };
 }
 
-/** One expert: down . (silu(gate . x) * (up . x)), or gpt-oss's form with biases and clamps. */
+/** One expert: down . (silu(gate . x) * (up . x)), gpt-oss's form with biases and clamps, or down . act(up . x) with biases. */
 function expert(c: ModelConfig, w: DefinitionWeights, at: string, x: Vector): Vector {
   if (c.expertKind === "swiglu") return swiglu(w, at, x);
   const biased = (matrix: string, input: Vector): Vector => add(multiply(w(at + matrix), input), Array.from(w(`${at}${matrix}Bias`).values));
   const up = biased("up", x);
+  if (c.expertKind !== "clamped-swiglu") return biased("down", up.map((u) => (c.expertKind === "relu-mlp" ? Math.max(u, 0) : gelu(u))));
   return biased("down", biased("gate", x).map((g, i) => clampedSwiglu(g, up[i]!, c.swigluLimit)));
 }
 

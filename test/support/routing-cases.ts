@@ -46,6 +46,8 @@ export const ROUTING_CASES: Readonly<Record<RoutingKindName, RoutingCase>> = {
   "table:latent": own({ latentExperts: { rank: 32, nGroups: 2 } }),
   "expert:swiglu": own({}),
   "expert:clamped-swiglu": own({ expertKind: "clamped-swiglu", swigluLimit: 1.5 }),
+  "expert:relu-mlp": own({ expertKind: "relu-mlp" }),
+  "expert:gelu-mlp": own({ expertKind: "gelu-mlp" }),
   "combine:sum": own({}),
   "combine:shared": own({ sharedIntermediateSize: 72, sharedGate: true }),
   "combine:auxiliary": routed({ auxiliaries: { perToken: 2, weighAmong: "run" } }),
