@@ -6,8 +6,9 @@ import { afterPass, type TensorToWrite, unchanged, writeCanonical } from "../for
 import { type Checkpoint, expertName } from "../formats/checkpoint.ts";
 import type { PackSink } from "../formats/pack-sink.ts";
 import { freezeConfig } from "../model/architectures/common.ts";
-import { EXPERT_BIASES, EXPERT_MATRICES, expertShape, hasExpertBiases, type ModelConfig, ModelError, moeLayersOf } from "../model/config.ts";
+import { expertShape, type ModelConfig, ModelError, moeLayersOf } from "../model/config.ts";
 import { NO_EXPERT } from "../model/expert-batch.ts";
+import { biasLength, expertBiases, expertMatrices } from "../model/expert-kinds.ts";
 import { answersProblem } from "../model/gate-stage.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
 import { inLayerOrder } from "./layer-order.ts";
@@ -66,7 +67,7 @@ export async function fuseModel(checkpoint: Checkpoint, sink: PackSink, modules:
   const tensors = [...checkpoint.places()].filter(({ name }) => !gateTensors.test(name)).map(({ name }): TensorToWrite => unchanged(checkpoint, name));
   for (const [layer, own] of choices) own.forEach((chosen, i) => tensors.push(...fusedExpert(checkpoint, fused, layer, i, chosen)));
   await writeCanonical(sink, { ...afterPass(checkpoint, { pass: "fuse", options: { conditions: conditions.length } }), config: fused }, inLayerOrder(tensors, config.nLayers));
-  const weightsOf = (c: ModelConfig): number => choices.size * c.nExperts * EXPERT_MATRICES.reduce((sum, matrix) => { const { nRows, nCols } = expertShape(c, matrix); return sum + nRows * nCols; }, 0);
+  const weightsOf = (c: ModelConfig): number => choices.size * c.nExperts * expertMatrices(c).reduce((sum, matrix) => { const { nRows, nCols } = expertShape(c, matrix); return sum + nRows * nCols; }, 0);
   return {
     conditions: conditions.length, expertsPerToken: config.router.topK, expertWeights: { before: weightsOf(config), after: weightsOf(fused) },
     layers: [...choices].map(([layer, own]) => ({ layer, choices: new Set(own.map((chosen) => chosen.map(({ expert }) => expert).join())).size })),
@@ -85,15 +86,15 @@ function* fusedExpert(checkpoint: Checkpoint, config: ModelConfig, layer: number
       yield new Uint8Array(out.buffer);
     },
   });
-  for (const matrix of EXPERT_MATRICES) {
+  for (const matrix of expertMatrices(config)) {
     const { nRows, nCols } = expertShape(config, matrix);
     yield tensor(matrix, nRows, nCols, async (out) => (await read(matrix)).forEach((values, i) => {
       if (matrix !== "down") out.set(values, i * width * nCols);
       else for (let row = 0; row < nRows; row++) for (let column = 0; column < width; column++) out[row * nCols + i * width + column] = values[row * width + column]! * chosen[i]!.weight;
     }));
   }
-  for (const bias of hasExpertBiases(config) ? EXPERT_BIASES : []) {
-    yield tensor(bias, 1, bias === "downBias" ? config.hiddenSize : config.expertIntermediateSize, async (out) => (await read(bias)).forEach((values, i) => {
+  for (const bias of expertBiases(config)) {
+    yield tensor(bias, 1, biasLength(config, bias), async (out) => (await read(bias)).forEach((values, i) => {
       if (bias !== "downBias") out.set(values, i * width);
       else for (let j = 0; j < values.length; j++) out[j] = out[j]! + values[j]! * chosen[i]!.weight;
     }));

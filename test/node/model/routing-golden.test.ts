@@ -12,7 +12,7 @@ import { directEngine } from "../../support/direct-engine.ts";
 import { goldenRoutings, goldenWeights } from "../../support/routing-golden.ts";
 
 /** Cases of the file whose kinds the engine does not have. */
-const MISSING: readonly string[] = ["relu-mlp", "gelu-mlp-switch", "sparsity", "product-vertical", "product-horizontal"];
+const MISSING: readonly string[] = ["product-vertical", "product-horizontal"];
 
 describe.each(goldenRoutings().filter(({ name }) => !MISSING.includes(name)))("$name", (golden) => {
   const { config, ids, moe } = golden;
