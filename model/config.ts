@@ -45,7 +45,8 @@ export interface RouterConfig {
   readonly groupScore: "max" | "top2-sum";
 }
 
-export type LayerFfn = "moe" | "dense";
+/** `product`: experts made of halves (productExperts). */
+export type LayerFfn = "moe" | "dense" | "product";
 
 export interface RopeConfig {
   readonly style: RopeStyle;
@@ -88,6 +89,24 @@ export interface LatentExpertsConfig {
 
 /** What an expert computes between its matrices, by the numbers of the kernels' ABI (kernels.ts EXPERT_KINDS). `clamped-swiglu` has biases. */
 export type ExpertKind = "swiglu" | "clamped-swiglu";
+
+/**
+ * Product experts (Monet, Park et al., 2024): expert (i, j) is half i of one codebook with half j of another, nKeys^2 in all (docs/arithmetic.md section 11).
+ * `vertical`: both halves have hidden units and outputs of their own; `horizontal`: i reads, j writes.
+ */
+export interface ProductExpertsConfig {
+  readonly form: "vertical" | "horizontal";
+  /** Halves of either codebook. */
+  readonly nKeys: number;
+  /** Heads of the router; each keeps keys of its own. */
+  readonly nHeads: number;
+  /** Keys that a head keeps of a codebook, about: the share topK / nKeys sets a threshold. */
+  readonly topK: number;
+  /** Hidden units of one expert. */
+  readonly expertSize: number;
+  /** Layers that share a router, from a multiple of it on; the first has it. */
+  readonly routerLayers: number;
+}
 
 /** Experts left out at run time (online-pruning.ts): what a calibration found for this model. Nobody goes by it unasked. */
 export interface OnlinePruningConfig {
@@ -144,6 +163,8 @@ export interface ModelConfig {
   readonly expertIntermediateSize: number;
   /** Absent: experts read the normalised row itself. */
   readonly latentExperts?: LatentExpertsConfig;
+  /** Present where layers are `product`. */
+  readonly productExperts?: ProductExpertsConfig;
   /** Intermediate width of the shared expert; 0 = none. */
   readonly sharedIntermediateSize: number;
   /** Shared expert's output is multiplied by sigmoid(gate . x) (Qwen2-MoE). */
@@ -168,7 +189,7 @@ export interface ModelConfig {
  * Largest numbers of things that are listed one by one: far beyond any release, and small enough that a damaged file is refused at once instead of
  * filling the memory with lists. Expert numbers are u16 on the wire.
  */
-export const CONFIG_MOST = { layers: 1024, headDim: 65_536, heads: 1 << 20, hidden: 1 << 20, experts: 65_535 } as const;
+export const CONFIG_MOST = { layers: 1024, headDim: 65_536, heads: 1 << 20, hidden: 1 << 20, experts: 65_535, productKeys: 32_768 } as const;
 
 /** An error of the model or its files: what was found, what was expected, where. Rendered once at the edge. */
 export class ModelError extends Error {
@@ -200,7 +221,7 @@ export type TrunkTensor =
 /**
  * Every trunk tensor of a model in loading order, but the feed-forward parts that are stored as segments (dense layers, shared experts: sharedWidth).
  * Names are ours and the same for every source format: embed, layers.N.{attnNorm, attnNormBias, q, k, v, qBias, kBias, vBias, qNorm, kNorm, sinks, o, oBias,
- * ffnNorm, ffnNormBias, router, routerBias, selectionBias, auxiliaryScales, keepRouter, sharedGate, latent}, with latent attention layers.N.{q or qA, qANorm, qB; kvA, kvANorm, kB, vB} instead
+ * ffnNorm, ffnNormBias, router, routerBias, selectionBias, auxiliaryScales, keepRouter, sharedGate, latent, product.*}, with latent attention layers.N.{q or qA, qANorm, qB; kvA, kvANorm, kB, vB} instead
  * of q, k, v; norm, normBias, head, headBias. A tied head has no tensor of its own.
  */
 export function trunkTensors(c: ModelConfig): TrunkTensor[] {
@@ -248,6 +269,7 @@ export function trunkTensors(c: ModelConfig): TrunkTensor[] {
     matrix(at + "o", c.hiddenSize, attendedSize(c));
     if (c.oBias) vector(at + "oBias", c.hiddenSize);
     norm(at + "ffnNorm");
+    if (c.layerFfns[n] === "product") out.push(...productTensors(c, n));
     if (c.layerFfns[n] !== "moe") continue;
     if (c.router.score !== "one") {
       matrix(at + "router", c.nExperts, c.hiddenSize);
@@ -266,6 +288,27 @@ export function trunkTensors(c: ModelConfig): TrunkTensor[] {
   return out;
 }
 
+/** What a layer of product experts has, in loading order: its keys, where it is the first that they serve, then its halves. */
+function productTensors(c: ModelConfig, layer: number): TrunkTensor[] {
+  const { form, nKeys, nHeads, expertSize } = c.productExperts!;
+  const at = `layers.${layer}.product.`;
+  const matrix = (name: string, nRows: number, nCols: number): TrunkTensor => ({ name: at + name, kind: "matrix", nRows, nCols });
+  const vector = (name: string, length: number): TrunkTensor => ({ name: at + name, kind: "vector", length });
+  const keys = (["1", "2"] as const).flatMap((n) => [matrix(`w${n}`, nHeads * nKeys, c.hiddenSize), vector(`mean${n}`, nHeads), vector(`variance${n}`, nHeads)]);
+  const [d, width] = form === "vertical" ? [c.hiddenSize / 2, nKeys * expertSize / 2] : [c.hiddenSize, nKeys * expertSize];
+  const halves = form === "vertical"
+    ? [...["1", "2"].flatMap((n) => [matrix(`u${n}`, width, c.hiddenSize), vector(`u${n}Bias`, width)]), ...["11", "12", "21", "22"].map((n) => matrix(`v${n}`, d, width)), ...["1", "2"].map((n) => vector(`b${n}`, nKeys * d))]
+    : [matrix("u", width, c.hiddenSize), vector("uBias", width), matrix("v", d, width), vector("b", nKeys * d)];
+  return [...(productRouterLayer(c, layer) === layer ? keys : []), ...halves];
+}
+
+/** The layer whose router serves a layer of product experts. */
+export const productRouterLayer = ({ productExperts }: Pick<ModelConfig, "productExperts">, layer: number): number => layer - layer % (productExperts?.routerLayers ?? 1);
+
+/** Whether a model may be cut before a layer: not where the layer's router is an earlier one's. */
+export const isProductCut = (c: Partial<Pick<ModelConfig, "productExperts" | "layerFfns">>, layer: number): boolean =>
+  c.layerFfns?.[layer] !== "product" || productRouterLayer(c as Pick<ModelConfig, "productExperts">, layer) === layer;
+
 /** Experts per token that are not run but scale what the others get. */
 export const auxiliariesOf = ({ auxiliaries }: Pick<RouterConfig, "auxiliaries">): number => auxiliaries?.perToken ?? 0;
 
@@ -282,7 +325,7 @@ export const latentDim = (c: ModelConfig): number => c.mla?.kvLoraRank ?? 0;
 export const moeLayersOf = ({ layerFfns }: Pick<ModelConfig, "layerFfns">): number[] => layerFfns.flatMap((kind, layer) => (kind === "moe" ? [layer] : []));
 
 /** Width of the feed-forward part that every token of a layer passes: a dense layer's, or the shared experts'; 0 = none. */
-export const sharedWidth = (c: ModelConfig, layer: number): number => (c.layerFfns[layer] === "dense" ? c.denseIntermediateSize : c.sharedIntermediateSize);
+export const sharedWidth = (c: ModelConfig, layer: number): number => ({ dense: c.denseIntermediateSize, moe: c.sharedIntermediateSize, product: 0 })[c.layerFfns[layer]!];
 
 /** The three matrices of an expert, in the checkpoint's words. */
 export const EXPERT_MATRICES = ["gate", "up", "down"] as const;

@@ -3,6 +3,7 @@
 // and refuses batching, caching and quantisation. Sources: the architectures' reference implementations, as cited in docs/architecture.md.
 
 import type { MlaConfig, ModelConfig, RouterConfig } from "./config.ts";
+import { keyWeights, productLayer, type KeyWeights } from "./definition-product.ts";
 
 /** A matrix as rows of numbers; weights arrive dequantised. */
 export interface DefinitionMatrix {
@@ -197,8 +198,11 @@ export interface DefinitionResult {
   readonly routing: Routing[][]; // [MoE layers][nTokens]
 }
 
+/** Product experts that are left out. */
+export type DefinitionMask = (layer: number, i: number, j: number) => boolean;
+
 /** The whole model over one sequence from position 0. `reserved` positions decide between short and long rotary frequencies where there are both. */
-export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: ArrayLike<number>, reserved = ids.length): DefinitionResult {
+export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: ArrayLike<number>, reserved = ids.length, isMasked: DefinitionMask = () => false): DefinitionResult {
   const isLong = c.rope.long !== null && reserved > c.rope.long.fromPositions;
   const embed = w("embed");
   const norm = (row: Vector, name: string): Vector =>
@@ -206,6 +210,8 @@ export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: Arr
   let x = Array.from(ids, (id) =>
     Array.from({ length: c.hiddenSize }, (_, i) => embed.values[id * c.hiddenSize + i]! * c.embeddingMultiplier));
   const routing: Routing[][] = [];
+  /** Of each token, by the last router of product experts that it passed. */
+  const keys: KeyWeights[] = [];
 
   for (let layer = 0; layer < c.nLayers; layer++) {
     const at = `layers.${layer}.`;
@@ -230,10 +236,14 @@ export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: Arr
     });
 
     const routed: Routing[] = [];
-    x = x.map((row) => {
+    x = x.map((row, position) => {
       const h = norm(row, at + "ffnNorm");
       let y = new Array<number>(c.hiddenSize).fill(0);
       if (c.layerFfns[layer] === "dense") y = swiglu(w, `${at}shared.`, h);
+      else if (c.layerFfns[layer] === "product") {
+        if (layer % c.productExperts!.routerLayers === 0) keys[position] = keyWeights(c, w, at, h);
+        y = productLayer(c, w, at, h, keys[position]!, (i, j) => isMasked(layer, i, j));
+      }
       else {
         let logits = c.router.score === "one" ? new Array<number>(c.nExperts).fill(0) : multiply(w(at + "router"), h);
         if (c.router.logitBias) logits = add(logits, Array.from(w(at + "routerBias").values));

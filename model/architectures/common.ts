@@ -95,13 +95,26 @@ export function checkConfig(file: string, c: ModelConfig): void {
     if (rank % 32 !== 0 || rank > c.hiddenSize) wrong(`latent experts read rows of ${rank}, expected a multiple of 32 of at most ${c.hiddenSize}, the hidden size`);
     if (c.nExperts === 0 || c.nExperts % nLatent !== 0) wrong(`${c.nExperts} experts are no multiple of ${nLatent} latent groups`);
   }
+  const nProduct = c.layerFfns.filter((kind) => kind === "product").length;
+  if ((nProduct > 0) !== (c.productExperts !== undefined)) wrong(`${nProduct} layers have product experts, but productExperts is ${c.productExperts === undefined ? "missing" : "there"}`);
+  if (c.productExperts !== undefined) {
+    const { form, nKeys, nHeads, topK: nKept, expertSize, routerLayers } = c.productExperts;
+    if (nKept > nKeys) wrong(`productExperts keeps ${nKept} keys of ${nKeys}`);
+    // Rows and their halves are whole vectors of four f32.
+    const parts: readonly (readonly [string, number])[] = [[`the keys of all heads, ${nHeads} x ${nKeys}`, nHeads * nKeys], ...(form === "vertical" ? [[`half the hidden size, ${c.hiddenSize} / 2`, c.hiddenSize / 2] as const] : []),
+      [`the hidden units of a codebook, ${nKeys} x ${expertSize}${form === "vertical" ? " / 2" : ""}`, nKeys * expertSize / (form === "vertical" ? 2 : 1)]];
+    for (const [what, size] of parts) if (size % 4 !== 0) wrong(`productExperts: ${what}, is ${size}, expected a multiple of 4`);
+    if (form === "vertical" && expertSize % 2 !== 0) wrong(`productExperts: vertical experts of ${expertSize} hidden units, expected an even number`);
+    const orphan = c.layerFfns.findIndex((kind, layer) => kind === "product" && c.layerFfns[layer - layer % routerLayers] !== "product");
+    if (orphan >= 0) wrong(`layer ${orphan} has product experts, but layer ${orphan - orphan % routerLayers}, whose router it shares, has none`);
+  }
   for (const id of c.eosTokenIds) if (id >= c.vocabSize) wrong(`end-of-text id ${id} is outside the vocabulary of ${c.vocabSize}`);
 }
 
 /** Checks the record, then freezes it and its lists. */
 export function freezeConfig(file: string, c: ModelConfig): ModelConfig {
   checkConfig(file, c);
-  for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla, c.onlinePruning, c.onlinePruning?.ratios, c.latentExperts]) Object.freeze(list);
+  for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla, c.onlinePruning, c.onlinePruning?.ratios, c.latentExperts, c.productExperts]) Object.freeze(list);
   Object.freeze(c.rope);
   Object.freeze(c.router.auxiliaries);
   Object.freeze(c.router);
