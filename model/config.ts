@@ -305,9 +305,12 @@ function productTensors(c: ModelConfig, layer: number): TrunkTensor[] {
 /** The layer whose router serves a layer of product experts. */
 export const productRouterLayer = ({ productExperts }: Pick<ModelConfig, "productExperts">, layer: number): number => layer - layer % (productExperts?.routerLayers ?? 1);
 
-/** Whether a model may be cut before a layer: not where the layer's router is an earlier one's. */
-export const isProductCut = (c: Partial<Pick<ModelConfig, "productExperts" | "layerFfns">>, layer: number): boolean =>
-  c.layerFfns?.[layer] !== "product" || productRouterLayer(c as Pick<ModelConfig, "productExperts">, layer) === layer;
+/** Whether a model may be cut before a layer: not where that layer, or one behind it, needs the router of one before it. */
+export function isProductCut({ productExperts, layerFfns }: Partial<Pick<ModelConfig, "productExperts" | "layerFfns">>, layer: number): boolean {
+  if (productExperts === undefined) return true;
+  const first = productRouterLayer({ productExperts }, layer);
+  return first === layer || !layerFfns!.slice(layer, first + productExperts.routerLayers).includes("product");
+}
 
 /** Experts per token that are not run but scale what the others get. */
 export const auxiliariesOf = ({ auxiliaries }: Pick<RouterConfig, "auxiliaries">): number => auxiliaries?.perToken ?? 0;

@@ -45,7 +45,7 @@ export function checkStage(config: CutConfig, { embeddingRows, layers, headRows 
   };
   within("layers", layers, nLayers);
   for (const layer of isEmpty(layers) ? [] : layers) if (layer < nLayers && !isProductCut(config, layer))
-    throw new ModelError(`A stage was given layers ${show(layers)}, but layer ${layer} shares the router of layer ${layer - layer % config.productExperts!.routerLayers}; a cut between groups of ${config.productExperts!.routerLayers} layers was expected.`);
+    throw new ModelError(`A stage was given layers ${show(layers)}, but the ${config.productExperts!.routerLayers} layers from ${layer - layer % config.productExperts!.routerLayers} on share a router; a cut between such groups was expected.`);
   for (const [what, span] of [["embedding rows", embeddingRows], ["head rows", headRows]] as const) {
     within(what, span, vocabSize);
     for (const row of span) if (row % VOCABULARY_BLOCK_ROWS !== 0 && row !== vocabSize)

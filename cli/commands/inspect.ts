@@ -3,7 +3,7 @@
 
 import type { Command } from "commander";
 import { parameterCounts } from "../../fleet/capacity-pack.ts";
-import { auxiliariesOf, EXPERT_BIASES, EXPERT_MATRICES, type ModelConfig, hasExpertBiases } from "../../model/config.ts";
+import { auxiliariesOf, EXPERT_BIASES, EXPERT_MATRICES, type ModelConfig, type ProductExpertsConfig, hasExpertBiases } from "../../model/config.ts";
 import { type Checkpoint, expertName } from "../../formats/checkpoint.ts";
 import type { PackManifest, SourceKind } from "../../formats/manifest.ts";
 import { type Efficiency, efficiencyOf, efficiencyRows } from "../efficiency-rows.ts";
@@ -102,6 +102,11 @@ function inspectPack(m: PackManifest, hash: string, trainingTokens: number | und
   };
 }
 
+/** Experts made of halves, in words. */
+const productText = ({ form, nKeys, nHeads, topK, expertSize, routerLayers }: ProductExpertsConfig, nLayers: number): string =>
+  `${(nKeys * nKeys).toLocaleString("en-US")} in each of ${nLayers} layers: ${nKeys} x ${nKeys} halves, ${form}, ${expertSize} wide; ${nHeads} ${nHeads === 1 ? "head keeps" : "heads keep"} about ${topK} keys of either codebook`
+  + (routerLayers > 1 ? `, one router for ${routerLayers} layers` : "");
+
 function inspectionText(i: Inspection): string {
   const { config: c } = i;
   const { first, largest } = i.expertBytes;
@@ -112,7 +117,8 @@ function inspectionText(i: Inspection): string {
   const rows: [string, string][] = [
     [i.kind === "pack" ? "pack" : "model", `${i.name} (${i.kind === "pack" ? `revision ${i.pack!.hash.slice(0, 12)}` : i.kind})`],
     ["architecture", `${i.architecture}: ${c.nLayers} layers, hidden ${c.hiddenSize}, ${heads}, vocabulary ${c.vocabSize}`],
-    ["experts", c.nExperts === 0 ? "none: a dense model" : `${c.nExperts} per layer, ${c.router.topK} per token${auxiliaries > 0 ? ` and ${auxiliaries} that stand by` : ""}, ${c.expertIntermediateSize} wide, ${showBytes(first)} each`
+    ...(c.productExperts === undefined ? [] : [["product experts", productText(c.productExperts, c.layerFfns.filter((kind) => kind === "product").length)] as [string, string]]),
+    ["experts", c.nExperts === 0 ? (c.productExperts === undefined ? "none: a dense model" : "no others") : `${c.nExperts} per layer, ${c.router.topK} per token${auxiliaries > 0 ? ` and ${auxiliaries} that stand by` : ""}, ${c.expertIntermediateSize} wide, ${showBytes(first)} each`
       + (largest > first ? ` (the largest ${showBytes(largest)})` : "") + (c.latentExperts === undefined ? "" : `, reading ${c.latentExperts.rank} numbers of a token (${c.latentExperts.nGroups} latent ${c.latentExperts.nGroups === 1 ? "group" : "groups"})`)
       + (c.sharedIntermediateSize > 0 ? `, and a shared one, ${c.sharedIntermediateSize} wide` : "")],
     ...(nDense > 0 ? [["dense layers", `${nDense}, ${c.denseIntermediateSize} wide`] as [string, string]] : []),
