@@ -114,7 +114,7 @@ export function parameterCounts(c: ModelConfig): ParameterCounts {
   const ofOneExpert = ffn(expertInputSize(c), c.expertIntermediateSize) + (hasExpertBiases(c) ? 2 * c.expertIntermediateSize + c.hiddenSize : 0);
   const nMoeLayers = c.layerFfns.filter((kind) => kind === "moe").length;
   const embedding = c.vocabSize * c.hiddenSize;
-  const halves = sizes.reduce((sum, { name, n }) => sum + (/\.product\.[uvb]/.test(name) ? n : 0), 0);
+  const halves = sizes.reduce((sum, { name, n }) => sum + (/\.product\.(u|b|v(?!ariance))/.test(name) ? n : 0), 0);
   const kept = c.productExperts === undefined ? 1 : Math.min(1, c.productExperts.nHeads * c.productExperts.topK / c.productExperts.nKeys);
   return {
     total: trunk + nMoeLayers * c.nExperts * ofOneExpert, active: trunk - Math.round((1 - kept) * halves) + nMoeLayers * c.router.topK * ofOneExpert, ofOneExpert,

@@ -179,9 +179,9 @@ export function windowsOfHuggingFace(f: ConfigFields, nLayers: number, maxPositi
 }
 
 /** The activation and quantisation settings that every architecture must have the same way. */
-export function refuseForeignSettings(f: ConfigFields, quantization: "fp8" | "mxfp4" = "fp8"): void {
-  f.only("hidden_act", ["silu"], "another activation");
-  f.only("activation_function", ["silu"], "another activation");
+export function refuseForeignSettings(f: ConfigFields, quantization: "fp8" | "mxfp4" = "fp8", activation = "silu"): void {
+  f.only("hidden_act", [activation], "another activation");
+  f.only("activation_function", [activation], "another activation");
   f.only("mlp_bias", [false], "biases in feed-forward layers");
   const q = f.object("quantization_config");
   if (q === null) return;
