@@ -1,0 +1,46 @@
+// 262,144 experts a layer (Monet) in one isolate of the real runtime: a model of 1,024 halves and eight heads a layer behind an orchestrator, within the memory that a plan predicts and the
+// platform gives. Out of scope: the layers' numbers (test/methods/28-monet.test.ts).
+
+import { expect, it } from "vitest";
+import { hostIsolate } from "../../durable/host-isolate.ts";
+import { LIMITS } from "../../durable/limits.ts";
+import { kvBytes, linearMemoryBytes, maxSegmentsOf, orchestratorMemory, plannedBytes } from "../../durable/memory-plan.ts";
+import { maxChunkTokens } from "../../durable/protocol.ts";
+import { openPack } from "../../formats/pack-reader.ts";
+import { plainInverseFrequencies } from "../../model/rope.ts";
+import { logprobs } from "../../model/sampling.ts";
+import { packToMemory } from "../support/pack-to-memory.ts";
+import { plainCheckpoint } from "../support/plain-checkpoint.ts";
+import { productConfig, productWeights } from "../support/product-model.ts";
+import { deploy, eventsOf, fleetEnv, greedy, greedyLogits, inProcess, PROMPT, statusOf } from "./fleet-fixture.ts";
+
+it("run in one isolate, as planned, and say what one engine says", async () => {
+  const packId = "product-512";
+  const config = productConfig({ nKeys: 512, nHeads: 8, topK: 32, expertSize: 8, routerLayers: 4 }, 4, {
+    vocabSize: 97, hiddenSize: 256, nHeads: 4, nKvHeads: 2, headDim: 64, attentionScale: 0.125, maxPositions: 128,
+    rope: { style: "half", dim: 64, theta: 10000, inverseFrequencies: plainInverseFrequencies(64, 10000), magnitude: 1, long: null },
+  });
+  expect(config.productExperts!.nKeys ** 2).toBe(262_144);
+  const pack = await packToMemory(plainCheckpoint(config, productWeights(config, 4)), { id: packId, quant: "q8" });
+  for (const [name, bytes] of pack.files) await fleetEnv.PACKS!.put(`packs/${packId}/${name}`, bytes);
+  const { manifest } = await openPack(pack.source);
+
+  const before = hostIsolate().heap.usedBytes;
+  deploy({ packId, shards: 1 });
+  const events = await eventsOf(packId, greedy(6));
+  expect(events.at(-1)).toMatchObject({ type: "end", completionTokens: 6 });
+  const roundTokens = maxChunkTokens(manifest.config, maxSegmentsOf(manifest), manifest.activations);
+  const plan = orchestratorMemory(manifest, { stepTokens: roundTokens, roundTokens, ranges: [] }, LIMITS);
+  // To the byte in the ledger, to the page in the isolate: weights, the key weights of a whole step among the rest, and the cache.
+  expect(hostIsolate().heap.usedBytes - before).toBe(plannedBytes(plan));
+  const found = hostIsolate().heap.memory.buffer.byteLength;
+  expect(found / linearMemoryBytes(plannedBytes(plan) + kvBytes(manifest, PROMPT.length + 5))).toBeGreaterThan(0.95);
+  expect(found / linearMemoryBytes(plannedBytes(plan) + kvBytes(manifest, PROMPT.length + 5))).toBeLessThan(1.05);
+  expect(found).toBeLessThan(LIMITS.isolateBytes);
+  expect(plan.weightBytes).toBeGreaterThan(14_000_000);
+  expect((await statusOf(packId)).shards.reduce((frames, shard) => frames + shard.frames, 0)).toBe(0);
+  const local = await greedyLogits(await inProcess(pack), 6);
+  const said = events.flatMap((event) => (event.type === "token" ? [event] : []));
+  expect(said.map(({ id }) => id)).toEqual(local.ids);
+  said.forEach(({ id, logprob, top }, i) => expect({ logprob, top }).toEqual(logprobs(local.logits[PROMPT.length - 1 + i]!, id, 5)));
+});
