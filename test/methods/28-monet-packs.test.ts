@@ -2,13 +2,14 @@
 // 262,144 experts a layer in one engine. The layers themselves are 28-monet.test.ts.
 
 import { execFile } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { buildKernels } from "../../cli/build-kernels.mjs";
 import { inspect } from "../../cli/commands/inspect.ts";
 import { compareModels } from "../../cli/compare-models.ts";
+import { FolderSource } from "../../cli/file-source.ts";
 import { kernelModules, openPackFrom } from "../../cli/open-pack.ts";
 import { pinnedNode, ROOT } from "../../cli/setup.mjs";
 import { parameterCounts } from "../../fleet/capacity-pack.ts";
@@ -27,6 +28,7 @@ import { engineRegions } from "../../model/engine-regions.ts";
 import { Heap } from "../../model/heap.ts";
 import { formatCode } from "../../model/kernels.ts";
 import { keptKeys } from "../../model/product-router.ts";
+import { ProductUse } from "../../model/product-use.ts";
 import { createScalarKernels } from "../../model/scalar-kernels.ts";
 import { checkRing, checkStage, wholeModel, type StageSpan } from "../../model/stage-span.ts";
 import { instantiateKernels, RESERVED_BYTES } from "../../model/wasm-kernels.ts";
@@ -247,6 +249,10 @@ describe("262,144 experts a layer", () => {
 });
 
 describe("shown and refused", () => {
+  const run = (...args: string[]): Promise<string> => new Promise((resolve, reject) => {
+    execFile(pinnedNode, [join(ROOT, "bin", "workers-moe.js"), ...args], (error, stdout, stderr) => { if (error === null) resolve(stdout); else reject(new Error(stderr)); });
+  });
+
   it("inspect counts the experts and what takes part in a token", async () => {
     const model = tinyMonet(3);
     const seen = inspect({ kind: "checkpoint", checkpoint: await opened(model) });
@@ -262,9 +268,6 @@ describe("shown and refused", () => {
       mkdirSync(dirname(join(path, name)), { recursive: true });
       writeFileSync(join(path, name), bytes);
     }
-    const run = (...args: string[]): Promise<string> => new Promise((resolve, reject) => {
-      execFile(pinnedNode, [join(ROOT, "bin", "workers-moe.js"), ...args], (error, stdout, stderr) => { if (error === null) resolve(stdout); else reject(new Error(stderr)); });
-    });
     expect(await run("inspect", path)).toMatch(/product experts +256 in each of 4 layers: 16 x 16 halves, vertical, 8 wide; 4 heads keep about 4 keys of either codebook, one router for 2 layers/);
     const pack = join(folder, "tiny-pack");
     await run("pack", path, "--out", pack, "--quant", "q8");
@@ -275,6 +278,40 @@ describe("shown and refused", () => {
     await run("logits", pack, "--tokens", ids, "--out", out);
     const expected = await logitsOf((await openPackFrom((await packToMemory(await opened(model), { quant: "q8" })).source)).engine, IDS, [30]);
     expect(bits(new Float32Array(new Uint8Array(readFileSync(out)).buffer))).toEqual(bits(expected));
+  });
+
+  it("trace counts the keys that tokens keep", async () => {
+    const [path, text] = [join(folder, "trace-pack"), join(folder, "text.txt")];
+    for (const [name, bytes] of (await packToMemory(await opened(tinyMonet(3)), { quant: "q8", id: "monet" })).files) {
+      mkdirSync(dirname(join(path, name)), { recursive: true });
+      writeFileSync(join(path, name), bytes);
+    }
+    writeFileSync(text, "the cat sat on the mat and the dog ran. ".repeat(8));
+    const shown = await run("trace", path, "--text", text);
+    expect(shown).toMatch(/monet: (\d+) tokens, 4 heads over two codebooks of 16 keys\.\nlayer 0\n +codebook 1 +\d\.\d of 16 kept by a head \(\d to \d+\), \d+ kept by none, busiest \d+ \(/);
+    const { layers } = JSON.parse(await run("trace", path, "--text", text, "--json")) as { layers: { layer: number; tokens: number; codebooks: { kept: number; least: number; most: number; tokensOfKeys: number[] }[] }[] };
+    expect(layers.map(({ layer }) => layer)).toEqual([0, 2]);
+    const { engine, tokenizer } = await openPackFrom(new FolderSource(path));
+    const ids = tokenizer!.encodeText(readFileSync(text, "utf8")).slice(0, engine.contextLength);
+    expect(layers[0]!.tokens).toBeGreaterThanOrEqual(ids.length);
+    // Of the first window, counted by hand.
+    const counted = new ProductUse(engine.config);
+    const byHand = [new Array<number>(16).fill(0), new Array<number>(16).fill(0)];
+    let kept = 0;
+    const timeline = engine.kv.open(ids.length);
+    for (let done = 0; done < ids.length; done += 64) await engine.step([{ timeline, ids: ids.slice(done, done + 64), logits: "none" }], [counted.tap, { at: "keys", layers: [2], run: ({ values, rowLength, nTokens }) => {
+      for (let t = 0; t < nTokens; t++) keptKeys(engine.config.productExperts!, values.subarray(t * rowLength, (t + 1) * rowLength)).forEach((heads, codebook) => {
+        kept += heads.flat().length;
+        for (const key of new Set(heads.flat())) byHand[codebook]![key]!++;
+      });
+    } }]);
+    const [, second] = counted.layers;
+    expect(second).toMatchObject({ layer: 2, tokens: ids.length });
+    expect(second!.codebooks[0].kept + second!.codebooks[1].kept).toBe(kept);
+    expect(second!.codebooks.map(({ tokensOfKeys }) => [...tokensOfKeys])).toEqual(byHand);
+    if (layers[0]!.tokens === ids.length) expect(layers[1]!.codebooks.map(({ tokensOfKeys }) => tokensOfKeys)).toEqual(byHand);
+    await expect(run("trace", path, "--text", text, "--out", join(folder, "x.trace"))).rejects.toThrow(/has product experts alone, of which a trace has no records/);
+    expect(existsSync(join(folder, "x.trace"))).toBe(false);
   });
 
   it("what cannot be is refused in words", async () => {

@@ -12,7 +12,7 @@ import { logprobs } from "../../model/sampling.ts";
 import { packToMemory } from "../support/pack-to-memory.ts";
 import { plainCheckpoint } from "../support/plain-checkpoint.ts";
 import { productConfig, productWeights } from "../support/product-model.ts";
-import { deploy, eventsOf, fleetEnv, greedy, greedyLogits, inProcess, PROMPT, statusOf } from "./fleet-fixture.ts";
+import { deploy, eventsOf, fleetEnv, greedy, greedyLogits, inProcess, orchestrator, PROMPT, statusOf } from "./fleet-fixture.ts";
 
 it("run in one isolate, as planned, and say what one engine says", async () => {
   const packId = "product-512";
@@ -39,6 +39,16 @@ it("run in one isolate, as planned, and say what one engine says", async () => {
   expect(found).toBeLessThan(LIMITS.isolateBytes);
   expect(plan.weightBytes).toBeGreaterThan(14_000_000);
   expect((await statusOf(packId)).shards.reduce((frames, shard) => frames + shard.frames, 0)).toBe(0);
+  // A router for all four layers: its keys are counted once a token.
+  const metrics = await (await orchestrator(packId).fetch("http://orchestrator/metrics")).text();
+  const counted = (line: string): number => Number(metrics.split("\n").find((of) => of.startsWith(`workers_moe_product_${line}`))!.split(" ").at(-1));
+  expect(counted('tokens_total{layer="0"}')).toBe(PROMPT.length + 5);
+  for (const codebook of [1, 2]) {
+    const perHead = counted(`keys_kept_total{layer="0",codebook="${codebook}"}`) / (8 * (PROMPT.length + 5));
+    expect(perHead).toBeGreaterThan(1);
+    expect(perHead).toBeLessThan(256);
+  }
+  expect(metrics).not.toContain('product_tokens_total{layer="1"}');
   const local = await greedyLogits(await inProcess(pack), 6);
   const said = events.flatMap((event) => (event.type === "token" ? [event] : []));
   expect(said.map(({ id }) => id)).toEqual(local.ids);
