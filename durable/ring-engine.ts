@@ -3,6 +3,7 @@
 // what comes back of a step (ring-step.ts), silence (ring-watch.ts), arithmetic (stage-core.ts, model/) and to rebuild timelines: the scheduler has their tokens.
 // docs/protocol.md section 6.
 
+import { ModelError } from "../model/config.ts";
 import type { Engine, StepEntry, StepResult } from "../model/engine.ts";
 import type { KvCache, SharedTokens, Timeline } from "../model/kv-cache.ts";
 import { endsLayers, isEmpty, type StageSpan } from "../model/stage-span.ts";
@@ -147,6 +148,8 @@ export class RingEngine implements StepEngine {
   step(entries: readonly StepEntry[], taps: readonly Tap[] = [], terms: OutageTerms | null = null): Promise<StepResult> {
     const { engine, numbers } = this.#p;
     if (entries.some(({ timeline }) => !this.#sound.has(timeline))) return Promise.reject(new LostTimelinesError("A stage lost the KV cache of this timeline."));
+    // Its stages are told of rules, not of masks: one that holds in stage 0 alone would be another mask than asked for.
+    if (entries.some(({ productMask }) => productMask != null)) return Promise.reject(new ModelError("A mask of product experts was given to a ring, whose frames have no form for it; one engine that holds all layers was expected."));
     const plan = withFewIds(engine.plan(entries));
     const ids = Uint32Array.from(entries.flatMap((entry) => Array.from(entry.ids)));
     const frame: RowsFrame = {

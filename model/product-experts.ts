@@ -43,6 +43,9 @@ export class ProductExperts {
   /** Keys that some head of the token keeps, by codebook. */
   readonly #used: readonly [Uint8Array, Uint8Array]; // [nKeys]
   readonly #blocks: Uint8Array; // row blocks of U
+  /** Weighted hidden units of a head, all of them and without those masked. */
+  readonly #all: Float32Array; // [units]
+  readonly #rest: Float32Array; // [units]
 
   private constructor(parts: ProductExpertsParts, of: ProductExpertsConfig) {
     const { heap, at } = parts;
@@ -59,6 +62,7 @@ export class ProductExperts {
     const kept = (): KeptKeys => ({ keys: new Uint16Array(nHeads * nKeys), count: new Uint32Array(nHeads) });
     this.#kept = [kept(), kept()];
     this.#used = [new Uint8Array(nKeys), new Uint8Array(nKeys)];
+    [this.#all, this.#rest] = [new Float32Array(this.#units), new Float32Array(this.#units)];
     this.#blocks = new Uint8Array(Math.ceil(length / BLOCK_ROWS));
   }
 
@@ -202,7 +206,7 @@ export class ProductExperts {
     const units = this.#units;
     const [x, sums] = [this.#x(from, t) / 4, this.#sums(to, t)];
     const weightsOf = (codebook: number, h: number): number => this.weights(token) / 4 + (codebook * nHeads + h) * nKeys;
-    const [all, rest] = [new Float32Array(units), new Float32Array(units)];
+    const [all, rest] = [this.#all, this.#rest];
     for (let h = 0; h < nHeads; h++) {
       const sources = this.#kept[from].keys.subarray(h * nKeys, h * nKeys + this.#kept[from].count[h]!);
       const [sourceWeights, weights] = [weightsOf(from, h), weightsOf(to, h)];
