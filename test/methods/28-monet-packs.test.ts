@@ -26,7 +26,7 @@ import { forwardDefinition } from "../../model/definition.ts";
 import { keyWeights } from "../../model/definition-product.ts";
 import { engineRegions } from "../../model/engine-regions.ts";
 import { Heap } from "../../model/heap.ts";
-import { formatCode } from "../../model/kernels.ts";
+import { formatCode, matmulScratchBytes } from "../../model/kernels.ts";
 import { keptKeys } from "../../model/product-router.ts";
 import { ProductUse } from "../../model/product-use.ts";
 import { createScalarKernels } from "../../model/scalar-kernels.ts";
@@ -234,7 +234,15 @@ describe("262,144 experts a layer", () => {
     expect(large / small).toBeGreaterThan(1.9);
     expect(large / small).toBeLessThan(2.1);
     const weightsPerToken = 2 * 8 * 512 * 4;
-    expect(engineRegions(config, { nTokens: 64, maxSegments: 1, sharedSegmentWidth: 0 }).productWeights).toBe(64 * weightsPerToken);
+    const regions = engineRegions(config, { nTokens: 64, maxSegments: 1, sharedSegmentWidth: 0 });
+    expect(regions.productWeights).toBe(64 * weightsPerToken);
+    // A row that V reads is eight times as long as any other.
+    expect(regions.scratch).toBeGreaterThanOrEqual(matmulScratchBytes(512 * 4));
+    // Nothing of it where there are no such layers.
+    const { productExperts, ...plain } = config;
+    expect(productExperts).toBeDefined();
+    const none = engineRegions({ ...plain, layerFfns: ["dense", "dense"] }, { nTokens: 64, maxSegments: 1, sharedSegmentWidth: 32 });
+    expect(Object.entries(none).filter(([name, size]) => name.startsWith("product") && size > 0)).toEqual([]);
   });
 
   it("keep about as many keys as asked where the batch norm's statistics are those of the logits", () => {

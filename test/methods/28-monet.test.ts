@@ -215,6 +215,30 @@ describe.each(["vertical", "horizontal"] as const)("a mask of %s experts", (form
     expect(together.map(bits)).toEqual([bits(plain), bits(alone)]);
   });
 
+  it("gives the same bits in a long step of two rounds, several turns each, as in short ones", async () => {
+    const long = directEngine(config, weights, 65536, { kernels: kernels(), contextLength: 64, maxChunkTokens: 80, maxRoundTokens: 40 }).engine;
+    const masks: readonly (ProductMask | null)[] = [{ layers: [{ layer: 0, firstKeys: [2, 5] }, { layer: 3, pairs: [[1, 1], [4, 2]] }] }, null, { layers: [{ layer: 1, secondKeys: [0, 4, 6] }] }];
+    const [lengths, chunks] = [[19, 23, 30], [[19, 23, 30], [7, 7, 7], [1, 16, 5]]];
+    const found: Uint32Array[][] = [];
+    for (const chunk of chunks) {
+      const timelines = lengths.map((length) => long.kv.open(length));
+      const rows: Float32Array[][] = lengths.map(() => []);
+      while (timelines.some(({ length }, n) => length < lengths[n]!)) {
+        const open = timelines.flatMap((timeline, n) => (timeline.length < lengths[n]! ? [{ n, timeline }] : []));
+        const entries = open.map(({ n, timeline }): StepEntry => ({
+          timeline, productMask: masks[n]!, logits: "all", ids: Array.from({ length: lengths[n]! }, (_, i) => (i * i * 5 + 7 * n + 3) % 61).slice(timeline.length, Math.min(lengths[n]!, timeline.length + chunk[n]!)),
+        }));
+        (await long.step(entries)).logits.forEach((logits, i) => rows[open[i]!.n]!.push(logits));
+      }
+      for (const timeline of timelines) long.kv.close(timeline);
+      found.push(rows.map((parts) => bits(Float32Array.from(parts.flatMap((part) => [...part])))));
+    }
+    const [whole, ...others] = found;
+    for (const other of others) expect(other).toEqual(whole);
+    // And of the entry in the middle, the bits it has without any other beside it.
+    expect(whole![1]).toEqual(bits(await logitsOf(long, Array.from({ length: 23 }, (_, i) => (i * i * 5 + 7 + 3) % 61), [4])));
+  });
+
   it("changes tokens only that keep what it names", async () => {
     // The first layer's output, which all tokens reach with the residual they always had; of each token the keys that some head keeps.
     const first = async (mask: ProductMask | undefined): Promise<{ kept: number[][]; rows: Float32Array }> => {
