@@ -2,7 +2,7 @@
 // the head. Owns the cut: in the order embedding, layers, head, each isolate takes as much as fits, which is the fewest there can be in that order.
 // Refuses where one layer with one page of KV cache fits no isolate. With one stage the bytes are those of durable/memory-plan.ts; a test holds both to it.
 
-import { expertInputSize, isProductCut, latentDim } from "../model/config.ts";
+import { expertInputSize, latentDim } from "../model/config.ts";
 import { engineRegions } from "../model/engine-regions.ts";
 import { allocatedBytes } from "../model/heap.ts";
 import { KV_BLOCK, kvPageBytes } from "../model/kernels.ts";
@@ -91,13 +91,6 @@ export class TrunkCut {
     return { embeddingRows, layers: within(this.#nBlocks, nLayers), headRows: tieWordEmbeddings ? embeddingRows : [rows(head[0]), rows(head[1])] };
   }
 
-  /** The first end behind `place` at which a stage may end: behind a row block or a layer, but not between layers that share a router (stage-span.ts). */
-  nextEnd(place: number): number {
-    let end = place + 1;
-    while (end < this.nPlaces && !isProductCut(this.#pack.config, end - this.#nBlocks)) end++;
-    return end;
-  }
-
   /** `exact` counts equal blobs once, as they lie in memory; without it they count each time, which is fast and never too little. */
   capacity(from: number, to: number, resident: ResidentStreams, exact: boolean): StageCapacity {
     const spans = this.spans(from, to);
@@ -150,15 +143,14 @@ function cutStages(cut: TrunkCut, roomBytes: number, resident: ResidentStreams):
   const ends: number[] = [];
   for (let from = 0; from < cut.nPlaces; from = ends.at(-1)!) {
     const fits = (to: number): boolean => stageBytes(cut.capacity(from, to, resident, false)) <= roomBytes;
-    if (!fits(cut.nextEnd(from))) return null;
+    if (!fits(from + 1)) return null;
     // What fits grows with the span, so the last end that fits is found by halving.
-    let [fit, beyond] = [cut.nextEnd(from), cut.nPlaces + 1];
+    let [fit, beyond] = [from + 1, cut.nPlaces + 1];
     while (beyond - fit > 1) {
       const middle = (fit + beyond) >> 1;
       if (fits(middle)) fit = middle;
       else beyond = middle;
     }
-    while (fit < cut.nPlaces && cut.nextEnd(fit - 1) !== fit) fit--;
     ends.push(fit);
   }
   return ends;
@@ -212,14 +204,14 @@ export function planLanes(pack: CapacityPack, limits: CapacityLimits, wanted: Re
 
 /** The sentence for the place that takes most. */
 function whyNot(cut: TrunkCut, limits: CapacityLimits, resident: ResidentStreams, cacheWords: string): string {
-  let most = cut.capacity(0, cut.nextEnd(0), resident, false);
-  for (let place = cut.nextEnd(0); place < cut.nPlaces; place = cut.nextEnd(place)) {
-    const found = cut.capacity(place, cut.nextEnd(place), resident, false);
+  let most = cut.capacity(0, 1, resident, false);
+  for (let place = 1; place < cut.nPlaces; place++) {
+    const found = cut.capacity(place, place + 1, resident, false);
     if (stageBytes(found) > stageBytes(most)) most = found;
   }
   const { layers: [layer, end], embeddingRows, headRows } = most;
   const rows = embeddingRows[1] > embeddingRows[0] ? embeddingRows : headRows;
-  const what = end > layer ? `${end > layer + 1 ? `Layers ${layer} to ${end - 1}, which share a router,` : `Layer ${layer}`} ${most.expertBytes > 0 ? `with ${end > layer + 1 ? "their" : "its"} experts` : "alone"} ${end > layer + 1 ? "take" : "takes"} ${mib(most.weightBytes)} of weights (${mib(cut.ropeBytes)} of it the rotation table of the whole context), and ${cacheWords} takes ${mib(most.kvBytes)} more in it`
+  const what = end > layer ? `Layer ${layer} ${most.expertBytes > 0 ? "with its experts" : "alone"} takes ${mib(most.weightBytes)} of weights (${mib(cut.ropeBytes)} of it the rotation table of the whole context), and ${cacheWords} takes ${mib(most.kvBytes)} more in it`
     : `Rows ${rows[0]} to ${rows[1]} of the vocabulary alone take ${mib(most.weightBytes)} of weights`;
   return `${what}; with working memory of ${mib(most.scratchBytes)} and a frame of ${mib(most.frameBytes)} that is ${mib(stageBytes(most))}, but an isolate of ${mib(limits.isolateBytes)} has `
     + `${mib(roomBytes(limits))} for an object. Give more --memory or a shorter --context, or pack with fewer bits.`;

@@ -305,12 +305,18 @@ function productTensors(c: ModelConfig, layer: number): TrunkTensor[] {
 /** The layer whose router serves a layer of product experts. */
 export const productRouterLayer = ({ productExperts }: Pick<ModelConfig, "productExperts">, layer: number): number => layer - layer % (productExperts?.routerLayers ?? 1);
 
-/** Whether a model may be cut before a layer: not where that layer, or one behind it, needs the router of one before it. */
-export function isProductCut({ productExperts, layerFfns }: Partial<Pick<ModelConfig, "productExperts" | "layerFfns">>, layer: number): boolean {
-  if (productExperts === undefined) return true;
+/** Whether a layer, or one behind it, needs the router of one before it. */
+export function sharesRouter({ productExperts, layerFfns }: Partial<Pick<ModelConfig, "productExperts" | "layerFfns">>, layer: number): boolean {
+  if (productExperts === undefined) return false;
   const first = productRouterLayer({ productExperts }, layer);
-  return first === layer || !layerFfns!.slice(layer, first + productExperts.routerLayers).includes("product");
+  return first !== layer && layerFfns!.slice(layer, first + productExperts.routerLayers).includes("product");
 }
+
+/** Numbers of a token's keys of both codebooks, [2, nHeads, nKeys]; 0 without product experts. */
+export const productWeightCount = ({ productExperts }: Partial<Pick<ModelConfig, "productExperts">>): number => (productExperts === undefined ? 0 : 2 * productExperts.nHeads * productExperts.nKeys);
+
+/** Numbers of a token's row that crosses a cut before a layer: the residual, and behind it the weights of keys that layers behind the cut go by. */
+export const cutRowLength = (c: Pick<ModelConfig, "hiddenSize"> & Partial<Pick<ModelConfig, "productExperts" | "layerFfns">>, layer: number): number => c.hiddenSize + (sharesRouter(c, layer) ? productWeightCount(c) : 0);
 
 /** Experts per token that are not run but scale what the others get. */
 export const auxiliariesOf = ({ auxiliaries }: Pick<RouterConfig, "auxiliaries">): number => auxiliaries?.perToken ?? 0;

@@ -2,10 +2,9 @@
 // nothing else, so that whoever plans memory (durable/memory-plan.ts) knows the bytes before anything is allocated.
 // What a stage of a ring does not need takes 0 bytes. Refuses weights and KV pages: those are counted where they are held.
 
-import { attendedSize, auxiliariesOf, expertInputSize, inputRowsPerToken, latentDim, type ModelConfig, type ProductExpertsConfig } from "./config.ts";
+import { attendedSize, auxiliariesOf, expertInputSize, inputRowsPerToken, latentDim, productWeightCount, sharesRouter, type ModelConfig, type ProductExpertsConfig } from "./config.ts";
 import { PAIR_BYTES } from "./expert-batch.ts";
 import { activationRowBytes, attentionScratchBytes, expertScratchBytes, matmulScratchBytes, topLogitsScratchBytes } from "./kernels.ts";
-import { productWeightCount } from "./product-router.ts";
 import { drawsTokens, endsLayers, isEmpty, wholeModel, type StageSpan } from "./stage-span.ts";
 
 /** Rows of logits computed at a time. */
@@ -70,13 +69,16 @@ function attentionRegions(c: ModelConfig, nTokens: number) {
 /** Hidden units of all keys of a codebook: what a matrix V of product experts reads of a token. */
 export const productRowLength = ({ form, nKeys, expertSize }: ProductExpertsConfig): number => nKeys * expertSize / (form === "vertical" ? 2 : 1);
 
+/** Whether an engine has weights of keys: it has product layers, or passes such weights on. */
+export const holdsKeys = (c: ModelConfig, { layers: [first, end] }: StageSpan): boolean => first !== end && (c.layerFfns.slice(first, end).includes("product") || sharesRouter(c, first));
+
 /** Regions of product experts: weights of a step's tokens, which layers share, and the hidden units of PRODUCT_TOKENS tokens. */
 function productRegions(c: ModelConfig, nTokens: number) {
   const of = nTokens === 0 ? undefined : c.productExperts;
   if (of === undefined) return { productWeights: 0, productX1: 0, productX2: 0, ...rowRegions("productIn", 0, 0), productOut: 0, productSums: 0, productPairs: 0 };
   const [isVertical, length] = [of.form === "vertical", productRowLength(of)];
   return {
-    productWeights: nTokens * productWeightCount(of) * 4, productX1: PRODUCT_TOKENS * length * 4, productX2: isVertical ? PRODUCT_TOKENS * length * 4 : 0,
+    productWeights: nTokens * productWeightCount(c) * 4, productX1: PRODUCT_TOKENS * length * 4, productX2: isVertical ? PRODUCT_TOKENS * length * 4 : 0,
     ...rowRegions("productIn", (isVertical ? 4 : 1) * PRODUCT_TOKENS, length), productOut: isVertical ? PRODUCT_TOKENS * c.hiddenSize / 2 * 4 : 0,
     productSums: PRODUCT_TOKENS * 2 * of.nKeys * 4, productPairs: of.nKeys * PAIR_BYTES,
   };
@@ -94,7 +96,7 @@ export function engineRegions(c: ModelConfig, { nTokens, maxSegments, sharedSegm
   const auxiliaries = auxiliariesOf(c.router);
   const nScaled = auxiliaries > 0 ? nRouted : 0;
   const nShared = hasLayers && sharedSegmentWidth > 0 ? nTokens : 0;
-  const nProduct = ownFfns.includes("product") ? nTokens : 0;
+  const nProduct = holdsKeys(c, span) ? nTokens : 0;
   const nFinals = hasHead ? LOGIT_ROWS : 0;
   const nTops = hasHead || drawsTokens(span) ? LOGIT_ROWS : 0;
   const widest = Math.max(c.hiddenSize, attendedSize(c), c.mla?.qLoraRank ?? 0, latentDim(c), nProduct > 0 ? productRowLength(c.productExperts!) : 0);

@@ -7,7 +7,7 @@ import { activationRows, normalise, RowProducts, type ActivationRows } from "./a
 import { attentionOf, type Attention } from "./attention.ts";
 import { AuxiliaryScaling } from "./auxiliary-scaling.ts";
 import { ModelError, expertsPerInputRow, inputRowsPerToken, keepRouterColumns, latentDim, type ModelConfig } from "./config.ts";
-import { engineRegions, hiddenStride, routerStride, type EngineRegions } from "./engine-regions.ts";
+import { engineRegions, hiddenStride, holdsKeys, routerStride, type EngineRegions } from "./engine-regions.ts";
 import { ExpertBatchBuilder, PAIR_BYTES } from "./expert-batch.ts";
 import { MAX_ROUNDS, type ExpertBatch, type ExpertRunInfo, type Experts } from "./experts.ts";
 import type { Heap } from "./heap.ts";
@@ -81,14 +81,14 @@ export type PassEntry = Pick<StepEntry, "timeline" | "ids" | "pruning" | "produc
 /** What a stage gets for a pass. */
 export interface StagePass {
   readonly entries: readonly PassEntry[];
-  /** Residual rows f32 [tokens, hidden] from the stage before; null at the first. */
+  /** Residual rows f32 [tokens, cutRowLength] from the stage before; null at the first. */
   readonly rows: Float32Array | null;
   /** Tokens of the step whose final rows are wanted, ascending: HeadPlan says which. */
   readonly asked: readonly number[];
 }
 
 export interface PassResult {
-  /** Residual rows f32 [tokens, hidden] for the next stage; of the stage with the last layer final rows f32 [asked, hidden]. Fresh memory. */
+  /** Residual rows f32 [tokens, cutRowLength] for the next stage; of the stage with the last layer final rows f32 [asked, hidden]. Fresh memory. */
   readonly rows: Float32Array;
   readonly frames: number;
   readonly bytes: number;
@@ -176,8 +176,8 @@ export class Engine {
     this.#shared = new SharedFfn({ config: c, kernels, heap, segments: parts.shared, at, products: this.#products });
     this.#scaling = AuxiliaryScaling.of({ config: c, kernels, heap, at, activations: parts.activations });
     this.#latent = new LatentRows(c, heap, at, nExperts > 0 ? n : 0, this.#products);
-    this.#product = ProductExperts.of({ config: c, kernels, heap, at, products: this.#products }, c.layerFfns.slice(...span.layers).includes("product"));
-    this.#residual = new ResidualRows(c, kernels, heap, trunk, at.x);
+    this.#product = ProductExperts.of({ config: c, kernels, heap, at, products: this.#products }, holdsKeys(c, span));
+    this.#residual = new ResidualRows(c, kernels, heap, trunk, at.x, at.productWeights);
     this.#head = new Head(c, kernels, heap, trunk, at);
     this.#timelineIds = new Uint32Array(n);
     const shape = {

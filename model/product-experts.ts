@@ -3,13 +3,13 @@
 // (product-router.ts), quantising of its own (activation-rows.ts) and the wire: such a layer is computed where the trunk lies.
 
 import { activationRows, type ActivationRows, type RowProducts } from "./activation-rows.ts";
-import type { ModelConfig, ProductExpertsConfig } from "./config.ts";
+import { productWeightCount, type ModelConfig, type ProductExpertsConfig } from "./config.ts";
 import { PRODUCT_TOKENS, hiddenStride, productRowLength, type EngineRegions } from "./engine-regions.ts";
 import { PAIR_BYTES } from "./expert-batch.ts";
 import type { Heap } from "./heap.ts";
 import { MATRIX_FORMATS, activationRowBytes, matrixBytes, type ActivationFormat, type Kernels } from "./kernels.ts";
 import type { LayerMask } from "./product-mask.ts";
-import { keyThreshold, productWeightCount, weighKeys } from "./product-router.ts";
+import { keyThreshold, weighKeys } from "./product-router.ts";
 import type { Matrix, ProductWeights } from "./trunk.ts";
 
 const f = Math.fround;
@@ -66,14 +66,14 @@ export class ProductExperts {
     this.#blocks = new Uint8Array(Math.ceil(length / BLOCK_ROWS));
   }
 
-  /** null for an engine without such layers. */
-  static of(parts: ProductExpertsParts, hasLayers: boolean): ProductExperts | null {
+  /** null for an engine without such layers, unless it passes weights of keys on. */
+  static of(parts: ProductExpertsParts, holdsKeys: boolean): ProductExperts | null {
     const { productExperts } = parts.config;
-    return productExperts === undefined || !hasLayers ? null : new ProductExperts(parts, productExperts);
+    return productExperts === undefined || !holdsKeys ? null : new ProductExperts(parts, productExperts);
   }
 
   /** Numbers of a token that a tap at `keys` sees. */
-  get weightCount(): number { return productWeightCount(this.#of); }
+  get weightCount(): number { return productWeightCount(this.#p.config); }
 
   /** Where the weights of the tokens from `first` on lie, f32 [nTokens, 2, nHeads, nKeys]: those of the last layer that routed. */
   weights(first: number): number { return this.#p.at.productWeights + first * this.weightCount * 4; }

@@ -10,9 +10,6 @@ const f = Math.fround;
 /** torch.nn.BatchNorm1d's. */
 const NORM_EPS = f(1e-5);
 
-/** Numbers of a token: weights of both codebooks by head and key, [2, nHeads, nKeys]. */
-export const productWeightCount = ({ nHeads, nKeys }: Pick<ProductExpertsConfig, "nHeads" | "nKeys">): number => 2 * nHeads * nKeys;
-
 /** The normalised score above which about topK of nKeys keys lie. */
 export const keyThreshold = ({ topK, nKeys }: Pick<ProductExpertsConfig, "topK" | "nKeys">): number => f(normalQuantile(1 - topK / nKeys));
 

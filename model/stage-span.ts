@@ -1,8 +1,8 @@
 // What of a model one engine holds: rows of the embedding, layers, rows of the head. One engine may hold everything; a ring of them holds everything once.
-// Owns the rules of a cut: whole layers (and whole groups of them where they share a router), the vocabulary at multiples of 512 rows, a tied head where the embedding's rows are, the last norm beside the last
+// Owns the rules of a cut: whole layers, the vocabulary at multiples of 512 rows, a tied head where the embedding's rows are, the last norm beside the last
 // layer. Refuses where engines live and how they talk (durable/, docs/protocol.md). What a ring computes: docs/arithmetic.md section 10.
 
-import { isProductCut, ModelError, type ModelConfig } from "./config.ts";
+import { ModelError, type ModelConfig } from "./config.ts";
 
 /** From the first to before the last. */
 export type Span = readonly [from: number, to: number];
@@ -33,19 +33,13 @@ export const holdsAll = ({ nLayers, vocabSize }: Pick<ModelConfig, "nLayers" | "
 
 const show = ([from, to]: Span): string => `${from} to ${to}`;
 
-/** What a cut goes by. */
-export type CutConfig = Pick<ModelConfig, "nLayers" | "vocabSize" | "tieWordEmbeddings"> & Partial<Pick<ModelConfig, "layerFfns" | "productExperts">>;
-
 /** Throws ModelError where no engine can hold this and nothing else of the model. */
-export function checkStage(config: CutConfig, { embeddingRows, layers, headRows }: StageSpan): void {
-  const { nLayers, vocabSize, tieWordEmbeddings } = config;
+export function checkStage({ nLayers, vocabSize, tieWordEmbeddings }: Pick<ModelConfig, "nLayers" | "vocabSize" | "tieWordEmbeddings">, { embeddingRows, layers, headRows }: StageSpan): void {
   const within = (what: string, span: Span, end: number): void => {
     if (!(Number.isInteger(span[0]) && Number.isInteger(span[1]) && span[0] >= 0 && span[0] <= span[1] && span[1] <= end))
       throw new ModelError(`A stage was given ${what} ${show(span)}; a span within 0 to ${end} was expected.`);
   };
   within("layers", layers, nLayers);
-  for (const layer of isEmpty(layers) ? [] : layers) if (layer < nLayers && !isProductCut(config, layer))
-    throw new ModelError(`A stage was given layers ${show(layers)}, but the ${config.productExperts!.routerLayers} layers from ${layer - layer % config.productExperts!.routerLayers} on share a router; a cut between such groups was expected.`);
   for (const [what, span] of [["embedding rows", embeddingRows], ["head rows", headRows]] as const) {
     within(what, span, vocabSize);
     for (const row of span) if (row % VOCABULARY_BLOCK_ROWS !== 0 && row !== vocabSize)
@@ -59,7 +53,7 @@ export function checkStage(config: CutConfig, { embeddingRows, layers, headRows 
 }
 
 /** Throws ModelError unless the stages, in this order, hold every row and layer once, ascending, and all of the embedding before the first layer. */
-export function checkRing(config: CutConfig, stages: readonly StageSpan[]): void {
+export function checkRing(config: Pick<ModelConfig, "nLayers" | "vocabSize" | "tieWordEmbeddings">, stages: readonly StageSpan[]): void {
   const at = { embeddingRows: 0, layers: 0, headRows: 0 };
   for (const [number, stage] of stages.entries()) {
     checkStage(config, stage);

@@ -5,7 +5,7 @@
 // Refuses to generate: for every next token all layers would be read anew.
 
 import { engineRegions, hiddenStride, type EngineRegions } from "../model/engine-regions.ts";
-import { isProductCut, ModelError, trunkTensors, type ModelConfig } from "../model/config.ts";
+import { ModelError, sharesRouter, trunkTensors, type ModelConfig } from "../model/config.ts";
 import { Engine } from "../model/engine.ts";
 import { Heap } from "../model/heap.ts";
 import { activationFormatOf, formatCode, matrixBytes, type Kernels } from "../model/kernels.ts";
@@ -52,7 +52,7 @@ export class LayeredModel {
   readonly #limits: LayeredLimits;
   /** Rows that the next layer reads, f32 [tokens, hidden]. */
   #rows: Float32Array = new Float32Array(0);
-  /** Layers that ran since the last cut that routing allows, with their weights, and what the first of them read: more than none only within a group that shares a router. */
+  /** Layers that ran since the last one that shares no router with those before it, with their weights, and what the first of them read: more than none only within a group that shares a router. */
   #group: { readonly rows: Float32Array; readonly weights: readonly WeightsByName[] } = { rows: new Float32Array(0), weights: [] };
 
   private constructor(weights: WeightsByName, lengths: readonly number[], modules: KernelModules, limits: LayeredLimits) {
@@ -156,7 +156,7 @@ export class LayeredModel {
 
   /** What has to run before a layer, and from where: nothing, but where it shares the router of an earlier one. */
   #groupOf(layer: number): { readonly rows: Float32Array; readonly weights: readonly WeightsByName[] } {
-    return isProductCut(this.config, layer) ? { rows: this.#rows, weights: [] } : this.#group;
+    return sharesRouter(this.config, layer) ? this.#group : { rows: this.#rows, weights: [] };
   }
 
   /** Rows [first, first + nTokens) as an f32 matrix in tile layout: 32 rows of a column lie together. */

@@ -13,7 +13,7 @@ import { FolderSource } from "../../cli/file-source.ts";
 import { kernelModules, openPackFrom } from "../../cli/open-pack.ts";
 import { pinnedNode, ROOT } from "../../cli/setup.mjs";
 import { parameterCounts } from "../../fleet/capacity-pack.ts";
-import { planLanes } from "../../fleet/capacity-stages.ts";
+import { ringTraffic } from "../../fleet/traffic.ts";
 import { openModelFolder } from "../../formats/canonical-model.ts";
 import { afterPass, unchanged, writeCanonical } from "../../formats/canonical-writer.ts";
 import type { Checkpoint } from "../../formats/checkpoint.ts";
@@ -21,7 +21,7 @@ import { openHuggingFace } from "../../formats/huggingface.ts";
 import { MemorySink, MemorySource } from "../../formats/memory-source.ts";
 import { QUANTS } from "../../formats/pack-formats.ts";
 import { openPack } from "../../formats/pack-reader.ts";
-import { trunkTensors, type ModelConfig } from "../../model/config.ts";
+import { cutRowLength, trunkTensors, type ModelConfig } from "../../model/config.ts";
 import { forwardDefinition } from "../../model/definition.ts";
 import { keyWeights } from "../../model/definition-product.ts";
 import { engineRegions } from "../../model/engine-regions.ts";
@@ -30,7 +30,7 @@ import { formatCode, matmulScratchBytes } from "../../model/kernels.ts";
 import { keptKeys } from "../../model/product-router.ts";
 import { ProductUse } from "../../model/product-use.ts";
 import { createScalarKernels } from "../../model/scalar-kernels.ts";
-import { checkRing, checkStage, wholeModel, type StageSpan } from "../../model/stage-span.ts";
+import { checkRing, wholeModel, type StageSpan } from "../../model/stage-span.ts";
 import { instantiateKernels, RESERVED_BYTES } from "../../model/wasm-kernels.ts";
 import { LayeredModel } from "../../passes/layered-model.ts";
 import { moefyModel } from "../../passes/moefy-model.ts";
@@ -40,6 +40,7 @@ import { kernelModule } from "../node/kernels/modules.ts";
 import { directEngine, logitsOf, type PlainWeights } from "../support/direct-engine.ts";
 import { tinyMonet, type TinyMonet } from "../support/monet-files.ts";
 import { packToMemory, type MemoryPack } from "../support/pack-to-memory.ts";
+import { plainCheckpoint } from "../support/plain-checkpoint.ts";
 import { productConfig, productWeights } from "../support/product-model.ts";
 import { openStage, ringOf, soleOf } from "../support/ring.ts";
 import { SeededRandom } from "../support/seeded-random.ts";
@@ -160,47 +161,50 @@ describe("a ring", () => {
   const [ALL, NONE] = [[0, 1061], [0, 0]] as const;
   const cut = (...ends: number[]): StageSpan[] => ends.map((end, n) => ({ embeddingRows: n === 0 ? ALL : NONE, layers: [ends[n - 1] ?? 0, end], headRows: n === ends.length - 1 ? ALL : NONE }));
 
-  it("cut between groups gives the bits of one engine", async () => {
+  it("cut anywhere gives the bits of one engine: a router's weights follow the residual", async () => {
     const pack = await packToMemory(await opened(model), { quant: "q8" });
     const { manifest } = await openPack(pack.source);
-    const sole = soleOf(await openStage(pack.source, manifest, wholeModel(manifest.config)));
-    for (const spans of [cut(2, 5), cut(4, 5), cut(2, 4, 5)]) {
-      checkRing(manifest.config, spans);
-      const ring = ringOf(await Promise.all(spans.map((span) => openStage(pack.source, manifest, span))));
-      const run = async (of: typeof ring): Promise<Uint32Array[]> => {
+    const { config } = manifest;
+    const sole = soleOf(await openStage(pack.source, manifest, wholeModel(config)));
+    expect([1, 2, 3, 4, 5].map((layer) => cutRowLength(config, layer) - config.hiddenSize)).toEqual([2 * 4 * 16, 0, 2 * 4 * 16, 0, 0]);
+    for (const spans of [cut(2, 5), cut(4, 5), cut(1, 5), cut(1, 2, 3, 4, 5), cut(3, 5)]) {
+      checkRing(config, spans);
+      const stages = await Promise.all(spans.map((span) => openStage(pack.source, manifest, span)));
+      const run = async (of: ReturnType<typeof ringOf>): Promise<Uint32Array[]> => {
         const sequence = of.open(40);
         const found: Uint32Array[] = [];
-        for (const ids of [IDS.slice(0, 13), [5]]) found.push(...(await of.step([{ sequence, ids, logits: "all" }])).map(({ logits }) => bits(logits)));
+        for (const ids of [IDS.slice(0, 23), [5]]) found.push(...(await of.step([{ sequence, ids, logits: "all" }])).map(({ logits }) => bits(logits)));
         return found;
       };
-      expect(await run(ring)).toEqual(await run(sole));
+      const expected = await run(sole);
+      expect(await run(ringOf(stages))).toEqual(expected);
+      // What follows the residual counts.
+      const lengths: number[] = [];
+      const altered = ringOf(stages, { rows: (rows) => { lengths.push(rows.length / 23); return rows.map((x, i) => (i % (rows.length / 23) >= config.hiddenSize ? 0 : x)); } });
+      const sequence = altered.open(40);
+      const [{ logits }] = await altered.step([{ sequence, ids: IDS.slice(0, 23), logits: "all" }]) as unknown as [{ logits: Float32Array }];
+      expect(lengths).toEqual(spans.slice(1).map(({ layers: [first] }) => cutRowLength(config, first)));
+      expect(String(bits(logits)) === String(expected[0])).toBe(lengths.every((length) => length === config.hiddenSize));
     }
   });
 
-  it("cut within a group is refused in words, and no planner cuts there", async () => {
+  it("passes weights through a stage that needs none itself, and refuses rows without them", async () => {
+    // Layers 0 and 2 share a router, layer 1 between them is dense.
+    const own = productConfig({ routerLayers: 4 }, 3, { layerFfns: ["product", "dense", "product"], denseIntermediateSize: 40, vocabSize: 1061 });
+    const pack = await packToMemory(plainCheckpoint(own, productWeights(own, 2)), { quant: "q8" });
+    const { manifest } = await openPack(pack.source);
+    const stages = await Promise.all(cut(1, 2, 3).map((span) => openStage(pack.source, manifest, span)));
+    const [ring, sole] = [ringOf(stages), soleOf(await openStage(pack.source, manifest, wholeModel(own)))];
+    const [a, b] = await Promise.all([ring, sole].map(async (of) => (await of.step([{ sequence: of.open(20), ids: IDS.slice(0, 9), logits: "all" }]))[0]!.logits)) as [Float32Array, Float32Array];
+    expect(bits(a)).toEqual(bits(b));
+    const short = ringOf(stages, { rows: (rows) => rows.slice(0, 9 * own.hiddenSize) });
+    await expect(short.step([{ sequence: short.open(20), ids: IDS.slice(0, 9), logits: "all" }])).rejects.toThrow(/Residual rows of 432 numbers came for 9 tokens; 864 were expected/);
+  });
+
+  it("counts what follows the residual in the traffic of a plan", () => {
     const { config } = model;
-    for (const spans of [cut(1, 5), cut(3, 5), cut(2, 3, 5)]) expect(() => checkRing(config, spans)).toThrow(/the 2 layers from [02] on share a router; a cut between such groups was expected\.$/);
-    expect(() => checkStage(config, { embeddingRows: NONE, layers: [3, 4], headRows: NONE })).toThrow(/layers 3 to 4, but the 2 layers from 2 on share a router/);
-    // A dense layer between two that share is no place for a cut either; behind the last that shares it is.
-    const mixed = { ...config, layerFfns: ["product", "dense", "product", "dense"] as const, nLayers: 4, productExperts: { ...config.productExperts!, routerLayers: 4 } };
-    for (const [layer, isCut] of [[1, false], [2, false], [3, true]] as const) {
-      const attempt = (): void => checkStage(mixed, { embeddingRows: NONE, layers: [layer, 4], headRows: NONE });
-      if (isCut) attempt();
-      else expect(attempt).toThrow(/share a router/);
-    }
-    const { manifest } = await openPack((await packToMemory(await opened(model), { quant: "f32" })).source);
-    const limits = { isolateBytes: 0, roundTokens: 8, frameBytes: 4096, entries: 4, inFlightBytes: 0 };
-    const cuts = new Set<string>();
-    for (let kib = 400; kib < 4000; kib += 60) {
-      try {
-        const { stages } = planLanes(manifest, { ...limits, isolateBytes: kib * 1024 } as never, { streams: 1, contextTokens: 64 });
-        checkRing(manifest.config, stages);
-        cuts.add(stages.map(({ layers }) => layers.join("-")).join(" "));
-      } catch (error) {
-        expect((error as Error).message).toMatch(/Layers \d to \d, which share a router, alone take|Rows \d+ to \d+|Layer 4 alone/);
-      }
-    }
-    expect(cuts.size).toBeGreaterThan(2);
+    const of = (...ends: number[]): number => ringTraffic(config, cut(...ends), { tokens: 3, outputs: 0 }, { headerBytes: 80 } as never).bytes;
+    expect(of(1, 5) - of(2, 5)).toBe(3 * 4 * 2 * 4 * 16);
   });
 });
 
