@@ -1,7 +1,7 @@
 // 262,144 experts a layer (Monet) in one isolate of the real runtime: a model of 1,024 halves and eight heads a layer behind an orchestrator, within the memory that a plan predicts and the
-// platform gives. Out of scope: the layers' numbers (test/methods/28-monet.test.ts).
+// platform gives; and a ring of stages that share a router. Out of scope: the layers' numbers (test/methods/28-monet.test.ts).
 
-import { expect, it } from "vitest";
+import { afterEach, expect, it } from "vitest";
 import { hostIsolate } from "../../durable/host-isolate.ts";
 import { LIMITS } from "../../durable/limits.ts";
 import { kvBytes, linearMemoryBytes, maxSegmentsOf, orchestratorMemory, plannedBytes } from "../../durable/memory-plan.ts";
@@ -12,7 +12,10 @@ import { logprobs } from "../../model/sampling.ts";
 import { packToMemory } from "../support/pack-to-memory.ts";
 import { plainCheckpoint } from "../support/plain-checkpoint.ts";
 import { productConfig, productWeights } from "../support/product-model.ts";
-import { deploy, eventsOf, fleetEnv, greedy, greedyLogits, inProcess, orchestrator, PROMPT, statusOf } from "./fleet-fixture.ts";
+import { deployRing, RING_VOCAB, withoutRing } from "./ring-fixture.ts";
+import { deploy, eventsOf, fleetEnv, greedy, greedyLogits, inProcess, orchestrator, outputOf, PROMPT, statusOf } from "./fleet-fixture.ts";
+
+afterEach(() => withoutRing());
 
 it("run in one isolate, as planned, and say what one engine says", async () => {
   const packId = "product-512";
@@ -53,4 +56,20 @@ it("run in one isolate, as planned, and say what one engine says", async () => {
   const said = events.flatMap((event) => (event.type === "token" ? [event] : []));
   expect(said.map(({ id }) => id)).toEqual(local.ids);
   said.forEach(({ id, logprob, top }, i) => expect({ logprob, top }).toEqual(logprobs(local.logits[PROMPT.length - 1 + i]!, id, 5)));
+});
+
+it("stages that share a router say what one orchestrator says", async () => {
+  const config = productConfig({ nKeys: 16, nHeads: 4, topK: 4, routerLayers: 4 }, 3, { vocabSize: RING_VOCAB, maxPositions: 128 });
+  const packId = "product-ring";
+  const pack = await packToMemory(plainCheckpoint(config, productWeights(config, 8)), { id: packId, quant: "q8" });
+  for (const [name, bytes] of pack.files) await fleetEnv.PACKS!.put(`packs/${packId}/${name}`, bytes);
+  const requests = [greedy(6), greedy(5, { promptIds: [400, 1000, 7, 600], logprobs: 20 })];
+  const all = async (name: string): Promise<unknown[]> => Promise.all(requests.map(async (request) => outputOf(await eventsOf(name, request))));
+  deploy({ packId, shards: 1 });
+  const expected = await all(`${packId}-sole`);
+  const [ALL, NONE] = [[0, RING_VOCAB], [0, 0]] as const;
+  await deployRing(pack, packId, [{ embeddingRows: ALL, layers: [0, 1], headRows: NONE }, { embeddingRows: NONE, layers: [1, 2], headRows: NONE }, { embeddingRows: NONE, layers: [2, 3], headRows: ALL }], { holdsExperts: true });
+  expect(await all(packId)).toEqual(expected);
+  expect((await statusOf(packId)).stages.map(({ isReady }) => isReady)).toEqual([true, true]);
+  expect(expected.flat()).toContainEqual(["length", 6]);
 });
