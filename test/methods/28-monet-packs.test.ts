@@ -32,8 +32,10 @@ import { ProductUse } from "../../model/product-use.ts";
 import { createScalarKernels } from "../../model/scalar-kernels.ts";
 import { checkRing, wholeModel, type StageSpan } from "../../model/stage-span.ts";
 import { instantiateKernels, RESERVED_BYTES } from "../../model/wasm-kernels.ts";
+import { parseBitPlan } from "../../passes/bit-plan.ts";
 import { LayeredModel } from "../../passes/layered-model.ts";
 import { moefyModel } from "../../passes/moefy-model.ts";
+import { quantizeModel } from "../../passes/quantize-model.ts";
 import { rotateModel } from "../../passes/rotate-model.ts";
 import { checkpointWeights, packWeights } from "../../passes/streamed-model.ts";
 import { kernelModule } from "../node/kernels/modules.ts";
@@ -206,6 +208,22 @@ describe("a ring", () => {
     const of = (...ends: number[]): number => ringTraffic(config, cut(...ends), { tokens: 3, outputs: 0 }, { headerBytes: 80 } as never).bytes;
     expect(of(1, 5) - of(2, 5)).toBe(3 * 4 * 2 * 4 * 16);
   });
+});
+
+it("what a pass quantises is attention alone, layer by layer through groups that share a router", async () => {
+  const checkpoint = await opened(tinyMonet(4));
+  const sink = new MemorySink();
+  const report = await quantizeModel(checkpoint, sink, kernelModules(), {
+    plan: parseBitPlan("all=8; attn=4", checkpoint.config), method: "gptq", actOrder: false, damping: 0.01, weighting: "count", sequences: [IDS, IDS.map((id) => (id * 7 + 1) % 97)],
+  });
+  expect(report.matrices.map(({ name }) => name)).toEqual(expect.arrayContaining(["embed", "head", "layers.0.q", "layers.3.o"]));
+  expect(report.matrices.filter(({ name }) => name.includes("product"))).toEqual([]);
+  expect(report.matrices.filter(({ name }) => /layers/.test(name)).every(({ rows, error }) => rows > 0 && error < 0.2)).toBe(true);
+  const model = await openModelFolder(new MemorySource(sink.files), "quantized");
+  expect([model.place("layers.2.k").type, model.place("layers.2.product.v12").type, model.place("layers.2.product.w1").type]).toEqual(["Q4_0", "F32", "F32"]);
+  expect([...await model.readF32("layers.1.product.u2")]).toEqual([...await checkpoint.readF32("layers.1.product.u2")]);
+  const { engine } = await openPackFrom((await packToMemory(model, { quant: "source" })).source);
+  expect((await logitsOf(engine, IDS, [30])).every(Number.isFinite)).toBe(true);
 });
 
 describe("262,144 experts a layer", () => {
