@@ -234,14 +234,14 @@ describe("262,144 experts a layer", () => {
     expect(config.productExperts!.nKeys ** 2).toBe(262_144);
     const memory = new WebAssembly.Memory({ initial: 2 });
     const { engine, heap } = directEngine(config, weights, RESERVED_BYTES, { kernels: instantiateKernels(kernelModule("simd128"), memory, "simd128"), contextLength: 32 });
-    const ids = [3, 41];
+    const ids = [41];
     const kept: number[] = [];
     const timeline = engine.kv.open(4);
     const { logits } = await engine.step([{ timeline, ids, logits: "all" }], [{ at: "keys", layers: [0], run: ({ values, rowLength, nTokens }) => {
       for (let t = 0; t < nTokens; t++) kept.push(...keptKeys(config.productExperts!, values.subarray(t * rowLength, (t + 1) * rowLength)).flat().map(({ length }) => length));
     } }]);
     // About 32 of 512 keys for each head of either codebook.
-    expect(kept).toHaveLength(2 * 2 * 8);
+    expect(kept).toHaveLength(2 * 8);
     expect(kept.reduce((a, b) => a + b, 0) / kept.length).toBeGreaterThan(8);
     expect(kept.reduce((a, b) => a + b, 0) / kept.length).toBeLessThan(128);
     const truth = forwardDefinition(config, weights, ids).logits;
