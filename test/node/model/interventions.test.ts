@@ -237,7 +237,7 @@ describe("an engine", () => {
         if (part === undefined) return whole;
         const width = part === "router" ? whole.cols : 1;
         const rows = kept[Number(of2)]!;
-        return { rows: part === "router" ? rows.length : 1, cols: part === "router" ? width : rows.length, values: Float32Array.from(rows.flatMap((e) => Array.from(whole.values.subarray(e * width, (e + 1) * width)))) };
+        return { rows: part === "router" ? rows.length : 1, cols: part === "router" ? width : rows.length, values: Float32Array.from(rows.flatMap((e) => Array.from({ length: width }, (_, i) => whole.values[e * width + i]!))) };
       },
     };
   };
