@@ -14,10 +14,7 @@ export interface AuditEntry {
   readonly ops: readonly InterventionOp[];
 }
 
-export const auditLine = ({ id, endpoint, method }: Pick<RequestRecord, "id" | "endpoint" | "method">, path: string, caller: Caller, { action, profile, ops }: AuditEntry, at: Date): object =>
-  ({ level: "audit", time: at.toISOString(), id, caller: caller.id, method, endpoint: endpoint === "" ? path : endpoint, action, profile, ops });
-
-/** `path`: the route, not the path with its parameters. */
-export function audit(record: RequestRecord, path: string, caller: Caller, entry: AuditEntry): void {
-  console.log(JSON.stringify(auditLine(record, path, caller, entry, new Date())));
+/** `endpoint`: the route, not the path with its parameters. */
+export function audit({ id, method }: Pick<RequestRecord, "id" | "method">, endpoint: string, caller: Caller, { action, profile, ops }: AuditEntry): void {
+  console.log(JSON.stringify({ level: "audit", time: new Date().toISOString(), id, caller: caller.id, method, endpoint, action, profile, ops }));
 }
