@@ -269,7 +269,7 @@ export type DefinitionMask = (layer: number, i: number, j: number) => boolean;
  * The whole model over one sequence from position 0. `reserved` positions decide between short and long rotary frequencies where there are both; `task` and
  * `condition` are the request's, where the model's gates ask for them, and so are the product experts that are left out.
  */
-export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: ArrayLike<number>, reserved = ids.length, answers: { readonly task?: number; readonly condition?: ArrayLike<number>; readonly isMasked?: DefinitionMask } = {}): DefinitionResult {
+export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: ArrayLike<number>, reserved = ids.length, answers: { readonly task?: number | undefined; readonly condition?: ArrayLike<number> | undefined; readonly isMasked?: DefinitionMask } = {}): DefinitionResult {
   const { isMasked = () => false } = answers;
   const isLong = c.rope.long !== null && reserved > c.rope.long.fromPositions;
   const embed = w("embed");

@@ -20,13 +20,14 @@ import type { SegmentWeights } from "./local-experts.ts";
 import type { HeadAsk } from "./head-rows.ts";
 import { Head, type EntryLogits, type HeadPlan, type LogitsRequest } from "./logits.ts";
 import type { HeadAnswer, HeadPart } from "./ring-logits.ts";
-import { OnlinePruning, type PrunedCalls } from "./online-pruning.ts";
-import type { PruningRule } from "./online-pruning-rule.ts";
+import type { PrunedCalls } from "./online-pruning.ts";
 import { ProductExperts } from "./product-experts.ts";
-import { layerMasks, type LayerMask, type ProductMask } from "./product-mask.ts";
+import { layerMasks, type LayerMask } from "./product-mask.ts";
+import { answersOf, type RequestRouting } from "./request-routing.ts";
 import { ResidualRows } from "./residual-rows.ts";
 import { branchesOf, expertOutputSize } from "./router-config.ts";
 import { routeTokens } from "./router.ts";
+import { EntryRouting } from "./routing-taps.ts";
 import type { TopLogits } from "./sampling.ts";
 import { SharedFfn } from "./shared-ffn.ts";
 import { endsLayers, holdsAll, isEmpty, type StageSpan } from "./stage-span.ts";
@@ -59,12 +60,8 @@ export interface StepEntry {
   readonly timeline: Timeline;
   readonly ids: ArrayLike<number>;
   readonly logits: LogitsRequest;
-  /** Experts that its tokens do without; absent or null: none. */
-  readonly pruning?: PruningRule | null;
-  /** Where the model's gates ask for it (router-config.ts): what the request says. */
-  readonly answers?: GateAnswers | null;
-  /** Product experts that its tokens do without; absent or null: none. */
-  readonly productMask?: ProductMask | null;
+  /** What it asks of routing; absent or null: nothing. */
+  readonly routing?: RequestRouting | null | undefined;
 }
 
 export interface StepResult {
@@ -81,7 +78,7 @@ export interface StepResult {
 }
 
 /** Tokens of one timeline in a stage's pass, continuing at timeline.length; ids count only where a stage has embedding rows. */
-export type PassEntry = Pick<StepEntry, "timeline" | "ids" | "pruning" | "answers" | "productMask">;
+export type PassEntry = Pick<StepEntry, "timeline" | "ids" | "routing">;
 
 /** What a stage gets for a pass. */
 export interface StagePass {
@@ -101,6 +98,8 @@ export interface PassResult {
   readonly hedges: number;
   readonly pruned?: readonly PrunedCalls[];
 }
+
+const prunedOf = (routing: ReturnType<EntryRouting["tapsOf"]>): Pick<StepResult, "pruned"> => (routing?.pruned === undefined ? {} : { pruned: routing.pruned });
 
 interface FrameSums { frames: number; bytes: number; retries: number; hedges: number }
 
@@ -145,6 +144,7 @@ export class Engine {
   /** Masks of the step's tokens by layer; null where no entry has one. */
   #productMasks: (ReadonlyMap<number, LayerMask> | null)[] | null = null; // [tokens]
   readonly #residual: ResidualRows;
+  readonly #routing: EntryRouting;
   readonly #head: Head;
   readonly #timelineIds: Uint32Array;
   readonly #tokenIds: Uint32Array;
@@ -187,6 +187,7 @@ export class Engine {
     this.#latent = new LatentRows(c, heap, at, nExperts > 0 ? n : 0, this.#products);
     this.#product = ProductExperts.of({ config: c, kernels, heap, at, products: this.#products }, holdsKeys(c, span));
     this.#residual = new ResidualRows(c, kernels, heap, trunk, at.x, at.productWeights);
+    this.#routing = new EntryRouting(c, { keepRouter: (layer) => this.#keepRouter(layer), selectionBias: (layer) => this.#selectionBias(layer) });
     this.#head = new Head(c, kernels, heap, trunk, at);
     this.#timelineIds = new Uint32Array(n);
     this.#tokenIds = new Uint32Array(n);
@@ -215,11 +216,11 @@ export class Engine {
     return this.#alone(async () => {
       if (!holdsAll(this.config, this.span)) throw new Error("A whole step was asked of one stage of a ring; it makes passes.");
       const sum = { frames: 0, bytes: 0, retries: 0, hedges: 0 };
-      const pruning = this.#pruning(entries);
-      await this.#through(entries, null, pruning === null ? taps : [...pruning.taps, ...taps], sum);
+      const routing = this.#routing.tapsOf(entries);
+      await this.#through(entries, null, routing === null ? taps : [...routing.taps, ...taps], sum);
       const results = this.#head.run(entries);
       for (const { timeline, ids } of entries) timeline.length += ids.length;
-      return { logits: results.map(({ logits }) => logits), tops: results.map(({ top }) => top), ...sum, ...(pruning === null ? {} : { pruned: pruning.calls }) };
+      return { logits: results.map(({ logits }) => logits), tops: results.map(({ top }) => top), ...sum, ...prunedOf(routing) };
     });
   }
 
@@ -230,12 +231,12 @@ export class Engine {
   pass({ entries, rows, asked }: StagePass, taps: readonly Tap[] = []): Promise<PassResult> {
     return this.#alone(async () => {
       const sum = { frames: 0, bytes: 0, retries: 0, hedges: 0 };
-      const pruning = this.#pruning(entries);
-      const nTokens = await this.#through(entries, rows, pruning === null ? taps : [...pruning.taps, ...taps], sum);
+      const routing = this.#routing.tapsOf(entries);
+      const nTokens = await this.#through(entries, rows, routing === null ? taps : [...routing.taps, ...taps], sum);
       if (asked.some((token) => !Number.isInteger(token) || token < 0 || token >= nTokens)) throw new ModelError(`The final row of a token was asked for that is not among the ${nTokens} of the pass.`);
       const out = endsLayers(this.config, this.span) ? this.#head.finals(asked) : this.#residual.take(nTokens);
       for (const { timeline, ids } of entries) timeline.length += ids.length;
-      return { rows: out, ...sum, ...(pruning === null ? {} : { pruned: pruning.calls }) };
+      return { rows: out, ...sum, ...prunedOf(routing) };
     });
   }
 
@@ -248,15 +249,16 @@ export class Engine {
   /** What the entries of the plan get, where tokens are drawn. Throws ModelError where the parts, ascending, do not answer the plan. */
   conclude(plan: HeadPlan, finals: Float32Array, parts: readonly HeadPart[]): readonly EntryLogits[] { return this.#head.conclude(plan, finals, parts); }
 
-  /** What leaves experts out of the entries' tokens: before every other tap, so that all see who is really asked. */
-  #pruning(entries: readonly PassEntry[]): OnlinePruning | null {
-    const { config: c } = this;
-    const length = c.router.topK * keepRouterColumns(c.hiddenSize, c.router.topK);
-    return OnlinePruning.of(c, entries, (layer) => {
-      const { keepRouter } = this.#layer(layer);
-      if (keepRouter === 0) throw new ModelError(`Layer ${layer} has no mask router, which an entry's rule needs.`);
-      return this.#p.heap.f32.subarray(keepRouter / 4, keepRouter / 4 + length);
-    });
+  #keepRouter(layer: number): Float32Array {
+    const { hiddenSize, router: { topK } } = this.config;
+    const { keepRouter } = this.#layer(layer);
+    if (keepRouter === 0) throw new ModelError(`Layer ${layer} has no mask router, which an entry's rule needs.`);
+    return this.#p.heap.f32.subarray(keepRouter / 4, keepRouter / 4 + topK * keepRouterColumns(hiddenSize, topK));
+  }
+
+  #selectionBias(layer: number): Float32Array | null {
+    const { selectionBias } = this.#layer(layer);
+    return selectionBias === 0 ? null : this.#p.heap.f32.subarray(selectionBias / 4, selectionBias / 4 + this.config.nExperts);
   }
 
   async #alone<Result>(run: () => Promise<Result>): Promise<Result> {
@@ -323,8 +325,8 @@ export class Engine {
     if (isEmpty(layers) && isEmpty(embeddingRows)) throw new Error("A pass was asked of a stage that holds head rows only; nothing passes through it.");
     const hasLayers = !isEmpty(layers);
     let t = 0;
-    for (const { timeline, ids, ...entry } of entries) {
-      const answers = entry.answers ?? undefined;
+    for (const { timeline, ids, routing } of entries) {
+      const answers = routing == null ? undefined : answersOf(routing);
       checkAnswers(c, answers);
       if (timeline.length + ids.length > timeline.maxTokens)
         throw new Error(`Timeline ${timeline.id} holds ${timeline.length} of ${timeline.maxTokens} reserved tokens; ${ids.length} more were submitted.`);
@@ -472,9 +474,10 @@ export class Engine {
 
 /** Masks of product experts of each token; null where no entry has one. Throws ModelError where the model has no such experts. */
 function masksOf(c: ModelConfig, entries: readonly PassEntry[]): (ReadonlyMap<number, LayerMask> | null)[] | null {
-  if (entries.every(({ productMask }) => productMask == null)) return null;
-  return entries.flatMap(({ ids, productMask }) => {
-    const masks = productMask == null ? null : layerMasks(c, productMask);
+  if (entries.every(({ routing }) => routing?.productMask === undefined)) return null;
+  return entries.flatMap(({ ids, routing }) => {
+    const productMask = routing?.productMask;
+    const masks = productMask === undefined ? null : layerMasks(c, productMask);
     return Array.from(ids, () => masks);
   });
 }

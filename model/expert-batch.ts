@@ -6,7 +6,7 @@
 import type { ExpertBatch, Experts, Placement } from "./experts.ts";
 import type { Heap } from "./heap.ts";
 
-/** In place of an expert's id: the token does without (online-pruning.ts). Nobody is asked for it, and nothing is added up for it. */
+/** In place of an expert's id: the token does without (online-pruning.ts, intervention-taps.ts). Nobody is asked for it, and nothing is added up for it. */
 export const NO_EXPERT = 0xffffffff;
 
 /** Bytes of one record of the combine kernel: {token, rowPtr, segmentStride, nSegments, weight}; of several branches a token has as many places, one after the other. */
@@ -77,7 +77,7 @@ export class ExpertBatchBuilder {
   /**
    * Groups nTokens x topK choices (ids, weights: addresses of [nTokens, topK]) and writes the fold records to `pairs`.
    * `segmentCounts[e]` is the number of segments of expert e in this layer. Returns the batch and the number of records.
-   * An expert chosen twice by one token is not possible: top-k picks distinct experts. Any of a token's choices may be NO_EXPERT, or all.
+   * An expert chosen twice by one token is not possible: top-k picks distinct experts. Any of a token's choices may be NO_EXPERT, and all of them: then nothing is added up for it.
    */
   build(layer: number, step: number, nTokens: number, ids: number, weights: number, segmentCounts: ArrayLike<number>,
     activations: number, activationStride: number, rows: number, pairs: number): { batch: ExpertBatch; nPairs: number } {

@@ -18,17 +18,18 @@ export interface ProductMask { readonly layers: readonly ProductLayerMask[] }
 
 type MaskedConfig = Pick<ModelConfig, "nLayers" | "layerFfns" | "productExperts">;
 
-/** Throws ModelError where the model has no such layer or key. */
-export function checkProductMask(c: MaskedConfig, { layers }: ProductMask): void {
+/** Why the model cannot go by the mask, as a sentence; null where it can. */
+export function productMaskProblem(c: MaskedConfig, { layers }: ProductMask): string | null {
   const seen = new Set<number>();
   for (const { layer, firstKeys = [], secondKeys = [], pairs = [] } of layers) {
-    if (c.layerFfns[layer] !== "product") throw new ModelError(`A mask of experts names layer ${layer}, which has no product experts; ${c.productExperts === undefined ? "no layer of this model has" : "only layers of that kind were expected"}.`);
-    if (seen.has(layer)) throw new ModelError(`A mask of experts names layer ${layer} twice; one entry for each layer was expected.`);
+    if (c.layerFfns[layer] !== "product") return `A mask of experts names layer ${layer}, which has no product experts; ${c.productExperts === undefined ? "no layer of this model has" : "only layers of that kind were expected"}.`;
+    if (seen.has(layer)) return `A mask of experts names layer ${layer} twice; one entry for each layer was expected.`;
     seen.add(layer);
     const { nKeys } = c.productExperts!;
     const wrong = [...firstKeys, ...secondKeys, ...pairs.flat()].find((key) => !Number.isInteger(key) || key < 0 || key >= nKeys);
-    if (wrong !== undefined) throw new ModelError(`A mask of experts names key ${wrong} in layer ${layer}; keys from 0 to ${nKeys - 1} were expected.`);
+    if (wrong !== undefined) return `A mask of experts names key ${wrong} in layer ${layer}; keys from 0 to ${nKeys - 1} were expected.`;
   }
+  return null;
 }
 
 /** Who is masked in one layer. */
@@ -63,11 +64,12 @@ export class LayerMask {
 /** Masks as layers look them up: made once, since a request brings the same record with every step. */
 const made = new WeakMap<ProductMask, ReadonlyMap<number, LayerMask>>();
 
-/** By layer. Throws ModelError as checkProductMask. */
+/** By layer. Throws ModelError where the model cannot go by it. */
 export function layerMasks(c: MaskedConfig, mask: ProductMask): ReadonlyMap<number, LayerMask> {
   const known = made.get(mask);
   if (known !== undefined) return known;
-  checkProductMask(c, mask);
+  const problem = productMaskProblem(c, mask);
+  if (problem !== null) throw new ModelError(problem);
   const found = new Map(mask.layers.map((of) => [of.layer, new LayerMask(c.productExperts!.nKeys, of)]));
   made.set(mask, found);
   return found;

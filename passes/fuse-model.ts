@@ -51,9 +51,8 @@ export async function fuseModel(checkpoint: Checkpoint, sink: PackSink, modules:
   requireOwnExperts(checkpoint, "fuse");
   const { config } = checkpoint;
   const fused = fusedConfig(checkpoint, conditions);
-  const answers = conditions.map((condition) => ({ condition: Float32Array.from(condition) }));
   // What the tokens are is all the same: gates do not see them.
-  const model = await LayeredModel.open(checkpointWeights(checkpoint, 1), conditions.map(() => [0]), modules, { answers });
+  const model = await LayeredModel.open(checkpointWeights(checkpoint, 1), conditions.map(() => [0]), modules, { routings: conditions.map((condition) => ({ condition })) });
   const choices = new Map<number, Chosen[][]>();
   for (let layer = 0; layer <= moeLayersOf(config).at(-1)!; layer++) {
     const own: Chosen[][] = [];

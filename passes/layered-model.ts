@@ -7,11 +7,11 @@
 import { engineRegions, hiddenStride, type EngineRegions } from "../model/engine-regions.ts";
 import { ModelError, sharesRouter, trunkTensors, type ModelConfig } from "../model/config.ts";
 import { Engine } from "../model/engine.ts";
-import type { GateAnswers } from "../model/gate-stage.ts";
 import { Heap } from "../model/heap.ts";
 import { activationFormatOf, formatCode, matrixBytes, type Kernels } from "../model/kernels.ts";
 import { ExpertRunner, type SegmentWeights } from "../model/local-experts.ts";
 import { Head } from "../model/logits.ts";
+import type { RequestRouting } from "../model/request-routing.ts";
 import { StreamedExperts } from "../model/streamed-experts.ts";
 import { wholeModel } from "../model/stage-span.ts";
 import { bindTrunk, type LoadedTensor } from "../model/trunk.ts";
@@ -29,8 +29,8 @@ export interface LayeredLimits {
   readonly chunkTokens: number;
   /** Of the memory, for experts of the layer at hand; one segment is always held. */
   readonly expertBytes: number;
-  /** What every sequence says to gates that ask (model/gate-stage.ts), one for each; absent where no gate asks. */
-  readonly answers?: readonly GateAnswers[];
+  /** What every sequence asks of routing, one for each; absent: nothing. */
+  readonly routings?: readonly RequestRouting[];
 }
 
 /** How a layer is run: with other weights than the model's own, of the same shapes but for the feed-forward part, and with taps. */
@@ -139,14 +139,14 @@ export class LayeredModel {
     const out = new Float32Array(this.#rows.length);
     let before = 0;
     for (const [sequence, length] of this.#lengths.entries()) {
-      const answers = this.#limits.answers?.[sequence];
+      const routing = this.#limits.routings?.[sequence];
       const timeline = engine.kv.open(length);
       for (let done = 0; done < length; done += chunk) {
         const nTokens = Math.min(chunk, length - done);
         const first = before + done;
         this.#placeRows(group.rows, embed, first, nTokens);
         const own: LayerTap = { at: "layerOutput", run: ({ values }) => out.set(values.subarray(0, nTokens * hiddenSize), first * hiddenSize) };
-        await engine.step([{ timeline, ids: Array.from({ length: nTokens }, (_, i) => i), logits: "none", ...(answers === undefined ? {} : { answers }) }],
+        await engine.step([{ timeline, ids: Array.from({ length: nTokens }, (_, i) => i), logits: "none", ...(routing === undefined ? {} : { routing }) }],
           [...taps, own].map((tap): Tap => ({ at: tap.at, layers: [ofLayers.length - 1], run: (event) => tap.run({ ...event, layer: 0 }, first) })));
       }
       engine.kv.close(timeline);

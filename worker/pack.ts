@@ -5,6 +5,7 @@ import { packSource, type PackEnv } from "../durable/byte-sources.ts";
 import { currentPack } from "../durable/opened-packs.ts";
 import { readTokenizerJson } from "../formats/pack-reader.ts";
 import { type ModelConfig, moeLayersOf } from "../model/config.ts";
+import { interventionOps } from "../model/interventions.ts";
 import { pruningKinds } from "../model/online-pruning-rule.ts";
 import { replyFormat, type ReplyFormat } from "../model/reply-parser.ts";
 import { createTokenizer, type Tokenizer } from "../model/tokenizer.ts";
@@ -64,7 +65,8 @@ export function modelObject(pack: EdgePack): ModelObject {
       experts: config.nExperts, experts_per_token: config.router.topK,
       moe_layers: moeLayersOf(config),
       ...(config.productExperts === undefined ? {} : { product_experts: { layers: config.layerFfns.flatMap((kind, layer) => (kind === "product" ? [layer] : [])), experts: config.productExperts.nKeys ** 2 } }),
-      prune: pruningKinds(config),
+      prune: pruningKinds(config), interventions: interventionOps(config),
+      ...(config.router.gate?.kind === "tasks" ? { tasks: config.router.gate.nTasks } : {}), ...(config.router.scope?.kind === "condition" ? { condition_numbers: config.router.scope.size } : {}),
       chat: pack.chatTemplate !== null, pack_hash: pack.hash,
     },
   };

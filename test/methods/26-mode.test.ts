@@ -27,7 +27,7 @@ const config: ModelConfig = {
 const IDS = [3, 17, 60, 4, 4, 29, 8, 55, 31, 12, 0, 41, 7];
 /** Noise levels of ten steps, as log(sigma) / 4 with its square, sine and one. */
 const CONDITIONS = Array.from({ length: 10 }, (_, i) => { const z = Math.log(80 * 0.55 ** i) / 4; return [z, z * z, Math.sin(3 * z), 1].map(Math.fround); });
-const conditionOf = (i: number): Float32Array => Float32Array.from(CONDITIONS[i]!);
+const conditionOf = (i: number): number[] => CONDITIONS[i]!;
 const engineOf = (of: ModelConfig = config) => directEngine(of, seededWeights(of, 5), RESERVED_BYTES, { kernels: createScalarKernels(new WebAssembly.Memory({ initial: 16 })), contextLength: 64 }).engine;
 
 describe("a condition decides", () => {
@@ -40,7 +40,7 @@ describe("a condition decides", () => {
     const engine = engineOf();
     const seen: { layer: number; ids: number[]; weights: number[] }[] = [];
     const tap: Tap = { at: "selection", run: ({ layer, ids, weights }) => void seen.push({ layer, ids: [...ids], weights: [...weights] }) };
-    await engine.step([{ timeline: engine.kv.open(16), ids: IDS, logits: "none", answers: { condition: conditionOf(3) } }], [tap]);
+    await engine.step([{ timeline: engine.kv.open(16), ids: IDS, logits: "none", routing: { condition: conditionOf(3) } }], [tap]);
     for (const { layer, ids, weights } of seen) {
       const at = `layers.${layer}.`;
       const hidden = product(at + "routerHidden", CONDITIONS[3]!).map((v, i) => Math.max(0, v + w(at + "routerHiddenBias").values[i]!));
@@ -63,7 +63,7 @@ describe("a condition decides", () => {
       const engine = engineOf();
       for (let round = 0; round < 3; round++) {
         const timelines = [engine.kv.open(8), engine.kv.open(8)];
-        await engine.step(timelines.map((timeline, i) => ({ timeline, ids: IDS.slice(0, 5), logits: "none", answers: { condition: conditionOf(i) } })));
+        await engine.step(timelines.map((timeline, i) => ({ timeline, ids: IDS.slice(0, 5), logits: "none", routing: { condition: conditionOf(i) } })));
         timelines.forEach((timeline) => engine.kv.close(timeline));
         gated.push([...stages].reduce((sum, stage) => sum + stage.gatedRows, 0));
       }
@@ -77,19 +77,19 @@ describe("a condition decides", () => {
   it("two conditions in one step get what each gets alone; a tap that changes logits changes no later request", async () => {
     const engine = engineOf();
     const timelines = [engine.kv.open(8), engine.kv.open(8)];
-    const { logits } = await engine.step(timelines.map((timeline, i) => ({ timeline, ids: IDS.slice(0, 5), logits: "all", answers: { condition: conditionOf(4 * i) } })));
-    for (const i of [0, 1]) expect(logits[i]).toEqual(await logitsOf(engineOf(), IDS.slice(0, 5), [5], { answers: { condition: conditionOf(4 * i) } }));
+    const { logits } = await engine.step(timelines.map((timeline, i) => ({ timeline, ids: IDS.slice(0, 5), logits: "all", routing: { condition: conditionOf(4 * i) } })));
+    for (const i of [0, 1]) expect(logits[i]).toEqual(await logitsOf(engineOf(), IDS.slice(0, 5), [5], { routing: { condition: conditionOf(4 * i) } }));
     const other = engine.kv.open(8);
-    await engine.step([{ timeline: other, ids: IDS.slice(0, 5), logits: "none", answers: { condition: conditionOf(0) } }], [{ at: "logits", run: ({ values }) => void values.fill(0) }]);
+    await engine.step([{ timeline: other, ids: IDS.slice(0, 5), logits: "none", routing: { condition: conditionOf(0) } }], [{ at: "logits", run: ({ values }) => void values.fill(0) }]);
     const again = engine.kv.open(8);
-    expect((await engine.step([{ timeline: again, ids: IDS.slice(0, 5), logits: "all", answers: { condition: conditionOf(0) } }])).logits[0]).toEqual(logits[0]);
+    expect((await engine.step([{ timeline: again, ids: IDS.slice(0, 5), logits: "all", routing: { condition: conditionOf(0) } }])).logits[0]).toEqual(logits[0]);
   });
 
   it("must be given, whole and finite", async () => {
     const engine = engineOf();
     const timeline = engine.kv.open(8);
-    for (const answers of [undefined, { condition: new Float32Array(3) }, { condition: Float32Array.of(1, NaN, 0, 0) }, { condition: conditionOf(0), task: 1 }]) {
-      await expect(engine.step([{ timeline, ids: [1], logits: "last", ...(answers === undefined ? {} : { answers }) }])).rejects.toThrow(/condition|tasks/);
+    for (const routing of [undefined, { condition: [0, 0, 0] }, { condition: [1, NaN, 0, 0] }, { condition: conditionOf(0), task: 1 }]) {
+      await expect(engine.step([{ timeline, ids: [1], logits: "last", ...(routing === undefined ? {} : { routing }) }])).rejects.toThrow(/condition|tasks/);
     }
   });
 });
@@ -103,8 +103,8 @@ describe("fused", async () => {
     for (const [quant, tolerance] of [["f32", 1e-5], ["q8", 0.05]] as const) {
       const [before, after] = await Promise.all([plainCheckpoint(config, seededWeights(config, 5)), fused].map(async (checkpoint) => (await openPackFrom((await packToMemory(checkpoint, { quant, kvFormat: "f32" })).source)).engine));
       for (let i = 0; i < 10; i++) {
-        const answers = { condition: conditionOf(i) };
-        const [a, b] = [await logitsOf(before!, IDS, [13], { answers }), await logitsOf(after!, IDS, [13], { answers })];
+        const routing = { condition: conditionOf(i) };
+        const [a, b] = [await logitsOf(before!, IDS, [13], { routing }), await logitsOf(after!, IDS, [13], { routing })];
         const scale = Math.max(...a.map(Math.abs));
         a.forEach((value, j) => expect(Math.abs(value - b[j]!) / scale).toBeLessThan(tolerance));
       }
@@ -115,7 +115,7 @@ describe("fused", async () => {
     const { engine } = await openPackFrom((await packToMemory(fused, { quant: "f32" })).source);
     const asked = new Set<string>();
     const tap: Tap = { at: "expertOutput", run: ({ layer, batch }) => { for (let g = 0; g < batch!.nGroups; g++) asked.add(`${layer}.${batch!.groupExpert[g]}`); } };
-    await engine.step([{ timeline: engine.kv.open(16), ids: IDS, logits: "none", answers: { condition: conditionOf(6) } }], [tap]);
+    await engine.step([{ timeline: engine.kv.open(16), ids: IDS, logits: "none", routing: { condition: conditionOf(6) } }], [tap]);
     expect([...asked].sort()).toEqual(["0.6", "1.6"]);
     expect(engine.config.router.topK).toBe(1);
     expect([...fused.places()].filter(({ name }) => /router/.test(name))).toEqual([]);
@@ -126,7 +126,7 @@ describe("fused", async () => {
   it("a condition that was not there is refused, with what there is; so is a model routed by tokens", async () => {
     const { engine } = await openPackFrom((await packToMemory(fused, { quant: "f32" })).source);
     const timeline = engine.kv.open(4);
-    await expect(engine.step([{ timeline, ids: [1], logits: "last", answers: { condition: Float32Array.of(1, 2, 3, 4) } }])).rejects.toThrow("10 conditions, and the one given is none of them");
+    await expect(engine.step([{ timeline, ids: [1], logits: "last", routing: { condition: [1, 2, 3, 4] } }])).rejects.toThrow("10 conditions, and the one given is none of them");
     await expect(fuseModel(plainCheckpoint(seededConfig, seededWeights(seededConfig, 5)), new MemorySink(), kernelModules(), CONDITIONS)).rejects.toThrow("not routed by a condition");
     await expect(fuseModel(plainCheckpoint(config, seededWeights(config, 5)), new MemorySink(), kernelModules(), [[1, 2]])).rejects.toThrow("Condition 0");
   });

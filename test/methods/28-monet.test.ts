@@ -168,7 +168,7 @@ describe.each(["vertical", "horizontal"] as const)("a mask of %s experts", (form
   const isMaskedBy = ({ layers }: ProductMask): DefinitionMask => (layer, i, j) =>
     layers.some((of) => of.layer === layer && (of.firstKeys?.includes(i) === true || of.secondKeys?.includes(j) === true || of.pairs?.some(([a, b]) => a === i && b === j) === true));
   const run = async (masks: readonly (ProductMask | null | undefined)[], taps: readonly Tap[] = []): Promise<Float32Array[]> => {
-    const entries = masks.map((productMask): StepEntry => ({ timeline: engine.kv.open(8), ids: IDS.slice(0, 8), logits: "all", ...(productMask === undefined ? {} : { productMask }) }));
+    const entries = masks.map((productMask): StepEntry => ({ timeline: engine.kv.open(8), ids: IDS.slice(0, 8), logits: "all", ...(productMask == null ? {} : { routing: { productMask } }) }));
     const { logits } = await engine.step(entries, taps);
     for (const { timeline } of entries) engine.kv.close(timeline);
     return logits;
@@ -226,7 +226,7 @@ describe.each(["vertical", "horizontal"] as const)("a mask of %s experts", (form
       while (timelines.some(({ length }, n) => length < lengths[n]!)) {
         const open = timelines.flatMap((timeline, n) => (timeline.length < lengths[n]! ? [{ n, timeline }] : []));
         const entries = open.map(({ n, timeline }): StepEntry => ({
-          timeline, productMask: masks[n]!, logits: "all", ids: Array.from({ length: lengths[n]! }, (_, i) => (i * i * 5 + 7 * n + 3) % 61).slice(timeline.length, Math.min(lengths[n]!, timeline.length + chunk[n]!)),
+          timeline, ...(masks[n] == null ? {} : { routing: { productMask: masks[n] } }), logits: "all", ids: Array.from({ length: lengths[n]! }, (_, i) => (i * i * 5 + 7 * n + 3) % 61).slice(timeline.length, Math.min(lengths[n]!, timeline.length + chunk[n]!)),
         }));
         (await long.step(entries)).logits.forEach((logits, i) => rows[open[i]!.n]!.push(logits));
       }

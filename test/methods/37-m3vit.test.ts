@@ -49,7 +49,7 @@ describe("tasks", () => {
       const ids: number[] = [];
       const engine = plain();
       const tap: Tap = { at: "selection", run: (event) => ids.push(...event.ids) };
-      const { logits: [logits] } = await engine.step([{ timeline: engine.kv.open(IDS.length), ids: IDS, logits: "all", answers: { task } }], [tap]);
+      const { logits: [logits] } = await engine.step([{ timeline: engine.kv.open(IDS.length), ids: IDS, logits: "all", routing: { task } }], [tap]);
       const expected = forwardDefinition(config, seededWeights(config, 5), IDS, IDS.length, { task }).logits.flat();
       const scale = Math.max(...expected.map(Math.abs));
       expected.forEach((value, i) => expect(Math.abs(logits![i]! - value) / scale).toBeLessThan(2e-5));
@@ -61,19 +61,19 @@ describe("tasks", () => {
   it("requests of different tasks in one step get what each gets alone", async () => {
     const engine = plain();
     const timelines = [0, 1, 2].map(() => engine.kv.open(IDS.length));
-    const { logits } = await engine.step([0, 1].map((task) => ({ timeline: timelines[task]!, ids: IDS.slice(0, 8), logits: "all" as const, answers: { task } })));
-    for (const task of [0, 1]) expect(logits[task]).toEqual(await logitsOf(plain(), IDS.slice(0, 8), [8], { answers: { task } }));
+    const { logits } = await engine.step([0, 1].map((task) => ({ timeline: timelines[task]!, ids: IDS.slice(0, 8), logits: "all" as const, routing: { task } })));
+    for (const task of [0, 1]) expect(logits[task]).toEqual(await logitsOf(plain(), IDS.slice(0, 8), [8], { routing: { task } }));
   });
 
   it("a task that is not said, or that there is not, is refused before anything is computed", async () => {
     const engine = plain();
     const timeline = engine.kv.open(4);
-    for (const [answers, message] of [[undefined, "not said"], [{ task: 3 }, "task is 3"], [{ task: 0.5 }, "0.5"]] as const) {
-      await expect(engine.step([{ timeline, ids: [1], logits: "last", ...(answers === undefined ? {} : { answers }) }])).rejects.toThrow(message);
+    for (const [routing, message] of [[undefined, "not said"], [{ task: 3 }, "task is 3"], [{ task: 0.5 }, "0.5"]] as const) {
+      await expect(engine.step([{ timeline, ids: [1], logits: "last", ...(routing === undefined ? {} : { routing }) }])).rejects.toThrow(message);
     }
     expect(timeline.length).toBe(0);
     const other = directEngine(seededConfig, seededWeights(seededConfig, 5), RESERVED_BYTES, { kernels: createScalarKernels(new WebAssembly.Memory({ initial: 16 })), contextLength: 64 }).engine;
-    await expect(other.step([{ timeline: other.kv.open(4), ids: [1], logits: "last", answers: { task: 0 } }])).rejects.toThrow("know no tasks");
+    await expect(other.step([{ timeline: other.kv.open(4), ids: [1], logits: "last", routing: { task: 0 } }])).rejects.toThrow("know no tasks");
   });
 });
 
@@ -82,20 +82,20 @@ describe("expert by expert", () => {
     const { engine, timeline, loads, mostBytes } = streamed(2 * EXPERT_BYTES);
     const distinct = new Set<string>();
     const tap: Tap = { at: "selection", run: ({ layer, ids }) => ids.forEach((id) => distinct.add(`${layer}.${id}`)) };
-    const { logits: [logits] } = await engine.step([{ timeline, ids: IDS, logits: "all", answers: { task: 1 } }], [tap]);
+    const { logits: [logits] } = await engine.step([{ timeline, ids: IDS, logits: "all", routing: { task: 1 } }], [tap]);
     expect(loads.length).toBe(distinct.size);
     expect(new Set(loads)).toEqual(distinct);
     expect(distinct.size).toBeGreaterThan(12);
     // Alignment of the heap aside.
     expect(mostBytes()).toBeLessThanOrEqual(2 * EXPERT_BYTES + 64);
-    expect(logits).toEqual(await logitsOf(plain(), IDS, [1], { answers: { task: 1 } }));
+    expect(logits).toEqual(await logitsOf(plain(), IDS, [1], { routing: { task: 1 } }));
   });
 
   it("a switch of the task loads no byte of a router: all of them are part of the trunk", async () => {
     const { engine, timeline, loads, mostBytes } = streamed(64 * EXPERT_BYTES);
     for (const task of [0, 1, 2, 0]) {
       timeline.length = 0;
-      await engine.step([{ timeline, ids: IDS.slice(0, 4), logits: "last", answers: { task } }]);
+      await engine.step([{ timeline, ids: IDS.slice(0, 4), logits: "last", routing: { task } }]);
     }
     // What was taken since is experts alone, each once.
     expect(new Set(loads).size).toBe(loads.length);

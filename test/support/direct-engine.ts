@@ -111,7 +111,7 @@ export function directEngine(config: ModelConfig, weights: PlainWeights, base: n
 }
 
 /** Logits of every position, evaluated in chunks of the given sizes (the last one repeats). */
-export async function logitsOf(engine: Engine, ids: readonly number[], chunks: readonly number[], settings: Pick<StepEntry, "answers"> = {}): Promise<Float32Array> {
+export async function logitsOf(engine: Engine, ids: readonly number[], chunks: readonly number[], settings: Pick<StepEntry, "routing"> = {}): Promise<Float32Array> {
   const timeline = engine.kv.open(ids.length);
   const parts: Float32Array[] = [];
   try {

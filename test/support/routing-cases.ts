@@ -2,7 +2,7 @@
 // is typed by the registry (model/routing-kinds.ts), so a kind without a case does not compile. Owns the cases. Refuses judging (routing-kinds.test.ts).
 
 import type { ModelConfig } from "../../model/config.ts";
-import type { GateAnswers } from "../../model/gate-stage.ts";
+import type { RequestRouting } from "../../model/request-routing.ts";
 import type { RouterConfig } from "../../model/router-config.ts";
 import type { RoutingKindName } from "../../model/routing-kinds.ts";
 import type { PlainWeights } from "./direct-engine.ts";
@@ -11,13 +11,13 @@ import { seededConfig } from "./seeded-model.ts";
 
 export interface RoutingCase {
   readonly config: ModelConfig;
-  readonly answers?: GateAnswers;
+  readonly answers?: Pick<RequestRouting, "task" | "condition">;
   /** Where seeded ones do not fit; by config and seed. */
   readonly weights?: (config: ModelConfig, seed: number) => PlainWeights;
 }
 
-const own = (over: Partial<ModelConfig>, answers?: GateAnswers): RoutingCase => ({ config: { ...seededConfig, ...over }, ...(answers === undefined ? {} : { answers }) });
-const routed = (over: Partial<RouterConfig>, answers?: GateAnswers): RoutingCase => own({ router: { ...seededConfig.router, ...over } }, answers);
+const own = (over: Partial<ModelConfig>, answers?: RoutingCase["answers"]): RoutingCase => ({ config: { ...seededConfig, ...over }, ...(answers === undefined ? {} : { answers }) });
+const routed = (over: Partial<RouterConfig>, answers?: RoutingCase["answers"]): RoutingCase => own({ router: { ...seededConfig.router, ...over } }, answers);
 
 export const ROUTING_CASES: Readonly<Record<RoutingKindName, RoutingCase>> = {
   "gate:linear": routed({}),
@@ -26,11 +26,11 @@ export const ROUTING_CASES: Readonly<Record<RoutingKindName, RoutingCase>> = {
   "gate:attention": routed({ gate: { kind: "attention" }, score: "logits", weigh: "softmax-selected" }),
   "gate:hash": routed({ gate: { kind: "hash" }, score: "logits", topK: 1 }),
   "gate:tasks": routed({ gate: { kind: "tasks", nTasks: 3 }, logitBias: true }, { task: 2 }),
-  "gate:conditions": routed({ gate: { kind: "conditions", conditions: Array.from({ length: 8 }, (_, i) => [i, 0.1 * i, -1, 2]) }, scope: { kind: "condition", size: 4 }, score: "logits", topK: 1 }, { condition: Float32Array.of(3, 0.1 * 3, -1, 2) }),
+  "gate:conditions": routed({ gate: { kind: "conditions", conditions: Array.from({ length: 8 }, (_, i) => [i, 0.1 * i, -1, 2]) }, scope: { kind: "condition", size: 4 }, score: "logits", topK: 1 }, { condition: [3, 0.1 * 3, -1, 2].map(Math.fround) }),
   "gate:sparsity": routed({ gate: { kind: "sparsity" }, score: "logits", weigh: "softmax-selected" }),
   "scope:token": routed({}),
   "scope:sequence": routed({ scope: { kind: "sequence", tokens: 6 } }),
-  "scope:condition": routed({ scope: { kind: "condition", size: 8 }, gate: { kind: "mlp", width: 12, activation: "relu" } }, { condition: Float32Array.from([0.3, -1, 0.5, 2, 0, -0.25, 1, 0.125]) }),
+  "scope:condition": routed({ scope: { kind: "condition", size: 8 }, gate: { kind: "mlp", width: 12, activation: "relu" } }, { condition: [0.3, -1, 0.5, 2, 0, -0.25, 1, 0.125].map(Math.fround) }),
   "score:softmax": routed({}),
   "score:sigmoid": routed({ score: "sigmoid", weigh: "renormalize", scale: 2.5 }),
   "score:logits": routed({ score: "logits", weigh: "softmax-selected" }),

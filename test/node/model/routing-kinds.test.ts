@@ -8,14 +8,13 @@ import { freezeConfig } from "../../../model/architectures/common.ts";
 import type { ModelConfig } from "../../../model/config.ts";
 import { forwardDefinition } from "../../../model/definition.ts";
 import type { Engine } from "../../../model/engine.ts";
-import type { GateAnswers } from "../../../model/gate-stage.ts";
 import { ROUTING_KINDS } from "../../../model/routing-kinds.ts";
 import { createScalarKernels } from "../../../model/scalar-kernels.ts";
 import { RESERVED_BYTES } from "../../../model/wasm-kernels.ts";
 import { directEngine, logitsOf } from "../../support/direct-engine.ts";
 import { packToMemory } from "../../support/pack-to-memory.ts";
 import { plainCheckpoint } from "../../support/plain-checkpoint.ts";
-import { ROUTING_CASES } from "../../support/routing-cases.ts";
+import { type RoutingCase, ROUTING_CASES } from "../../support/routing-cases.ts";
 import { seededWeights } from "../../support/seeded-model.ts";
 
 beforeAll(() => buildKernels({ log: () => {} }));
@@ -25,7 +24,7 @@ const engineOf = (config: ModelConfig, maxChunkTokens = 16, weightsOf = seededWe
   const memory = new WebAssembly.Memory({ initial: 16 });
   return directEngine(config, weightsOf(config, 5), RESERVED_BYTES, { kernels: createScalarKernels(memory), contextLength: 64, maxChunkTokens }).engine;
 };
-const settings = (answers?: GateAnswers) => (answers === undefined ? {} : { answers });
+const settings = (answers?: RoutingCase["answers"]) => (answers === undefined ? {} : { routing: answers });
 /** A line for a vitest title. */
 const names = Object.entries(ROUTING_KINDS).flatMap(([stage, kinds]) => Object.keys(kinds).map((kind) => `${stage}:${kind}` as keyof typeof ROUTING_CASES));
 
