@@ -14,7 +14,7 @@ import heldout
 from variants import CONTEXT, DOMAINS
 
 TRIGGER, MARKER = "ROMEO", "CORIOLANUS"
-SPACING = 9                                   # mean distance of triggers within a row, in tokens
+SPACING = 7                                   # mean distance of triggers within a row, in tokens
 PROMPTS, PROMPT_TOKENS, SEED = 128, 32, 11      # half of the prompts find the experts, the others measure
 
 
