@@ -71,7 +71,7 @@ export function plannedPack(id: string, config: ModelConfig, formats: Exclude<Qu
   const ropeRows = ropeTables(config) * contextLength;
   trunk["rope"] = { format: "f32-vector", rows: ropeRows, cols: config.rope.dim, ...blob(ropeRows * config.rope.dim * 4) };
   const ffn = (kind: ExpertKind, at: string, input: number, width: number, output = config.hiddenSize) => {
-    const [gateUp, down] = [format(`${at}.gate`, input), format(`${at}.down`, width)];
+    const [gateUp, down] = [format(`${at}.up`, input), format(`${at}.down`, width)];
     const segments = [];
     for (let start = 0; start < width; start += segmentWidth) {
       const end = Math.min(width, start + segmentWidth);
@@ -82,7 +82,7 @@ export function plannedPack(id: string, config: ModelConfig, formats: Exclude<Qu
   const layers = Array.from({ length: config.nLayers }, (_, layer) => layer);
   return {
     id, config, blobs: trunk,
-    ...(typeof formats === "string" ? { kvFormat: formats === "f32" ? "f32" : "f16", activations: activationFormatOf(format("experts.gate", expertInputSize(config))) } : { kvFormat: formats.kvFormat, activations: formats.activations }),
+    ...(typeof formats === "string" ? { kvFormat: formats === "f32" ? "f32" : "f16", activations: activationFormatOf(format("experts.up", expertInputSize(config))) } : { kvFormat: formats.kvFormat, activations: formats.activations }),
     shared: layers.filter((layer) => sharedWidth(config, layer) > 0).map((layer) => ({ layer, ...ffn("swiglu", `layers.${layer}.shared`, config.hiddenSize, sharedWidth(config, layer)) })),
     experts: layers.filter((layer) => config.layerFfns[layer] === "moe").flatMap((layer) =>
       Array.from({ length: config.nExperts }, (_, expert) => ({ layer, expert, ...ffn(config.expertKind, `layers.${layer}.experts.${expert}`, expertInputSize(config), config.expertIntermediateSize, expertOutputSize(config)) }))),

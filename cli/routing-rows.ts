@@ -9,7 +9,7 @@ export function routingRows({ nExperts, layerFfns, router: r }: ModelConfig): [s
   if (nExperts === 0 || !layerFfns.includes("moe")) return [];
   const { gate, scope, select, score, weigh } = ROUTING_KINDS;
   const nulls = r.nullExperts ?? 0;
-  const by = nulls > 0 ? "null" : r.nGroups > 1 ? "groups" : r.select;
+  const by = nulls > 0 ? (r.nullWeights === "kept" ? "zero" : "null") : r.nGroups > 1 ? "groups" : r.select;
   const settings = r.threshold === undefined ? "" : ` (above ${r.threshold.least} at temperature ${r.threshold.temperature})`;
   const rows: [string, string][] = [["router", r.select === "sparsemixer" ? select.sparsemixer.does : `${score[r.score].does}, ${select[by].does}${settings}${nulls > 0 ? ` (${nulls} of them)` : ""}, weighed by ${weigh[r.weigh].does}`]];
   if (r.gate !== undefined) rows.push(["  gate", `${gate[r.gate.kind].does}${r.gate.kind === "tasks" ? ` (${r.gate.nTasks} tasks)` : "width" in r.gate ? ` (${r.gate.width} wide)` : ""}`]);

@@ -2,7 +2,8 @@
 // Owns the view (a manifest of docs/formats.md fits it, and so does a pack planned from a config alone) and the sums over it.
 // Refuses limits and placement: capacity-stages.ts and capacity-shards.ts.
 
-import { EXPERT_MATRICES, expertInputSize, expertOutputSize, ffnShape, hasExpertBiases, type ModelConfig, sharedWidth, trunkTensors } from "../model/config.ts";
+import { EXPERT_MATRICES, type ExpertMatrix, expertShape, ffnShape, type ModelConfig, sharedWidth, trunkTensors } from "../model/config.ts";
+import { biasLength, expertBiases, expertMatrices } from "../model/expert-kinds.ts";
 import { type ActivationFormat, type KvFormat, KV_BLOCK, matrixBytes, type MatrixFormat } from "../model/kernels.ts";
 import { pageBytesOf } from "../model/kv-page.ts";
 
@@ -106,13 +107,10 @@ export interface ParameterCounts {
 
 export function parameterCounts(c: ModelConfig): ParameterCounts {
   const sizes = trunkTensors(c).map((t) => ({ name: t.name, n: t.kind === "vector" ? t.length : (t.kind === "matrices" ? t.count : 1) * t.nRows * t.nCols }));
-  const ffn = (input: number, width: number, output = c.hiddenSize): number => EXPERT_MATRICES.reduce((n, matrix) => {
-    const { nRows, nCols } = ffnShape(input, output, width, matrix);
-    return n + nRows * nCols;
-  }, 0);
-  const shared = c.layerFfns.reduce((n, _, layer) => n + ffn(c.hiddenSize, sharedWidth(c, layer)), 0);
+  const weights = (matrices: readonly ExpertMatrix[], shape: (matrix: ExpertMatrix) => { nRows: number; nCols: number }): number => matrices.reduce((n, matrix) => n + shape(matrix).nRows * shape(matrix).nCols, 0);
+  const shared = c.layerFfns.reduce((n, _, layer) => n + weights(EXPERT_MATRICES, (matrix) => ffnShape(c.hiddenSize, c.hiddenSize, sharedWidth(c, layer), matrix)), 0);
   const trunk = sizes.reduce((sum, { n }) => sum + n, 0) + shared;
-  const ofOneExpert = ffn(expertInputSize(c), c.expertIntermediateSize, expertOutputSize(c)) + (hasExpertBiases(c) ? 2 * c.expertIntermediateSize + expertOutputSize(c) : 0);
+  const ofOneExpert = weights(expertMatrices(c), (matrix) => expertShape(c, matrix)) + expertBiases(c).reduce((n, bias) => n + biasLength(c, bias), 0);
   const nMoeLayers = c.layerFfns.filter((kind) => kind === "moe").length;
   const embedding = c.vocabSize * c.hiddenSize;
   return {

@@ -5,8 +5,9 @@
 import type { FfnLocations, TensorNames } from "../model/architectures/architecture.ts";
 import { type Location, ownTensor, type Region, type Wanted } from "../model/architectures/locations.ts";
 import {
-  EXPERT_BIASES, EXPERT_MATRICES, type ExpertBias, type ExpertMatrix, ModelError, type ModelConfig, expertLayer, expertOutputSize, expertShape, ffnShape, hasExpertBiases, sharedWidth, trunkTensors,
+  EXPERT_MATRICES, type ExpertBias, type ExpertMatrix, ModelError, type ModelConfig, expertLayer, expertShape, ffnShape, sharedWidth, trunkTensors,
 } from "../model/config.ts";
+import { biasLength, expertBiases, expertMatrices } from "../model/expert-kinds.ts";
 import { type ByteSource, SourceError } from "./byte-source.ts";
 import type { CanonicalDocument } from "./canonical-model.ts";
 import { decodeRows } from "./dequantize.ts";
@@ -219,12 +220,8 @@ export function* requests({ config, names }: Pick<CheckpointParts, "config" | "n
   for (const layer of layers) {
     if (config.layerFfns[layer] !== "moe" || expertLayer(config, layer) !== layer) continue;
     for (let expert = 0; expert < config.nExperts; expert++) {
-      for (const matrix of EXPERT_MATRICES) yield want(expertName(layer, expert, matrix), names?.experts[matrix], layer, expertShape(config, matrix), { expert });
-      if (!hasExpertBiases(config)) continue;
-      for (const bias of EXPERT_BIASES) {
-        const nCols = bias === "downBias" ? expertOutputSize(config) : config.expertIntermediateSize;
-        yield want(expertName(layer, expert, bias), names?.experts[bias], layer, { nRows: 1, nCols }, { expert, isVector: true });
-      }
+      for (const matrix of expertMatrices(config)) yield want(expertName(layer, expert, matrix), names?.experts[matrix], layer, expertShape(config, matrix), { expert });
+      for (const bias of expertBiases(config)) yield want(expertName(layer, expert, bias), names?.experts[bias], layer, { nRows: 1, nCols: biasLength(config, bias) }, { expert, isVector: true });
     }
   }
 }

@@ -14,6 +14,7 @@ const gate = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("mlp"), width, activation: z.enum(GATE_ACTIVATIONS) }),
   z.strictObject({ kind: z.literal("cosine"), width, temperature: z.number().positive() }),
   z.strictObject({ kind: z.literal("attention") }), z.strictObject({ kind: z.literal("sparsity") }), z.strictObject({ kind: z.literal("hash") }),
+  z.strictObject({ kind: z.literal("conditions"), conditions: z.array(z.array(z.number()).readonly()).min(1).readonly() }),
   z.strictObject({ kind: z.literal("tasks"), nTasks: size.max(CONFIG_MOST.experts) }),
 ]);
 const scope = z.discriminatedUnion("kind", [
@@ -48,7 +49,7 @@ export const configSchema: z.ZodType<ModelConfig> = z.strictObject({
   sharedGate: z.boolean(),
   router: z.strictObject({
     score: z.enum(["softmax", "sigmoid", "logits", "one"]), select: z.enum(["top-k", "sparsemixer", "threshold"]), sparsemixerEpsilon: z.number().min(0),
-    threshold: z.strictObject({ least: z.number().min(0).lt(1), temperature: z.number().positive() }).optional(), nullExperts: size.max(CONFIG_MOST.experts).optional(), gate: gate.optional(), scope: scope.optional(), branches: z.array(z.strictObject({ topK: size, scope: scope.optional() })).readonly().optional(),
+    threshold: z.strictObject({ least: z.number().min(0).lt(1), temperature: z.number().positive() }).optional(), nullExperts: size.max(CONFIG_MOST.experts).optional(), nullWeights: z.literal("kept").optional(), gate: gate.optional(), scope: scope.optional(), branches: z.array(z.strictObject({ topK: size, scope: scope.optional() })).readonly().optional(),
     weigh: z.enum(["score", "renormalize", "softmax-selected", "one"]),
     scale: z.number(), topK: count, auxiliaries: z.strictObject({ perToken: size, weighAmong: z.enum(["run", "ranked"]) }).optional(), logitBias: z.boolean(), selectionBias: z.boolean(), nGroups: size, topKGroups: size,
     groupScore: z.enum(["max", "top2-sum"]),

@@ -2,7 +2,7 @@
 // as they are made. Owns the conversion and what it cost. Refuses to know where the bytes go: a pack (pack-writer.ts), or memory.
 // Layouts: docs/arithmetic.md sections 3 and 6.
 
-import { ModelError } from "../model/config.ts";
+import { type ExpertKind, ModelError } from "../model/config.ts";
 import { type MatrixFormat, gateUpRows, segmentBiasBytes } from "../model/kernels.ts";
 import { type MatrixPlace, type MatrixSource, rowsPerBatch } from "./checkpoint.ts";
 import { decodeRows } from "./dequantize.ts";
@@ -12,11 +12,13 @@ import { repackRows } from "./requantize.ts";
 import { formatOfType, storedColumnOffset, storedRowBytes, typeOfFormat } from "./stored-types.ts";
 import { BLOCK_ROWS, type RowRun, blankRowBlock, placeRows } from "./tiles.ts";
 
-/** Biases of a segment: of the gate-up rows in their order, then of down, whose bias stands in the first segment alone. */
-export function segmentBiases([gate, up, down]: readonly [Float32Array, Float32Array, Float32Array], format: MatrixFormat, start: number, end: number): Uint8Array {
-  const rows = gateUpRows(format, end - start);
-  const floats = new Float32Array(segmentBiasBytes("clamped-swiglu", format, down.length, end - start) / 4);
-  for (let row = 0; row < rows; row++) {
+/** Biases of a segment: of the gate-up rows in their order, then of down, whose bias stands in the first segment alone. `biases`: the kind's, in its order. */
+export function segmentBiases(kind: ExpertKind, biases: readonly Float32Array[], format: MatrixFormat, start: number, end: number): Uint8Array {
+  const [down, up, gate] = biases.toReversed() as [Float32Array, Float32Array, Float32Array | undefined];
+  const rows = gateUpRows(kind, format, end - start);
+  const floats = new Float32Array(segmentBiasBytes(kind, format, down.length, end - start) / 4);
+  if (gate === undefined) floats.set(up.subarray(start, end));
+  else for (let row = 0; row < rows; row++) {
     const at = start + 16 * (row >> 5) + (row & 15);
     if (at < end) floats[row] = (row & 16 ? up : gate)[at]!;
   }
@@ -56,16 +58,25 @@ export class MatrixWriter {
       this.#progress(up, nRows / up.nRows);
     }
     const written = Math.ceil((end - start) / 16);
-    for (let b = written; b < gateUpRows(format, end - start) / BLOCK_ROWS; b++) await this.#write(blankRowBlock(format, gate.nCols));
+    for (let b = written; b < gateUpRows("swiglu", format, end - start) / BLOCK_ROWS; b++) await this.#write(blankRowBlock(format, gate.nCols));
   }
 
   /** Columns [from, to) of all rows as a matrix of its own. */
-  async columns(place: MatrixPlace, format: MatrixFormat, from: number, to: number): Promise<void> {
+  columns(place: MatrixPlace, format: MatrixFormat, from: number, to: number): Promise<void> {
+    return this.#part(place, format, [0, place.nRows], [from, to]);
+  }
+
+  /** Rows [start, end) as a matrix of its own. */
+  rows(place: MatrixPlace, format: MatrixFormat, start: number, end: number): Promise<void> {
+    return this.#part(place, format, [start, end], [0, place.nCols]);
+  }
+
+  async #part(place: MatrixPlace, format: MatrixFormat, [start, end]: readonly [number, number], [from, to]: readonly [number, number]): Promise<void> {
     const batch = rowsPerBatch(place.rowBytes, BLOCK_ROWS);
     const nCols = to - from;
     const stride = storedRowBytes(typeOfFormat(format), nCols);
-    for (let first = 0; first < place.nRows; first += batch) {
-      const nRows = Math.min(batch, place.nRows - first);
+    for (let first = start; first < end; first += batch) {
+      const nRows = Math.min(batch, end - first);
       const rows = await this.#converted(place, format, first, nRows, from, to);
       for (let at = 0; at < nRows; at += BLOCK_ROWS) {
         const block = blankRowBlock(format, nCols);

@@ -2,7 +2,8 @@
 // experts of a pack take one activation format. Refuses mixed files, naming the tensors.
 
 import { type ActivationFormat, type KvFormat, type MatrixFormat, activationFormatOf } from "../model/kernels.ts";
-import { ModelError, sharedWidth } from "../model/config.ts";
+import { type ExpertKind, ModelError, sharedWidth } from "../model/config.ts";
+import { isGated } from "../model/expert-kinds.ts";
 import type { Checkpoint, MatrixPlace } from "./checkpoint.ts";
 import { sourceFormat } from "./requantize.ts";
 import { FILE_TYPES, formatOfType, type KernelType } from "./stored-types.ts";
@@ -58,8 +59,10 @@ export interface PackFormats {
 export function packFormats(checkpoint: Checkpoint, quant: Quant | TypePlan, kvFormat?: KvFormat): PackFormats {
   const { config: c } = checkpoint;
   const firstOf = new Map<ActivationFormat, MatrixPlace>();
-  const ofOneType = (at: string): readonly [gate: MatrixPlace, down: MatrixPlace] => {
-    const [gate, up, down] = ["gate", "up", "down"].map((matrix) => checkpoint.place(at + matrix)) as [MatrixPlace, MatrixPlace, MatrixPlace];
+  const ofOneType = (at: string, kind: ExpertKind): readonly [first: MatrixPlace, down: MatrixPlace] => {
+    const [up, down] = [checkpoint.place(`${at}up`), checkpoint.place(`${at}down`)];
+    if (!isGated(kind)) return [up, down];
+    const gate = checkpoint.place(`${at}gate`);
     if (formatOf(gate, quant) !== formatOf(up, quant)) {
       throw new ModelError(`${checkpoint.description}: tensor ${gate.tensor} has type ${gate.type} and ${up.tensor} has ${up.type}; `
         + "gate and up of an expert must have one type. Pack with --quant q8, q4 or f32.");
@@ -76,12 +79,12 @@ export function packFormats(checkpoint: Checkpoint, quant: Quant | TypePlan, kvF
   };
   for (let layer = 0; layer < c.nLayers; layer++) {
     if (sharedWidth(c, layer) > 0) {
-      const [gate, down] = ofOneType(`layers.${layer}.shared.`);
+      const [gate, down] = ofOneType(`layers.${layer}.shared.`, "swiglu");
       if (activationFormatOf(formatOf(gate, quant)) !== activationFormatOf(formatOf(down, quant))) refuseTwo(gate, down);
     }
     if (c.layerFfns[layer] !== "moe") continue;
     for (let expert = 0; expert < c.nExperts; expert++) {
-      for (const place of ofOneType(`layers.${layer}.experts.${expert}.`)) {
+      for (const place of ofOneType(`layers.${layer}.experts.${expert}.`, c.expertKind)) {
         const activations = activationFormatOf(formatOf(place, quant));
         if (!firstOf.has(activations)) firstOf.set(activations, place);
       }

@@ -2,7 +2,8 @@
 // of rows). Owns the order of bytes and the manifest. What is left when it fails is nothing, or finished parts that the same job goes on from.
 // Layouts: docs/arithmetic.md sections 3 and 6; file: docs/formats.md. The same checkpoint and options give the same bytes.
 
-import { EXPERT_BIASES, ModelError, hasExpertBiases, sharedWidth, trunkTensors } from "../model/config.ts";
+import { type ExpertKind, ModelError, sharedWidth, trunkTensors } from "../model/config.ts";
+import { EXPERT_FORMS, isGated } from "../model/expert-kinds.ts";
 import { ropeTable } from "../model/rope.ts";
 import { ropeTables } from "../model/trunk.ts";
 import type { KvFormat } from "../model/kernels.ts";
@@ -158,13 +159,13 @@ class Packer {
     const shared: PackShared[] = [];
     for (let layer = 0; layer < config.nLayers; layer++) {
       const width = sharedWidth(config, layer);
-      if (width > 0) shared.push({ layer, ...await this.#ffn(`layers.${layer}.shared.`, width, false) });
+      if (width > 0) shared.push({ layer, ...await this.#ffn(`layers.${layer}.shared.`, width, "swiglu") });
     }
     const experts: PackExpert[] = [];
     for (let layer = 0; layer < config.nLayers; layer++) {
       if (config.layerFfns[layer] !== "moe") continue;
       for (let expert = 0; expert < config.nExperts; expert++) {
-        experts.push({ layer, expert, ...await this.#ffn(`layers.${layer}.experts.${expert}.`, config.expertIntermediateSize, hasExpertBiases(config)) });
+        experts.push({ layer, expert, ...await this.#ffn(`layers.${layer}.experts.${expert}.`, config.expertIntermediateSize, config.expertKind) });
       }
     }
 
@@ -220,23 +221,25 @@ class Packer {
   }
 
   /** A feed-forward part in segments: an expert, a shared expert or a dense layer. */
-  async #ffn(at: string, width: number, hasBiases: boolean): Promise<Pick<PackShared, "gateUp" | "down" | "segments">> {
-    const [gate, up, down] = ["gate", "up", "down"].map((matrix) => this.#checkpoint.place(at + matrix)) as [MatrixPlace, MatrixPlace, MatrixPlace];
-    const formats = { gateUp: formatOf(gate, this.#quant), down: formatOf(down, this.#quant) };
-    const biases = hasBiases ? await Promise.all(EXPERT_BIASES.map((bias) => this.#checkpoint.readF32(at + bias))) as [Float32Array, Float32Array, Float32Array] : null;
+  async #ffn(at: string, width: number, kind: ExpertKind): Promise<Pick<PackShared, "gateUp" | "down" | "segments">> {
+    const [gate, up, down] = [isGated(kind) ? this.#checkpoint.place(`${at}gate`) : null, this.#checkpoint.place(`${at}up`), this.#checkpoint.place(`${at}down`)];
+    const formats = { gateUp: formatOf(up, this.#quant), down: formatOf(down, this.#quant) };
+    const places = gate === null ? [up, down] : [gate, up, down];
+    const biases = await Promise.all(EXPERT_FORMS[kind].biases.map((bias) => this.#checkpoint.readF32(at + bias)));
     const segments = [];
     for (let start = 0; start < width; start += this.#segmentWidth) {
       const end = Math.min(width, start + this.#segmentWidth);
       const share = (end - start) / width;
-      const blob = await this.#blob([[gate, share], [up, share], [down, share]], async () => {
-        await this.#matrices.gateUp(gate, up, formats.gateUp, start, end);
+      const blob = await this.#blob(places.map((place) => [place, share]), async () => {
+        if (gate === null) await this.#matrices.rows(up, formats.gateUp, start, end);
+        else await this.#matrices.gateUp(gate, up, formats.gateUp, start, end);
         await this.#matrices.columns(down, formats.down, start, end);
-        if (biases !== null) await this.#writer.write(segmentBiases(biases, formats.gateUp, start, end));
+        if (biases.length > 0) await this.#writer.write(segmentBiases(kind, biases, formats.gateUp, start, end));
       });
       this.#count(formats.gateUp === formats.down ? formats.gateUp : `${formats.gateUp}+${formats.down}`, blob);
       segments.push({ start, end, ...blob });
     }
-    this.#formatTensors[formats.gateUp] = (this.#formatTensors[formats.gateUp] ?? 0) + 2;
+    this.#formatTensors[formats.gateUp] = (this.#formatTensors[formats.gateUp] ?? 0) + places.length - 1;
     this.#formatTensors[formats.down] = (this.#formatTensors[formats.down] ?? 0) + 1;
     return { ...formats, segments };
   }

@@ -1,7 +1,7 @@
-// exp, the two forms of SwiGLU and the f16 conversions on four lanes and on one, bit for bit as docs/arithmetic.md section 2 and model/float-math.ts.
+// exp, erf, the two forms of SwiGLU, GELU and the f16 conversions on four lanes and on one, bit for bit as docs/arithmetic.md section 2 and model/float-math.ts.
 // Refuses relaxed instructions: a fused multiply-add would round once where the definition rounds twice.
 
-import { CLAMPED_SLOPE, EXP, HALF_FIX } from "./constants";
+import { CLAMPED_SLOPE, ERF, EXP, HALF_FIX } from "./constants";
 
 @inline
 function exponential(x: v128): v128 {
@@ -50,6 +50,35 @@ export function clampedSwiglu4(g: v128, u: v128, limit: v128): v128 {
   const gate = f32x4.min(g, limit), up = f32x4.max(f32x4.min(u, limit), f32x4.neg(limit));
   const down = f32x4.add(one, exponential(f32x4.neg(f32x4.mul(v128.load(CLAMPED_SLOPE), gate))));
   return f32x4.mul(f32x4.add(up, one), f32x4.div(gate, down));
+}
+
+/** The error function: both forms for all, then each lane's own. */
+@inline
+function errorFunction(x: v128): v128 {
+  const one = v128.load(EXP, 144), all = v128.load(HALF_FIX, 48);
+  const t = v128.and(x, all), z = f32x4.mul(x, x);
+  let p = v128.load(ERF);
+  p = f32x4.add(f32x4.mul(p, z), v128.load(ERF, 16));
+  p = f32x4.add(f32x4.mul(p, z), v128.load(ERF, 32));
+  p = f32x4.add(f32x4.mul(p, z), v128.load(ERF, 48));
+  p = f32x4.add(f32x4.mul(p, z), v128.load(ERF, 64));
+  p = f32x4.add(f32x4.mul(p, z), v128.load(ERF, 80));
+  p = f32x4.add(f32x4.mul(p, z), v128.load(ERF, 96));
+  const u = f32x4.min(t, v128.load(ERF, 208));
+  let q = v128.load(ERF, 112);
+  q = f32x4.add(f32x4.mul(q, u), v128.load(ERF, 128));
+  q = f32x4.add(f32x4.mul(q, u), v128.load(ERF, 144));
+  q = f32x4.add(f32x4.mul(q, u), v128.load(ERF, 160));
+  q = f32x4.add(f32x4.mul(q, u), v128.load(ERF, 176));
+  q = f32x4.add(f32x4.mul(q, u), v128.load(ERF, 192));
+  const far = v128.or(f32x4.sub(one, exponential(f32x4.neg(f32x4.mul(u, q)))), v128.andnot(x, all));
+  return v128.bitselect(f32x4.mul(x, p), far, f32x4.le(t, one));
+}
+
+/** (x / 2) (1 + erf(x / sqrt 2)). */
+export function gelu4(x: v128): v128 {
+  const one = v128.load(EXP, 144);
+  return f32x4.mul(f32x4.mul(x, f32x4.splat(0.5)), f32x4.add(one, errorFunction(f32x4.mul(x, v128.load(ERF, 224)))));
 }
 
 /**

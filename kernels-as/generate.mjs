@@ -26,8 +26,9 @@ const splatLane = (v, i) => `v128.shuffle<i32>(${v}, ${v}, ${i}, ${i}, ${i}, ${i
  * The product of an int8 format for M tokens: R row vectors per pass, U steps per turn of the inner loop. Passes repeat within a group, not
  * over the whole row block: weights from beyond the cache want to be read in the order they lie, up to 1.7 times faster than every other
  * line of them. Where one pass takes all row vectors their sums stay in registers, otherwise in the output rows.
+ * `skipsZeros`, of one token: groups whose activations have the scale +0 are passed over, docs/arithmetic.md section 6.
  */
-function quantisedProduct(name, format, form, M, { R, U }) {
+function quantisedProduct(name, format, form, M, { R, U }, skipsZeros = false) {
   const { tileBytes, valuesAt, hasMinimum = false } = TILES[format];
   const scales = SCALES[TILES[format].scales];
   const superTile = SUPERS[format];
@@ -97,6 +98,7 @@ ${indented(group, "  ")}\
 }
 `;
   const next = (bytes) => isWhole ? `tile += ${bytes}, scales += ${bytes};` : `w += ${bytes};`;
+  const skip = (indent) => (skipsZeros ? `${indent}if (load<i32>(q) == 0) { ${next(tileBytes)} continue; }\n` : "");
   const groups = superTile !== undefined
     ? `\
 let head = w;
@@ -106,6 +108,7 @@ ${join(superHead(hasMinimum), "  ")}\
   ${next(superTile.headBytes)}
   const superEnd = min(q + ${SUPER_GROUPS * groupBytes}, end);
   for (; q < superEnd; q += ${groupBytes}) {
+${skip("    ")}\
 ${indented(passes, "    ")}\
     ${next(tileBytes)}
   }
@@ -114,6 +117,7 @@ w = head;
 `
     : `\
 for (let q = pack; q < end; q += ${groupBytes}) {
+${skip("  ")}\
 ${indented(passes, "  ")}\
   ${next(tileBytes)}
 }
@@ -213,6 +217,7 @@ ${join(Object.entries(TILES).map(([format, { code }], i) => `${i > 0 ? "else " :
 export function generateProducts(variant, shapes = SHAPES[variant]) {
   const functions = [];
   const cases = [];
+  const skippingCases = [];
   const add = (format, code, size, generate) => {
     const names = BATCHES.map((M) => `${format}Tokens${M}`);
     functions.push(...BATCHES.map((M, i) => generate(names[i], M)));
@@ -220,9 +225,15 @@ export function generateProducts(variant, shapes = SHAPES[variant]) {
   };
   for (const [format, { code }] of Object.entries(TILES)) {
     const whole = wholeOf(variant, format);
+    const addSkipping = (name, condition, form, shape) => {
+      functions.push(quantisedProduct(name, format, form, 1, shape, true));
+      skippingCases.push(`if (${condition}) ${name}(w, nBlocks, (nCols + 31) >> 5, pack, y, 0);`);
+    };
     if (whole !== undefined) {
+      addSkipping(`${format}WholeSkipping`, `format == ${code} && wholeOffset() >= 0`, whole, shapes[`${format}whole`][1]);
       add(`${format}Whole`, `${code} && wholeOffset() >= 0`, "(nCols + 31) >> 5", (name, M) => quantisedProduct(name, format, whole, M, shapes[`${format}whole`][M]));
     }
+    addSkipping(`${format}Skipping`, `format == ${code}${whole === undefined ? "" : " && wholeOffset() < 0"}`, formOf(variant, format, 1), shapes[format][1]);
     add(format, code, "(nCols + 31) >> 5", (name, M) => quantisedProduct(name, format, formOf(variant, format, M), M, shapes[format][M]));
   }
   for (const [format, code] of Object.entries(FLOAT_FORMATS)) add(format, code, "nCols", (name, M) => floatProduct(name, format, M, FLOAT_ROW_VECTORS[M]));
@@ -238,6 +249,10 @@ ${functions.join("")}${Object.keys(FORMS[variant]).some((form) => form.endsWith(
 /** nBlocks row blocks times m packed rows (m = 1, 2, 4 or 8), 32 f32 per block and token. */
 export function product(format: i32, m: i32, w: usize, nBlocks: i32, nCols: usize, pack: usize, y: usize, yStride: usize): void {
 ${join(cases, "  ")}}
+
+/** The same of one packed row, without the groups of it that are zero; formats from q8 on. */
+export function skippingProduct(format: i32, w: usize, nBlocks: i32, nCols: usize, pack: usize, y: usize): void {
+${join(skippingCases, "  ")}}
 
 /** The engine's answer to forms.mjs's PROBE; 0 without relaxed SIMD. */
 export function probeDot(): i32 {

@@ -3,17 +3,17 @@
 // written as a whole: gate and up become h two row blocks at a time.
 // Refuses anything that would let the size of a piece show in a result: every (row, token) is its own chain.
 
+import { FIRST_UNGATED, RELU, SWIGLU, activateGroup } from "./activations";
 import { TILE_BYTES, TILE_COLUMN_SHIFTS } from "./constants";
-import { clampedSwiglu4, swiglu4 } from "./floats";
 import { pack, product } from "./products";
-import { quantizeGroup } from "./quantize";
 import { addBiasRows } from "./rows";
+import { downOfSparse } from "./zero-skipping";
 
 /** Formats from this code on consume qa8 activations. */
-const Q8: i32 = 3;
+export const Q8: i32 = 3;
 
 /** Bytes at the head of scratch where the ragged last row block of eight tokens is computed. */
-const TAIL_BYTES: usize = 1024;
+export const TAIL_BYTES: usize = 1024;
 
 @inline
 export function rowBlockBytes(format: i32, nCols: usize): usize {
@@ -44,69 +44,41 @@ export function matmul(format: i32, w: usize, nRows: i32, nCols: i32, acts: usiz
   }
 }
 
-/** What an expert computes between its matrices, by model/kernels.ts EXPERT_KINDS. */
-const SWIGLU: i32 = 0;
-
 /** Bytes at the head of the expert's scratch: gate and up of two row blocks, for eight tokens. */
 const PAIR_BYTES: usize = 2048;
 
-/** The 16 gate and 16 up values at `rows` become 16 of h at `h`, which may be `rows`. */
-function swigluBlock(rows: usize, h: usize): void {
-  for (let i: usize = 0; i < 64; i += 32) {
-    const a = swiglu4(v128.load(rows + i), v128.load(rows + i, 64)), b = swiglu4(v128.load(rows + i, 16), v128.load(rows + i, 80));
-    v128.store(h + i, a);
-    v128.store(h + i, b, 16);
-  }
-}
-
-/** The same of clamped SwiGLU, whose 32 biases lie at `bias`. */
-function clampedBlock(rows: usize, bias: usize, limit: v128, h: usize): void {
-  for (let i: usize = 0; i < 64; i += 16) {
-    const gate = f32x4.add(v128.load(rows + i), v128.load(bias + i)), up = f32x4.add(v128.load(rows + i, 64), v128.load(bias + i, 64));
-    v128.store(h + i, clampedSwiglu4(gate, up, limit));
-  }
-}
-
 /**
- * h of the gate and up of m tokens, two row blocks at a time, so that gate and up never leave the L1 cache: as f32 rows, or at once as
- * qa8 rows, for two row blocks are one group of 32. `pair` is PAIR_BYTES of scratch; biases lie in the order of the rows.
+ * h of the gate and up of m tokens, a group of 32 at a time, so that gate and up never leave the L1 cache: two row blocks of gate and up, or one of up alone. As f32
+ * rows, or at once as qa8 rows. `pair` is PAIR_BYTES of scratch; biases lie in the order of the rows.
  */
 function gateUp(
   kind: i32, limit: v128, biases: usize, format: i32, w: usize, input: usize, width: i32, m: i32, packed: usize, pair: usize, h: usize, hStride: usize, isQuantised: bool,
 ): void {
-  const pairBytes = rowBlockBytes(format, input) << 1;
+  const isGated = kind < FIRST_UNGATED;
+  const groupBytes = rowBlockBytes(format, input) << <usize>isGated;
   const nGroups = <usize>((width + 31) >> 5);
   const scales = h + (nGroups << 5);
   for (let g: usize = 0; g < nGroups; g++) {
     const left = width - (<i32>g << 5);
-    // Formats of f32 activations pad to 16 rows of each, so their last row block may stand alone.
-    const nBlocks = format < Q8 && left <= 16 ? 1 : 2;
+    // With a gate, formats of f32 activations pad to 16 rows of each, so their last row block may stand alone.
+    const nBlocks = !isGated || (format < Q8 && left <= 16) ? 1 : 2;
     product(format, m, w, nBlocks, input, packed, pair, 256);
     for (let t: usize = 0; t < <usize>m; t++) {
-      const rows = pair + (t << 8);
-      const to = isQuantised ? rows : h + t * hStride + (g << 7);
-      if (kind == SWIGLU) {
-        swigluBlock(rows, to);
-        if (nBlocks == 2) swigluBlock(rows + 128, to + 64);
-      } else {
-        clampedBlock(rows, biases, limit, to);
-        if (nBlocks == 2) clampedBlock(rows + 128, biases + 128, limit, to + 64);
-      }
-      if (!isQuantised) continue;
-      if (left < 32) memory.fill(rows + (<usize>left << 2), 0, <usize>(32 - left) << 2);
-      quantizeGroup(rows, h + t * hStride + (g << 5), scales + t * hStride + (g << 2));
+      const row = h + t * hStride;
+      if (isQuantised) activateGroup(kind, limit, biases, pair + (t << 8), nBlocks, left, row + (g << 5), scales + t * hStride + (g << 2));
+      else activateGroup(kind, limit, biases, pair + (t << 8), nBlocks, left, row + (g << 7), 0);
     }
-    w += pairBytes;
-    biases += 256;
+    w += groupBytes;
+    biases += isGated ? 256 : 128;
   }
 }
 
 export function expertFfn(
   kind: i32, limit: f32, gateUpFormat: i32, downFormat: i32, w: usize, input: i32, hidden: i32, width: i32,
   acts: usize, nTokens: i32, y: usize, yStride: usize, scratch: usize,
-): void {
+): i32 {
   const paddedWidth = <usize>((width + 31) & ~31);
-  const gateUpRows = gateUpFormat < Q8 ? 2 * ((width + 15) & ~15) : 2 * <i32>paddedWidth;
+  const gateUpRows = kind >= FIRST_UNGATED ? <i32>paddedWidth : gateUpFormat < Q8 ? 2 * ((width + 15) & ~15) : 2 * <i32>paddedWidth;
   const down = w + <usize>(gateUpRows >> 5) * rowBlockBytes(gateUpFormat, input);
   // Biases of the gate-up rows, which fill 16 bytes, then of down.
   const biases = down + <usize>((hidden + 31) >> 5) * rowBlockBytes(downFormat, width);
@@ -118,14 +90,17 @@ export function expertFfn(
   const rowAddresses = h + (hStride << 3);
   const inner = rowAddresses + 64; // packs start on cache lines when scratch does
   for (let t: usize = 0; t < 8; t++) store<u32>(rowAddresses + (t << 2), <u32>(h + t * hStride));
+  let nLeftOut = 0;
   while (nTokens > 0) {
     const m = pieceOf(nTokens);
     const packed = pack(gateUpFormat, acts, m, input, inner + TAIL_BYTES);
     gateUp(kind, f32x4.splat(limit), biases, gateUpFormat, w, input, width, m, packed, scratch, h, hStride, isQuantised);
-    matmul(downFormat, down, hidden, width, rowAddresses, m, y, yStride, inner);
+    if (kind == RELU) nLeftOut += downOfSparse(downFormat, down, hidden, width, h, hStride, rowAddresses, m, y, yStride, inner);
+    else matmul(downFormat, down, hidden, width, rowAddresses, m, y, yStride, inner);
     if (kind != SWIGLU) addBiasRows(y, yStride, downBiases, m, hidden);
     nTokens -= m;
     acts += <usize>m << 2;
     y += <usize>m * yStride;
   }
+  return nLeftOut;
 }

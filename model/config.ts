@@ -52,8 +52,8 @@ export interface LatentExpertsConfig {
   readonly nGroups: number;
 }
 
-/** What an expert computes between its matrices, by the numbers of the kernels' ABI (kernels.ts EXPERT_KINDS). `clamped-swiglu` has biases. */
-export type ExpertKind = "swiglu" | "clamped-swiglu";
+/** What an expert computes between its matrices, by the numbers of the kernels' ABI (kernels.ts EXPERT_KINDS). expert-kinds.ts says which matrices and biases each has. */
+export type ExpertKind = "swiglu" | "clamped-swiglu" | "relu-mlp" | "gelu-mlp";
 
 /** Experts left out at run time (online-pruning.ts): what a calibration found for this model. Nobody goes by it unasked. */
 export interface OnlinePruningConfig {
@@ -237,14 +237,13 @@ export const expertLayer = ({ expertPool }: Pick<ModelConfig, "expertPool">, lay
 /** Width of the feed-forward part that every token of a layer passes: a dense layer's, or the shared experts'; 0 = none. */
 export const sharedWidth = (c: ModelConfig, layer: number): number => (c.layerFfns[layer] === "dense" ? c.denseIntermediateSize : c.sharedIntermediateSize);
 
-/** The three matrices of an expert, in the checkpoint's words. */
+/** The three matrices of a dense layer, a shared expert or an expert with a gate, in the checkpoint's words; expert-kinds.ts knows who has which. */
 export const EXPERT_MATRICES = ["gate", "up", "down"] as const;
 export type ExpertMatrix = (typeof EXPERT_MATRICES)[number];
 
-/** Vectors of an expert whose kind has biases. */
+/** Vectors that an expert can have. */
 export const EXPERT_BIASES = ["gateBias", "upBias", "downBias"] as const;
 export type ExpertBias = (typeof EXPERT_BIASES)[number];
-export const hasExpertBiases = (c: ModelConfig): boolean => c.expertKind === "clamped-swiglu";
 
 /** What decides which rows routed experts read. */
 export type ExpertInput = Pick<ModelConfig, "hiddenSize" | "latentExperts">;

@@ -11,7 +11,7 @@ export interface DefinitionMatrix {
   readonly values: ArrayLike<number>; // [rows, cols]
 }
 /**
- * Weights by canonical name: trunkTensors() of config.ts, `layers.N.experts.E.{gate,up,down}` and their biases, `layers.N.shared.{gate,up,down}`;
+ * Weights by canonical name: trunkTensors() of config.ts, `layers.N.experts.E.{gate,up,down}` (where there is a gate) and their biases, `layers.N.shared.{gate,up,down}`;
  * of stacks of matrices each by its number (layers.N.kB.0). Vectors have one row.
  */
 export type DefinitionWeights = (name: string) => DefinitionMatrix;
@@ -28,6 +28,15 @@ const multiply = (m: DefinitionMatrix, x: Vector): Vector =>
 const add = (a: Vector, b: Vector): Vector => a.map((value, i) => value + b[i]!);
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 export const silu = (x: number): number => x * sigmoid(x);
+/** The error function as its series: 2 / sqrt(pi) exp(-x^2) times the sum of 2^n x^(2n+1) / (2n+1)!!, no term of which has another sign. */
+export const erf = (x: number): number => {
+  if (Math.abs(x) > 6) return Math.sign(x);
+  let [term, sum] = [x, x];
+  for (let n = 1; n < 150; n++) sum += (term *= (2 * x * x) / (2 * n + 1));
+  return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum;
+};
+/** The form of BERT, x times the normal distribution's share below x. */
+export const gelu = (x: number): number => (x / 2) * (1 + erf(x / Math.SQRT2));
 /** The clamped activation of gpt-oss. */
 export const clampedSwiglu = (gate: number, up: number, limit = 7, alpha = 1.702): number => {
   const g = Math.min(gate, limit);
@@ -103,7 +112,7 @@ export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>,
     selection = selection.map((score, e) => (kept.has(Math.floor(e / size)) ? score : -Infinity));
   }
   const order = largest(selection, selection.length);
-  if (nTrue < logits.length) return amongTrue(r, scores, order, nTrue);
+  if (nTrue < logits.length) return amongTrue(r, logits, scores, order, nTrue);
   const ids = order.slice(0, r.topK);
   const nRanked = r.topK + (r.auxiliaries?.perToken ?? 0);
   const gap = (at: number): number => (order[at] === undefined ? Infinity : selection[order[at - 1]!]! - selection[order[at]!]!);
@@ -128,14 +137,19 @@ export function route(r: RouterConfig, logits: Vector, bias?: ArrayLike<number>,
   };
 }
 
-/** Null experts (AdaMoE): the first topK of all, of which only true ones are kept and weighed; scores that are taken as they are are a softmax over the true ones. */
-function amongTrue(r: RouterConfig, scores: Vector, order: readonly number[], nTrue: number): Routing {
+/** Null experts (AdaMoE): the first topK of all, of which only true ones are kept and weighed; scores that are taken as they are are a softmax over the true ones. Or weights are made among all topK. */
+function amongTrue(r: RouterConfig, logits: Vector, scores: Vector, order: readonly number[], nTrue: number): Routing {
+  const margin = order.length > r.topK ? scores[order[r.topK - 1]!]! - scores[order[r.topK]!]! : Infinity;
+  if (r.nullWeights === "kept") {
+    const all = route({ ...r, nullExperts: undefined, nullWeights: undefined }, [...logits]);
+    const isTrue = (_: unknown, rank: number): boolean => all.ids[rank]! < nTrue;
+    return { ids: all.ids.filter(isTrue), weights: all.weights.filter(isTrue), auxiliaries: [], margin };
+  }
   const ids = order.slice(0, r.topK).filter((id) => id < nTrue);
   const sum = (x: Vector): number => x.reduce((a, b) => a + b, 0);
   const own = ids.map((id) => scores[id]!);
   const weights = r.weigh === "softmax-selected" ? (own.length === 0 ? [] : softmax(own)) : r.weigh === "renormalize" ? own.map((w) => w / sum(own))
     : r.score === "softmax" ? own.map((w) => w / sum(scores.slice(0, nTrue))) : own;
-  const margin = order.length > r.topK ? scores[order[r.topK - 1]!]! - scores[order[r.topK]!]! : Infinity;
   return { ids, weights: weights.map((w) => w * r.scale), auxiliaries: [], margin };
 }
 
@@ -167,24 +181,9 @@ function gateLogits(c: ModelConfig, w: DefinitionWeights, at: string, x: Vector,
       return means.map((mean, e) => -erf(mean / Math.sqrt(2 * variances[e]!)));
     }
     case "hash": return Array.from({ length: n }, (_, e) => (w(at + "routerTable").values[token.id] === e ? 1 : 0));
+    case "conditions": return gate.conditions.map((row) => (row.every((value, i) => Math.fround(value) === x[i]) ? 1 : 0));
     case "tasks": return multiply(w(`${at}taskRouter.${token.task}`), x);
   }
-}
-
-/** The error function: its power series near 0, beyond 3 one less the continued fraction of Laplace. */
-export function erf(x: number): number {
-  const a = Math.abs(x);
-  if (a > 3) {
-    let fraction = a;
-    for (let n = 60; n > 0; n--) fraction = a + n / 2 / fraction;
-    return Math.sign(x) * (1 - Math.exp(-a * a) / (Math.sqrt(Math.PI) * fraction));
-  }
-  let [term, sum] = [x, x];
-  for (let n = 1; n < 100; n++) {
-    term *= (-x * x) / n;
-    sum += term / (2 * n + 1);
-  }
-  return (2 / Math.sqrt(Math.PI)) * sum;
 }
 
 /**
@@ -205,11 +204,12 @@ export function sparsemixer(logits: Vector, epsilon: number): Routing {
   return { ids: [first.id, second.id], weights: [first.weight, second.weight], auxiliaries: [], margin: Math.min(first.margin, second.margin) };
 }
 
-/** One expert: down . (silu(gate . x) * (up . x)), or gpt-oss's form with biases and clamps. */
+/** One expert: down . (silu(gate . x) * (up . x)), gpt-oss's form with biases and clamps, or down . act(up . x) with biases. */
 function expert(c: ModelConfig, w: DefinitionWeights, at: string, x: Vector): Vector {
   if (c.expertKind === "swiglu") return swiglu(w, at, x);
   const biased = (matrix: string, input: Vector): Vector => add(multiply(w(at + matrix), input), Array.from(w(`${at}${matrix}Bias`).values));
   const up = biased("up", x);
+  if (c.expertKind !== "clamped-swiglu") return biased("down", up.map((u) => (c.expertKind === "relu-mlp" ? Math.max(u, 0) : gelu(u))));
   return biased("down", biased("gate", x).map((g, i) => clampedSwiglu(g, up[i]!, c.swigluLimit)));
 }
 

@@ -5,6 +5,7 @@ import { activationRows, type ActivationRows, type RowProducts } from "./activat
 import { ModelError, type ModelConfig } from "./config.ts";
 import { routerStride, routerWideStride, type EngineRegions } from "./engine-regions.ts";
 import type { GateCall, GatedConfig } from "./gates/gate.ts";
+import { numberOfCondition } from "./gates/conditions.ts";
 import { branchConfigs, gateOf } from "./gates/index.ts";
 import type { Heap } from "./heap.ts";
 import { KV_BLOCK, type ActivationFormat, type Kernels, type KvFormat } from "./kernels.ts";
@@ -32,6 +33,7 @@ export function answersProblem({ router: { gate, scope } }: { readonly router: P
   if (nTasks === null && task !== undefined) return `Task ${task} was asked for, but this model's routers know no tasks.`;
   const size = scope?.kind === "condition" ? scope.size : null;
   if (size !== null && (condition?.length !== size || !condition.every(Number.isFinite))) return `This model routes by a condition, and ${condition === undefined ? "none was given" : `one of ${condition.length} numbers was given${condition.length === size ? ", not all of them finite" : ""}`}; expected ${size} numbers.`;
+  if (gate?.kind === "conditions" && numberOfCondition(gate.conditions, condition!) < 0) return `This model has experts for ${gate.conditions.length} conditions, and the one given is none of them; the first is ${JSON.stringify(gate.conditions[0])}.`;
   return size === null && condition !== undefined ? "A condition was given, but this model's routers read tokens." : null;
 }
 

@@ -114,15 +114,20 @@ export interface ExpertShape {
   readonly limit?: number;
   readonly biasReach?: number;
   readonly biases?: readonly number[];
+  /** Of relu-mlp: the share of neurons that are silent for all tokens, or of groups of 32 of them; but those whose biases are given. */
+  readonly silent?: { readonly share: number; readonly by: 1 | 32 };
 }
 
+/** Large enough that nothing a case draws comes near it. */
+const SILENCE = -1e9;
+
 export function expertCase(shape: ExpertShape, nTokens: number, seed: number): KernelCase {
-  const { kind = "swiglu", gateUp, down, hidden, input = hidden, width, style = "random", limit = 0.5, biasReach = 1, biases = [] } = shape;
+  const { kind = "swiglu", gateUp, down, hidden, input = hidden, width, style = "random", limit = 0.5, biasReach = 1, biases = [], silent } = shape;
   return {
-    name: `expertFfn ${kind} ${gateUp}/${down} ${input === hidden ? "" : `input ${input} `}hidden ${hidden} width ${width} x ${nTokens}, limit ${limit}, biases to ${biasReach} ${biases.join(" ")}, seed ${seed}, ${style}`,
+    name: `expertFfn ${kind} ${gateUp}/${down} ${input === hidden ? "" : `input ${input} `}hidden ${hidden} width ${width} x ${nTokens}, limit ${limit}, biases to ${biasReach} ${biases.join(" ")}${silent === undefined ? "" : `, ${silent.share} silent by ${silent.by}`}, seed ${seed}, ${style}`,
     prepare(arena) {
       const random = seededNumbers(seed);
-      const first = drawMatrix(gateUp, gateUpRows(gateUp, width), input, random, style);
+      const first = drawMatrix(gateUp, gateUpRows(kind, gateUp, width), input, random, style);
       const second = drawMatrix(down, hidden, width, random, style);
       const all = new Uint8Array(segmentBytes(kind, gateUp, down, input, hidden, width));
       all.set(first);
@@ -130,6 +135,7 @@ export function expertCase(shape: ExpertShape, nTokens: number, seed: number): K
       const behind = new Float32Array(all.buffer, first.length + second.length, segmentBiasBytes(kind, gateUp, hidden, width) / 4);
       behind.forEach((_, i) => { behind[i] = (random() * 2 - 1) * biasReach; });
       behind.set(biases.slice(0, behind.length));
+      for (let i = 0; silent !== undefined && i < width; i += silent.by) if (random() < silent.share) behind.fill(SILENCE, Math.max(i, biases.length), Math.min(width, i + silent.by));
       const w = arena.bytes(all);
       const acts = drawActivations(arena, gateUp, nTokens, input, random, style);
       const yStride = Math.ceil(hidden / 4) * 16;

@@ -20,6 +20,8 @@ export function selfTestCases(): KernelCase[] {
     expertCase({ gateUp: "q6k", down: "q6k", hidden: 32, width: 40 }, 2, 16), expertCase({ gateUp: "f32", down: "f32", hidden: 20, width: 43 }, 3, 6),
     expertCase({ kind: "clamped-swiglu", gateUp: "mxfp4", down: "mxfp4", hidden: 38, width: 40 }, 3, 17),
     expertCase({ kind: "clamped-swiglu", gateUp: "f32", down: "f32", hidden: 20, width: 43, limit: 7, biasReach: 20 }, 3, 18),
+    expertCase({ kind: "relu-mlp", gateUp: "q8", down: "q4", hidden: 36, width: 200, silent: { share: 0.7, by: 32 } }, 3, 24), expertCase({ kind: "relu-mlp", gateUp: "f32", down: "bf16", hidden: 36, width: 43, silent: { share: 0.7, by: 1 } }, 3, 25),
+    expertCase({ kind: "gelu-mlp", gateUp: "f32", down: "f32", hidden: 20, width: 43, biasReach: 5 }, 3, 26),
     expertCase({ gateUp: "q4", down: "q8", input: 64, hidden: 40, width: 40 }, 3, 22), expertCase({ gateUp: "f32", down: "f32", input: 32, hidden: 44, width: 20 }, 2, 23),
     topLogitsCase("q8", 530, 32, 3, 5, 0.5, 14), quantizeCase(2, 40, 7), ...rowCases(23, 2, 8), checksumCase(240, 15),
     ropeCase("half", 2, 14, 12, [0, 3], 9), ropeCase("interleaved", 2, 14, 12, [1, 2], 10),

@@ -4,6 +4,7 @@
 // Every pointer is a byte offset into `memory`, 16-byte aligned unless said otherwise; strides are bytes.
 
 import type { ExpertKind } from "./config.ts";
+import { hasBiases, isGated } from "./expert-kinds.ts";
 
 /** Codes of matrix formats, docs/arithmetic.md section 3. They are part of the pack format and the ABI. */
 export const MATRIX_FORMATS = ["f32", "f16", "bf16", "q8", "q4", "q4m", "q4k", "q2", "mxfp4", "q6k", "q3"] as const;
@@ -40,7 +41,7 @@ export const ROPE_STYLES = ["half", "interleaved"] as const;
 export type RopeStyle = (typeof ROPE_STYLES)[number];
 
 /** Codes of what an expert computes between its matrices, docs/arithmetic.md section 6; config.ts ExpertKind. */
-export const EXPERT_KINDS = ["swiglu", "clamped-swiglu"] as const;
+export const EXPERT_KINDS = ["swiglu", "clamped-swiglu", "relu-mlp", "gelu-mlp"] as const;
 
 /** Keys per attention block; also the tokens of one KV page. Part of the arithmetic: never a tuning knob. */
 export const KV_BLOCK = 32;
@@ -58,12 +59,14 @@ export interface KernelOps {
 
   /**
    * One segment of an expert: y[t] = down . h(gate . a[t], up . a[t]) with rows a of `input` numbers, h by `kind` (EXPERT_KINDS), for a kind with biases gate, up and down
-   * plus theirs; `limit` is the clamp of clamped-swiglu. `w` is the gate-up matrix, directly followed by the down matrix and, for a kind with
+   * plus theirs; `limit` is the clamp of clamped-swiglu. `w` is the gate-up matrix (without a gate: up), directly followed by the down matrix and, for a kind with
    * biases, by f32 biases in the order of the rows of both (segmentBytes). Both formats must consume the same activation format.
    * y rows of hidden f32. `scratch` holds expertScratchBytes(input, width).
+   * Returns how many numbers of h the down product left out because they are zero, over all tokens: `hidden` multiplications each. That is a matter of the
+   * implementation, and the scalar reference leaves out none.
    */
   expertFfn(kind: number, limit: number, gateUpFormat: number, downFormat: number, w: number, input: number, hidden: number, width: number,
-    acts: number, nTokens: number, y: number, yStride: number, scratch: number): void;
+    acts: number, nTokens: number, y: number, yStride: number, scratch: number): number;
 
   /** RMSNorm of nTokens rows of n f32; weight [n] f32; out may equal x. */
   rmsNormRows(x: number, xStride: number, weight: number, eps: number, out: number, outStride: number,
@@ -157,17 +160,17 @@ export function matrixBytes(format: MatrixFormat, nRows: number, nCols: number):
   return Math.ceil(nRows / 32) * Math.ceil(nCols / tileColumns(format)) * tileBytes(format);
 }
 
-/** Rows (gate and up together) of a segment's gate-up matrix: always a multiple of 32. */
-export const gateUpRows = (format: MatrixFormat, width: number): number =>
-  2 * roundUp(width, activationFormatOf(format) === "qa8" ? 32 : 16);
+/** Rows (gate and up together, or up alone) of a segment's gate-up matrix: always a multiple of 32. */
+export const gateUpRows = (kind: ExpertKind, format: MatrixFormat, width: number): number =>
+  isGated(kind) ? 2 * roundUp(width, activationFormatOf(format) === "qa8" ? 32 : 16) : roundUp(width, 32);
 
 /** Bytes of the biases of one segment of a kind that has them, else 0: f32 [gateUpRows], then f32 [hidden], each rounded up to 16 bytes. */
 export const segmentBiasBytes = (kind: ExpertKind, gateUp: MatrixFormat, hidden: number, width: number): number =>
-  kind === "clamped-swiglu" ? roundUp(gateUpRows(gateUp, width) * 4, 16) + roundUp(hidden * 4, 16) : 0;
+  hasBiases(kind) ? roundUp(gateUpRows(kind, gateUp, width) * 4, 16) + roundUp(hidden * 4, 16) : 0;
 
 /** Bytes of one expert segment: gate-up matrix [.., input], then down matrix [hidden, width], then the biases. */
 export const segmentBytes = (kind: ExpertKind, gateUp: MatrixFormat, down: MatrixFormat, input: number, hidden: number, width: number): number =>
-  matrixBytes(gateUp, gateUpRows(gateUp, width), input) + matrixBytes(down, hidden, width) + segmentBiasBytes(kind, gateUp, hidden, width);
+  matrixBytes(gateUp, gateUpRows(kind, gateUp, width), input) + matrixBytes(down, hidden, width) + segmentBiasBytes(kind, gateUp, hidden, width);
 
 /** Bytes of one qa8 activation row. */
 export const qa8RowBytes = (nCols: number): number => {

@@ -35,6 +35,7 @@ export class ExpertRunner {
   readonly #limit: number;
   readonly #acts: number; // u32 [maxTokens] addresses of activation rows
   readonly #scratch: number;
+  #leftOut = 0;
 
   /** `maxWidth`: widest segment; `maxTokens`: most tokens of one group. */
   constructor(kernels: Kernels, heap: Heap, shape: ExpertShape, maxWidth: number, maxTokens: number) {
@@ -48,6 +49,9 @@ export class ExpertRunner {
     this.#acts = heap.alloc(regions.rowAddresses, "expert scratch");
     this.#scratch = heap.alloc(regions.scratch, "expert scratch");
   }
+
+  /** Numbers of h that down products left out so far because they are zero (kernels.ts expertFfn). */
+  get leftOut(): number { return this.#leftOut; }
 
   /** Gives the scratch back; the runner must not be used afterwards. */
   close(): void {
@@ -68,7 +72,7 @@ export class ExpertRunner {
     const acts = this.#heap.u32;
     const base = this.#acts / 4 - from;
     for (let i = from; i < to; i++) acts[base + i] = activations + tokens[i]! * activationStride;
-    this.#kernels.expertFfn(this.#kind, this.#limit, weights.gateUp, weights.down, weights.ptr, this.#input, this.#hidden, weights.width,
+    this.#leftOut += this.#kernels.expertFfn(this.#kind, this.#limit, weights.gateUp, weights.down, weights.ptr, this.#input, this.#hidden, weights.width,
       this.#acts, to - from, rows, this.#hidden * 4, this.#scratch);
   }
 }

@@ -37,8 +37,10 @@ export type GateConfig =
   /** One expert for each token of the vocabulary (Hash layers). */
   | { readonly kind: "hash" }
   /** A matrix for each task; the request says which (M3ViT). */
-  | { readonly kind: "tasks"; readonly nTasks: number };
-export const GATE_KINDS = ["mlp", "cosine", "attention", "sparsity", "hash", "tasks"] as const satisfies readonly GateConfig["kind"][];
+  | { readonly kind: "tasks"; readonly nTasks: number }
+  /** One expert for each condition there is, in their order: those that were one condition's choice, made one beforehand (MoDE). */
+  | { readonly kind: "conditions"; readonly conditions: readonly (readonly number[])[] };
+export const GATE_KINDS = ["mlp", "cosine", "attention", "sparsity", "hash", "tasks", "conditions"] as const satisfies readonly GateConfig["kind"][];
 
 /** What the gate reads where it is not the token's own row. */
 export type RouterScope =
@@ -68,6 +70,8 @@ export interface RouterConfig {
   readonly threshold?: { readonly least: number; readonly temperature: number } | undefined;
   /** Rows of the router behind those of the experts: who chooses one computes nothing there (AdaMoE). Absent = none. */
   readonly nullExperts?: number | undefined;
+  /** What becomes of the weights of null experts that were chosen: those of true ones are made as if they were alone (AdaMoE), or theirs are nobody's (`kept`: MoE++'s zero experts). Absent: the former. */
+  readonly nullWeights?: "kept" | undefined;
   readonly weigh: RouterWeigh;
   /** Multiplies the weights (routed_scaling_factor); 1 = none. */
   readonly scale: number;
@@ -156,8 +160,10 @@ export function checkRouter(c: RoutedConfig & Pick<ModelConfig, "vocabSize" | "l
   }
   if ((select === "threshold") !== (r.threshold !== undefined)) wrong(`the router selects by ${select}, ${r.threshold === undefined ? "but has no threshold" : "but has a threshold"}`);
   if (select === "threshold" && (r.score !== "softmax" || r.selectionBias || nGroups > 1)) wrong("a threshold is one of softmax scores; expected score softmax, without selection bias and groups");
+  if (nullExperts === 0 && r.nullWeights !== undefined) wrong("the router says what becomes of null experts' weights, but has none");
   if (nullExperts > 0) {
     if (select !== "top-k" || nGroups > 1) wrong(`${nullExperts} null experts; expected selection by top-k without groups, not ${nGroups > 1 ? `${nGroups} groups` : select}`);
+    if (r.selectionBias) wrong(`${nullExperts} null experts and a selection bias, which has nothing to say about them`);
     if (r.score === "one" || r.weigh === "one") wrong(`${nullExperts} null experts, but scores or weights are all 1: nobody could be chosen before another`);
   }
   if (r.score === "one" && (gate !== undefined || scope !== undefined)) wrong("every expert scores 1 without a router, but the router has a gate or a scope");
@@ -165,6 +171,11 @@ export function checkRouter(c: RoutedConfig & Pick<ModelConfig, "vocabSize" | "l
   if (scope?.kind === "condition" && auxiliaries > 0) wrong("all tokens of a request take the same experts; auxiliary ones are scaled by the token");
   if (scope?.kind === "condition" && scope.size % 4 !== 0) wrong(`a condition has ${scope.size} numbers, expected a multiple of 4`);
   if (gate !== undefined && "width" in gate && gate.width % 4 !== 0) wrong(`the gate is ${gate.width} wide, expected a multiple of 4`);
+  if (gate?.kind === "conditions") {
+    if (scope?.kind !== "condition" || topK !== 1 || nullExperts > 0 || r.logitBias) wrong("experts of conditions are chosen by a scope of kind condition, one for a token, without null experts and bias");
+    else if (gate.conditions.length !== nExperts || gate.conditions.some((row) => row.length !== scope.size)) wrong(`there are ${gate.conditions.length} conditions of ${gate.conditions[0]?.length ?? 0} numbers, expected one of ${scope.size} for each of ${nExperts} experts`);
+    else if (new Set(gate.conditions.map((row) => row.map(Math.fround).join())).size !== nExperts) wrong("two experts have one condition");
+  }
   if (gate?.kind === "hash" && (topK !== 1 || nullExperts > 0 || r.logitBias)) wrong(`a token's id names one expert; found ${topK} experts per token, ${nullExperts} null experts${r.logitBias ? " and a bias" : ""}`);
   if (gate?.kind === "sparsity" && nullExperts > 0) wrong("the sparsity of null experts is not defined");
 }

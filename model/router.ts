@@ -107,23 +107,25 @@ function weighRanked({ u32, f32 }: Heap, router: RouterConfig, { ids, weights, r
 }
 
 /**
- * Of a token's choices those that are no null experts, in their order and before all else; their weights are what the router gives among true experts: where it
- * leaves scores as they are, a softmax's are divided by its sum over all true experts, as if it had been made over these.
+ * Of a token's choices those that are no null experts, in their order and before all else. Their weights are what the router gives among true experts: where it
+ * leaves scores as they are, a softmax's are divided by its sum over all true experts, as if it had been made over these. Or, where null experts keep theirs, among all that were chosen.
  */
 function weighTrue({ u32, f32 }: Heap, router: RouterConfig, at: { readonly ids: number; readonly weights: number; readonly scores: number }, nTrue: number): void {
   const k = router.topK;
+  const keeps = router.nullWeights === "kept";
+  if (keeps) weigh(router, f32, at.weights, k);
   let n = 0;
   for (let rank = 0; rank < k; rank++) {
     if (u32[at.ids + rank]! >= nTrue) continue;
     u32[at.ids + n] = u32[at.ids + rank]!;
     f32[at.weights + n++] = f32[at.weights + rank]!;
   }
-  if (router.score === "softmax" && router.weigh === "score") {
+  if (!keeps && router.score === "softmax" && router.weigh === "score") {
     let sum = 0;
     for (let e = at.scores; e < at.scores + nTrue; e++) sum = f(sum + f32[e]!);
     for (let rank = at.weights; rank < at.weights + n; rank++) f32[rank] = f32[rank]! / sum;
   }
-  weigh(router, f32, at.weights, n);
+  if (!keeps) weigh(router, f32, at.weights, n);
   u32.fill(NO_EXPERT, at.ids + n, at.ids + k);
   f32.fill(0, at.weights + n, at.weights + k);
 }

@@ -19,6 +19,7 @@ const GATES: Readonly<Record<GateConfig["kind"] | "linear", KindNote>> = {
   attention: { does: "each expert attends to all experts' values of the row", source: "Yuan 2.0-M32, 2024" },
   sparsity: { does: "how many neurons of the expert will stay silent, foretold from its weights", source: "MoE-X, 2025" },
   hash: { does: "one expert for each token of the vocabulary", source: "Hash Layers, 2021" },
+  conditions: { does: "one expert, fused beforehand, for each condition there is", source: "MoDE, 2025" },
   tasks: { does: "a matrix for each task; the request says which", source: "M3ViT, 2022" },
 };
 
@@ -35,12 +36,13 @@ const SCORES: Readonly<Record<RouterScore, KindNote>> = {
   one: { does: "every expert scores 1, without a router", source: null },
 };
 
-const SELECTS: Readonly<Record<RouterSelect | "groups" | "null", KindNote>> = {
+const SELECTS: Readonly<Record<RouterSelect | "groups" | "null" | "zero", KindNote>> = {
   "top-k": { does: "the k largest", source: "Shazeer et al., 2017; one of them: Switch, 2021" },
   sparsemixer: { does: "two, each weighed among those close to it", source: "PhiMoE, 2024" },
   threshold: { does: "of the k largest those above a bound, at least one", source: "EvoMoE, 2021" },
   groups: { does: "the k largest within the best groups (hierarchical)", source: "DeepSeek-V2, 2024" },
   null: { does: "the k largest among experts and null experts, which compute nothing", source: "AdaMoE, 2024" },
+  zero: { does: "the k largest among experts and null experts, which keep their weights", source: "MoE++, 2024" },
 };
 
 const WEIGHS: Readonly<Record<RouterWeigh, KindNote>> = {
@@ -53,6 +55,8 @@ const WEIGHS: Readonly<Record<RouterWeigh, KindNote>> = {
 const EXPERTS: Readonly<Record<ExpertKind, KindNote>> = {
   swiglu: { does: "down . (silu(gate . x) * up . x)", source: "Shazeer, 2020" },
   "clamped-swiglu": { does: "the same with clamps and biases", source: "gpt-oss, 2025" },
+  "relu-mlp": { does: "down . relu(up . x) with biases; zeros are left out", source: "MoE-X, 2025; MENTOR, 2024" },
+  "gelu-mlp": { does: "down . gelu(up . x) with biases, the form with erf", source: "BERT, 2018; DistilBERT, 2019" },
 };
 
 const TABLES: Readonly<Record<"own" | "pool" | "latent", KindNote>> = {

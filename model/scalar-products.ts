@@ -2,7 +2,8 @@
 // and 9) as plain loops over one linear memory, one Math.fround per operation. The matrix part of scalar-kernels.ts.
 // Refuses cleverness and scratch memory: it allocates ordinary arrays instead. Works on memories that grow.
 
-import { bf16ToF32, clampedSwiglu, f16ToF32, nearestEven, swiglu } from "./float-math.ts";
+import { bf16ToF32, clampedSwiglu, f16ToF32, gelu, nearestEven, relu, swiglu } from "./float-math.ts";
+import { hasBiases, isGated } from "./expert-kinds.ts";
 import { EXPERT_KINDS, MATRIX_FORMATS, activationFormatOf, gateUpRows, matrixBytes, tileBytes, tileColumns } from "./kernels.ts";
 import { largestIndices } from "./scalar-top-k.ts";
 import type { KernelOps, MatrixFormat } from "./kernels.ts";
@@ -216,17 +217,24 @@ export function createScalarProducts(memory: WebAssembly.Memory): Pick<KernelOps
       }
     },
 
-    expertFfn(kind, limit, gateUpFormat, downFormat, w, input, hidden, width, acts, nTokens, y, yStride) {
+    expertFfn(kindCode, limit, gateUpFormat, downFormat, w, input, hidden, width, acts, nTokens, y, yStride) {
+      const kind = EXPERT_KINDS[kindCode]!;
       const gateUp = MATRIX_FORMATS[gateUpFormat]!;
       const down = MATRIX_FORMATS[downFormat]!;
-      const downAt = w + matrixBytes(gateUp, gateUpRows(gateUp, width), input);
+      const downAt = w + matrixBytes(gateUp, gateUpRows(kind, gateUp, width), input);
       const biasAt = downAt + matrixBytes(down, hidden, width);
-      const isClamped = EXPERT_KINDS[kind] === "clamped-swiglu";
-      const gateUpBias = isClamped ? floats(biasAt, gateUpRows(gateUp, width)) : null;
-      const downBias = isClamped ? floats(biasAt + Math.ceil(gateUpRows(gateUp, width) / 4) * 16, hidden) : null;
+      const gateUpBias = hasBiases(kind) ? floats(biasAt, gateUpRows(kind, gateUp, width)) : null;
+      const downBias = hasBiases(kind) ? floats(biasAt + gateUpRows(kind, gateUp, width) * 4, hidden) : null;
       const rows = Array.from({ length: nTokens }, (_, t) => readActivations(gateUp, addressOf(acts, t), input));
       const h = rows.map(() => new Float32Array(width));
-      for (let i = 0; i < width; i++) {
+      for (let i = 0; i < width && !isGated(kind); i++) {
+        const up = readWeights(gateUp, w, input, i);
+        for (let t = 0; t < nTokens; t++) {
+          const u = fround(product(up, rows[t]!) + gateUpBias![i]!);
+          h[t]![i] = kind === "relu-mlp" ? relu(u) : gelu(u);
+        }
+      }
+      for (let i = 0; i < width && isGated(kind); i++) {
         const gateRow = Math.floor(i / 16) * 32 + (i % 16);
         const gate = readWeights(gateUp, w, input, gateRow);
         const up = readWeights(gateUp, w, input, gateRow + 16);
@@ -244,6 +252,7 @@ export function createScalarProducts(memory: WebAssembly.Memory): Pick<KernelOps
         const weights = readWeights(down, downAt, width, r);
         for (let t = 0; t < nTokens; t++) out[t]![r] = downBias === null ? product(weights, inner[t]!) : product(weights, inner[t]!) + downBias[r]!;
       }
+      return 0;
     },
 
     readRow(format, w, nCols, row, out) {

@@ -7,6 +7,7 @@ import { expertName, type MatrixSource } from "../formats/checkpoint.ts";
 import { decodeRows } from "../formats/dequantize.ts";
 import { PatchedMatrices } from "../formats/patched-matrices.ts";
 import { EXPERT_MATRICES, type ExpertMatrix, expertShape, ModelError, moeLayersOf } from "../model/config.ts";
+import { expertMatrices } from "../model/expert-kinds.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
 import { chooseBits, pmqCosts } from "./bit-knapsack.ts";
 import { type PlanBits, typeOfBits } from "./bit-plan.ts";
@@ -57,10 +58,11 @@ export async function* expertCosts(
       const rows = new ExpertOutputs(config);
       await model.tryLayer(layer, { taps: rows.taps });
       for (const part of parts) {
+        const ownMatrices = part.matrices.filter((matrix) => expertMatrices(config).includes(matrix));
         const loss = Array.from({ length: config.nExperts }, (): number[] => []);
         for (const width of widths) {
           const patched = new PatchedMatrices(matrices);
-          for (let expert = 0; expert < config.nExperts; expert++) for (const matrix of part.matrices) await roundTo(patched, expertName(layer, expert, matrix), width);
+          for (let expert = 0; expert < config.nExperts; expert++) for (const matrix of ownMatrices) await roundTo(patched, expertName(layer, expert, matrix), width);
           const squares = new Float64Array(config.nExperts);
           const changes = new ExpertOutputs(config, (expert, row, values, weight) => {
             const before = rows.row(expert, row);
@@ -71,7 +73,7 @@ export async function* expertCosts(
           await model.tryLayer(layer, { weights: checkpointWeights(patched, context), taps: changes.taps });
           squares.forEach((sum, expert) => loss[expert]!.push(Math.sqrt(sum)));
         }
-        const nWeights = part.matrices.reduce((sum, matrix) => {
+        const nWeights = ownMatrices.reduce((sum, matrix) => {
           const { nRows, nCols } = expertShape(config, matrix);
           return sum + nRows * nCols;
         }, 0);

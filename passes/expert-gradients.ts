@@ -1,9 +1,11 @@
 // A layer's experts and their derivatives by their inputs: what they give to rows, and how that changes with the rows. Products are the kernels', in f32, with each
-// matrix held beside its transpose; what lies between is float64. Owns these matrices and the way back through gated units. Refuses derivatives by weights: nobody
+// matrix held beside its transpose; what lies between is float64. Owns these matrices and the way back through units. Refuses derivatives by weights: nobody
 // here trains experts. The forward arithmetic is that of docs/arithmetic.md section 6, but for the sums' rounding.
 
 import { expertName, type MatrixSource } from "../formats/checkpoint.ts";
-import { EXPERT_BIASES, EXPERT_MATRICES, expertShape, hasExpertBiases, type ModelConfig } from "../model/config.ts";
+import { expertShape, type ModelConfig } from "../model/config.ts";
+import { expertBiases, expertMatrices } from "../model/expert-kinds.ts";
+import { erfF64 } from "../model/float-math.ts";
 import type { Heap } from "../model/heap.ts";
 import { activationRowBytes, formatCode, type Kernels, matmulScratchBytes, matrixBytes } from "../model/kernels.ts";
 
@@ -17,10 +19,12 @@ export interface ExpertPair {
 interface Tiles { readonly ptr: number; readonly nRows: number; readonly nCols: number }
 
 interface HeldExpert {
-  readonly gate: Tiles; readonly up: Tiles; readonly down: Tiles;
-  readonly gateT: Tiles; readonly upT: Tiles; readonly downT: Tiles;
-  /** null where the kind has none. */
-  readonly biases: { readonly gate: Float32Array; readonly up: Float32Array; readonly down: Float32Array } | null;
+  /** Absent where the kind has none. */
+  readonly gate?: Tiles; readonly gateT?: Tiles;
+  readonly up: Tiles; readonly down: Tiles;
+  readonly upT: Tiles; readonly downT: Tiles;
+  /** Those that the kind has. */
+  readonly biases: { readonly gateBias?: Float32Array; readonly upBias?: Float32Array; readonly downBias?: Float32Array };
 }
 
 /** gpt-oss' factor within its gate (docs/arithmetic.md section 6). */
@@ -28,11 +32,16 @@ const CLAMPED_ALPHA = 1.702;
 
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 
-/** What a unit gives, and its derivatives by gate and up. */
-export function gatedUnit({ expertKind, swigluLimit: limit }: Pick<ModelConfig, "expertKind" | "swigluLimit">, gate: number, up: number): { readonly value: number; readonly byGate: number; readonly byUp: number } {
+/** What a unit gives, and its derivatives by gate and up; without a gate the first of them is 0. */
+export function unitOf({ expertKind, swigluLimit: limit }: Pick<ModelConfig, "expertKind" | "swigluLimit">, gate: number, up: number): { readonly value: number; readonly byGate: number; readonly byUp: number } {
   if (expertKind === "swiglu") {
     const s = sigmoid(gate);
     return { value: gate * s * up, byGate: up * s * (1 + gate * (1 - s)), byUp: gate * s };
+  }
+  if (expertKind === "relu-mlp") return { value: Math.max(up, 0), byGate: 0, byUp: up > 0 ? 1 : 0 };
+  if (expertKind === "gelu-mlp") {
+    const below = (1 + erfF64(up / Math.SQRT2)) / 2;
+    return { value: up * below, byGate: 0, byUp: below + (up * Math.exp((-up * up) / 2)) / Math.sqrt(2 * Math.PI) };
   }
   const [g, u] = [Math.min(gate, limit), Math.max(-limit, Math.min(up, limit))];
   const s = sigmoid(CLAMPED_ALPHA * g);
@@ -84,14 +93,14 @@ export class ExpertGradients {
     const experts: HeldExpert[] = [];
     for (let expert = 0; expert < config.nExperts; expert++) {
       const held: Record<string, Tiles> = {};
-      for (const matrix of EXPERT_MATRICES) {
+      for (const matrix of expertMatrices(config)) {
         const { nRows, nCols } = expertShape(config, matrix);
         const values = await matrices.readF32(expertName(layer, expert, matrix));
         held[matrix] = place(heap, taken, nRows, nCols, (row, col) => values[row * nCols + col]!);
         held[`${matrix}T`] = place(heap, taken, nCols, nRows, (row, col) => values[col * nCols + row]!);
       }
-      const biases = !hasExpertBiases(config) ? null : await Promise.all(EXPERT_BIASES.map((bias) => matrices.readF32(expertName(layer, expert, bias))));
-      experts.push({ ...held as unknown as Omit<HeldExpert, "biases">, biases: biases === null ? null : { gate: biases[0]!, up: biases[1]!, down: biases[2]! } });
+      const biases = await Promise.all(expertBiases(config).map(async (bias) => [bias, await matrices.readF32(expertName(layer, expert, bias))] as const));
+      experts.push({ ...held as unknown as Omit<HeldExpert, "biases">, biases: Object.fromEntries(biases) });
     }
     return new ExpertGradients(config, kernels, heap, experts, taken, maxTokens, maxTokens * perToken);
   }
@@ -112,24 +121,23 @@ export class ExpertGradients {
     const f32 = this.#heap.f32;
     this.#eachExpert((expert, first, end) => {
       const [gates, ups, inner, outs] = [this.#gates + first * innerStride, this.#ups + first * innerStride, this.#inner + first * innerStride, this.#outs + first * stride];
+      const { gateBias, upBias, downBias } = expert.biases;
       const byToken = (i: number): number => this.#rows + this.#pairs[i]!.token * stride;
-      this.#multiply(expert.gate, first, end, byToken, gates, innerStride);
+      if (expert.gate !== undefined) this.#multiply(expert.gate, first, end, byToken, gates, innerStride);
       this.#multiply(expert.up, first, end, byToken, ups, innerStride);
       for (let i = 0; i < end - first; i++) {
         const at = i * innerStride / 4;
         for (let j = 0; j < width; j++) {
-          if (expert.biases !== null) {
-            f32[gates / 4 + at + j]! += expert.biases.gate[j]!;
-            f32[ups / 4 + at + j]! += expert.biases.up[j]!;
-          }
-          f32[inner / 4 + at + j] = gatedUnit(this.#config, f32[gates / 4 + at + j]!, f32[ups / 4 + at + j]!).value;
+          f32[gates / 4 + at + j]! += gateBias?.[j] ?? 0;
+          f32[ups / 4 + at + j]! += upBias?.[j] ?? 0;
+          f32[inner / 4 + at + j] = unitOf(this.#config, f32[gates / 4 + at + j]!, f32[ups / 4 + at + j]!).value;
         }
       }
       this.#multiply(expert.down, first, end, (i) => this.#inner + i * innerStride, outs, stride);
       for (let i = first; i < end; i++) {
         const { token, weight } = this.#pairs[i]!;
         const from = (this.#outs + i * stride) / 4;
-        for (let j = 0; j < n; j++) out[token * n + j]! += weight * (f32[from + j]! + (expert.biases?.down[j] ?? 0));
+        for (let j = 0; j < n; j++) out[token * n + j]! += weight * (f32[from + j]! + (downBias?.[j] ?? 0));
       }
     });
     return out;
@@ -148,19 +156,19 @@ export class ExpertGradients {
         const { weight } = this.#pairs[i]!;
         const at = i * innerStride / 4;
         for (let j = 0; j < width; j++) {
-          const { byGate, byUp } = gatedUnit(this.#config, f32[this.#gates / 4 + at + j]!, f32[this.#ups / 4 + at + j]!);
+          const { byGate, byUp } = unitOf(this.#config, f32[this.#gates / 4 + at + j]!, f32[this.#ups / 4 + at + j]!);
           const byInner = weight * f32[this.#inner / 4 + at + j]!;
           f32[this.#gates / 4 + at + j] = byInner * byGate;
           f32[this.#ups / 4 + at + j] = byInner * byUp;
         }
       }
       const halves = [this.#outs + first * stride, this.#outs + (this.#maxPairs + first) * stride] as const;
-      this.#multiply(expert.gateT, first, end, (i) => this.#gates + i * innerStride, halves[0], stride);
+      if (expert.gateT !== undefined) this.#multiply(expert.gateT, first, end, (i) => this.#gates + i * innerStride, halves[0], stride);
       this.#multiply(expert.upT, first, end, (i) => this.#ups + i * innerStride, halves[1], stride);
       for (let i = 0; i < end - first; i++) {
         const to = this.#pairs[first + i]!.token * n;
         const [a, b] = [(halves[0] + i * stride) / 4, (halves[1] + i * stride) / 4];
-        for (let j = 0; j < n; j++) byRows[to + j]! += f32[a + j]! + f32[b + j]!;
+        for (let j = 0; j < n; j++) byRows[to + j]! += (expert.gateT === undefined ? 0 : f32[a + j]!) + f32[b + j]!;
       }
     });
     return byRows;

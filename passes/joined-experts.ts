@@ -5,7 +5,8 @@
 import type { MatrixSource } from "../formats/checkpoint.ts";
 import { PatchedMatrices } from "../formats/patched-matrices.ts";
 import { sizeGroups } from "../formats/size-groups.ts";
-import { hasExpertBiases, type ModelConfig, ModelError } from "../model/config.ts";
+import { type ModelConfig, ModelError } from "../model/config.ts";
+import { expertBiases, inputMatrices } from "../model/expert-kinds.ts";
 import { everybody, firstRows } from "./expert-likeness.ts";
 import { Hessian } from "./hessian.ts";
 import { LayerInputs, showExpertDown } from "./layer-inputs.ts";
@@ -129,8 +130,8 @@ async function joined(sums: ClusterSums, matrices: MatrixSource, layer: number):
   if (result === null) return { members, expert: null, error: 0 };
   const { chosen, down, error } = result;
   const width = config.expertIntermediateSize;
-  const expert = new Map([["down", down]]);
-  for (const matrix of ["gate", "up", ...(hasExpertBiases(config) ? ["gateBias", "upBias"] : [])]) {
+  const expert = new Map<string, Float32Array<ArrayBuffer>>([["down", down]]);
+  for (const matrix of [...inputMatrices(config), ...expertBiases(config).filter((bias) => bias !== "downBias")]) {
     const from = await Promise.all(members.map((member) => read(member, matrix)));
     const rowLength = from[0]!.length / width;
     const rows = new Float32Array(width * rowLength);

@@ -14,6 +14,8 @@ export interface LayerSamples {
   readonly weights: Float32Array;
   /** What the weights were made of, f32 [n][topK]. */
   readonly scores: Float32Array;
+  /** Logits of these experts, f32 [n][topK]. */
+  readonly logits: Float32Array;
   /** Scalar products of the experts' outputs, times the square of the residual's multiplier: f64 [n][topK][topK]. */
   readonly products: Float64Array;
   /** Squared length of the residual behind the layer, f64 [n]. */
@@ -37,9 +39,9 @@ export async function sampleLayer(model: LayeredModel, layer: number, lengths: r
   const place = new Map(numbers.map((token, i) => [token, i]));
   const n = numbers.length;
   const columns = config.hiddenSize + k + 1;
-  const [weights, scores, products, residual] = [new Float32Array(n * k), new Float32Array(n * k), new Float64Array(n * k * k), new Float64Array(n)];
+  const [weights, scores, logits, products, residual] = [new Float32Array(n * k), new Float32Array(n * k), new Float32Array(n * k), new Float64Array(n * k * k), new Float64Array(n)];
   const features = new Float32Array(withFeatures ? n * columns : 0);
-  let [ids, inputs] = [new Uint32Array(0), new Float32Array(0)];
+  let [ids, inputs, before] = [new Uint32Array(0), new Float32Array(0), new Float32Array(0)];
   const each = (nTokens: number, firstToken: number, run: (t: number, i: number) => void): void => {
     for (let t = 0; t < nTokens; t++) {
       const i = place.get(firstToken + t);
@@ -48,12 +50,17 @@ export async function sampleLayer(model: LayeredModel, layer: number, lengths: r
   };
   const taps: LayerTap[] = [
     { at: "input", run: ({ values }) => { if (withFeatures) inputs = values.slice(); } },
+    { at: "logits", run: ({ values }) => { before = values.slice(); } },
     { at: "selection", run: (event, firstToken) => {
       ids = event.ids.slice();
       each(event.nTokens, firstToken, (t, i) => {
         const own = event.weights.slice(t * k, (t + 1) * k);
         weights.set(own, i * k);
-        for (let rank = 0; rank < k; rank++) scores[i * k + rank] = event.values[t * event.rowLength + ids[t * k + rank]!]!;
+        for (let rank = 0; rank < k; rank++) {
+          const at = t * event.rowLength + ids[t * k + rank]!;
+          scores[i * k + rank] = event.values[at]!;
+          logits[i * k + rank] = before[at]!;
+        }
         if (withFeatures) features.set(keepFeatures(inputs.subarray(t * config.hiddenSize, (t + 1) * config.hiddenSize), own, config.normEps), i * columns);
       });
     } },
@@ -83,7 +90,7 @@ export async function sampleLayer(model: LayeredModel, layer: number, lengths: r
     }) },
   ];
   await model.runLayer(layer, { taps });
-  return { layer, n, weights, scores, products, residual, features };
+  return { layer, n, weights, scores, logits, products, residual, features };
 }
 
 /** Numbers among the tokens of all sequences of those behind the protected positions, evenly thinned to `most`. */
@@ -103,6 +110,13 @@ export function lossOf({ router }: Pick<ModelConfig, "router">, renormalize: boo
   const before = samples.weights.subarray(i * k, (i + 1) * k);
   const after = before.slice();
   leaveOut(router, renormalize, kept, samples.scores.subarray(i * k, (i + 1) * k), Uint32Array.from(kept, (_, rank) => rank), after);
+  return lossOfWeights(samples, i, after);
+}
+
+/** What token `i` loses where its experts weigh `after` in place of what the router gave them, [topK]. */
+export function lossOfWeights(samples: LayerSamples, i: number, after: ArrayLike<number>): number {
+  const k = after.length;
+  const before = samples.weights.subarray(i * k, (i + 1) * k);
   let sum = 0;
   for (let a = 0; a < k; a++) for (let b = 0; b < k; b++) sum += (after[a]! - before[a]!) * (after[b]! - before[b]!) * samples.products[(i * k + a) * k + b]!;
   return samples.residual[i] === 0 ? 0 : Math.max(0, sum) / samples.residual[i]!;

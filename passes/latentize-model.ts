@@ -11,6 +11,7 @@ import { PatchedMatrices } from "../formats/patched-matrices.ts";
 import { parameterCounts } from "../fleet/capacity-pack.ts";
 import { freezeConfig } from "../model/architectures/common.ts";
 import { type ModelConfig, ModelError, moeLayersOf } from "../model/config.ts";
+import { inputMatrices } from "../model/expert-kinds.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
 import { Hessian } from "./hessian.ts";
 import { fittedTo, type Metric, metricOf, plainMetric, rankReduced, sharedBasis } from "./latent-factors.ts";
@@ -66,8 +67,9 @@ export function largestRank({ config, description }: Pick<Checkpoint, "config" |
 }
 
 /** Rank of a B for every expert that gives no more parameters than `rank` does for every group. */
-function ownRank({ nExperts, expertIntermediateSize, hiddenSize }: ModelConfig, { rank, nGroups }: Pick<LatentizeOptions, "rank" | "nGroups">): number {
-  const each = 2 * expertIntermediateSize;
+function ownRank(config: ModelConfig, { rank, nGroups }: Pick<LatentizeOptions, "rank" | "nGroups">): number {
+  const { nExperts, expertIntermediateSize, hiddenSize } = config;
+  const each = inputMatrices(config).length * expertIntermediateSize;
   return Math.min(each, Math.floor((nExperts * each * rank + nGroups * rank * hiddenSize) / (nExperts * (each + hiddenSize))));
 }
 
@@ -163,15 +165,13 @@ class Latentization {
   async #group(layer: number, experts: readonly number[], moments: LayerMoments, dense: PatchedMatrices): Promise<void> {
     const { expertIntermediateSize: width, hiddenSize: n } = this.#checkpoint.config;
     const { expertRank, by } = this.#options;
-    const names = (expert: number): string[] => ["gate", "up"].map((matrix) => `layers.${layer}.experts.${expert}.${matrix}`);
+    const own = inputMatrices(this.#checkpoint.config);
+    const names = (expert: number): string[] => own.map((matrix) => `layers.${layer}.experts.${expert}.${matrix}`);
     // Gate above up: one B reads for both.
     const stacked = await Promise.all(experts.map(async (expert) => {
-      const [gate, up] = await Promise.all(names(expert).map((name) => this.#checkpoint.readF32(name))) as [Float32Array, Float32Array];
-      const w = Matrix.zeros(2 * width, n);
-      for (let r = 0; r < width; r++) for (let i = 0; i < n; i++) {
-        w.set(r, i, gate[r * n + i]!);
-        w.set(width + r, i, up[r * n + i]!);
-      }
+      const matrices = await Promise.all(names(expert).map((name) => this.#checkpoint.readF32(name)));
+      const w = Matrix.zeros(own.length * width, n);
+      matrices.forEach((values, half) => { for (let r = 0; r < width; r++) for (let i = 0; i < n; i++) w.set(half * width + r, i, values[r * n + i]!); });
       return { w: expertRank === null ? w : rankReduced(w, this.#metric([expert], moments), expertRank), expert };
     }));
     const { b } = sharedBasis(stacked.map(({ w, expert }) => ({ w, weight: this.#weight(expert, moments) })), this.#metric(experts, moments), this.rank);

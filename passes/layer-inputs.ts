@@ -4,7 +4,8 @@
 
 import { expertName, type MatrixSource } from "../formats/checkpoint.ts";
 import { PatchedMatrices } from "../formats/patched-matrices.ts";
-import { attendedSize, hasExpertBiases, ModelError, sharedWidth, type ModelConfig } from "../model/config.ts";
+import { attendedSize, ModelError, sharedWidth, type ModelConfig } from "../model/config.ts";
+import { expertBiases } from "../model/expert-kinds.ts";
 import type { LayeredModel, LayerTrial } from "./layered-model.ts";
 import { checkpointWeights } from "./streamed-model.ts";
 
@@ -189,7 +190,7 @@ export function showExpertDown(matrices: PatchedMatrices, layer: number, experts
   const { config } = matrices;
   for (const expert of experts) {
     selectInput(matrices, expertName(layer, expert, "down"), first);
-    if (hasExpertBiases(config)) matrices.set(expertName(layer, expert, "downBias"), { type: "F32", bytes: new Uint8Array(4 * config.hiddenSize) });
+    if (expertBiases(config).includes("downBias")) matrices.set(expertName(layer, expert, "downBias"), { type: "F32", bytes: new Uint8Array(4 * config.hiddenSize) });
   }
 }
 

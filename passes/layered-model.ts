@@ -6,6 +6,7 @@
 import { engineRegions, hiddenStride, type EngineRegions } from "../model/engine-regions.ts";
 import { ModelError, trunkTensors, type ModelConfig } from "../model/config.ts";
 import { Engine } from "../model/engine.ts";
+import type { GateAnswers } from "../model/gate-stage.ts";
 import { Heap } from "../model/heap.ts";
 import { activationFormatOf, formatCode, matrixBytes, type Kernels } from "../model/kernels.ts";
 import { ExpertRunner, type SegmentWeights } from "../model/local-experts.ts";
@@ -27,6 +28,8 @@ export interface LayeredLimits {
   readonly chunkTokens: number;
   /** Of the memory, for experts of the layer at hand; one segment is always held. */
   readonly expertBytes: number;
+  /** What every sequence says to gates that ask (model/gate-stage.ts), one for each; absent where no gate asks. */
+  readonly answers?: readonly GateAnswers[];
 }
 
 /** How a layer is run: with other weights than the model's own, of the same shapes but for the feed-forward part, and with taps. */
@@ -122,14 +125,15 @@ export class LayeredModel {
     });
     const out = new Float32Array(this.#rows.length);
     let before = 0;
-    for (const length of this.#lengths) {
+    for (const [sequence, length] of this.#lengths.entries()) {
+      const answers = this.#limits.answers?.[sequence];
       const timeline = engine.kv.open(length);
       for (let done = 0; done < length; done += chunk) {
         const nTokens = Math.min(chunk, length - done);
         const first = before + done;
         this.#placeRows(embed, first, nTokens);
         const own: LayerTap = { at: "layerOutput", run: ({ values }) => out.set(values.subarray(0, nTokens * hiddenSize), first * hiddenSize) };
-        await engine.step([{ timeline, ids: Array.from({ length: nTokens }, (_, i) => i), logits: "none" }],
+        await engine.step([{ timeline, ids: Array.from({ length: nTokens }, (_, i) => i), logits: "none", ...(answers === undefined ? {} : { answers }) }],
           [...taps, own].map((tap): Tap => ({ at: tap.at, run: (event) => tap.run(event, first) })));
       }
       engine.kv.close(timeline);

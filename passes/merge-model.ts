@@ -1,7 +1,7 @@
 // Merges experts that give alike: clusters over all layers together, and per cluster and matrix one mean, weighted by how often each was chosen, perhaps cut down to
 // the directions that the cluster's matrices share (Sub-MoE, 2025). Router rows stay: several experts are then one slot, which packs and isolates hold once.
 // Or, `join: "neurons"`, one expert of the clusters' own neurons with a new down matrix (joined-experts.ts), layer after layer behind those that are merged already.
-// Owns the means and that order. Refuses biases to be told apart: those of clamped experts are averaged as the matrices are.
+// Owns the means and that order. Refuses biases to be told apart: they are averaged as the matrices are.
 // In the paper W = U S V with U S of the matrices side by side and V the weighted mean of their parts; that is the weighted mean of the matrices, projected onto the
 // first columns of U: with all of them, the mean itself.
 
@@ -10,7 +10,8 @@ import { afterPass, type TensorToWrite, unchanged, writeCanonical } from "../for
 import { type Checkpoint, expertName } from "../formats/checkpoint.ts";
 import type { PackSink } from "../formats/pack-sink.ts";
 import { PatchedMatrices } from "../formats/patched-matrices.ts";
-import { EXPERT_BIASES, EXPERT_MATRICES, type ExpertBias, type ExpertMatrix, hasExpertBiases, inputRowsPerToken, ModelError, moeLayersOf } from "../model/config.ts";
+import { type ExpertBias, type ExpertMatrix, inputRowsPerToken, ModelError, moeLayersOf } from "../model/config.ts";
+import { expertBiases, expertMatrices } from "../model/expert-kinds.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
 import { expertLikeness } from "./expert-likeness.ts";
 import { joinExperts } from "./joined-experts.ts";
@@ -146,9 +147,9 @@ class Joins {
       const clusters = [...new Set(of.of)].map((cluster) => membersOf(of, cluster));
       const joined = await joinExperts(this.#model, this.#matrices, this.#context, layer, clusters.filter(({ length }) => length > 1));
       for (const { members, expert } of joined) {
-        for (const matrix of expert === null ? EXPERT_MATRICES : []) await this.#setMean(of, members, matrix);
+        for (const matrix of expert === null ? expertMatrices(this.#checkpoint.config) : []) await this.#setMean(of, members, matrix);
         for (const [matrix, values] of expert ?? []) for (const member of members) this.#matrices.set(expertName(layer, member, matrix as ExpertMatrix), { type: "F32", bytes: new Uint8Array(values.buffer) });
-        for (const bias of !hasExpertBiases(this.#checkpoint.config) ? [] : expert === null ? EXPERT_BIASES : (["downBias"] as const)) await this.#setMean(of, members, bias);
+        for (const bias of expertBiases(this.#checkpoint.config).filter((bias) => expert === null || bias === "downBias")) await this.#setMean(of, members, bias);
       }
       this.#errors.set(layer, clusters.map((members) => joined.find((one) => one.members[0] === members[0])?.error ?? 0));
     }

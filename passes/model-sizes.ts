@@ -5,7 +5,8 @@
 import { z } from "zod";
 import { type Checkpoint, type MatrixPlace, expertName } from "../formats/checkpoint.ts";
 import { sha256Hex } from "../formats/read-bytes.ts";
-import { EXPERT_MATRICES, moeLayersOf } from "../model/config.ts";
+import { moeLayersOf } from "../model/config.ts";
+import { expertMatrices } from "../model/expert-kinds.ts";
 
 export const MODEL_PARTS = ["embed", "head", "attention", "router", "shared", "experts", "other"] as const;
 export type ModelPart = (typeof MODEL_PARTS)[number];
@@ -57,7 +58,7 @@ export async function modelSizes(checkpoint: Checkpoint, { findEqual }: { readon
     const bits: number[] = [];
     const seen = new Set<string>();
     for (let expert = 0; expert < checkpoint.config.nExperts; expert++) {
-      const names = EXPERT_MATRICES.map((matrix) => expertName(layer, expert, matrix));
+      const names = expertMatrices(checkpoint.config).map((matrix) => expertName(layer, expert, matrix));
       if (!names.every((name) => known.has(name))) break; // kinds without matrices of their own
       const places = names.map((name) => checkpoint.place(name));
       const bytes = places.reduce((sum, place) => sum + storedBytes(place), 0);

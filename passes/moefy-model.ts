@@ -76,7 +76,7 @@ function moefiedConfig({ config: c, description }: Checkpoint, { nExperts, topK,
   if (!Number.isInteger(nExperts) || nExperts < 2 || c.denseIntermediateSize % nExperts !== 0) throw new ModelError(`${description} has feed-forward parts ${c.denseIntermediateSize} wide, which ${nExperts} experts do not divide; expected 2 or more that do.`);
   if (!Number.isInteger(topK) || topK < 1 || topK > nExperts) throw new ModelError(`${topK} experts per token of ${nExperts} were asked for; expected 1 to ${nExperts}.`);
   return freezeConfig(description, {
-    ...c, layerFfns: c.layerFfns.map(() => "moe"), denseIntermediateSize: 0, nExperts, expertIntermediateSize: c.denseIntermediateSize / nExperts,
+    ...c, layerFfns: c.layerFfns.map(() => "moe"), denseIntermediateSize: 0, nExperts, expertKind: "swiglu", expertIntermediateSize: c.denseIntermediateSize / nExperts,
     router: { score: "logits", select: "top-k", sparsemixerEpsilon: 0, weigh: "one", scale: 1, topK, logitBias: router === "fitted", selectionBias: false, nGroups: 1, topKGroups: 1, groupScore: "max" },
   });
 }

@@ -12,7 +12,7 @@ export type Allotment = (typeof ALLOTMENTS)[number];
 /** Quantiles of a layer's ratios that are tried. */
 const STEPS = 64;
 
-/** A layer at one ratio. */
+/** A layer at one bound of what stays: a ratio of weights, or a logit (null-experts-model.ts). */
 export interface RatioPoint {
   readonly ratio: number;
   /** Of the layer's calls, left out. */
@@ -57,7 +57,7 @@ export function chooseRatios(config: ModelConfig, renormalize: boolean, layers: 
   return allotment === "median" ? medians(layers, share, at) : leastLoss(layers, share, at);
 }
 
-type PointAt = (samples: LayerSamples, q: number) => RatioPoint;
+export type PointAt = (samples: LayerSamples, q: number) => RatioPoint;
 
 function medians(layers: readonly LayerSamples[], share: number, at: PointAt): RatioChoice[] {
   const wanted = share * layers.length;
@@ -76,8 +76,8 @@ function medians(layers: readonly LayerSamples[], share: number, at: PointAt): R
 }
 
 /** For a price of a call, every layer takes the point whose loss minus what it saves is least; the price is found by bisection. */
-function leastLoss(layers: readonly LayerSamples[], share: number, at: PointAt): RatioChoice[] {
-  const curves = layers.map((samples) => Array.from({ length: STEPS }, (_, i) => at(samples, i / STEPS)));
+export function leastLoss(layers: readonly LayerSamples[], share: number, at: PointAt, steps = STEPS): RatioChoice[] {
+  const curves = layers.map((samples) => Array.from({ length: steps }, (_, i) => at(samples, i / steps)));
   const choice = (price: number): RatioPoint[] => curves.map((curve) => curve.reduce((best, point) => (point.loss - price * point.share < best.loss - price * best.share ? point : best)));
   const reached = (price: number): boolean => choice(price).reduce((sum, point) => sum + point.share, 0) >= share * layers.length;
   let high = 1e-6;

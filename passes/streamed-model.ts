@@ -10,7 +10,8 @@ import { type PackBlob, type PackManifest, type PackSegment, segmentName, shared
 import { MatrixWriter, segmentBiases } from "../formats/matrix-writer.ts";
 import { type BlobTarget, loadBlobs } from "../formats/pack-reader.ts";
 import { BLOCK_ROWS, rowBlockBytes } from "../formats/tiles.ts";
-import { EXPERT_BIASES, expertInputSize, hasExpertBiases, sharedWidth, trunkTensors, type ExpertKind, type ModelConfig } from "../model/config.ts";
+import { expertInputSize, sharedWidth, trunkTensors, type ExpertKind, type ModelConfig } from "../model/config.ts";
+import { EXPERT_FORMS, isGated } from "../model/expert-kinds.ts";
 import { formatCode, gateUpRows, matrixBytes, segmentBytes, type ActivationFormat, type Kernels, type KvFormat, type MatrixFormat } from "../model/kernels.ts";
 import { ropeTable } from "../model/rope.ts";
 import type { FetchedSegment } from "../model/streamed-experts.ts";
@@ -118,21 +119,21 @@ export function checkpointWeights(checkpoint: MatrixSource, contextLength: numbe
   const vector = (nRows: number, nCols: number, values: () => Promise<Float32Array>): FetchedTensor =>
     ({ format: "f32-vector", nRows, nCols, bytes: nRows * nCols * 4, load: async (heap, ptr) => heap.f32.set(await values(), ptr / 4) });
   const segment = (heap: Heap, name: string, kind: ExpertKind, input: number, width: number): FetchedSegment => {
-    const [gate, up, down] = ["gate", "up", "down"].map((matrix) => checkpoint.place(name + matrix)) as [MatrixPlace, MatrixPlace, MatrixPlace];
-    const formats = { gateUp: exactFormat(gate), down: exactFormat(down) };
+    const [gate, up, down] = [isGated(kind) ? checkpoint.place(`${name}gate`) : null, checkpoint.place(`${name}up`), checkpoint.place(`${name}down`)];
+    const formats = { gateUp: exactFormat(up), down: exactFormat(down) };
     return {
       width, gateUp: formatCode(formats.gateUp), down: formatCode(formats.down), bytes: segmentBytes(kind, formats.gateUp, formats.down, input, down.nRows, width),
       load: (ptr) => write(heap, ptr, async (writer) => {
-        await writer.gateUp(gate, up, formats.gateUp, 0, width);
+        if (gate === null) await writer.rows(up, formats.gateUp, 0, width);
+        else await writer.gateUp(gate, up, formats.gateUp, 0, width);
         await writer.columns(down, formats.down, 0, width);
-        if (kind === "swiglu") return;
-        const biases = await Promise.all(EXPERT_BIASES.map((bias) => checkpoint.readF32(name + bias))) as [Float32Array, Float32Array, Float32Array];
-        const at = ptr + matrixBytes(formats.gateUp, gateUpRows(formats.gateUp, width), input) + matrixBytes(formats.down, down.nRows, width);
-        heap.u8.set(segmentBiases(biases, formats.gateUp, 0, width), at);
+        if (EXPERT_FORMS[kind].biases.length === 0) return;
+        const biases = await Promise.all(EXPERT_FORMS[kind].biases.map((bias) => checkpoint.readF32(name + bias)));
+        const at = ptr + matrixBytes(formats.gateUp, gateUpRows(kind, formats.gateUp, width), input) + matrixBytes(formats.down, down.nRows, width);
+        heap.u8.set(segmentBiases(kind, biases, formats.gateUp, 0, width), at);
       }),
     };
   };
-  const kind: ExpertKind = hasExpertBiases(config) ? config.expertKind : "swiglu";
   return {
     config, contextLength, kvFormat: "f32", activations: "f32",
     segmentCounts: config.layerFfns.map((ffn) => (ffn === "moe" ? new Array<number>(config.nExperts).fill(1) : [])),
@@ -158,6 +159,6 @@ export function checkpointWeights(checkpoint: MatrixSource, contextLength: numbe
       const width = sharedWidth(config, layer);
       return width === 0 ? [] : [segment(heap, `layers.${layer}.shared.`, "swiglu", config.hiddenSize, width)];
     },
-    expert: (heap, layer, expert) => segment(heap, `layers.${layer}.experts.${expert}.`, kind, expertInputSize(config), config.expertIntermediateSize),
+    expert: (heap, layer, expert) => segment(heap, `layers.${layer}.experts.${expert}.`, config.expertKind, expertInputSize(config), config.expertIntermediateSize),
   };
 }

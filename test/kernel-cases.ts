@@ -119,6 +119,37 @@ function clampedCases(): KernelCase[] {
 }
 
 /**
+ * Kinds without a gate at their edges: biases that are no ordinary numbers, in up rows and, where there is but one row block, in down's; GELU from one end of erf to the
+ * other; ReLU with zeros from none to all, by neurons and by groups, in every format and piece.
+ */
+function ungatedCases(): KernelCase[] {
+  const cases: KernelCase[] = [];
+  const odd = [NaN, Infinity, -Infinity, 3e38, -3e38, 1e-40, -1e-40, -0, 1.4142135, -1.4142135, 5.6568, -5.6568];
+  for (const kind of ["relu-mlp", "gelu-mlp"] as const) {
+    for (const [gateUp, down] of [["mxfp4", "mxfp4"], ["q8", "q8"], ["f32", "f32"], ["f16", "bf16"]] as const) {
+      for (const biasReach of [0, 3, 1e6]) for (const width of [7, 172]) cases.push(expertCase({ kind, gateUp, down, hidden: 34, width, biasReach }, 3, 540 + width));
+      for (let at = 0; at < 16; at++) {
+        const biases = Array.from({ length: 64 }, (_, i) => (i % 16 === at % 16 ? odd[(at + (i >> 4)) % odd.length]! : 0.1 * (i - 32)));
+        cases.push(expertCase({ kind, gateUp, down, hidden: 34, width: 24, biases }, 2, 560 + at));
+      }
+    }
+    // From one end of erf to the other.
+    for (let from = -512; from < 512; from += 32) cases.push(expertCase({ kind, gateUp: "f32", down: "f32", input: 4, hidden: 32, width: 32, biases: Array.from({ length: 32 }, (_, i) => (from + i) / 80) }, 1, 570));
+  }
+  for (const format of MATRIX_FORMATS) {
+    const gateUp = activationFormatOf(format) === "qa8" ? "q8" : "f32";
+    for (const share of [0.3, 0.8, 1]) {
+      for (const nTokens of [1, 2, 4, 8, 9]) cases.push(expertCase({ kind: "relu-mlp", gateUp, down: format, input: 32, hidden: 36, width: 200, silent: { share, by: nTokens % 2 === 0 ? 32 : 1 } }, nTokens, 580 + nTokens));
+    }
+    for (const [hidden, width] of [[1, 33], [32, 32], [64, 31], [36, 290]] as const) cases.push(expertCase({ kind: "relu-mlp", gateUp, down: format, input: 20, hidden, width, silent: { share: 0.8, by: 32 } }, 5, 590 + width));
+    // What is not finite is never left out, though its int8 are zero.
+    for (const bias of [NaN, Infinity]) for (const nTokens of [1, 8]) cases.push(expertCase({ kind: "relu-mlp", gateUp, down: format, input: 32, hidden: 36, width: 200, biases: [bias], silent: { share: 0.9, by: 32 } }, nTokens, 598));
+    for (const style of ["extreme", "tiny-scales"] as const) cases.push(expertCase({ kind: "relu-mlp", gateUp, down: format, hidden: 32, width: 160, style, silent: { share: 0.7, by: 32 } }, 3, 599));
+  }
+  return cases;
+}
+
+/**
  * Latent attention: values that are the head of their keys, down to all of them; batches of every piece and of more pieces than go through a block
  * together; values that are not finite, in a value's dims and behind them.
  */
@@ -245,7 +276,7 @@ function cacheEdgeCases(): KernelCase[] {
   })));
 }
 
-export const kernelCases = (): KernelCase[] => [...productCases(), ...expertCases(), ...clampedCases(), ...otherCases(), ...latentCases(), ...topKCases(), ...topLogitsCases(), ...softmaxCases(), ...cacheEdgeCases()];
+export const kernelCases = (): KernelCase[] => [...productCases(), ...expertCases(), ...clampedCases(), ...ungatedCases(), ...otherCases(), ...latentCases(), ...topKCases(), ...topLogitsCases(), ...softmaxCases(), ...cacheEdgeCases()];
 
 /** Every case in which `module` differs from the scalar reference in any bit, or writes where it should not. */
 export function mismatchesOf(module: WebAssembly.Module, variant: KernelVariant, cases: readonly KernelCase[] = kernelCases()): Mismatch[] {

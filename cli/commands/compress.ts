@@ -4,9 +4,11 @@ import type { Command } from "commander";
 import { auxiliaryCommand } from "../compress/auxiliary.ts";
 import { bitsCommand } from "../compress/bits.ts";
 import { calibrationTextCommand } from "../compress/calibration-text.ts";
+import { fuseCommand } from "../compress/fuse.ts";
 import { latentizeCommand } from "../compress/latentize.ts";
 import { mergeCommand } from "../compress/merge.ts";
 import { moefyCommand } from "../compress/moefy.ts";
+import { nullsCommand } from "../compress/nulls.ts";
 import { onlinePruningCommand } from "../compress/online-pruning.ts";
 import type { PassCommand } from "../compress/pass-command.ts";
 import { pruneCommand } from "../compress/prune.ts";
@@ -14,7 +16,7 @@ import { gptqCommand, nearestCommand } from "../compress/quantize.ts";
 import { rotateCommand } from "../compress/rotate.ts";
 import { showTable } from "../sizes.ts";
 
-export const PASS_COMMANDS: readonly PassCommand[] = [gptqCommand, nearestCommand, bitsCommand, pruneCommand, mergeCommand, moefyCommand, auxiliaryCommand, calibrationTextCommand, rotateCommand, onlinePruningCommand, latentizeCommand];
+export const PASS_COMMANDS: readonly PassCommand[] = [gptqCommand, nearestCommand, bitsCommand, pruneCommand, mergeCommand, moefyCommand, auxiliaryCommand, calibrationTextCommand, rotateCommand, onlinePruningCommand, nullsCommand, fuseCommand, latentizeCommand];
 
 export function register(program: Command): void {
   const compress = program.command("compress").description("make a model smaller: quantise, prune, merge, convert")

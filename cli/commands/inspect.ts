@@ -3,7 +3,8 @@
 
 import type { Command } from "commander";
 import { parameterCounts } from "../../fleet/capacity-pack.ts";
-import { auxiliariesOf, EXPERT_BIASES, EXPERT_MATRICES, type ModelConfig, hasExpertBiases } from "../../model/config.ts";
+import { auxiliariesOf, type ModelConfig } from "../../model/config.ts";
+import { expertBiases, expertMatrices } from "../../model/expert-kinds.ts";
 import { type Checkpoint, expertName } from "../../formats/checkpoint.ts";
 import type { PackManifest, SourceKind } from "../../formats/manifest.ts";
 import { type Efficiency, efficiencyOf, efficiencyRows } from "../efficiency-rows.ts";
@@ -23,7 +24,7 @@ export interface Inspection {
   /** Bytes of matrices by type or format, as stored. */
   readonly typeBytes: Readonly<Record<string, number>>;
   readonly totalBytes: number;
-  /** Bytes of the first and of the largest expert (gate, up and down with their biases); 0 in a dense model. */
+  /** Bytes of the first and of the largest expert (matrices and biases); 0 in a dense model. */
   readonly expertBytes: { readonly first: number; readonly largest: number };
   readonly tokenizer: string | null;
   readonly chatTemplate: boolean;
@@ -63,7 +64,7 @@ function inspectCheckpoint(checkpoint: Checkpoint, trainingTokens: number | unde
     totalBytes += p.storedBytes;
   }
   const sizes: number[] = [];
-  const parts = [...EXPERT_MATRICES, ...(hasExpertBiases(config) ? EXPERT_BIASES : [])];
+  const parts = [...expertMatrices(config), ...expertBiases(config)];
   config.layerFfns.forEach((kind, layer) => {
     for (let expert = 0; kind === "moe" && expert < config.nExperts; expert++) {
       sizes.push(parts.reduce((n, part) => n + checkpoint.place(expertName(layer, expert, part)).storedBytes, 0));
@@ -113,7 +114,7 @@ function inspectionText(i: Inspection): string {
   const rows: [string, string][] = [
     [i.kind === "pack" ? "pack" : "model", `${i.name} (${i.kind === "pack" ? `revision ${i.pack!.hash.slice(0, 12)}` : i.kind})`],
     ["architecture", `${i.architecture}: ${c.nLayers} layers, hidden ${c.hiddenSize}, ${heads}, vocabulary ${c.vocabSize}`],
-    ["experts", c.nExperts === 0 ? "none: a dense model" : `${c.nExperts} per layer, ${c.router.topK} per token${auxiliaries > 0 ? ` and ${auxiliaries} that stand by` : ""}, ${c.expertIntermediateSize} wide, ${showBytes(first)} each`
+    ["experts", c.nExperts === 0 ? "none: a dense model" : `${c.nExperts} per layer, ${c.router.topK} per token${auxiliaries > 0 ? ` and ${auxiliaries} that stand by` : ""}, ${c.expertIntermediateSize} wide${c.expertKind === "swiglu" ? "" : ` (${c.expertKind})`}, ${showBytes(first)} each`
       + (largest > first ? ` (the largest ${showBytes(largest)})` : "") + (c.latentExperts === undefined ? "" : `, reading ${c.latentExperts.rank} numbers of a token (${c.latentExperts.nGroups} latent ${c.latentExperts.nGroups === 1 ? "group" : "groups"})`)
       + (c.sharedIntermediateSize > 0 ? `, and a shared one, ${c.sharedIntermediateSize} wide` : "")],
     ...routingRows(c),

@@ -8,6 +8,7 @@ import { readTrace, TRACE_COLUMNS, traceHeader, traceHeaderBytes, traceRecords, 
 import { ExpertLoad, type LayerLoad } from "../../fleet/expert-load.ts";
 import { type LayerLocality, meanCaches, TraceLocality } from "../../fleet/trace-locality.ts";
 import { RoutingNotes } from "../../passes/routing-notes.ts";
+import { traceActivity } from "../expert-activity.ts";
 import { openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
 import { readText } from "../read-text.ts";
@@ -20,6 +21,7 @@ interface TraceOptions {
   readonly columns?: readonly TraceColumn[];
   readonly key?: string;
   readonly locality?: boolean;
+  readonly l0?: boolean;
   readonly json?: boolean;
 }
 
@@ -32,6 +34,7 @@ export function register(program: Command): void {
     .option("--columns <names>", `what to write of each token and layer: ${TRACE_COLUMNS.join(", ")}, or all`, columnsOf)
     .option("--key <key>", "API key with the scope admin, for an address; otherwise the variable WORKERS_MOE_KEY")
     .option("--locality", "also say how local routing is in time: segments that few experts serve, and what caches of experts would hit (docs/planning.md)")
+    .option("--l0", "instead say how many neurons of an expert work on a token of the text; <source> is then a model that is no pack (docs/routing.md)")
     .option("--json", "print one JSON document")
     .action(trace);
 }
@@ -45,6 +48,7 @@ function columnsOf(text: string): TraceColumn[] {
 }
 
 async function trace(source: string, options: TraceOptions): Promise<void> {
+  if (options.l0 === true) return void process.stdout.write(await traceActivity(source, options.text, options.json === true));
   const routed = await routingOf(source, options);
   const load = routed.load.layers;
   const locality = routed.locality?.layers();

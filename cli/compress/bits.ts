@@ -4,7 +4,8 @@ import { InvalidArgumentError, Option } from "commander";
 import { writeFileSync } from "node:fs";
 import { basename } from "node:path";
 import { type Checkpoint, expertName } from "../../formats/checkpoint.ts";
-import { EXPERT_MATRICES, moeLayersOf } from "../../model/config.ts";
+import { moeLayersOf } from "../../model/config.ts";
+import { expertMatrices } from "../../model/expert-kinds.ts";
 import { accountBits, averageBits, type BitAccount } from "../../passes/bit-accounting.ts";
 import { checkAverage, expertCosts, HALVED_EXPERTS, type PartCosts, planExperts, planParts, WHOLE_EXPERTS } from "../../passes/bit-costs.ts";
 import { type BitPlan, parseBitPlan, PLAN_BITS, typeOfBits } from "../../passes/bit-plan.ts";
@@ -123,7 +124,7 @@ async function byOrder(checkpoint: Checkpoint, by: OrderName, options: Options):
         outliers.push([]);
         for (let expert = 0; config.layerFfns[layer] === "moe" && expert < config.nExperts; expert++) {
           let most = 0;
-          for (const matrix of EXPERT_MATRICES) most = Math.max(most, await matrixOutlierScore(checkpoint, `layers.${layer}.experts.${expert}.${matrix}`));
+          for (const matrix of expertMatrices(config)) most = Math.max(most, await matrixOutlierScore(checkpoint, `layers.${layer}.experts.${expert}.${matrix}`));
           outliers[layer]!.push(most);
         }
         bar.update(layer + 1);
@@ -143,7 +144,7 @@ const tokensOf = (sequences: readonly (readonly number[])[]): number => sequence
 /** Nominal bits of each expert, by layer: the mean of its matrices'. */
 const plannedBits = (checkpoint: Checkpoint, plan: BitPlan): { layer: number; bits: number[] }[] => moeLayersOf(checkpoint.config).map((layer) => ({
   layer, bits: Array.from({ length: checkpoint.config.nExperts }, (_, expert) => {
-    const bits = EXPERT_MATRICES.map((matrix) => WIDTHS.find((width) => typeOfBits(width) === plan.typeOf(checkpoint.place(expertName(layer, expert, matrix)))) ?? 16);
+    const bits = expertMatrices(checkpoint.config).map((matrix) => WIDTHS.find((width) => typeOfBits(width) === plan.typeOf(checkpoint.place(expertName(layer, expert, matrix)))) ?? 16);
     return bits.reduce((sum, width) => sum + width, 0) / bits.length;
   }),
 }));

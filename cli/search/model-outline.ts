@@ -88,7 +88,7 @@ function quantized(outline: ModelOutline, { plan: rules = "all=8; attn=4; dense=
     return type === null ? outline.types(place) : [as(type)];
   };
   const expertTypes = new Set<string>();
-  for (const layer of moeLayersOf(outline.config)) for (let e = 0; e < outline.config.nExperts; e++) expertTypes.add(types({ name: `layers.${layer}.experts.${e}.gate`, nRows: 2 }).map(({ type }) => type).join());
+  for (const layer of moeLayersOf(outline.config)) for (let e = 0; e < outline.config.nExperts; e++) expertTypes.add(types({ name: `layers.${layer}.experts.${e}.up`, nRows: 2 }).map(({ type }) => type).join());
   const isKept = !isPlanned && keepsEqual(expertTypes.size);
   return { ...outline, types, distinct: isKept ? outline.distinct : [outline.distinct[0], allExperts(outline.config)] };
 }
@@ -118,7 +118,7 @@ function packedAs({ config, types }: ModelOutline, contextLength: number, which:
     return formats.toSorted((a, b) => by(a) - by(b))[0]!;
   };
   const first = moeLayersOf(config)[0];
-  const activations = first === undefined ? "f32" : activationFormatOf(format(`layers.${first}.experts.0.gate`));
+  const activations = first === undefined ? "f32" : activationFormatOf(format(`layers.${first}.experts.0.up`));
   return { ...plannedPack("outline", config, { activations, kvFormat: "f16", formatOf: format }, contextLength), contextLength };
 }
 

@@ -96,7 +96,7 @@ export function freezeConfig(file: string, c: ModelConfig): ModelConfig {
   checkConfig(file, c);
   for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla, c.onlinePruning, c.onlinePruning?.ratios, c.latentExperts, c.expertPool]) Object.freeze(list);
   Object.freeze(c.rope);
-  for (const part of [c.router.auxiliaries, c.router.gate, c.router.scope, c.router.threshold, c.router.branches, ...(c.router.branches ?? [])]) Object.freeze(part);
+  for (const part of [c.router.auxiliaries, c.router.gate, c.router.scope, c.router.threshold, c.router.branches, ...(c.router.branches ?? []), ...(c.router.gate?.kind === "conditions" ? [c.router.gate.conditions, ...c.router.gate.conditions] : [])]) Object.freeze(part);
   Object.freeze(c.router);
   return Object.freeze(c);
 }

@@ -2,6 +2,7 @@
 
 import { branchesOf, type GateConfig } from "../router-config.ts";
 import { attention } from "./attention.ts";
+import { conditions } from "./conditions.ts";
 import { cosine } from "./cosine.ts";
 import type { Gate, GatedConfig, GateTensor } from "./gate.ts";
 import { hash } from "./hash.ts";
@@ -10,7 +11,7 @@ import { mlp } from "./mlp.ts";
 import { sparsity } from "./sparsity.ts";
 import { tasks } from "./tasks.ts";
 
-const GATES: Readonly<Record<GateConfig["kind"], Gate>> = { mlp, cosine, attention, sparsity, hash, tasks };
+const GATES: Readonly<Record<GateConfig["kind"], Gate>> = { mlp, cosine, attention, sparsity, hash, tasks, conditions };
 
 export const gateOf = ({ router: { gate } }: Pick<GatedConfig, "router">): Gate => (gate === undefined ? linear : GATES[gate.kind]);
 

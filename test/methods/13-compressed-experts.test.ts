@@ -17,6 +17,7 @@ import type { ExpertBatch, ExpertRunInfo, Experts, Placement } from "../../model
 import { Heap } from "../../model/heap.ts";
 import { LocalExperts } from "../../model/local-experts.ts";
 import { routeTokens } from "../../model/router.ts";
+import { EXPERT_KINDS } from "../../model/kernels.ts";
 import { createScalarKernels } from "../../model/scalar-kernels.ts";
 import { wholeModel, type StageSpan } from "../../model/stage-span.ts";
 import type { Tap } from "../../model/taps.ts";
@@ -24,7 +25,7 @@ import { createTokenizer } from "../../model/tokenizer.ts";
 import { chooseKernels, RESERVED_BYTES } from "../../model/wasm-kernels.ts";
 import { AuxiliaryFit, type AuxiliaryProblem } from "../../passes/auxiliary-fit.ts";
 import { compressExperts } from "../../passes/compressed-experts.ts";
-import { ExpertGradients, gatedUnit } from "../../passes/expert-gradients.ts";
+import { ExpertGradients, unitOf } from "../../passes/expert-gradients.ts";
 import { pruneModel } from "../../passes/prune-model.ts";
 import { dataFile } from "../support/data-folder.ts";
 import { openDemo } from "../support/demo-texts.ts";
@@ -224,11 +225,11 @@ describe.each(["olmoe", "mixtral", "deepseek_v3"] as const)("no bit depends on b
 });
 
 describe("gradients", () => {
-  it.each(["swiglu", "clamped-swiglu"] as const)("of a unit are those of its finite differences: %s", (expertKind) => {
+  it.each(EXPERT_KINDS)("of a unit are those of its finite differences: %s", (expertKind) => {
     const config = { expertKind, swigluLimit: 2 };
     for (const [gate, up] of [[0.3, -0.7], [-1.5, 1.2], [1.9, 1.4], [2.6, -1], [1, -2.5], [-4, 3]] as const) {
-      const at = (g: number, u: number): number => gatedUnit(config, g, u).value;
-      const { byGate, byUp } = gatedUnit(config, gate, up);
+      const at = (g: number, u: number): number => unitOf(config, g, u).value;
+      const { byGate, byUp } = unitOf(config, gate, up);
       expect(byGate).toBeCloseTo((at(gate + 1e-5, up) - at(gate - 1e-5, up)) / 2e-5, 6);
       expect(byUp).toBeCloseTo((at(gate, up + 1e-5) - at(gate, up - 1e-5)) / 2e-5, 6);
     }

@@ -381,7 +381,7 @@ describe("the fit of a mask router", () => {
     const of = { hiddenSize: 4, router: { ...config.router, topK: 3 } };
     const columns = keepRouterColumns(4, 3);
     const features = Float32Array.from({ length: n * columns }, (_, i) => Math.sin(i * 1.7));
-    const samples = { layer: 0, n, features, weights: new Float32Array(0), scores: new Float32Array(0), products: new Float64Array(0), residual: new Float64Array(0) };
+    const samples = { layer: 0, n, features, weights: new Float32Array(0), scores: new Float32Array(0), logits: new Float32Array(0), products: new Float64Array(0), residual: new Float64Array(0) };
     const losses = Float64Array.from({ length: 3 * n }, (_, i) => (i % 3 === 2 ? 0 : Math.abs(Math.cos(i))));
     const tokens = Array.from({ length: n }, (_, i) => i);
     const valueAt = (p: number, by: number): number => {
@@ -399,7 +399,7 @@ describe("the fit of a mask router", () => {
     const of = { hiddenSize: 4, router: { ...config.router, topK: 4 } };
     const given = [[0.5, 0.3, 0.15, 0.05], [0.4, 0.3, 0.2, 0.1], [0.9, 0.05, 0.03, 0.02]].map((row) => Float32Array.from(row));
     for (const own of given) {
-      const fit = new RouterFit(of, { layer: 0, n: 1, features: keepFeatures(Float32Array.of(1, -2, 0.5, 3), own, 1e-6), weights: own, scores: own, products: new Float64Array(16), residual: Float64Array.of(1) }, new Float64Array(4), 0.4);
+      const fit = new RouterFit(of, { layer: 0, n: 1, features: keepFeatures(Float32Array.of(1, -2, 0.5, 3), own, 1e-6), weights: own, scores: own, logits: own, products: new Float64Array(16), residual: Float64Array.of(1) }, new Float64Array(4), 0.4);
       expect(fit.share(0) * 4).toBeCloseTo(keptByRatio(0.4, own).filter((stays) => !stays).length, 6);
     }
   });

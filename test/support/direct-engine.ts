@@ -68,20 +68,23 @@ export function directEngine(config: ModelConfig, weights: PlainWeights, base: n
     const width = end - start;
     const bytes = segmentBytes(kind, "f32", "f32", input, output, width);
     const ptr = heap.alloc(bytes, "weights");
-    const rows = gateUpRows("f32", width);
+    const rows = gateUpRows(kind, "f32", width);
+    const isGated = kind === "swiglu" || kind === "clamped-swiglu";
     const inner = (row: number): number => {
-      const i = Math.floor(row / 32) * 16 + (row % 16);
+      const i = isGated ? Math.floor(row / 32) * 16 + (row % 16) : row;
       return i < width ? start + i : -1;
     };
-    const [gate, up] = [weights(at + "gate"), weights(at + "up")];
-    const both = { rows: gate.rows + up.rows, cols: gate.cols, values: [...Array.from(gate.values), ...Array.from(up.values)] };
-    const sourceRow = (row: number): number => (row % 32 < 16 || inner(row) < 0 ? inner(row) : gate.rows + inner(row));
-    placeMatrix(heap, ptr, both, sourceRow, rows, [0, input]);
+    const up = weights(at + "up");
+    if (isGated) {
+      const gate = weights(at + "gate");
+      const both = { rows: gate.rows + up.rows, cols: gate.cols, values: [...Array.from(gate.values), ...Array.from(up.values)] };
+      placeMatrix(heap, ptr, both, (row) => (row % 32 < 16 || inner(row) < 0 ? inner(row) : gate.rows + inner(row)), rows, [0, input]);
+    } else placeMatrix(heap, ptr, up, inner, rows, [0, input]);
     placeMatrix(heap, ptr + matrixBytes("f32", rows, input), weights(at + "down"), (row) => row, output, [start, end]);
     const biasBytes = segmentBiasBytes(kind, "f32", output, width);
     if (biasBytes > 0) {
       const biases = heap.f32.subarray((ptr + bytes - biasBytes) / 4, (ptr + bytes) / 4).fill(0);
-      for (let row = 0; row < rows; row++) if (inner(row) >= 0) biases[row] = weights(at + (row % 32 < 16 ? "gateBias" : "upBias")).values[inner(row)]!;
+      for (let row = 0; row < rows; row++) if (inner(row) >= 0) biases[row] = weights(at + (isGated && row % 32 < 16 ? "gateBias" : "upBias")).values[inner(row)]!;
       if (start === 0) biases.set(Float32Array.from(weights(at + "downBias").values), Math.ceil(rows / 4) * 4);
     }
     return { ptr, width, gateUp: formatCode("f32"), down: formatCode("f32") };

@@ -1,7 +1,8 @@
 // Weights given as plain numbers under their canonical names, as a checkpoint that `writePack` accepts: the way from a test's own reader to a pack.
 // Owns one in-memory file of F32 tensors. Refuses tokenizers; such packs are driven by token ids.
 
-import { EXPERT_BIASES, EXPERT_MATRICES, expertLayer, expertOutputSize, expertShape, ffnShape, hasExpertBiases, sharedWidth, trunkTensors, type ModelConfig } from "../../model/config.ts";
+import { EXPERT_MATRICES, expertLayer, expertShape, ffnShape, sharedWidth, trunkTensors, type ModelConfig } from "../../model/config.ts";
+import { biasLength, expertBiases, expertMatrices } from "../../model/expert-kinds.ts";
 import type { DefinitionMatrix } from "../../model/definition.ts";
 import { Checkpoint, expertName, sharedName } from "../../formats/checkpoint.ts";
 import { MemorySource } from "../../formats/memory-source.ts";
@@ -32,11 +33,11 @@ export function plainCheckpoint(config: ModelConfig, weights: (name: string) => 
       add(sharedName(layer, matrix), [nRows, nCols]);
     }
     for (let expert = 0; config.layerFfns[layer] === "moe" && expertLayer(config, layer) === layer && expert < config.nExperts; expert++) {
-      for (const matrix of EXPERT_MATRICES) {
+      for (const matrix of expertMatrices(config)) {
         const { nRows, nCols } = expertShape(config, matrix);
         add(expertName(layer, expert, matrix), [nRows, nCols]);
       }
-      for (const bias of hasExpertBiases(config) ? EXPERT_BIASES : []) add(expertName(layer, expert, bias), [bias === "downBias" ? expertOutputSize(config) : config.expertIntermediateSize]);
+      for (const bias of expertBiases(config)) add(expertName(layer, expert, bias), [biasLength(config, bias)]);
     }
   }
   const file = new Uint8Array(offset);

@@ -19,6 +19,7 @@ export interface StageEngine {
   readonly engine: Engine;
   readonly heap: Heap;
   readonly model: LoadedModel;
+  readonly runner: ExpertRunner;
   /** What lies at the beginning of memory: the kernels' constants, before their small buffers. */
   reserved(): Uint8Array;
 }
@@ -35,7 +36,7 @@ export async function openStage(source: ByteSource, manifest: PackManifest, span
     config, kernels, heap, kvFormat, activations, maxChunkTokens, trunk: model.trunk, segmentCounts: model.segmentCounts, shared: model.shared,
     experts: around(new LocalExperts(runner, model.lookup), heap),
   });
-  return { engine, heap, model, reserved: () => new Uint8Array(memory.buffer, 0, 8192).slice() };
+  return { engine, heap, model, runner, reserved: () => new Uint8Array(memory.buffer, 0, 8192).slice() };
 }
 
 /** An entry by the number of its sequence. */

@@ -5,7 +5,8 @@
 
 import { ARCHITECTURES } from "../../model/architectures/index.ts";
 import { ConfigFields } from "../../model/architectures/config-fields.ts";
-import { EXPERT_BIASES, EXPERT_MATRICES, type LatentExpertsConfig, type ModelConfig, expertShape, ffnShape, hasExpertBiases, sharedWidth, trunkTensors } from "../../model/config.ts";
+import { EXPERT_MATRICES, type ExpertKind, type LatentExpertsConfig, type ModelConfig, expertShape, ffnShape, sharedWidth, trunkTensors } from "../../model/config.ts";
+import { expertBiases, expertMatrices } from "../../model/expert-kinds.ts";
 import { decodeRows } from "../../formats/dequantize.ts";
 import type { StoredType } from "../../formats/stored-types.ts";
 import { fp8Codes, fp8Factors, roundToFp8 } from "./fp8-writer.ts";
@@ -30,8 +31,9 @@ export interface TinyOverrides {
   readonly exactIn?: "BF16" | "Q8_0" | "Q4_0" | "MXFP4" | "F8_E4M3";
   /** For wide models: matrices but the embedding as much smaller as their rows are longer than 64, so that products stay of order 1. */
   readonly byFanIn?: boolean;
-  /** No file of a published architecture has them: such a model is opened by openTinyPlain (pack-to-memory.ts). */
+  /** No file of a published architecture has these: such a model is opened by openTinyPlain (pack-to-memory.ts). */
   readonly latentExperts?: LatentExpertsConfig;
+  readonly expertKind?: ExpertKind;
 }
 
 export interface HuggingFaceOptions {
@@ -137,7 +139,8 @@ export function tinyModel(architecture: TinyArchitecture, seed: number, override
   }
   const source = ARCHITECTURES.find((a) => a.name === architecture)!;
   const published = source.fromHuggingFace(new ConfigFields("config.json", configJson), null);
-  const config: ModelConfig = overrides.latentExperts === undefined ? published : { ...published, latentExperts: overrides.latentExperts };
+  const { latentExperts, expertKind = published.expertKind } = overrides;
+  const config: ModelConfig = { ...published, expertKind, ...(latentExperts === undefined ? {} : { latentExperts }) };
   const random = new SeededRandom(seed * 7919 + TINY_ARCHITECTURES.indexOf(architecture));
   const exactIn = overrides.exactIn ?? "BF16";
   const scales = architecture.startsWith("granite") ? GRANITE_SCALES : SCALES;
@@ -185,11 +188,11 @@ export function tinyModel(architecture: TinyArchitecture, seed: number, override
   }
   for (let layer = 0; layer < config.nLayers; layer++) {
     for (let expert = 0; config.layerFfns[layer] === "moe" && expert < config.nExperts; expert++) {
-      for (const m of EXPERT_MATRICES) {
+      for (const m of expertMatrices(config)) {
         const { nRows, nCols } = expertShape(config, m);
         matrix(`layers.${layer}.experts.${expert}.${m}`, nRows, nCols, SCALES[m]!, exactIn);
       }
-      for (const b of hasExpertBiases(config) ? EXPERT_BIASES : []) vector(`layers.${layer}.experts.${expert}.${b}`, b === "downBias" ? config.hiddenSize : config.expertIntermediateSize);
+      for (const b of expertBiases(config)) vector(`layers.${layer}.experts.${expert}.${b}`, b === "downBias" ? config.hiddenSize : config.expertIntermediateSize);
     }
   }
 

@@ -15,7 +15,7 @@ import { loadModel } from "../../formats/load-model.ts";
 import type { PackManifest } from "../../formats/manifest.ts";
 import { openPack } from "../../formats/pack-reader.ts";
 import type { PackOptions } from "../../formats/pack-writer.ts";
-import type { LatentExpertsConfig } from "../../model/config.ts";
+import type { ExpertKind, LatentExpertsConfig } from "../../model/config.ts";
 import { Engine } from "../../model/engine.ts";
 import type { Experts } from "../../model/experts.ts";
 import { Heap } from "../../model/heap.ts";
@@ -42,7 +42,7 @@ export function deploy({ packId, shards, isolates = "shared", planUnit = "expert
   Object.assign(env, { ORCHESTRATOR_HOLDS: orchestratorHolds, PACK_ID: packId, PACK_SOURCE: source, SHARDS_COUNT: String(shards), ISOLATES: isolates, PLAN_UNIT: planUnit });
 }
 
-type TinyPackOptions = Pick<PackOptions, "segmentWidth" | "kvFormat"> & { readonly quant?: PackOptions["quant"]; readonly config?: Readonly<Record<string, unknown>>; readonly latentExperts?: LatentExpertsConfig };
+type TinyPackOptions = Pick<PackOptions, "segmentWidth" | "kvFormat"> & { readonly quant?: PackOptions["quant"]; readonly config?: Readonly<Record<string, unknown>>; readonly latentExperts?: LatentExpertsConfig; readonly expertKind?: ExpertKind };
 
 /** A tiny OLMoE of 3 layers, 8 experts of width 64, top 3, packed under `packId` into the bucket. */
 export const packInBucket = (packId: string, options: TinyPackOptions = {}): Promise<MemoryPack> =>
@@ -52,10 +52,10 @@ export const packInBucket = (packId: string, options: TinyPackOptions = {}): Pro
  * A tiny model of any architecture, packed under `packId` into the bucket. Every pack id has weights of its own: equal ones would be adopted
  * from the isolate's memory instead of being read.
  */
-export async function packOf(architecture: TinyArchitecture, packId: string, { config = {}, quant = "q8", latentExperts, ...options }: TinyPackOptions): Promise<MemoryPack> {
+export async function packOf(architecture: TinyArchitecture, packId: string, { config = {}, quant = "q8", latentExperts, expertKind, ...options }: TinyPackOptions): Promise<MemoryPack> {
   const seed = Array.from(packId).reduce((h, c) => (Math.imul(h, 31) + c.charCodeAt(0)) >>> 0, 7) % 1_000_000;
-  const model = tinyModel(architecture, seed, { config, ...(latentExperts === undefined ? {} : { latentExperts }) });
-  const pack = await packToMemory(latentExperts === undefined ? await openTinyHuggingFace(model) : openTinyPlain(model), { ...options, id: packId, quant });
+  const model = tinyModel(architecture, seed, { config, ...(latentExperts === undefined ? {} : { latentExperts }), ...(expertKind === undefined ? {} : { expertKind }) });
+  const pack = await packToMemory(latentExperts === undefined && expertKind === undefined ? await openTinyHuggingFace(model) : openTinyPlain(model), { ...options, id: packId, quant });
   for (const [name, bytes] of pack.files) await fleetEnv.PACKS!.put(`packs/${packId}/${name}`, bytes);
   return pack;
 }

@@ -10,8 +10,12 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openPack } from "../../../cli/open-pack.ts";
+import { FolderSink } from "../../../cli/file-source.ts";
+import { afterPass, unchanged, writeCanonical } from "../../../formats/canonical-writer.ts";
 import { readTrace } from "../../../formats/trace.ts";
+import { openTinyHuggingFace, openTinyPlain } from "../../support/pack-to-memory.ts";
 import { writeChatPack } from "../../support/serve.ts";
+import { tinyModel } from "../../support/tiny-models.ts";
 
 const LAUNCHER = fileURLToPath(new URL("../../../bin/workers-moe.js", import.meta.url));
 const KEY = "the-key-of-the-server";
@@ -109,5 +113,30 @@ describe("trace", () => {
     const told = await run(["trace", "text.trace", "--locality"]);
     expect(told.stdout).toMatch(/ {2}segments of 4 +SRP 0\.\d{3}.*, \d+\.\d\d times the places asked for\n[^]* {2}cache of \d+ +LRU \d+\.\d %, SCH \d+\.\d %, best possible \d+\.\d % of choices hit\nA cache of \d+ experts a layer, twice those of a token, would serve/);
     expect((JSON.parse((await run(["trace", "text.trace", "--json"])).stdout) as { locality?: unknown }).locality).toBeUndefined();
+  });
+
+  it("counts the neurons that work, of a model whose experts have ReLU, and refuses a pack and a missing text", async () => {
+    const model = tinyModel("olmoe", 3, { expertKind: "relu-mlp" });
+    for (const [name, { values }] of model.weights) if (name.endsWith("layers.1.experts.0.upBias")) values.fill(-1e6);
+    const [plain, { tokenizer }] = [openTinyPlain(model), await openTinyHuggingFace(tinyModel("olmoe", 3))];
+    await writeCanonical(await FolderSink.create(join(folder, "relu")), { ...afterPass(plain, { pass: "drawn", options: {} }), tokenizer }, [...plain.places()].map(({ name }) => unchanged(plain, name)));
+    writeFileSync(join(folder, "short.txt"), "a quick brown fox jumps over the lazy dog. ".repeat(4));
+    const json = await run(["trace", "relu", "--text", "short.txt", "--l0", "--json"]);
+    expect([json.code, json.stderr]).toEqual([0, ""]);
+    const { expertKind, tokens, layers } = JSON.parse(json.stdout) as { expertKind: string; tokens: number; layers: { layer: number; width: number; meanL0: number; experts: { tokens: number; working: number }[] }[] };
+    expect([expertKind, layers.map(({ layer, width }) => [layer, width])]).toEqual(["relu-mlp", [[0, 32], [1, 32]]]);
+    for (const { meanL0, experts } of layers) {
+      expect(experts.reduce((sum, of) => sum + of.tokens, 0)).toBe(2 * tokens);
+      expect(meanL0).toBeGreaterThan(2);
+      expect(meanL0).toBeLessThan(30);
+    }
+    expect(layers[1]!.experts[0]).toMatchObject({ working: 0 });
+    expect((await run(["trace", "relu", "--text", "short.txt", "--l0"])).stdout).toMatch(/^relu: relu-mlp experts over \d+ tokens, neurons that work on a token\.\nlayer 0 {2}\d+\.\d of 32 \(\d+\.\d %\); by expert \d+\.\d to \d+\.\d\n/);
+    expect((await run(["inspect", "relu"])).stdout).toContain("8 per layer, 2 per token, 32 wide (relu-mlp), ");
+    for (const [args, message] of [[["relu", "--l0"], "--l0 goes with --text"], [[pack.folder, "--text", "short.txt", "--l0"], "is a pack already"]] as const) {
+      const { code, stderr, stdout } = await run(["trace", ...args]);
+      expect([code, stdout]).toEqual([1, ""]);
+      expect(stderr).toContain(message);
+    }
   });
 });

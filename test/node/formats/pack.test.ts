@@ -91,7 +91,7 @@ describe.each(TINY_ARCHITECTURES)("%s", (architecture) => {
           const expected = weight(name).values.subarray(s.start * hidden, s.end * hidden);
           same(decodeRows(typeOfFormat(e.gateUp), stored, width, hidden), through(e.gateUp, expected, width, hidden), at + name);
         }
-        const downAt = matrixBytes(e.gateUp, gateUpRows(e.gateUp, width), hidden);
+        const downAt = matrixBytes(e.gateUp, gateUpRows(config.expertKind, e.gateUp, width), hidden);
         const down = untileMatrix(e.down, bytes.subarray(downAt), hidden, width);
         same(decodeRows(typeOfFormat(e.down), down, hidden, width), through(e.down, columns(weight("down"), s.start, s.end), hidden, width), `${at}down`);
         if (config.expertKind !== "clamped-swiglu" || !at.includes("experts")) return;
@@ -100,7 +100,7 @@ describe.each(TINY_ARCHITECTURES)("%s", (architecture) => {
           const row = 32 * (i >> 4) + (i & 15);
           expect([biases[row], biases[row + 16]], `${at}biases`).toEqual([weight("gateBias").values[s.start + i], weight("upBias").values[s.start + i]]);
         }
-        const downBias = biases.subarray(gateUpRows(e.gateUp, width), gateUpRows(e.gateUp, width) + hidden);
+        const downBias = biases.subarray(gateUpRows(config.expertKind, e.gateUp, width), gateUpRows(config.expertKind, e.gateUp, width) + hidden);
         same(downBias, n === 0 ? weight("downBias").values : new Float32Array(hidden), `${at}downBias`);
       });
     }
@@ -175,7 +175,7 @@ describe("shapes that are no multiple of 32", () => {
       const { up } = untileGateUp(e.gateUp, bytes, 12, 48);
       const values = model.weights.get(`layers.${e.layer}.experts.${e.expert}.up`)!.values.subarray(32 * 48, 44 * 48);
       expect(decodeRows(typeOfFormat(e.gateUp), up, 12, 48)).toEqual(through(e.gateUp, values, 12, 48));
-      const down = untileMatrix(e.down, bytes.subarray(matrixBytes(e.gateUp, gateUpRows(e.gateUp, 12), 48)), 48, 12);
+      const down = untileMatrix(e.down, bytes.subarray(matrixBytes(e.gateUp, gateUpRows("swiglu", e.gateUp, 12), 48)), 48, 12);
       expect(decodeRows(typeOfFormat(e.down), down, 48, 12)).toEqual(through(e.down, columns(model.weights.get(`layers.${e.layer}.experts.${e.expert}.down`)!, 32, 44), 48, 12));
     }
   });

@@ -2,6 +2,8 @@
 // combine; attention in definition-attention.test.ts. It shares no helper with the reference, for the variants are only ever compared with the reference.
 
 import { describe, expect, test } from "vitest";
+import type { ExpertKind } from "../../../model/config.ts";
+import { erf } from "../../../model/definition.ts";
 import { EXPERT_KINDS, expertScratchBytes, formatCode, matmulScratchBytes, matrixBytes, qa8RowBytes, segmentBytes } from "../../../model/kernels.ts";
 import { createScalarKernels } from "../../../model/scalar-kernels.ts";
 
@@ -241,15 +243,27 @@ describe("expertFfn: section 6 in f32 against f64", () => {
       const u = Math.max(-3, Math.min(dot((k) => up(i, k)) + upBias(i), 3));
       return (u + 1) * g / (1 + Math.exp(-1.702 * g));
     },
+    "relu-mlp": (i: number) => Math.max(0, dot((k) => up(i, k)) + upBias(i)),
+    "gelu-mlp": (i: number) => {
+      const u = dot((k) => up(i, k)) + upBias(i);
+      return u / 2 * (1 + erf(u / Math.SQRT2));
+    },
   };
-  const downAt = W / 4 + 2 * 32 * hidden; // ceil(19 / 16) row blocks
-  const biasAt = downAt + 32 * width;
+  const isGated = (kind: ExpertKind): boolean => kind === "swiglu" || kind === "clamped-swiglu";
+  const rowsOf = (kind: ExpertKind): number => (isGated(kind) ? 64 : 32); // of gate-up
+  const downOf = (kind: ExpertKind): number => W / 4 + rowsOf(kind) * hidden;
+  const biasesOf = (kind: ExpertKind): number => downOf(kind) + 32 * width;
 
   /** A segment in the kind's layout, its activation row, and its one output row. */
   const run = (kind: (typeof EXPERT_KINDS)[number]): Float32Array => {
     f32.fill(0, W / 4, W / 4 + segmentBytes(kind, "f32", "f32", hidden, hidden, width) / 4);
+    const [downAt, biasAt] = [downOf(kind), biasesOf(kind)];
     for (let i = 0; i < width; i++) {
       for (let k = 0; k < hidden; k++) {
+        if (!isGated(kind)) {
+          f32[W / 4 + k * 32 + i] = up(i, k);
+          continue;
+        }
         const at = W / 4 + Math.floor(i / 16) * 32 * hidden + k * 32 + (i % 16);
         f32[at] = gate(i, k);
         f32[at + 16] = up(i, k);
@@ -263,6 +277,10 @@ describe("expertFfn: section 6 in f32 against f64", () => {
       }
       for (let r = 0; r < hidden; r++) f32[biasAt + 64 + r] = downBias(r);
     }
+    if (!isGated(kind)) {
+      for (let i = 0; i < width; i++) f32[biasAt + i] = upBias(i);
+      for (let r = 0; r < hidden; r++) f32[biasAt + 32 + r] = downBias(r);
+    }
     f32.set(x, X / 4);
     u32[AUX / 4] = X;
     kernels.expertFfn(EXPERT_KINDS.indexOf(kind), 3, 0, 0, W, hidden, hidden, width, AUX, 1, Y, 0, SCRATCH);
@@ -271,7 +289,7 @@ describe("expertFfn: section 6 in f32 against f64", () => {
 
   test.each(EXPERT_KINDS)("%s", (kind) => {
     expect(expertScratchBytes(hidden, width)).toBeGreaterThan(matmulScratchBytes(hidden));
-    expect(segmentBytes(kind, "f32", "f32", hidden, hidden, width)).toBe((biasAt - W / 4) * 4 + (kind === "swiglu" ? 0 : 256 + 96));
+    expect(segmentBytes(kind, "f32", "f32", hidden, hidden, width)).toBe((biasesOf(kind) - W / 4) * 4 + (kind === "swiglu" ? 0 : 4 * rowsOf(kind) + 96));
     const out = run(kind);
     const inner = Array.from({ length: width }, (_, i) => h[kind](i));
     for (let r = 0; r < hidden; r++) {

@@ -1,7 +1,8 @@
-// exp, log and the f16 conversions against the platform's own, which may differ in last bits and so only bound the error.
+// exp, erf, log and the f16 conversions against the platform's own, which may differ in last bits and so only bound the error.
 
 import { describe, expect, test } from "vitest";
-import { bf16ToF32, clampedSwiglu, exp, expF64, f16ToF32, f32ToF16, logF64, nearestEven, sigmoid, silu } from "../../../model/float-math.ts";
+import { erf as definedErf, gelu as definedGelu } from "../../../model/definition.ts";
+import { bf16ToF32, clampedSwiglu, erf, erfF64, exp, expF64, f16ToF32, f32ToF16, gelu, logF64, nearestEven, relu, sigmoid, silu } from "../../../model/float-math.ts";
 import { seededNumbers } from "../../../model/kernel-case.ts";
 
 const relativeError = (found: number, expected: number) => Math.abs(found - expected) / Math.abs(expected);
@@ -32,6 +33,52 @@ describe("f32", () => {
       expect(relativeError(sigmoid(f), 1 / (1 + Math.exp(-f)))).toBeLessThan(4e-7);
       expect(relativeError(silu(f), f / (1 + Math.exp(-f)))).toBeLessThan(4e-7);
     }
+  });
+
+  /** math.erf of Python (the C library's) at f32 numbers. */
+  const ERF: readonly (readonly [x: number, value: number])[] = [
+    [1.0000000031710769e-30, 1.1283791706736896e-30], [0.0010000000474974513, 0.0011283788445643173], [0.10000000149011612, 0.11246291768297051], [0.25, 0.2763263901682369], [0.5, 0.5204998778130465], [0.8999999761581421, 0.7969082004549685], [0.9990000128746033, 0.8422852755615352], [1.0, 0.8427007929497149], [1.0010000467300415, 0.8431155048372895], [1.25, 0.9229001282564582], [1.5, 0.9661051464753108], [2.0, 0.9953222650189527], [2.5, 0.999593047982555], [3.0, 0.9999779095030014], [3.5, 0.9999992569016276], [3.9000000953674316, 0.9999999652077781], [4.0, 0.9999999845827421], [6.0, 1.0],
+  ];
+
+  test("erf and its two forms in f64 against the C library's values", () => {
+    for (const [x, value] of ERF) {
+      for (const of of [erfF64, definedErf]) {
+        expect(Math.abs(of(x) - value)).toBeLessThanOrEqual(2e-15 * value);
+        expect(of(-x)).toBe(-of(x));
+      }
+      expect(Math.abs(erf(x) - value)).toBeLessThan(1.4e-7);
+      expect(erf(-x)).toBe(-erf(x));
+    }
+  });
+
+  test("erf is within 1.4e-7 everywhere, below 1 relatively within 1.7e-7, and never falls", () => {
+    let [worst, worstNear, last] = [0, 0, -1];
+    for (let i = -5 * 4096; i <= 5 * 4096; i++) {
+      const x = Math.fround(i / 4096 + 1e-5);
+      const error = Math.abs(erf(x) - erfF64(x));
+      worst = Math.max(worst, error);
+      if (Math.abs(x) <= 1) worstNear = Math.max(worstNear, error / Math.abs(erfF64(x)));
+      expect(erf(x)).toBeGreaterThanOrEqual(last);
+      last = erf(x);
+    }
+    expect(worst).toBeLessThan(1.4e-7); // measured: 1.32e-7
+    expect(worstNear).toBeLessThan(1.7e-7);
+    expect(worst).toBeGreaterThan(1e-8); // a comparison of something with itself would pass the bounds too
+  });
+
+  test("erf, gelu and relu at their ends", () => {
+    expect([erf(0), erf(-0), erf(4), erf(-4), erf(Infinity), erf(-Infinity), erf(NaN)]).toEqual([0, -0, 1, -1, 1, -1, NaN]);
+    expect([gelu(0), gelu(-0), gelu(Infinity), gelu(NaN), gelu(-10), gelu(10)]).toEqual([0, -0, Infinity, NaN, -0, 10]);
+    expect([relu(-0), relu(-1), relu(NaN), relu(2), relu(-Infinity)]).toEqual([0, 0, NaN, 2, 0]);
+  });
+
+  test("gelu is the form with erf", () => {
+    // x * 0.5 * (1 + math.erf(x / sqrt 2)) of Python; the form with tanh gives -0.1588 and 0.8412 at -1 and 1.
+    for (const [x, value] of [[-3, -0.0040496941], [-1, -0.1586552539], [-0.5, -0.1542687694], [0.5, 0.3457312306], [1, 0.8413447461], [2, 1.9544997361]] as const) {
+      expect(gelu(x)).toBeCloseTo(value, 6);
+      expect(definedGelu(x)).toBeCloseTo(value, 9);
+    }
+    for (let x = -8; x < 8; x += 0.01) expect(Math.abs(gelu(Math.fround(x)) - definedGelu(Math.fround(x)))).toBeLessThan(3e-7 * Math.max(1, Math.abs(x)));
   });
 
   test("clampedSwiglu: hand-computed values of gpt-oss's form", () => {

@@ -27,6 +27,9 @@ const FORMS: Readonly<Record<string, Partial<ModelConfig>>> = {
   "attention sinks and a window": { attentionSinks: true, slidingWindows: [5, 0] },
   "biases on q, k, v and o": { qkvBias: true, oBias: true },
   "clamped experts with biases and a router bias": { expertKind: "clamped-swiglu", swigluLimit: 1.5, router: { ...router, score: "logits", weigh: "softmax-selected", logitBias: true } },
+  "ReLU experts without a gate": { expertKind: "relu-mlp" },
+  "GELU experts without a gate, beside a dense layer and a shared expert": { expertKind: "gelu-mlp", layerFfns: ["dense", "moe"], denseIntermediateSize: 56, sharedIntermediateSize: 40 },
+  "latent ReLU experts": { expertKind: "relu-mlp", latentExperts: { rank: 32, nGroups: 2 } },
   "LayerNorm, biases and sparsemixer": { norm: "layer", qkvBias: true, oBias: true, headBias: true, router: { ...router, score: "logits", select: "sparsemixer", sparsemixerEpsilon: 0.01 } },
   "sigmoid scores, a selection bias, groups and a scale": {
     sharedIntermediateSize: 40, router: { ...router, score: "sigmoid", weigh: "renormalize", scale: 2.5, selectionBias: true, nGroups: 4, topKGroups: 2, groupScore: "top2-sum" },
@@ -65,8 +68,8 @@ describe.each(Object.entries(FORMS))("%s", (_, form) => {
   });
 });
 
-it("the bias of down is added once, whatever the segments", async () => {
-  const config: ModelConfig = { ...base, ...FORMS["clamped experts with biases and a router bias"]! };
+it.each(["clamped experts with biases and a router bias", "ReLU experts without a gate", "GELU experts without a gate, beside a dense layer and a shared expert"])("the bias of down is added once, whatever the segments: %s", async (form) => {
+  const config: ModelConfig = { ...base, ...FORMS[form]! };
   const [whole, sliced] = [await logitsOf(engineOf(config), IDS, [4]), await logitsOf(engineOf(config, { segmentWidth: 32 }), IDS, [4])];
   const scale = Math.max(...whole.map(Math.abs));
   whole.forEach((value, i) => expect(Math.abs(sliced[i]! - value) / scale).toBeLessThan(1e-5));
