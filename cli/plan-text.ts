@@ -62,7 +62,7 @@ export function planText(plan: PlanDocument): string {
     ["lanes", `${lanes.lanes}, each of ${oneOf(lanes.stages.length, "stage")}${setBy}`],
     ...stageRows(lanes.stages),
     ["  tokens", `${lanes.residentTokensPerLane} resident in a lane at most; ${oneOf(lanes.streamsPerLane, "stream")} of ${asked.contextTokens} asked for`],
-    ["shards", shards.shards === 0 ? (experts.in === "stages" ? "none: each stage holds the experts of its layers, and nothing is sent for them" : "none: a dense model") : `${shards.shards}, ${shards.isSliced ? "experts cut into segments, since one exceeds an isolate" : "whole experts"}; ${showBytes(shards.smallestBytes)} to ${showBytes(shards.largestBytes)} each`
+    ["shards", shards.shards === 0 ? (experts.in === "stages" ? "none: each stage holds the experts of its layers, and nothing is sent for them" : "none: no layer has experts that shards could hold") : `${shards.shards}, ${shards.isSliced ? "experts cut into segments, since one exceeds an isolate" : "whole experts"}; ${showBytes(shards.smallestBytes)} to ${showBytes(shards.largestBytes)} each`
       + (asked.replicas > 1 ? `, every segment on ${asked.replicas} of them` : "") + (shards.hotCopies > 0 ? `, ${shards.hotCopies} more copies (${showBytes(shards.hotBytes)}) of the experts asked most` : "")],
     ...insteadRows(experts.instead),
     ["", ""],

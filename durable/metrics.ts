@@ -4,6 +4,8 @@
 
 import type { ModelConfig } from "../model/config.ts";
 import type { KvCache } from "../model/kv-cache.ts";
+import { ProductUse } from "../model/product-use.ts";
+import type { Tap } from "../model/taps.ts";
 import type { ShardClient } from "./client.ts";
 import type { Clock } from "./clock.ts";
 import type { GenerateFailure, GenerateRequest, OrchestratorStatus, ShardStatus } from "./generate.ts";
@@ -36,6 +38,8 @@ export class OrchestratorMetrics {
   readonly #ended = new Map<string, number>();
   readonly #refused = new Map<string, number>();
   #expertLoad: ExpertLoad | null = null;
+  /** Null where no layer has product experts. */
+  #productUse: ProductUse | null = null;
   #promptTokens = 0;
   #cachedTokens = 0;
   #completionTokens = 0;
@@ -64,8 +68,10 @@ export class OrchestratorMetrics {
   measured(engine: StepEngine, config: ModelConfig, figures: RingFigures | null = null): StepEngine {
     const load = new ExpertLoad(config, () => figures?.choices ?? null);
     this.#expertLoad = load;
-    engine.observe?.(load.tap);
-    const own = engine.observe === undefined ? [load.tap] : [];
+    this.#productUse = config.productExperts === undefined ? null : new ProductUse(config);
+    const seen: Tap[] = [load.tap, ...(this.#productUse === null ? [] : [this.#productUse.tap])];
+    for (const tap of seen) engine.observe?.(tap);
+    const own = engine.observe === undefined ? seen : [];
     return {
       config: engine.config, kv: engine.kv, maxChunkTokens: engine.maxChunkTokens, contextLength: engine.contextLength, stepsAtOnce: engine.stepsAtOnce ?? 1,
       ...(engine.outages === undefined ? {} : { outages: engine.outages }),
@@ -169,6 +175,11 @@ export class OrchestratorMetrics {
         .gauge("isolate_purpose_bytes", "Linear memory of the orchestrator's isolate by purpose, all objects in it together.", Object.entries(status.isolate.account).map(([purpose, value]) => ({ labels: { purpose }, value })));
     }
     if (this.#expertLoad !== null) text.counter("expert_tokens_total", "Tokens an expert was chosen for, by layer; guesses that did not hold are evaluated and counted too.", this.#expertLoad.samples());
+    if (this.#productUse !== null) {
+      const { layers } = this.#productUse;
+      text.counter("product_tokens_total", "Tokens for which a layer of product experts chose keys.", layers.map(({ layer, tokens }) => ({ labels: { layer }, value: tokens })))
+        .counter("product_keys_kept_total", "Keys that the heads of those tokens kept, by codebook.", layers.flatMap(({ layer, codebooks }) => codebooks.map(({ kept }, i) => ({ labels: { layer, codebook: i + 1 }, value: kept }))));
+    }
     return text.toString();
   }
 }

@@ -3,6 +3,7 @@
 // what comes back of a step (ring-step.ts), silence (ring-watch.ts), arithmetic (stage-core.ts, model/) and to rebuild timelines: the scheduler has their tokens.
 // docs/protocol.md section 6.
 
+import { cutRowLength, ModelError } from "../model/config.ts";
 import type { Engine, StepEntry, StepResult } from "../model/engine.ts";
 import type { KvCache, SharedTokens, Timeline } from "../model/kv-cache.ts";
 import { endsLayers, isEmpty, type StageSpan } from "../model/stage-span.ts";
@@ -97,7 +98,7 @@ export class RingEngine implements StepEngine {
     this.stepsAtOnce = spans.length;
     this.#watch = new RingWatch(this.#watched(), parts.clock, parts.limits);
     const nPages = parts.entries * Math.ceil(engine.contextLength / 32);
-    this.maxChunkTokens = Math.max(1, Math.min(parts.maxChunkTokens, ringChunkTokens({ nEntries: parts.entries, nPages, nWanted: MOST_WANTED_IDS, nRuleWords: parts.entries * ruleWords(engine.config.nLayers), hidden: engine.config.hiddenSize })));
+    this.maxChunkTokens = Math.max(1, Math.min(parts.maxChunkTokens, ringChunkTokens({ nEntries: parts.entries, nPages, nWanted: MOST_WANTED_IDS, nRuleWords: parts.entries * ruleWords(engine.config.nLayers), hidden: Math.max(...spans.map(({ layers: [first] }) => cutRowLength(engine.config, first))) })));
     const lastLayer = spans.findIndex((span) => endsLayers(engine.config, span));
     const lastHead = spans.findIndex(({ headRows }) => headRows[1] === engine.config.vocabSize && !isEmpty(headRows));
     this.#goesTwice = lastHead > 0 && lastHead < lastLayer;
@@ -147,6 +148,8 @@ export class RingEngine implements StepEngine {
   step(entries: readonly StepEntry[], taps: readonly Tap[] = [], terms: OutageTerms | null = null): Promise<StepResult> {
     const { engine, numbers } = this.#p;
     if (entries.some(({ timeline }) => !this.#sound.has(timeline))) return Promise.reject(new LostTimelinesError("A stage lost the KV cache of this timeline."));
+    // Its stages are told of rules, not of masks: one that holds in stage 0 alone would be another mask than asked for.
+    if (entries.some(({ productMask }) => productMask != null)) return Promise.reject(new ModelError("A mask of product experts was given to a ring, whose frames have no form for it; one engine that holds all layers was expected."));
     const plan = withFewIds(engine.plan(entries));
     const ids = Uint32Array.from(entries.flatMap((entry) => Array.from(entry.ids)));
     const frame: RowsFrame = {

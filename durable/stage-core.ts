@@ -1,6 +1,7 @@
 // What a stage of a ring does with a frame, without the platform: its part of a step, its part of the head, or nothing, and the frames that go on from there.
 // Owns the order: one frame after the other, as they came. Refuses sockets (ring-line.ts) and the token loop (ring-engine.ts). docs/protocol.md section 6.
 
+import { cutRowLength } from "../model/config.ts";
 import type { Engine } from "../model/engine.ts";
 import { endsLayers, isEmpty } from "../model/stage-span.ts";
 import type { Tap } from "../model/taps.ts";
@@ -66,7 +67,7 @@ export class StageCore {
 
   async #pass(frame: Extract<RingFrame, { kind: "rows" }>, from: RingAddress, emit: Emit): Promise<void> {
     const { engine, pages, outages } = this.#p;
-    const { entries, asks, ids, hidden, terms } = frame;
+    const { entries, asks, ids, terms } = frame;
     pages.copy(frame.copies);
     const timelines = pages.timelines(entries);
     let first = 0;
@@ -81,9 +82,9 @@ export class StageCore {
     if (told.rows.length + told.away.length > 0) emit({ ...address, kind: "leftOut", ...told });
     if (pruned !== undefined) emit({ ...address, kind: "pruned", calls: pruned });
     if (notes !== null && notes.words.length > 0) emit({ ...address, kind: "routes", words: notes.words });
-    if (!endsLayers(engine.config, engine.span)) return emit({ ...frame, ...address, rows });
+    if (!endsLayers(engine.config, engine.span)) return emit({ ...frame, ...address, rows, hidden: cutRowLength(engine.config, engine.span.layers[1]) });
     if (asks.length === 0) return emit({ ...address, kind: "done" });
-    const finals: Extract<RingFrame, { kind: "finals" }> = { ...address, kind: "finals", asks, hidden, rows };
+    const finals: Extract<RingFrame, { kind: "finals" }> = { ...address, kind: "finals", asks, hidden: engine.config.hiddenSize, rows };
     emit(finals);
     this.#answer(finals, address, emit);
   }

@@ -98,7 +98,7 @@ export const rowBytes = (format: MatrixFormat, from: number, to: number, nCols: 
 
 export interface ParameterCounts {
   readonly total: number;
-  /** That take part in one token: all but the experts not chosen. */
+  /** That take part in one token: all but the experts not chosen; of product experts the keys, and the halves of as many as the heads keep together, about, at most. */
   readonly active: number;
   readonly ofOneExpert: number;
   /** The trunk without its embedding: what multiplies every token. */
@@ -113,8 +113,10 @@ export function parameterCounts(c: ModelConfig): ParameterCounts {
   const ofOneExpert = weights(expertMatrices(c), (matrix) => expertShape(c, matrix)) + expertBiases(c).reduce((n, bias) => n + biasLength(c, bias), 0);
   const nMoeLayers = c.layerFfns.filter((kind) => kind === "moe").length;
   const embedding = c.vocabSize * c.hiddenSize;
+  const halves = sizes.reduce((sum, { name, n }) => sum + (/\.product\.(u|b|v(?!ariance))/.test(name) ? n : 0), 0);
+  const kept = c.productExperts === undefined ? 1 : Math.min(1, c.productExperts.nHeads * c.productExperts.topK / c.productExperts.nKeys);
   return {
-    total: trunk + (nMoeLayers / (c.expertPool?.layers ?? 1)) * c.nExperts * ofOneExpert, active: trunk + nMoeLayers * c.router.topK * ofOneExpert, ofOneExpert,
+    total: trunk + (nMoeLayers / (c.expertPool?.layers ?? 1)) * c.nExperts * ofOneExpert, active: trunk - Math.round((1 - kept) * halves) + nMoeLayers * c.router.topK * ofOneExpert, ofOneExpert,
     // A tied embedding is the head's matrix, which every token is multiplied with.
     trunkProducts: c.tieWordEmbeddings ? trunk : trunk - embedding,
   };

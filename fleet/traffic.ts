@@ -3,7 +3,7 @@
 // traced-traffic.ts says the same figures. Refuses time: capacity-speed.ts. Frames are those of docs/protocol.md.
 
 import { type ActivationFormat, activationRowBytes } from "../model/kernels.ts";
-import { expertInputSize, expertOutputSize, expertsPerInputRow, inputRowsPerToken, moeLayersOf, type ModelConfig } from "../model/config.ts";
+import { cutRowLength, expertInputSize, expertOutputSize, expertsPerInputRow, inputRowsPerToken, moeLayersOf, type ModelConfig } from "../model/config.ts";
 import type { StageCapacity } from "./capacity-stages.ts";
 import type { CapacityPlan } from "./capacity.ts";
 import { busiestExperts, missChance } from "./even-draws.ts";
@@ -146,7 +146,7 @@ export interface RingTraffic {
  * The ring: the first stage draws tokens. It sends ids to the holders of other rows of the embedding, they send rows to the first stage with layers; residuals go
  * from stage to stage; the last one with layers sends the rows of `outputs` to the holders of the head, each of which sends its logits to the first.
  */
-export function ringTraffic(config: Pick<ModelConfig, "hiddenSize" | "vocabSize" | "tieWordEmbeddings">, stages: readonly Pick<StageCapacity, "embeddingRows" | "layers" | "headRows">[],
+export function ringTraffic(config: Pick<ModelConfig, "hiddenSize" | "vocabSize" | "tieWordEmbeddings"> & Partial<Pick<ModelConfig, "layerFfns" | "productExperts">>, stages: readonly Pick<StageCapacity, "embeddingRows" | "layers" | "headRows">[],
   step: { readonly tokens: number; readonly outputs: number }, { headerBytes }: FrameSizes): RingTraffic {
   const rowBytes = 4 * config.hiddenSize;
   const received = new Array<number>(stages.length).fill(0);
@@ -167,7 +167,7 @@ export function ringTraffic(config: Pick<ModelConfig, "hiddenSize" | "vocabSize"
     if (at !== first) send(first, asked, rowBytes * part * step.tokens);
   }
   hops += (embedding.some(({ at }) => at !== 0) ? 1 : 0) + (embedding.some(({ at }) => at !== first) ? 1 : 0);
-  for (const at of layered.slice(1)) send(at, 1, rowBytes * step.tokens);
+  for (const at of layered.slice(1)) send(at, 1, 4 * cutRowLength(config, stages[at]!.layers[0]) * step.tokens);
   hops += layered.length - 1;
   if (step.outputs > 0) {
     const head = holders((stage) => (config.tieWordEmbeddings ? stage.embeddingRows : stage.headRows));

@@ -41,10 +41,13 @@ export const configSchema: z.ZodType<ModelConfig> = z.strictObject({
   clipQkv: z.number().positive().nullable(),
   attentionScale: z.number(),
   slidingWindows: z.array(count).readonly(),
-  layerFfns: z.array(z.enum(["moe", "dense"])).readonly(),
+  layerFfns: z.array(z.enum(["moe", "dense", "product"])).readonly(),
   denseIntermediateSize: count, nExperts: count.max(CONFIG_MOST.experts), expertKind: z.enum(EXPERT_KINDS), swigluLimit: z.number().min(0), expertIntermediateSize: count,
   expertPool: z.strictObject({ layers: size.max(CONFIG_MOST.layers) }).optional(),
   latentExperts: z.strictObject({ rank: size.max(CONFIG_MOST.hidden), nGroups: size.max(CONFIG_MOST.experts) }).exactOptional(),
+  productExperts: z.strictObject({
+    form: z.enum(["vertical", "horizontal"]), nKeys: size.max(CONFIG_MOST.productKeys), nHeads: size.max(CONFIG_MOST.heads), topK: size, expertSize: size.max(CONFIG_MOST.hidden), routerLayers: size.max(CONFIG_MOST.layers),
+  }).exactOptional(),
   sharedIntermediateSize: count,
   sharedGate: z.boolean(),
   router: z.strictObject({

@@ -22,10 +22,11 @@ export interface TypePlan {
 export const quantText = (quant: Quant | TypePlan): string => (typeof quant === "string" ? quant : quant.text);
 
 /** Kinds of tensors in summaries. */
-export type TensorClass = "embedding" | "attention" | "router" | "head" | "gate and up" | "down";
+export type TensorClass = "embedding" | "attention" | "router" | "keys" | "product" | "head" | "gate and up" | "down";
 
 export function tensorClass(name: string): TensorClass {
   const last = name.split(".").at(-1)!;
+  if (name.includes(".product.")) return last.startsWith("w") ? "keys" : "product";
   if (last === "embed") return "embedding";
   if (last === "head" || last === "router") return last;
   // What decides about experts, and the one row that weighs the shared one.
@@ -34,7 +35,7 @@ export function tensorClass(name: string): TensorClass {
   return last === "gate" || last === "up" ? "gate and up" : "attention";
 }
 
-/** Kernel format of one matrix. Routers are small and decide much: they stay f32, which holds every stored type exactly. */
+/** Kernel format of one matrix. Routers are small and decide much: they stay f32, which holds every stored type exactly. Keys of product experts decide as much, but are many: at least q8. */
 export function formatOf(place: Pick<MatrixPlace, "name" | "type" | "storedType" | "nCols">, quant: Quant): MatrixFormat;
 export function formatOf(place: Pick<MatrixPlace, "name" | "type" | "storedType" | "nRows" | "nCols">, quant: Quant | TypePlan): MatrixFormat;
 export function formatOf(place: Pick<MatrixPlace, "name" | "type" | "storedType" | "nCols"> & { readonly nRows?: number }, quant: Quant | TypePlan): MatrixFormat {
@@ -45,7 +46,7 @@ export function formatOf(place: Pick<MatrixPlace, "name" | "type" | "storedType"
     return type === null ? sourceFormat(place) : formatOfType(type);
   }
   if (quant === "source") return sourceFormat(place);
-  return kind === "embedding" || kind === "head" ? "q8" : quant;
+  return kind === "embedding" || kind === "head" || kind === "keys" ? "q8" : quant;
 }
 
 const typesThatTake = (activations: ActivationFormat): string => FILE_TYPES.filter((t) => activationFormatOf(sourceFormat({ type: t, storedType: t, nCols: 256 })) === activations).join(", ");

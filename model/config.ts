@@ -11,7 +11,8 @@ export type { AuxiliariesConfig, GateConfig, RouterConfig, RouterScope, RouterSc
 export { auxiliariesOf, expertOutputSize } from "./router-config.ts";
 export { ModelError, oneLine } from "./model-error.ts";
 
-export type LayerFfn = "moe" | "dense";
+/** `product`: experts made of halves (productExperts). */
+export type LayerFfn = "moe" | "dense" | "product";
 
 export interface RopeConfig {
   readonly style: RopeStyle;
@@ -54,6 +55,24 @@ export interface LatentExpertsConfig {
 
 /** What an expert computes between its matrices, by the numbers of the kernels' ABI (kernels.ts EXPERT_KINDS). expert-kinds.ts says which matrices and biases each has. */
 export type ExpertKind = "swiglu" | "clamped-swiglu" | "relu-mlp" | "gelu-mlp";
+
+/**
+ * Product experts (Monet, Park et al., 2024): expert (i, j) is half i of one codebook with half j of another, nKeys^2 in all (docs/arithmetic.md section 11).
+ * `vertical`: both halves have hidden units and outputs of their own; `horizontal`: i reads, j writes.
+ */
+export interface ProductExpertsConfig {
+  readonly form: "vertical" | "horizontal";
+  /** Halves of either codebook. */
+  readonly nKeys: number;
+  /** Heads of the router; each keeps keys of its own. */
+  readonly nHeads: number;
+  /** Keys that a head keeps of a codebook, about: the share topK / nKeys sets a threshold. */
+  readonly topK: number;
+  /** Hidden units of one expert. */
+  readonly expertSize: number;
+  /** Layers that share a router, from a multiple of it on; the first has it. */
+  readonly routerLayers: number;
+}
 
 /** Experts left out at run time (online-pruning.ts): what a calibration found for this model. Nobody goes by it unasked. */
 export interface OnlinePruningConfig {
@@ -115,6 +134,8 @@ export interface ModelConfig {
   readonly expertPool?: { readonly layers: number } | undefined;
   /** Absent: experts read the normalised row itself. */
   readonly latentExperts?: LatentExpertsConfig;
+  /** Present where layers are `product`. */
+  readonly productExperts?: ProductExpertsConfig;
   /** Intermediate width of the shared expert; 0 = none. */
   readonly sharedIntermediateSize: number;
   /** Shared expert's output is multiplied by sigmoid(gate . x) (Qwen2-MoE). */
@@ -139,7 +160,7 @@ export interface ModelConfig {
  * Largest numbers of things that are listed one by one: far beyond any release, and small enough that a damaged file is refused at once instead of
  * filling the memory with lists. Expert numbers are u16 on the wire.
  */
-export const CONFIG_MOST = { layers: 1024, headDim: 65_536, heads: 1 << 20, hidden: 1 << 20, experts: 65_535 } as const;
+export const CONFIG_MOST = { layers: 1024, headDim: 65_536, heads: 1 << 20, hidden: 1 << 20, experts: 65_535, productKeys: 32_768 } as const;
 
 /**
  * Canonical tensor names of a model: what formats/ delivers and forward.ts binds. Shapes are [rows, columns]; `matrices` are `count` of them,
@@ -153,7 +174,7 @@ export type TrunkTensor =
 /**
  * Every trunk tensor of a model in loading order, but the feed-forward parts that are stored as segments (dense layers, shared experts: sharedWidth).
  * Names are ours and the same for every source format: embed, layers.N.{attnNorm, attnNormBias, q, k, v, qBias, kBias, vBias, qNorm, kNorm, sinks, o, oBias,
- * ffnNorm, ffnNormBias, router, routerHidden, routerHiddenBias, routerSpread, routerTable, routerBias, selectionBias, auxiliaryScales, keepRouter, sharedGate, latent}, with latent attention layers.N.{q or qA, qANorm, qB; kvA, kvANorm, kB, vB} instead
+ * ffnNorm, ffnNormBias, router, routerHidden, routerHiddenBias, routerSpread, routerTable, routerBias, selectionBias, auxiliaryScales, keepRouter, sharedGate, latent, product.*}, with latent attention layers.N.{q or qA, qANorm, qB; kvA, kvANorm, kB, vB} instead
  * of q, k, v; norm, normBias, head, headBias. A tied head has no tensor of its own.
  */
 export function trunkTensors(c: ModelConfig): TrunkTensor[] {
@@ -201,6 +222,7 @@ export function trunkTensors(c: ModelConfig): TrunkTensor[] {
     matrix(at + "o", c.hiddenSize, attendedSize(c));
     if (c.oBias) vector(at + "oBias", c.hiddenSize);
     norm(at + "ffnNorm");
+    if (c.layerFfns[n] === "product") out.push(...productTensors(c, n));
     if (c.layerFfns[n] !== "moe") continue;
     if (c.router.score !== "one") {
       for (const tensor of gateTensors(c)) out.push({ ...tensor, name: at + tensor.name });
@@ -219,6 +241,36 @@ export function trunkTensors(c: ModelConfig): TrunkTensor[] {
   return out;
 }
 
+/** What a layer of product experts has, in loading order: its keys, where it is the first that they serve, then its halves. */
+function productTensors(c: ModelConfig, layer: number): TrunkTensor[] {
+  const { form, nKeys, nHeads, expertSize } = c.productExperts!;
+  const at = `layers.${layer}.product.`;
+  const matrix = (name: string, nRows: number, nCols: number): TrunkTensor => ({ name: at + name, kind: "matrix", nRows, nCols });
+  const vector = (name: string, length: number): TrunkTensor => ({ name: at + name, kind: "vector", length });
+  const keys = (["1", "2"] as const).flatMap((n) => [matrix(`w${n}`, nHeads * nKeys, c.hiddenSize), vector(`mean${n}`, nHeads), vector(`variance${n}`, nHeads)]);
+  const [d, width] = form === "vertical" ? [c.hiddenSize / 2, nKeys * expertSize / 2] : [c.hiddenSize, nKeys * expertSize];
+  const halves = form === "vertical"
+    ? [...["1", "2"].flatMap((n) => [matrix(`u${n}`, width, c.hiddenSize), vector(`u${n}Bias`, width)]), ...["11", "12", "21", "22"].map((n) => matrix(`v${n}`, d, width)), ...["1", "2"].map((n) => vector(`b${n}`, nKeys * d))]
+    : [matrix("u", width, c.hiddenSize), vector("uBias", width), matrix("v", d, width), vector("b", nKeys * d)];
+  return [...(productRouterLayer(c, layer) === layer ? keys : []), ...halves];
+}
+
+/** The layer whose router serves a layer of product experts. */
+export const productRouterLayer = ({ productExperts }: Pick<ModelConfig, "productExperts">, layer: number): number => layer - layer % (productExperts?.routerLayers ?? 1);
+
+/** Whether a layer, or one behind it, needs the router of one before it. */
+export function sharesRouter({ productExperts, layerFfns }: Partial<Pick<ModelConfig, "productExperts" | "layerFfns">>, layer: number): boolean {
+  if (productExperts === undefined) return false;
+  const first = productRouterLayer({ productExperts }, layer);
+  return first !== layer && layerFfns!.slice(layer, first + productExperts.routerLayers).includes("product");
+}
+
+/** Numbers of a token's keys of both codebooks, [2, nHeads, nKeys]; 0 without product experts. */
+export const productWeightCount = ({ productExperts }: Partial<Pick<ModelConfig, "productExperts">>): number => (productExperts === undefined ? 0 : 2 * productExperts.nHeads * productExperts.nKeys);
+
+/** Numbers of a token's row that crosses a cut before a layer: the residual, and behind it the weights of keys that layers behind the cut go by. */
+export const cutRowLength = (c: Pick<ModelConfig, "hiddenSize"> & Partial<Pick<ModelConfig, "productExperts" | "layerFfns">>, layer: number): number => c.hiddenSize + (sharesRouter(c, layer) ? productWeightCount(c) : 0);
+
 /** Numbers of a row of the mask router: one for each feature of a token (online-pruning.ts). */
 export const keepRouterColumns = (hiddenSize: number, topK: number): number => hiddenSize + topK + 1;
 
@@ -235,7 +287,7 @@ export const moeLayersOf = ({ layerFfns }: Pick<ModelConfig, "layerFfns">): numb
 export const expertLayer = ({ expertPool }: Pick<ModelConfig, "expertPool">, layer: number): number => (expertPool === undefined ? layer : layer - (layer % expertPool.layers));
 
 /** Width of the feed-forward part that every token of a layer passes: a dense layer's, or the shared experts'; 0 = none. */
-export const sharedWidth = (c: ModelConfig, layer: number): number => (c.layerFfns[layer] === "dense" ? c.denseIntermediateSize : c.sharedIntermediateSize);
+export const sharedWidth = (c: ModelConfig, layer: number): number => ({ dense: c.denseIntermediateSize, moe: c.sharedIntermediateSize, product: 0 })[c.layerFfns[layer]!];
 
 /** The three matrices of a dense layer, a shared expert or an expert with a gate, in the checkpoint's words; expert-kinds.ts knows who has which. */
 export const EXPERT_MATRICES = ["gate", "up", "down"] as const;

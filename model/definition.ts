@@ -3,6 +3,7 @@
 // and refuses batching, caching and quantisation. Sources: the architectures' reference implementations, as cited in docs/architecture.md.
 
 import type { MlaConfig, ModelConfig, RouterConfig } from "./config.ts";
+import { keyWeights, productLayer, type KeyWeights } from "./definition-product.ts";
 
 /** A matrix as rows of numbers; weights arrive dequantised. */
 export interface DefinitionMatrix {
@@ -261,11 +262,15 @@ export interface DefinitionResult {
   readonly routing: Routing[][]; // [MoE layers][nTokens]
 }
 
+/** Product experts that are left out. */
+export type DefinitionMask = (layer: number, i: number, j: number) => boolean;
+
 /**
  * The whole model over one sequence from position 0. `reserved` positions decide between short and long rotary frequencies where there are both; `task` and
- * `condition` are the request's, where the model's gates ask for them.
+ * `condition` are the request's, where the model's gates ask for them, and so are the product experts that are left out.
  */
-export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: ArrayLike<number>, reserved = ids.length, answers: { readonly task?: number; readonly condition?: ArrayLike<number> } = {}): DefinitionResult {
+export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: ArrayLike<number>, reserved = ids.length, answers: { readonly task?: number; readonly condition?: ArrayLike<number>; readonly isMasked?: DefinitionMask } = {}): DefinitionResult {
+  const { isMasked = () => false } = answers;
   const isLong = c.rope.long !== null && reserved > c.rope.long.fromPositions;
   const embed = w("embed");
   const norm = (row: Vector, name: string): Vector =>
@@ -273,6 +278,8 @@ export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: Arr
   let x = Array.from(ids, (id) =>
     Array.from({ length: c.hiddenSize }, (_, i) => embed.values[id * c.hiddenSize + i]! * c.embeddingMultiplier));
   const routing: Routing[][] = [];
+  /** Of each token, by the last router of product experts that it passed. */
+  const keys: KeyWeights[] = [];
 
   for (let layer = 0; layer < c.nLayers; layer++) {
     const at = `layers.${layer}.`;
@@ -327,6 +334,10 @@ export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: Arr
       const h = normed[position]!;
       let y = new Array<number>(c.hiddenSize).fill(0);
       if (c.layerFfns[layer] === "dense") y = swiglu(w, `${at}shared.`, h);
+      else if (c.layerFfns[layer] === "product") {
+        if (layer % c.productExperts!.routerLayers === 0) keys[position] = keyWeights(c, w, at, h);
+        y = productLayer(c, w, at, h, keys[position]!, (i, j) => isMasked(layer, i, j));
+      }
       else {
         const choices = branches.map((_, branch) => choose(branch, position));
         const choice: Routing = {

@@ -2,7 +2,7 @@
 // nothing else, so that whoever plans memory (durable/memory-plan.ts) knows the bytes before anything is allocated.
 // What a stage of a ring does not need takes 0 bytes. Refuses weights and KV pages: those are counted where they are held.
 
-import { attendedSize, auxiliariesOf, expertInputSize, inputRowsPerToken, latentDim, type ModelConfig } from "./config.ts";
+import { attendedSize, auxiliariesOf, expertInputSize, inputRowsPerToken, latentDim, productWeightCount, sharesRouter, type ModelConfig, type ProductExpertsConfig } from "./config.ts";
 import { PAIR_BYTES } from "./expert-batch.ts";
 import type { GatedConfig } from "./gates/gate.ts";
 import { gateOf } from "./gates/index.ts";
@@ -21,6 +21,9 @@ export const MAX_TOP_LOGITS = 64;
  * tokens only (DeepSeek-V3: 288 KiB a token). A multiple of the kernels' eight.
  */
 export const LATENT_TOKENS = 16;
+
+/** Tokens of product experts computed at a time: a token's hidden units are those of all keys. A multiple of the kernels' eight. */
+export const PRODUCT_TOKENS = 16;
 
 const align16 = (bytes: number): number => Math.ceil(bytes / 16) * 16;
 
@@ -82,6 +85,24 @@ function attentionRegions(c: ModelConfig, nTokens: number) {
   };
 }
 
+/** Hidden units of all keys of a codebook: what a matrix V of product experts reads of a token. */
+export const productRowLength = ({ form, nKeys, expertSize }: ProductExpertsConfig): number => nKeys * expertSize / (form === "vertical" ? 2 : 1);
+
+/** Whether an engine has weights of keys: it has product layers, or passes such weights on. */
+export const holdsKeys = (c: ModelConfig, { layers: [first, end] }: StageSpan): boolean => first !== end && (c.layerFfns.slice(first, end).includes("product") || sharesRouter(c, first));
+
+/** Regions of product experts: weights of a step's tokens, which layers share, and the hidden units of PRODUCT_TOKENS tokens. */
+function productRegions(c: ModelConfig, nTokens: number) {
+  const of = nTokens === 0 ? undefined : c.productExperts;
+  if (of === undefined) return { productWeights: 0, productX1: 0, productX2: 0, ...rowRegions("productIn", 0, 0), productOut: 0, productSums: 0, productPairs: 0 };
+  const [isVertical, length] = [of.form === "vertical", productRowLength(of)];
+  return {
+    productWeights: nTokens * productWeightCount(c) * 4, productX1: PRODUCT_TOKENS * length * 4, productX2: isVertical ? PRODUCT_TOKENS * length * 4 : 0,
+    ...rowRegions("productIn", (isVertical ? 4 : 1) * PRODUCT_TOKENS, length), productOut: isVertical ? PRODUCT_TOKENS * c.hiddenSize / 2 * 4 : 0,
+    productSums: PRODUCT_TOKENS * 2 * of.nKeys * 4, productPairs: of.nKeys * PAIR_BYTES,
+  };
+}
+
 /**
  * Bytes of each region. Regions named ...F32, ...Qa8 are rows in that format, ...F32Ptrs and ...Qa8Ptrs the u32 addresses of those rows.
  */
@@ -94,9 +115,10 @@ export function engineRegions(c: ModelConfig, { nTokens, maxSegments, sharedSegm
   const auxiliaries = auxiliariesOf(c.router);
   const nScaled = auxiliaries > 0 ? nRouted : 0;
   const nShared = hasLayers && sharedSegmentWidth > 0 ? nTokens : 0;
+  const nProduct = holdsKeys(c, span) ? nTokens : 0;
   const nFinals = hasHead ? LOGIT_ROWS : 0;
   const nTops = hasHead || drawsTokens(span) ? LOGIT_ROWS : 0;
-  const widest = Math.max(c.hiddenSize, attendedSize(c), gateOf(c).ownColumns(c), gateInputSize(c), c.mla?.qLoraRank ?? 0, latentDim(c));
+  const widest = Math.max(c.hiddenSize, attendedSize(c), gateOf(c).ownColumns(c), gateInputSize(c), c.mla?.qLoraRank ?? 0, latentDim(c), nProduct > 0 ? productRowLength(c.productExperts!) : 0);
   return {
     ...rowRegions("normed", n, c.hiddenSize), ...rowRegions("attended", n, attendedSize(c)),
     ...rowRegions("finals", nFinals, c.hiddenSize), finalsF32: hasHead || endsLayers(c, span) ? LOGIT_ROWS * activationRowBytes("f32", c.hiddenSize) : 0,
@@ -109,6 +131,7 @@ export function engineRegions(c: ModelConfig, { nTokens, maxSegments, sharedSegm
     scaledF32: nScaled * activationRowBytes("f32", c.hiddenSize), scaledQa8: nScaled * activationRowBytes("qa8", c.hiddenSize),
     sharedRows: nShared * hiddenStride(c), sharedSegmentRows: nShared * hiddenStride(c),
     sharedPairs: nShared * PAIR_BYTES, sharedGates: c.sharedGate ? nShared * 16 : 0,
+    ...productRegions(c, nProduct),
     positions: n * 4, ropePositions: n * 4, pages: n * 4, pageTables: n * 4,
     logits: LOGIT_ROWS * logitRowBytes(c, span),
     topIds: nTops * MAX_TOP_LOGITS * 4, topValues: nTops * MAX_TOP_LOGITS * 4, notFinite: nTops * 4,

@@ -7,7 +7,7 @@ import { activationRows, normalise, RowProducts, type ActivationRows } from "./a
 import { attentionOf, type Attention } from "./attention.ts";
 import { AuxiliaryScaling } from "./auxiliary-scaling.ts";
 import { ModelError, expertsPerInputRow, inputRowsPerToken, keepRouterColumns, type ModelConfig } from "./config.ts";
-import { engineRegions, hiddenStride, routerStride, type EngineRegions } from "./engine-regions.ts";
+import { engineRegions, hiddenStride, holdsKeys, routerStride, type EngineRegions } from "./engine-regions.ts";
 import { ExpertBatchBuilder, PAIR_BYTES } from "./expert-batch.ts";
 import { MAX_ROUNDS, NO_FRAMES, type ExpertBatch, type ExpertRunInfo, type Experts } from "./experts.ts";
 import { checkAnswers, GateStage, type GateAnswers } from "./gate-stage.ts";
@@ -22,6 +22,8 @@ import { Head, type EntryLogits, type HeadPlan, type LogitsRequest } from "./log
 import type { HeadAnswer, HeadPart } from "./ring-logits.ts";
 import { OnlinePruning, type PrunedCalls } from "./online-pruning.ts";
 import type { PruningRule } from "./online-pruning-rule.ts";
+import { ProductExperts } from "./product-experts.ts";
+import { layerMasks, type LayerMask, type ProductMask } from "./product-mask.ts";
 import { ResidualRows } from "./residual-rows.ts";
 import { branchesOf, expertOutputSize } from "./router-config.ts";
 import { routeTokens } from "./router.ts";
@@ -61,6 +63,8 @@ export interface StepEntry {
   readonly pruning?: PruningRule | null;
   /** Where the model's gates ask for it (router-config.ts): what the request says. */
   readonly answers?: GateAnswers | null;
+  /** Product experts that its tokens do without; absent or null: none. */
+  readonly productMask?: ProductMask | null;
 }
 
 export interface StepResult {
@@ -77,19 +81,19 @@ export interface StepResult {
 }
 
 /** Tokens of one timeline in a stage's pass, continuing at timeline.length; ids count only where a stage has embedding rows. */
-export type PassEntry = Pick<StepEntry, "timeline" | "ids" | "pruning" | "answers">;
+export type PassEntry = Pick<StepEntry, "timeline" | "ids" | "pruning" | "answers" | "productMask">;
 
 /** What a stage gets for a pass. */
 export interface StagePass {
   readonly entries: readonly PassEntry[];
-  /** Residual rows f32 [tokens, hidden] from the stage before; null at the first. */
+  /** Residual rows f32 [tokens, cutRowLength] from the stage before; null at the first. */
   readonly rows: Float32Array | null;
   /** Tokens of the step whose final rows are wanted, ascending: HeadPlan says which. */
   readonly asked: readonly number[];
 }
 
 export interface PassResult {
-  /** Residual rows f32 [tokens, hidden] for the next stage; of the stage with the last layer final rows f32 [asked, hidden]. Fresh memory. */
+  /** Residual rows f32 [tokens, cutRowLength] for the next stage; of the stage with the last layer final rows f32 [asked, hidden]. Fresh memory. */
   readonly rows: Float32Array;
   readonly frames: number;
   readonly bytes: number;
@@ -136,6 +140,10 @@ export class Engine {
   /** null where every ranked expert is run. */
   readonly #scaling: AuxiliaryScaling | null;
   readonly #latent: LatentRows;
+  /** null without product layers. */
+  readonly #product: ProductExperts | null;
+  /** Masks of the step's tokens by layer; null where no entry has one. */
+  #productMasks: (ReadonlyMap<number, LayerMask> | null)[] | null = null; // [tokens]
   readonly #residual: ResidualRows;
   readonly #head: Head;
   readonly #timelineIds: Uint32Array;
@@ -177,7 +185,8 @@ export class Engine {
     this.#shared = new SharedFfn({ config: c, kernels, heap, segments: parts.shared, at, products: this.#products });
     this.#scaling = AuxiliaryScaling.of({ config: c, kernels, heap, at, activations: parts.activations });
     this.#latent = new LatentRows(c, heap, at, nExperts > 0 ? n : 0, this.#products);
-    this.#residual = new ResidualRows(c, kernels, heap, trunk, at.x);
+    this.#product = ProductExperts.of({ config: c, kernels, heap, at, products: this.#products }, holdsKeys(c, span));
+    this.#residual = new ResidualRows(c, kernels, heap, trunk, at.x, at.productWeights);
     this.#head = new Head(c, kernels, heap, trunk, at);
     this.#timelineIds = new Uint32Array(n);
     this.#tokenIds = new Uint32Array(n);
@@ -268,6 +277,7 @@ export class Engine {
   /** The tokens through the own layers; returns their number. */
   async #through(entries: readonly PassEntry[], rows: Float32Array | null, taps: readonly Tap[], sum: FrameSums): Promise<number> {
     const nTokens = this.#embed(entries, rows);
+    this.#productMasks = masksOf(this.config, entries);
     const [first, end] = this.span.layers;
     if (first === end) return nTokens;
     const waves = this.#split(nTokens);
@@ -282,6 +292,7 @@ export class Engine {
         const computesMeanwhile = waves.length > 1 || this.#p.shared[layer]!.length > 0;
         const departing = computesMeanwhile && wave.running !== null ? this.#p.experts.depart() : undefined;
         if (departing !== undefined) await departing;
+        this.#runProduct(layer, wave, taps);
         wave.nSharedPairs = this.#shared.run(layer, this.#layer(layer).sharedGate, this.#normed, wave.first, wave.nTokens);
       }
     }
@@ -355,10 +366,21 @@ export class Engine {
     const [x, y] = [this.#at.x + first * this.#xStride, this.#at.y + first * this.#xStride];
     const isSparse = c.layerFfns[layer] === "moe";
     this.#tap(taps, "input", layer, wave, x, c.hiddenSize, nTokens);
-    this.#norm(w.ffnNorm, w.ffnNormBias, first, nTokens, [...(isSparse ? [...this.#gates.takes(w), this.#scaling?.takes ?? w.latent?.takes ?? activations] : []), ...this.#shared.takes(layer, w.sharedGate)]);
+    this.#norm(w.ffnNorm, w.ffnNormBias, first, nTokens, [...(isSparse ? [...this.#gates.takes(w), this.#scaling?.takes ?? w.latent?.takes ?? activations] : []), ...this.#shared.takes(layer, w.sharedGate), ...(w.product === null ? [] : this.#product!.takes(w.product))]);
     [wave.batch, wave.nPairs] = [null, 0];
     if (isSparse) this.#route(layer, wave, taps);
     heap.u8.fill(0, y, y + nTokens * this.#xStride);
+  }
+
+  /** Product experts of the wave's tokens, if the layer has any, into y. */
+  #runProduct(layer: number, wave: Wave, taps: readonly Tap[]): void {
+    const { product } = this.#layer(layer);
+    if (product === null) return;
+    const [experts, { first, nTokens }] = [this.#product!, wave];
+    experts.route(product, this.#normed, first, nTokens);
+    this.#tap(taps, "keys", layer, wave, experts.weights(first), experts.weightCount, nTokens);
+    const masks = this.#productMasks?.slice(first, first + nTokens).map((of) => of?.get(layer) ?? null) ?? null;
+    experts.run(product, this.#normed, first, nTokens, this.#at.y + first * this.#xStride, masks);
   }
 
   #route(layer: number, wave: Wave, taps: readonly Tap[]): void {
@@ -446,4 +468,13 @@ export class Engine {
       });
     }
   }
+}
+
+/** Masks of product experts of each token; null where no entry has one. Throws ModelError where the model has no such experts. */
+function masksOf(c: ModelConfig, entries: readonly PassEntry[]): (ReadonlyMap<number, LayerMask> | null)[] | null {
+  if (entries.every(({ productMask }) => productMask == null)) return null;
+  return entries.flatMap(({ ids, productMask }) => {
+    const masks = productMask == null ? null : layerMasks(c, productMask);
+    return Array.from(ids, () => masks);
+  });
 }

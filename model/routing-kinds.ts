@@ -52,11 +52,12 @@ const WEIGHS: Readonly<Record<RouterWeigh, KindNote>> = {
   one: { does: "1", source: "EMoE, 2024" },
 };
 
-const EXPERTS: Readonly<Record<ExpertKind, KindNote>> = {
+const EXPERTS: Readonly<Record<ExpertKind | "product", KindNote>> = {
   swiglu: { does: "down . (silu(gate . x) * up . x)", source: "Shazeer, 2020" },
   "clamped-swiglu": { does: "the same with clamps and biases", source: "gpt-oss, 2025" },
   "relu-mlp": { does: "down . relu(up . x) with biases; zeros are left out", source: "MoE-X, 2025; MENTOR, 2024" },
   "gelu-mlp": { does: "down . gelu(up . x) with biases, the form with erf", source: "BERT, 2018; DistilBERT, 2019" },
+  product: { does: "every half of one codebook with every half of another, routed by keys of both", source: "Monet, 2024" },
 };
 
 const TABLES: Readonly<Record<"own" | "pool" | "latent", KindNote>> = {

@@ -1,12 +1,12 @@
 // Taps: reads (traces) and writes (interventions) between the stages of a layer.
-// Owns the five points and what a tap sees there. Refuses to exist on the path when none is registered: no tap, same bits.
+// Owns the points and what a tap sees there. Refuses to exist on the path when none is registered: no tap, same bits.
 // A write changes the numbers in place; docs/architecture.md says which points are writable and what follows in the layer.
 // A step may come in two halves: a tap sees whichever tokens are together, and the order of rows of `expertOutput` depends on placement.
 
 import type { ExpertBatch, ExpertRunInfo } from "./experts.ts";
 
-/** Where a tap sits: residual entering the FFN, router logits, chosen experts, unweighted expert rows, layer output. */
-export type TapPoint = "input" | "logits" | "selection" | "expertOutput" | "layerOutput";
+/** Where a tap sits: residual entering the FFN, router logits, chosen experts, weights of a product layer's keys, unweighted expert rows, layer output. */
+export type TapPoint = "input" | "logits" | "selection" | "keys" | "expertOutput" | "layerOutput";
 
 export interface TapEvent {
   readonly layer: number;
@@ -14,7 +14,7 @@ export interface TapEvent {
   /** Timeline number and absolute position of each token: methods with a wider scope act at fixed positions, never at chunk borders. */
   readonly timelines: Uint32Array; // [nTokens]
   readonly positions: Uint32Array; // [nTokens]
-  /** The values at this point, row by row; valid only during the call. input, layerOutput: [nTokens, hidden]; logits: [nTokens, nExperts]; expertOutput: rows of the batch. */
+  /** The values at this point, row by row; valid only during the call. input, layerOutput: [nTokens, hidden]; logits: [nTokens, nExperts]; keys: [nTokens, 2, nHeads, nKeys], +0 for keys that are not kept, those of the layer that routed last, so that a write lasts until the next one; expertOutput: rows of the batch. */
   readonly values: Float32Array;
   readonly rowLength: number;
   /** At `selection`: ids and weights in rank order, [nTokens, topK]; empty elsewhere. An id may be NO_EXPERT, and be made it, but for the first of a token (expert-batch.ts). */

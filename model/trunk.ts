@@ -65,6 +65,18 @@ export interface GateWeights {
   readonly routerBias: number;
 }
 
+/** Product experts (product-experts.ts), by codebook. */
+export interface ProductWeights {
+  /** Keys with the running statistics of their batch norm, f32 [nHeads]; null where an earlier layer's serve. */
+  readonly keys: readonly { readonly w: Matrix; readonly mean: number; readonly variance: number }[] | null;
+  /** Vertical: u1, u2; horizontal: u. */
+  readonly reads: readonly { readonly u: Matrix; readonly bias: number }[];
+  /** Vertical: v11, v12, v21, v22; horizontal: v. */
+  readonly v: readonly Matrix[];
+  /** Biases of keys, f32 [nKeys, hidden / 2]: vertical b1, b2; horizontal b [nKeys, hidden]. */
+  readonly b: readonly number[];
+}
+
 export interface LayerWeights {
   readonly attnNorm: number;
   readonly attnNormBias: number;
@@ -85,6 +97,7 @@ export interface LayerWeights {
   readonly sharedGate: Matrix | null;
   /** What latent experts' rows are made with: the matrices of all latent groups as one, [nGroups * rank, hidden]. */
   readonly latent: Matrix | null;
+  readonly product: ProductWeights | null;
 }
 
 export interface TrunkWeights {
@@ -172,6 +185,18 @@ export function bindTrunk(config: ModelConfig, lookup: (name: string) => LoadedT
     };
   };
 
+  const product = (layer: number): ProductWeights | null => {
+    if (config.layerFfns[layer] !== "product") return null;
+    const at = `layers.${layer}.product.`;
+    const isVertical = config.productExperts!.form === "vertical";
+    return {
+      keys: known.has(`${at}w1`) ? ["1", "2"].map((n) => ({ w: matrix(`${at}w${n}`), mean: vector(`${at}mean${n}`), variance: vector(`${at}variance${n}`) })) : null,
+      reads: (isVertical ? ["u1", "u2"] : ["u"]).map((u) => ({ u: matrix(at + u), bias: vector(`${at}${u}Bias`) })),
+      v: (isVertical ? ["v11", "v12", "v21", "v22"] : ["v"]).map((v) => matrix(at + v)),
+      b: (isVertical ? ["b1", "b2"] : ["b"]).map((b) => vector(at + b)),
+    };
+  };
+
   const layers = Array.from({ length: config.nLayers }, (_, n): LayerWeights | null => {
     if (n < span.layers[0] || n >= span.layers[1]) return null;
     const at = `layers.${n}.`;
@@ -190,7 +215,7 @@ export function bindTrunk(config: ModelConfig, lookup: (name: string) => LoadedT
       ffnNorm: vector(at + "ffnNorm"), ffnNormBias: vector(at + "ffnNormBias"),
       gates: config.layerFfns[n] === "moe" && config.router.score !== "one" ? Array.from({ length: branchesOf(config.router).length }, (_, branch) => gate(at, branch)) : [],
       selectionBias: vector(at + "selectionBias"), auxiliaryScales: vector(at + "auxiliaryScales"), keepRouter: vector(at + "keepRouter"), sharedGate: optional(at + "sharedGate"),
-      latent: joined(at + "latent"),
+      latent: joined(at + "latent"), product: product(n),
     };
   });
   const rope = find("rope");

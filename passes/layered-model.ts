@@ -1,10 +1,11 @@
 // A model run layer by layer over texts, holding one layer's weights at a time and, last, the head's: each layer is an engine of one layer, whose
 // embedding matrix are the rows that the layer before gave. The bits are those of one engine with all layers in memory. Weights are read about once,
 // whatever the texts' length; of experts those that the texts ask for, as many as fit. A layer can be tried, with taps and with other weights, before the
-// model goes on. Owns that order and its memory. Refuses to generate: for every next token all layers would be read anew.
+// model goes on. Layers of product experts that share a router are run behind those before them in their group, whose routing they need. Owns that order and its memory.
+// Refuses to generate: for every next token all layers would be read anew.
 
 import { engineRegions, hiddenStride, type EngineRegions } from "../model/engine-regions.ts";
-import { ModelError, trunkTensors, type ModelConfig } from "../model/config.ts";
+import { ModelError, sharesRouter, trunkTensors, type ModelConfig } from "../model/config.ts";
 import { Engine } from "../model/engine.ts";
 import type { GateAnswers } from "../model/gate-stage.ts";
 import { Heap } from "../model/heap.ts";
@@ -54,6 +55,8 @@ export class LayeredModel {
   readonly #limits: LayeredLimits;
   /** Rows that the next layer reads, f32 [tokens, hidden]. */
   #rows: Float32Array = new Float32Array(0);
+  /** Layers that ran since the last one that shares no router with those before it, with their weights, and what the first of them read: more than none only within a group that shares a router. */
+  #group: { readonly rows: Float32Array; readonly weights: readonly WeightsByName[] } = { rows: new Float32Array(0), weights: [] };
 
   private constructor(weights: WeightsByName, lengths: readonly number[], modules: KernelModules, limits: LayeredLimits) {
     const memory = new WebAssembly.Memory({ initial: RESERVED_BYTES / 65536, maximum: 65536 });
@@ -86,7 +89,10 @@ export class LayeredModel {
 
   /** Runs layer `layer`, the next one, and goes on behind it; its output, f32 [tokens, hidden]. Throws CapacityError where one layer is larger than a WebAssembly memory. */
   async runLayer(layer: number, how: LayerTrial = {}): Promise<Float32Array> {
-    return (this.#rows = await this.tryLayer(layer, how));
+    const out = await this.tryLayer(layer, how);
+    const { rows, weights } = this.#groupOf(layer);
+    this.#group = { rows, weights: [...weights, how.weights ?? this.#weights] };
+    return (this.#rows = out);
   }
 
   /** As runLayer, but the model stays before the layer. Taps see the tokens of one sequence at a time, in order. */
@@ -95,7 +101,10 @@ export class LayeredModel {
     const { hiddenSize } = this.config;
     const longest = Math.max(...this.#lengths);
     const chunk = Math.min(this.#limits.chunkTokens, longest);
-    const config = oneLayer(weights.config, layer, chunk);
+    const group = this.#groupOf(layer);
+    const ofLayers = [...group.weights, weights];
+    const firstLayer = layer - group.weights.length;
+    const config = layersAlone(weights.config, firstLayer, ofLayers.length, chunk);
     const taken: number[] = [];
     const alloc = (bytes: number): number => {
       const ptr = heap.alloc(bytes, "weights");
@@ -105,22 +114,26 @@ export class LayeredModel {
     const embed = alloc(matrixBytes("f32", chunk, hiddenSize));
     const loaded = new Map<string, LoadedTensor>([["embed", { ptr: embed, format: "f32", nRows: chunk, nCols: hiddenSize }]]);
     for (const name of ["rope", ...trunkTensors(config).map((t) => t.name).filter((name) => name !== "embed")]) {
-      const { load, bytes, ...tensor } = weights.tensor(name.replace(/^layers\.0\./, `layers.${layer}.`));
+      const [, number, rest] = /^layers\.(\d+)\.(.+)$/.exec(name) ?? [];
+      const { load, bytes, ...tensor } = number === undefined ? weights.tensor(name) : ofLayers[Number(number)]!.tensor(`layers.${firstLayer + Number(number)}.${rest}`);
       const ptr = alloc(bytes);
       await load(heap, ptr);
       loaded.set(name, { ...tensor, ptr });
     }
-    const shared: SegmentWeights[] = [];
-    for (const { load, bytes, ...segment } of weights.shared(heap, layer)) {
-      const ptr = alloc(bytes);
-      await load(ptr);
-      shared.push({ ...segment, ptr });
+    const shared: SegmentWeights[][] = [];
+    for (const [n, of] of ofLayers.entries()) {
+      shared.push([]);
+      for (const { load, bytes, ...segment } of of.shared(heap, firstLayer + n)) {
+        const ptr = alloc(bytes);
+        await load(ptr);
+        shared[n]!.push({ ...segment, ptr });
+      }
     }
     const { kvFormat, activations, segmentCounts, widestSegment } = weights;
     const runner = new ExpertRunner(this.#kernels, heap, config, widestSegment, chunk);
-    const experts = new StreamedExperts(runner, heap, this.#limits.expertBytes, (_, expert, segment) => weights.expert(heap, layer, expert, segment));
+    const experts = new StreamedExperts(runner, heap, this.#limits.expertBytes, (n, expert, segment) => ofLayers[n]!.expert(heap, firstLayer + n, expert, segment));
     const engine = new Engine({
-      config, kernels: this.#kernels, heap, kvFormat, activations, maxChunkTokens: chunk, segmentCounts: [segmentCounts[layer]!], shared: [shared], experts,
+      config, kernels: this.#kernels, heap, kvFormat, activations, maxChunkTokens: chunk, segmentCounts: ofLayers.map((_, n) => segmentCounts[firstLayer + n]!), shared, experts,
       trunk: bindTrunk(config, (name) => loaded.get(name)),
     });
     const out = new Float32Array(this.#rows.length);
@@ -131,10 +144,10 @@ export class LayeredModel {
       for (let done = 0; done < length; done += chunk) {
         const nTokens = Math.min(chunk, length - done);
         const first = before + done;
-        this.#placeRows(embed, first, nTokens);
+        this.#placeRows(group.rows, embed, first, nTokens);
         const own: LayerTap = { at: "layerOutput", run: ({ values }) => out.set(values.subarray(0, nTokens * hiddenSize), first * hiddenSize) };
         await engine.step([{ timeline, ids: Array.from({ length: nTokens }, (_, i) => i), logits: "none", ...(answers === undefined ? {} : { answers }) }],
-          [...taps, own].map((tap): Tap => ({ at: tap.at, run: (event) => tap.run(event, first) })));
+          [...taps, own].map((tap): Tap => ({ at: tap.at, layers: [ofLayers.length - 1], run: (event) => tap.run({ ...event, layer: 0 }, first) })));
       }
       engine.kv.close(timeline);
       before += length;
@@ -146,14 +159,19 @@ export class LayeredModel {
     return out;
   }
 
+  /** What has to run before a layer, and from where: nothing, but where it shares the router of an earlier one. */
+  #groupOf(layer: number): { readonly rows: Float32Array; readonly weights: readonly WeightsByName[] } {
+    return sharesRouter(this.config, layer) ? this.#group : { rows: this.#rows, weights: [] };
+  }
+
   /** Rows [first, first + nTokens) as an f32 matrix in tile layout: 32 rows of a column lie together. */
-  #placeRows(ptr: number, first: number, nTokens: number): void {
+  #placeRows(rows: Float32Array, ptr: number, first: number, nTokens: number): void {
     const { hiddenSize } = this.config;
     const f32 = this.#heap.f32;
     for (let t = 0; t < nTokens; t++) {
       const at = ptr / 4 + (t >> 5) * 32 * hiddenSize + (t & 31);
       const from = (first + t) * hiddenSize;
-      for (let col = 0; col < hiddenSize; col++) f32[at + 32 * col] = this.#rows[from + col]!;
+      for (let col = 0; col < hiddenSize; col++) f32[at + 32 * col] = rows[from + col]!;
     }
   }
 
@@ -187,10 +205,12 @@ export class LayeredModel {
   }
 }
 
-/** Layer `layer` as a model of its own, which reads rows for tokens. */
-function oneLayer(c: ModelConfig, layer: number, nRows: number): ModelConfig {
+/** Layers [layer, layer + n) as a model of their own, which reads rows for tokens. */
+function layersAlone(c: ModelConfig, layer: number, n: number, nRows: number): ModelConfig {
+  const { productExperts, ...others } = c;
+  const layerFfns = c.layerFfns.slice(layer, layer + n);
   return {
-    ...c, nLayers: 1, vocabSize: nRows, slidingWindows: [c.slidingWindows[layer]!], layerFfns: [c.layerFfns[layer]!],
+    ...others, ...(layerFfns.includes("product") ? { productExperts: productExperts! } : {}), nLayers: n, vocabSize: nRows, slidingWindows: c.slidingWindows.slice(layer, layer + n), layerFfns,
     embeddingMultiplier: 1, tieWordEmbeddings: true, headBias: false,
   };
 }

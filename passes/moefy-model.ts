@@ -73,6 +73,7 @@ export async function moefyModel(checkpoint: Checkpoint, sink: PackSink, modules
 
 function moefiedConfig({ config: c, description }: Checkpoint, { nExperts, topK, router }: MoefyOptions): ModelConfig {
   if (c.nExperts > 0) throw new ModelError(`${description} has ${c.nExperts} experts already; a dense model was expected.`);
+  if (c.productExperts !== undefined) throw new ModelError(`${description} has product experts already; a dense model was expected.`);
   if (!Number.isInteger(nExperts) || nExperts < 2 || c.denseIntermediateSize % nExperts !== 0) throw new ModelError(`${description} has feed-forward parts ${c.denseIntermediateSize} wide, which ${nExperts} experts do not divide; expected 2 or more that do.`);
   if (!Number.isInteger(topK) || topK < 1 || topK > nExperts) throw new ModelError(`${topK} experts per token of ${nExperts} were asked for; expected 1 to ${nExperts}.`);
   return freezeConfig(description, {

@@ -51,6 +51,7 @@ export async function rotateModel(checkpoint: Checkpoint, sink: PackSink, { by, 
   if (config.router.gate?.kind === "sparsity") throw new ModelError(`${description} has a router that reads squares of single channels; only routers that read the residual by products can be rotated.`);
   if (auxiliariesOf(config.router) > 0) throw new ModelError(`${description} has auxiliary experts, whose vectors scale single channels of the old basis; rotate the model they were fitted to.`);
   if (config.onlinePruning?.keepRouter === true) throw new ModelError(`${description} has a mask router, which was fitted to the old basis; rotate first and calibrate online pruning afterwards.`);
+  if (config.productExperts !== undefined) throw new ModelError(`${description} has product experts, whose halves write halves of the old basis; a model without them was expected.`);
   const rotate = rotationOf(by, config.hiddenSize, seed);
   const untied = config.tieWordEmbeddings;
   let rotated = 0;

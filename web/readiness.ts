@@ -46,6 +46,8 @@ async function askForKey(keyBox: HTMLInputElement, message: string): Promise<voi
 }
 
 export function describeModel({ id, moe }: ModelObject): string {
+  const { product_experts: halves } = moe;
+  if (halves !== undefined) return `${id}: ${halves.experts.toLocaleString("en")} experts of halves in each of ${halves.layers.length} layers${moe.moe_layers.length === 0 ? "" : `, and ${moe.experts} experts in each of ${moe.moe_layers.length} others`}. Ready.`;
   return moe.moe_layers.length === 0 ? `${id}: a dense model, without experts. Ready.`
     : `${id}: ${moe.experts} experts in each of ${moe.moe_layers.length} layers, ${moe.experts_per_token} per token. Ready.`;
 }

@@ -161,7 +161,9 @@ export const modelObject = z.object({
   id: text, object: z.literal("model"), created: z.literal(0).describe("A pack carries no date."), owned_by: text,
   moe: z.object({
     architecture: text, context_length: count, vocabulary: count, experts: count, experts_per_token: count,
-    moe_layers: z.array(count).describe("Layers that have experts, ascending: the rows of a trace."), prune: z.array(z.enum(["ratio", "calibrated", "learned"])).describe("Rules by which a request's `moe.prune` may leave experts out; empty where it may not."),
+    moe_layers: z.array(count).describe("Layers that have experts, ascending: the rows of a trace."),
+    product_experts: z.object({ layers: z.array(count), experts: count }).optional().describe("Layers whose experts are made of halves, and how many experts each of them has; absent where none has."),
+    prune: z.array(z.enum(["ratio", "calibrated", "learned"])).describe("Rules by which a request's `moe.prune` may leave experts out; empty where it may not."),
     chat: z.boolean().describe("Whether it takes messages."), pack_hash: text,
   }),
 });

@@ -62,7 +62,9 @@ export function modelObject(pack: EdgePack): ModelObject {
     moe: {
       architecture: config.architecture, context_length: pack.contextLength, vocabulary: config.vocabSize,
       experts: config.nExperts, experts_per_token: config.router.topK,
-      moe_layers: moeLayersOf(config), prune: pruningKinds(config),
+      moe_layers: moeLayersOf(config),
+      ...(config.productExperts === undefined ? {} : { product_experts: { layers: config.layerFfns.flatMap((kind, layer) => (kind === "product" ? [layer] : [])), experts: config.productExperts.nKeys ** 2 } }),
+      prune: pruningKinds(config),
       chat: pack.chatTemplate !== null, pack_hash: pack.hash,
     },
   };

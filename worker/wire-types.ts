@@ -133,6 +133,8 @@ export interface ModelObject {
     readonly experts_per_token: number;
     /** Numbers of the layers that have experts, ascending: the rows of a trace. */
     readonly moe_layers: readonly number[];
+    /** Layers whose experts are made of halves, and how many each has; absent where none has. */
+    readonly product_experts?: { readonly layers: readonly number[]; readonly experts: number };
     /** Rules by which `moe.prune` may leave experts out. */
     readonly prune: readonly ("ratio" | "calibrated" | "learned")[];
     readonly chat: boolean;

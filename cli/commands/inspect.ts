@@ -3,7 +3,7 @@
 
 import type { Command } from "commander";
 import { parameterCounts } from "../../fleet/capacity-pack.ts";
-import { auxiliariesOf, type ModelConfig } from "../../model/config.ts";
+import { auxiliariesOf, type ModelConfig, type ProductExpertsConfig } from "../../model/config.ts";
 import { expertBiases, expertMatrices } from "../../model/expert-kinds.ts";
 import { type Checkpoint, expertName } from "../../formats/checkpoint.ts";
 import type { PackManifest, SourceKind } from "../../formats/manifest.ts";
@@ -104,6 +104,11 @@ function inspectPack(m: PackManifest, hash: string, trainingTokens: number | und
   };
 }
 
+/** Experts made of halves, in words. */
+const productText = ({ form, nKeys, nHeads, topK, expertSize, routerLayers }: ProductExpertsConfig, nLayers: number): string =>
+  `${(nKeys * nKeys).toLocaleString("en-US")} in each of ${nLayers} layers: ${nKeys} x ${nKeys} halves, ${form}, ${expertSize} wide; ${nHeads} ${nHeads === 1 ? "head keeps" : "heads keep"} about ${topK} keys of either codebook`
+  + (routerLayers > 1 ? `, one router for ${routerLayers} layers` : "");
+
 function inspectionText(i: Inspection): string {
   const { config: c } = i;
   const { first, largest } = i.expertBytes;
@@ -114,7 +119,8 @@ function inspectionText(i: Inspection): string {
   const rows: [string, string][] = [
     [i.kind === "pack" ? "pack" : "model", `${i.name} (${i.kind === "pack" ? `revision ${i.pack!.hash.slice(0, 12)}` : i.kind})`],
     ["architecture", `${i.architecture}: ${c.nLayers} layers, hidden ${c.hiddenSize}, ${heads}, vocabulary ${c.vocabSize}`],
-    ["experts", c.nExperts === 0 ? "none: a dense model" : `${c.nExperts} per layer, ${c.router.topK} per token${auxiliaries > 0 ? ` and ${auxiliaries} that stand by` : ""}, ${c.expertIntermediateSize} wide${c.expertKind === "swiglu" ? "" : ` (${c.expertKind})`}, ${showBytes(first)} each`
+    ...(c.productExperts === undefined ? [] : [["product experts", productText(c.productExperts, c.layerFfns.filter((kind) => kind === "product").length)] as [string, string]]),
+    ["experts", c.nExperts === 0 ? (c.productExperts === undefined ? "none: a dense model" : "no others") : `${c.nExperts} per layer, ${c.router.topK} per token${auxiliaries > 0 ? ` and ${auxiliaries} that stand by` : ""}, ${c.expertIntermediateSize} wide${c.expertKind === "swiglu" ? "" : ` (${c.expertKind})`}, ${showBytes(first)} each`
       + (largest > first ? ` (the largest ${showBytes(largest)})` : "") + (c.latentExperts === undefined ? "" : `, reading ${c.latentExperts.rank} numbers of a token (${c.latentExperts.nGroups} latent ${c.latentExperts.nGroups === 1 ? "group" : "groups"})`)
       + (c.sharedIntermediateSize > 0 ? `, and a shared one, ${c.sharedIntermediateSize} wide` : "")],
     ...routingRows(c),

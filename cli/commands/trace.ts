@@ -7,6 +7,8 @@ import { readFileSync, statSync } from "node:fs";
 import { readTrace, TRACE_COLUMNS, traceHeader, traceHeaderBytes, traceRecords, type Trace, type TraceColumn, type TraceHeader } from "../../formats/trace.ts";
 import { ExpertLoad, type LayerLoad } from "../../fleet/expert-load.ts";
 import { type LayerLocality, meanCaches, TraceLocality } from "../../fleet/trace-locality.ts";
+import { moeLayersOf } from "../../model/config.ts";
+import type { ProductLayerUse } from "../../model/product-use.ts";
 import { RoutingNotes } from "../../passes/routing-notes.ts";
 import { traceActivity } from "../expert-activity.ts";
 import { openPack, type LocalModel } from "../open-pack.ts";
@@ -14,6 +16,7 @@ import { startProgress } from "../progress.ts";
 import { readText } from "../read-text.ts";
 import { percent, showTable } from "../sizes.ts";
 import { writeWhole } from "../whole-file.ts";
+import { keysDocument, keysOfText, showKeys } from "./trace-keys.ts";
 
 interface TraceOptions {
   readonly text?: string;
@@ -50,6 +53,10 @@ function columnsOf(text: string): TraceColumn[] {
 async function trace(source: string, options: TraceOptions): Promise<void> {
   if (options.l0 === true) return void process.stdout.write(await traceActivity(source, options.text, options.json === true));
   const routed = await routingOf(source, options);
+  if ("keys" in routed) {
+    process.stdout.write(options.json === true ? `${JSON.stringify(keysDocument(routed.of, routed.keys))}\n` : showKeys(routed.of, routed.keys));
+    return;
+  }
   const load = routed.load.layers;
   const locality = routed.locality?.layers();
   const { model, packHash, nExperts, topK } = routed.header;
@@ -74,7 +81,13 @@ interface Routed {
   readonly requests: number;
 }
 
-async function routingOf(source: string, { text, out, columns, key, locality, json }: TraceOptions): Promise<Routed> {
+/** Of a model whose experts are made of halves. */
+interface RoutedKeys {
+  readonly of: LocalModel;
+  readonly keys: readonly ProductLayerUse[];
+}
+
+async function routingOf(source: string, { text, out, columns, key, locality, json }: TraceOptions): Promise<Routed | RoutedKeys> {
   const quiet = json === true;
   if (columns !== undefined && (text === undefined || out === undefined)) throw new Error("--columns goes with --text and --out: it says what is written of a text.");
   if (/^https?:\/\//.test(source)) {
@@ -89,6 +102,8 @@ async function routingOf(source: string, { text, out, columns, key, locality, js
   }
   if (text === undefined) throw new Error(`${source} is neither a trace file nor an address, so --text must say which text its experts are to be traced over.`);
   const model = await openPack(source);
+  const { config } = model.manifest;
+  if (config.productExperts !== undefined && moeLayersOf(config).length === 0 && out === undefined && locality !== true) return { of: model, keys: await keysOfText(model, readText(text), text, quiet) };
   return traceText(model, readText(text), text, out, quiet, { columns, withLocality: locality === true });
 }
 
@@ -125,6 +140,7 @@ export async function traceText({ engine, tokenizer, manifest, packHash }: Local
   if (tokenizer === null) throw new Error(`The pack "${manifest.id}" has no tokenizer, which trace needs.`);
   const { config } = manifest;
   const header = traceHeader({ manifest, packHash }, columns);
+  if (header.moeLayers.length === 0 && config.productExperts !== undefined) throw new Error(`The pack "${manifest.id}" has product experts alone, of which a trace has no records; leave --out and --locality away, and the keys that tokens keep are counted.`);
   if (header.moeLayers.length === 0) throw new Error(`The pack "${manifest.id}" is a dense model: it has no experts to trace.`);
   const ids = tokenizer.encodeText(text);
   if (ids.length === 0) throw new Error(`${name} has no text to trace.`);

@@ -36,6 +36,8 @@ export interface Architecture {
   readonly name: string;
   /** general.architecture in GGUF metadata. */
   readonly ggufName: string;
+  /** llama.cpp does not know it, so no GGUF file has it. */
+  readonly hasNoGguf?: true;
   /** Tells models apart that share ggufName; without it the architecture takes all. */
   isGguf?(metadata: ConfigFields): boolean;
   /** Keys of config.json that it reads beside those of SHARED_KEYS (config-keys.ts). */

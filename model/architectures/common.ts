@@ -88,13 +88,26 @@ export function checkConfig(file: string, c: ModelConfig): void {
     if (rank % 32 !== 0 || rank > c.hiddenSize) wrong(`latent experts read rows of ${rank}, expected a multiple of 32 of at most ${c.hiddenSize}, the hidden size`);
     if (c.nExperts === 0 || c.nExperts % nLatent !== 0) wrong(`${c.nExperts} experts are no multiple of ${nLatent} latent groups`);
   }
+  const nProduct = c.layerFfns.filter((kind) => kind === "product").length;
+  if ((nProduct > 0) !== (c.productExperts !== undefined)) wrong(`${nProduct} layers have product experts, but productExperts is ${c.productExperts === undefined ? "missing" : "there"}`);
+  if (c.productExperts !== undefined) {
+    const { form, nKeys, nHeads, topK: nKept, expertSize, routerLayers } = c.productExperts;
+    if (nKept > nKeys) wrong(`productExperts keeps ${nKept} keys of ${nKeys}`);
+    // Rows and their halves are whole vectors of four f32.
+    const parts: readonly (readonly [string, number])[] = [[`the keys of all heads, ${nHeads} x ${nKeys}`, nHeads * nKeys], ...(form === "vertical" ? [[`half the hidden size, ${c.hiddenSize} / 2`, c.hiddenSize / 2] as const] : []),
+      [`the hidden units of a codebook, ${nKeys} x ${expertSize}${form === "vertical" ? " / 2" : ""}`, nKeys * expertSize / (form === "vertical" ? 2 : 1)]];
+    for (const [what, size] of parts) if (size % 4 !== 0) wrong(`productExperts: ${what}, is ${size}, expected a multiple of 4`);
+    if (form === "vertical" && expertSize % 2 !== 0) wrong(`productExperts: vertical experts of ${expertSize} hidden units, expected an even number`);
+    const orphan = c.layerFfns.findIndex((kind, layer) => kind === "product" && c.layerFfns[layer - layer % routerLayers] !== "product");
+    if (orphan >= 0) wrong(`layer ${orphan} has product experts, but layer ${orphan - orphan % routerLayers}, whose router it shares, has none`);
+  }
   for (const id of c.eosTokenIds) if (id >= c.vocabSize) wrong(`end-of-text id ${id} is outside the vocabulary of ${c.vocabSize}`);
 }
 
 /** Checks the record, then freezes it and its lists. */
 export function freezeConfig(file: string, c: ModelConfig): ModelConfig {
   checkConfig(file, c);
-  for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla, c.onlinePruning, c.onlinePruning?.ratios, c.latentExperts, c.expertPool]) Object.freeze(list);
+  for (const list of [c.slidingWindows, c.layerFfns, c.eosTokenIds, c.rope.inverseFrequencies, c.rope.long?.inverseFrequencies, c.rope.long, c.mla, c.onlinePruning, c.onlinePruning?.ratios, c.latentExperts, c.expertPool, c.productExperts]) Object.freeze(list);
   Object.freeze(c.rope);
   for (const part of [c.router.auxiliaries, c.router.gate, c.router.scope, c.router.threshold, c.router.branches, ...(c.router.branches ?? []), ...(c.router.gate?.kind === "conditions" ? [c.router.gate.conditions, ...c.router.gate.conditions] : [])]) Object.freeze(part);
   Object.freeze(c.router);
@@ -159,9 +172,9 @@ export function windowsOfHuggingFace(f: ConfigFields, nLayers: number, maxPositi
 }
 
 /** The activation and quantisation settings that every architecture must have the same way. */
-export function refuseForeignSettings(f: ConfigFields, quantization: "fp8" | "mxfp4" = "fp8"): void {
-  f.only("hidden_act", ["silu"], "another activation");
-  f.only("activation_function", ["silu"], "another activation");
+export function refuseForeignSettings(f: ConfigFields, quantization: "fp8" | "mxfp4" = "fp8", activation = "silu"): void {
+  f.only("hidden_act", [activation], "another activation");
+  f.only("activation_function", [activation], "another activation");
   f.only("mlp_bias", [false], "biases in feed-forward layers");
   const q = f.object("quantization_config");
   if (q === null) return;

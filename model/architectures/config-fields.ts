@@ -16,6 +16,7 @@ const LARGEST: readonly (readonly [keys: RegExp, largest: number])[] = [
   [/(head_dim|key_length|value_length|key_length_mla|value_length_mla|dimension_count|kv_lora_rank|q_lora_rank)$/, CONFIG_MOST.headDim],
   [/(num_attention_heads|num_key_value_heads|head_count|head_count_kv)$/, CONFIG_MOST.heads],
   [/(hidden_size|embedding_length)$/, CONFIG_MOST.hidden],
+  [/moe_experts$/, CONFIG_MOST.productKeys],
   [/(num_experts|num_local_experts|n_routed_experts|expert_count|expert_group_count|n_group)$/, CONFIG_MOST.experts],
 ];
 

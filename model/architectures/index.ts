@@ -10,20 +10,21 @@ import { gptOss } from "./gpt-oss.ts";
 import { graniteMoePlain, graniteMoeShared } from "./granite-moe.ts";
 import { llama } from "./llama.ts";
 import { mixtral } from "./mixtral.ts";
+import { monet } from "./monet.ts";
 import { olmoe } from "./olmoe.ts";
 import { phiMoe } from "./phimoe.ts";
 import { qwen2, qwen3 } from "./qwen-dense.ts";
 import { qwen2Moe, qwen3Moe } from "./qwen-moe.ts";
 
 export const ARCHITECTURES: readonly Architecture[] = [
-  olmoe, mixtral, qwen2Moe, qwen3Moe, graniteMoePlain, graniteMoeShared, deepseekV2, deepseekV3, phiMoe, gptOss, llama, qwen2, qwen3,
+  olmoe, mixtral, qwen2Moe, qwen3Moe, graniteMoePlain, graniteMoeShared, deepseekV2, deepseekV3, phiMoe, gptOss, monet, llama, qwen2, qwen3,
 ];
 
 /** The architecture of a config.json. Throws ModelError for an unknown one, and for settings of another architecture than it names. */
 export function architectureOfHuggingFace(config: ConfigFields): Architecture {
   const wanted = config.string("model_type");
   const found = ARCHITECTURES.find((a) => a.name === wanted);
-  if (!found) throw unknown(config.file, "model_type", wanted, (a) => a.name, (a) => huggingFaceDifference(config, a), (a) => reads(a, config));
+  if (!found) throw unknown(config.file, "model_type", wanted, (a) => a.name, (a) => huggingFaceDifference(config, a), (a) => reads(a, config), ARCHITECTURES);
   refuseForeignKeys(config, found, ARCHITECTURES);
   return found;
 }
@@ -31,8 +32,9 @@ export function architectureOfHuggingFace(config: ConfigFields): Architecture {
 /** The architecture of GGUF metadata. */
 export function architectureOfGguf(metadata: ConfigFields): Architecture {
   const wanted = metadata.string("general.architecture");
-  return ARCHITECTURES.find((a) => a.ggufName === wanted && (a.isGguf?.(metadata) ?? true))
-    ?? (() => { throw unknown(metadata.file, "general.architecture", wanted, (a) => a.ggufName, (a) => ggufDifference(metadata, wanted, a), () => false); })();
+  const inGguf = ARCHITECTURES.filter((a) => a.hasNoGguf !== true);
+  return inGguf.find((a) => a.ggufName === wanted && (a.isGguf?.(metadata) ?? true))
+    ?? (() => { throw unknown(metadata.file, "general.architecture", wanted, (a) => a.ggufName, (a) => ggufDifference(metadata, wanted, a), () => false, inGguf); })();
 }
 
 /** Whether the architecture would take the config's values, if it were named. */
@@ -48,10 +50,11 @@ function reads(a: Architecture, config: ConfigFields): boolean {
 
 function unknown(
   file: string, key: string, wanted: string, nameOf: (a: Architecture) => string, compare: (a: Architecture) => KeyDifference, isReadBy: (a: Architecture) => boolean,
+  all: readonly Architecture[],
 ): ModelError {
   // Names have up to 20 letters; comparing with a megabyte would take its time.
   const compared = wanted.slice(0, 64);
-  const byKeys = ARCHITECTURES.map((a) => ({ name: nameOf(a), keys: compare(a), isRead: isReadBy(a) }));
+  const byKeys = all.map((a) => ({ name: nameOf(a), keys: compare(a), isRead: isReadBy(a) }));
   // Keys in common count most, then the name; values decide between those that read the same keys.
   const near = ({ name, keys, isRead }: (typeof byKeys)[number]): number => keys.common + 0.5 * (1 - distance(name, compared) / Math.max(name.length, compared.length)) + (isRead ? 0.1 : 0);
   const nearest = byKeys.reduce((best, a) => (near(a) > near(best) ? a : best));

@@ -120,3 +120,9 @@ export const perHeadTensor = (tensor: string): Location => ({
   tensor, scales: null,
   region: ({ config: { nHeads }, nRows, nCols, head }) => rows([[nHeads, nRows, nCols], [nHeads * nRows, nCols]], nCols, head * nRows, nRows),
 });
+
+/** Monet: a vector for each key of a codebook, [nKeys, n / nKeys], taken as one. */
+export const rowsOfKeys = (tensor: string): Location => ({
+  tensor, scales: null,
+  region: ({ config: { productExperts }, nCols }) => rows([[productExperts!.nKeys, nCols / productExperts!.nKeys]], nCols, 0, 1),
+});

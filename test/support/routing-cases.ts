@@ -5,11 +5,15 @@ import type { ModelConfig } from "../../model/config.ts";
 import type { GateAnswers } from "../../model/gate-stage.ts";
 import type { RouterConfig } from "../../model/router-config.ts";
 import type { RoutingKindName } from "../../model/routing-kinds.ts";
+import type { PlainWeights } from "./direct-engine.ts";
+import { productConfig, productWeights } from "./product-model.ts";
 import { seededConfig } from "./seeded-model.ts";
 
 export interface RoutingCase {
   readonly config: ModelConfig;
   readonly answers?: GateAnswers;
+  /** Where seeded ones do not fit; by config and seed. */
+  readonly weights?: (config: ModelConfig, seed: number) => PlainWeights;
 }
 
 const own = (over: Partial<ModelConfig>, answers?: GateAnswers): RoutingCase => ({ config: { ...seededConfig, ...over }, ...(answers === undefined ? {} : { answers }) });
@@ -48,6 +52,7 @@ export const ROUTING_CASES: Readonly<Record<RoutingKindName, RoutingCase>> = {
   "expert:clamped-swiglu": own({ expertKind: "clamped-swiglu", swigluLimit: 1.5 }),
   "expert:relu-mlp": own({ expertKind: "relu-mlp" }),
   "expert:gelu-mlp": own({ expertKind: "gelu-mlp" }),
+  "expert:product": { config: productConfig({}, 2), weights: productWeights },
   "combine:sum": own({}),
   "combine:shared": own({ sharedIntermediateSize: 72, sharedGate: true }),
   "combine:auxiliary": routed({ auxiliaries: { perToken: 2, weighAmong: "run" } }),

@@ -11,10 +11,7 @@ import { RESERVED_BYTES } from "../../../model/wasm-kernels.ts";
 import { directEngine } from "../../support/direct-engine.ts";
 import { goldenRoutings, goldenWeights } from "../../support/routing-golden.ts";
 
-/** Cases of the file whose kinds the engine does not have. */
-const MISSING: readonly string[] = ["product-vertical", "product-horizontal"];
-
-describe.each(goldenRoutings().filter(({ name }) => !MISSING.includes(name)))("$name", (golden) => {
+describe.each(goldenRoutings())("$name", (golden) => {
   const { config, ids, moe } = golden;
   const answers: GateAnswers = { ...(moe.task === undefined ? {} : { task: moe.task }), ...(moe.condition === undefined ? {} : { condition: Float32Array.from(moe.condition) }) };
 
