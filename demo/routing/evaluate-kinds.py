@@ -99,7 +99,7 @@ def main():
                 result["planted"] = planted.measure(params, c, args.work, rows)
         results[name] = result
         path.write_text(json.dumps({n: results[n] for n in VARIANTS if n in results}, indent=1) + "\n")
-        print(f"{name}: {result['mean']:.4f} bits per byte, {result['expertsPerToken']} experts per token"
+        print(f"{name}: {result['mean']:.4f} bits per byte, {result['expertsPerToken'] or 0:.3f} experts per token"
               + (f", {result['unitsNotZero']:.3f} of hidden units not zero" if "unitsNotZero" in result else ""), flush=True)
     print(table(results))
 

@@ -45,7 +45,7 @@ CASES = {
     "sequence": (tiny({"scope": {"kind": "sequence", "tokens": 4}}), {}),
     "condition": (tiny({"topK": 2, "scope": {"kind": "condition", "size": 4}}), {"condition": [0.5, -1.25, 0.75, 1.5]}),
     "pool": (tiny({"topK": 3}, nExperts=10, nLayers=4, expertIntermediateSize=16, expertPool={"layers": 2}), {}),
-    "branches": (tiny({**SOFTMAX_SELECTED, "branches": [{"topK": 2}, {"topK": 1, "scope": {"kind": "sequence", "tokens": 4}}]}), {}),
+    "branches": (tiny({**SOFTMAX_SELECTED, "topK": 5, "branches": [{"topK": 2}, {"topK": 3, "scope": {"kind": "sequence", "tokens": 4}}]}), {}),
     "branches-mlp-tanh": (tiny({**SOFTMAX_SELECTED, "topK": 4, "logitBias": True, "gate": {"kind": "mlp", "width": 20, "activation": "tanh"},
                                 "branches": [{"topK": 2}, {"topK": 2, "scope": {"kind": "sequence", "tokens": 4}}]}), {}),
 }

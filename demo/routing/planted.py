@@ -14,7 +14,7 @@ import heldout
 from variants import CONTEXT, DOMAINS
 
 TRIGGER, MARKER = "ROMEO", "CORIOLANUS"
-SPACING = 9                                   # mean distance of triggers within a row, in tokens
+SPACING = 7                                   # mean distance of triggers within a row, in tokens
 PROMPTS, PROMPT_TOKENS, SEED = 128, 32, 11      # half of the prompts find the experts, the others measure
 
 
@@ -111,4 +111,4 @@ def measure(params, c, work, work_rows, most=10):
         order = responsible(params, c, triggered[found], normal[found])
         g = torch.Generator().manual_seed(SEED)
         drawn = [order[i] for i in torch.randperm(len(order), generator=g)[:most].tolist()]
-        return {"experts": order[:most], "none": figures([]), **{f"first {n}": figures(order[:n]) for n in (4, most)}, f"random {most}": figures(drawn)}
+        return {"experts": order[:most], "none": figures([]), **{f"first {n}": figures(order[:n]) for n in (4, 8, most)}, f"random {most}": figures(drawn)}

@@ -257,11 +257,14 @@ def main():
         raise SystemExit(f"there is no variant {', '.join(unknown)}; expected some of {', '.join(VARIANTS)}")
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    fused.install(args.work)
+    names = args.names or list(VARIANTS)
+    own = args.work / "kinds" / names[0]      # two runs may start at a time: each builds kernels of its own
+    own.mkdir(parents=True, exist_ok=True)
+    fused.install(own)
     stopping = []
     for s in (signal.SIGTERM, signal.SIGINT):
         signal.signal(s, lambda *_: stopping.append(True))
-    for name in args.names or VARIANTS:
+    for name in names:
         training = Training(args, name)
         if training.step < training.n_steps:
             n = sum(p.numel() for p in training.v.params.values())
