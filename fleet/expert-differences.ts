@@ -2,6 +2,7 @@
 // Owns the order (largest difference, then lowest layer, then lowest id) and what the middle layers are. Refuses maps (sequence-routing.ts) and what is done to the experts.
 // fTRI's differential map (MoTE, 2025); Delta > tau of Multilingual Routing in Mixture-of-Experts (2025), Eq. 3-5.
 
+import { uniform } from "../model/random.ts";
 import type { ExpertMap, RoutingShape } from "./sequence-routing.ts";
 
 export interface FoundExpert {
@@ -49,6 +50,18 @@ export function chooseExperts({ moeLayers, nExperts }: RoutingShape, difference:
 export function middleLayers(moeLayers: readonly number[]): readonly number[] {
   const edge = Math.floor(moeLayers.length / 4);
   return moeLayers.slice(edge, moeLayers.length - edge);
+}
+
+/**
+ * As many experts of each layer as were found, none of them among the found, drawn evenly: what any experts would do, to compare with. Throws RangeError where a layer has not as many others.
+ */
+export function drawExperts({ nExperts }: Pick<RoutingShape, "nExperts">, found: readonly Pick<FoundExpert, "layer" | "expert">[], seed: number): Pick<FoundExpert, "layer" | "expert">[] {
+  return [...Map.groupBy(found, ({ layer }) => layer)].sort(([a], [b]) => a - b).flatMap(([layer, of]) => {
+    const taken = new Set(of.map(({ expert }) => expert));
+    const others = Array.from({ length: nExperts }, (_, expert) => expert).filter((expert) => !taken.has(expert));
+    if (others.length < of.length) throw new RangeError(`Layer ${layer} has ${nExperts} experts, of which ${of.length} were found; as many others cannot be drawn.`);
+    return of.map((_, i) => ({ layer, expert: others.splice(Math.floor(uniform(seed, layer, i, 0) * others.length), 1)[0]! }));
+  });
 }
 
 /** {layer: ids, ascending}: the form of a profile. */
