@@ -157,7 +157,7 @@ function showDivergence({ parallelTexts, by, middleLayers, pairs, classes }: Div
     + pairs[0]!.layers.map(({ layer }, i) => line(String(layer), pairs.map(({ layers }) => layers[i]!.normalized.toFixed(4)))).join("")
     + line("middle", pairs.map(({ middle }) => middle.toFixed(4)))
     + (pairs[0]!.outer === null ? "" : line("others", pairs.map(({ outer }) => outer!.toFixed(4))))
-    + `Middle: layers ${middleLayers.join(", ")}.\n`;
+    + `The middle is ${middleLayers.length === 1 ? `layer ${middleLayers[0]}` : `layers ${middleLayers[0]} to ${middleLayers.at(-1)}`}.\n`;
 }
 
 const writeText = (file: string, text: string): Promise<void> => writeWhole(file, (write) => write(new TextEncoder().encode(text)));

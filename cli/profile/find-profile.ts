@@ -54,7 +54,7 @@ export interface FoundProfile {
 export async function sumClasses(sources: readonly ClassSource[], quiet: boolean): Promise<SummedClass[]> {
   const { shape } = sources[0]!;
   for (const source of sources) requireShape(source, sources[0]!);
-  const bar = startProgress({ label: "routing", total: sources.reduce((sum, { nTokens }) => sum + nTokens, 0), unit: "tokens", quiet });
+  const bar = startProgress({ label: "routing", total: sources.reduce((sum, { nTokens }) => sum + nTokens, 0), unit: "tokens", quiet: quiet || sources.every(({ nTokens }) => nTokens === 0) });
   const summed: SummedClass[] = [];
   let done = 0;
   try {

@@ -55,7 +55,7 @@ export async function measureDivergence(sources: readonly ClassSource[], model: 
   if (isParallel && odd !== undefined) {
     throw new Error(`${sources[0]!.file} has ${sources[0]!.nSequences} texts and ${odd.file} ${odd.nSequences}; parallel texts have one for each of the others'. --pooled compares means instead.`);
   }
-  const pairs = sources.flatMap((_, b) => sources.slice(0, b).map((__, a) => ({ a, b })));
+  const pairs = sources.flatMap((_, a) => sources.slice(a + 1).map((__, i) => ({ a, b: a + 1 + i })));
   // Lines are routed here, so all measures of them are known.
   const parallel = isParallel ? pairs.map(() => new ParallelDivergence(shape, by ?? "score")) : null;
   const routings = await sumAll(sources, shape, (now) => pairs.forEach(({ a, b }, i) => parallel![i]!.add(now[a]!, now[b]!)), isParallel, quiet);
@@ -82,7 +82,7 @@ const measureOf = (routings: readonly ClassRouting[]): RoutingMeasure => (["scor
 /** Means of all classes. Of parallel texts `onTexts` gets each with its translations, and no others are in memory. */
 async function sumAll(sources: readonly ClassSource[], shape: RoutingShape, onTexts: (now: readonly SequenceRouting[]) => void, isParallel: boolean, quiet: boolean): Promise<ClassRouting[]> {
   const routings = sources.map(() => new ClassRouting(shape));
-  const bar = startProgress({ label: "routing", total: sources.reduce((sum, { nTokens }) => sum + nTokens, 0), unit: "tokens", quiet });
+  const bar = startProgress({ label: "routing", total: sources.reduce((sum, { nTokens }) => sum + nTokens, 0), unit: "tokens", quiet: quiet || sources.every(({ nTokens }) => nTokens === 0) });
   let done = 0;
   const take = (sequence: SequenceRouting, i: number): SequenceRouting => {
     routings[i]!.add(sequence);

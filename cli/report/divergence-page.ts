@@ -19,7 +19,7 @@ export async function divergencePage(figures: DivergenceFigures): Promise<string
   const span = middleLayers.length === 1 ? `layer ${middleLayers[0]}` : `layers ${middleLayers[0]} to ${middleLayers.at(-1)}`;
   const sections = [
     await plotFigure(linePlot({
-      title: "Divergence of routing", unit: "divergence, of the most there could be", names: drawn.map(nameOf),
+      title: "Divergence of routing", unit: "divergence", names: drawn.map(nameOf),
       summary: `Jensen-Shannon divergence over the most it could be at these entropies: 0 is routed alike, 1 as differently as can be${drawn.length < pairs.length ? `; drawn against ${classes[0]!.label}, the table has all` : ""}.`,
       values: drawn.flatMap((pair) => pair.layers.map(({ layer, normalized }) => ({ layer, of: nameOf(pair), value: normalized }))),
       table: { head: ["layer", ...pairs.flatMap((pair) => [nameOf(pair), "nats"])], rows: pairs[0]!.layers.map(({ layer }, i) => [String(layer), ...pairs.flatMap((pair) => [pair.layers[i]!.normalized.toFixed(4), pair.layers[i]!.divergence.toFixed(4)])]) },

@@ -15,6 +15,8 @@ export interface HeatMap {
 }
 
 const STEPS = 6;
+/** With nothing in the middle. */
+const TWO_SIDED_STEPS = 7;
 /** Columns of the table: a page of 256 experts has the rest in its JSON. */
 const LISTED = 64;
 
@@ -35,7 +37,7 @@ export function heatMap({ title, summary, layers, values, nExperts, unit }: Heat
       width: width - 60, height: { step: Math.max(6, Math.min(22, 440 / layers.length)) }, data: { values: cells }, mark: { type: "rect", stroke: "var(--card)", strokeWidth: nExperts > 64 ? 0 : 1 },
       encoding: {
         x: { field: "expert", type: "ordinal", title: "expert", axis: { labelAngle: 0, labelOverlap: true, ticks: false } }, y: { field: "layer", type: "ordinal", title: "layer", axis: { ticks: false, labelOverlap: true } },
-        color: { field: "value", type: "ordinal", sort: labels as string[], scale: { domain: labels as string[], range: colours as string[] }, legend: { title: unit, symbolType: "square", columns: width > 400 ? 6 : 2 } },
+        color: { field: "value", type: "ordinal", sort: labels as string[], scale: { domain: labels as string[], range: colours as string[] }, legend: { title: unit, symbolType: "square", columns: width > 400 ? 3 : 2 } },
       },
     }),
   };
@@ -49,16 +51,15 @@ export function stepsOf(values: readonly number[]): { readonly labels: readonly 
   const isTwoSided = least < 0;
   const reach = Math.max(most, -least);
   if (reach === 0) return { labels: ["0"], colours: ["var(--heat-0)"], labelOf: () => "0" };
-  const [from, to] = isTwoSided ? [-reach, reach] : [0, most];
-  const edge = (i: number): number => from + ((to - from) * i) / STEPS;
-  const labels = Array.from({ length: STEPS }, (_, i) => `${short(edge(i))} to ${short(edge(i + 1))}`);
+  const [from, to, steps] = isTwoSided ? [-reach, reach, TWO_SIDED_STEPS] : [0, most, STEPS];
+  const edge = (i: number): number => from + ((to - from) * i) / steps;
+  const labels = Array.from({ length: steps }, (_, i) => `${short(edge(i))} to ${short(edge(i + 1))}`);
   const colours = labels.map((_, i) => (isTwoSided ? twoSided(i) : `var(--heat-${i})`));
-  return { labels, colours, labelOf: (value) => labels[Math.max(0, Math.min(STEPS - 1, Math.floor(((value - from) / (to - from)) * STEPS)))]! };
+  return { labels, colours, labelOf: (value) => labels[Math.max(0, Math.min(steps - 1, Math.floor(((value - from) / (to - from)) * steps)))]! };
 }
 
-/** Less in one hue, more in another, little of either near the card's colour. */
+/** Less in one hue, more in another, little of either the card's colour. */
 function twoSided(step: number): string {
-  const half = STEPS / 2;
-  const strength = step < half ? half - step : step - half + 1;
-  return `color-mix(in oklab, var(${step < half ? "--second" : "--accent"}) ${Math.round((100 * (2 * strength - 1)) / (2 * half - 1))}%, var(--card))`;
+  const away = step - (TWO_SIDED_STEPS - 1) / 2;
+  return `color-mix(in oklab, var(${away < 0 ? "--second" : "--accent"}) ${Math.round((200 * Math.abs(away)) / (TWO_SIDED_STEPS - 1))}%, var(--card))`;
 }

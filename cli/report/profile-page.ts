@@ -41,7 +41,7 @@ export async function profilePage(profile: FoundProfile): Promise<string> {
       head: ["class", "file", "sequences", "tokens"],
       rows: classes.map(({ source, routing }) => [source.label === options.target ? `${source.label} (target)` : source.label, `${basename(source.file)}, ${source.kind}`, routing.sequences.toLocaleString("en"), source.knowsTokens ? Math.round(routing.tokens).toLocaleString("en") : "-"]),
     }, "Texts")}</section>`,
-    `<section><h2>The profile</h2><pre tabindex="0">${escapeHtml(JSON.stringify(document.interventions, null, 1))}</pre></section>`],
+    `<section><h2>Its experts</h2><pre tabindex="0">${escapeHtml(Object.entries(intervention!.experts).map(([layer, ids]) => `layer ${layer}: ${ids.join(", ")}`).join("\n"))}</pre></section>`],
   });
 }
 
