@@ -4,21 +4,21 @@
 import type { Timeline } from "../model/kv-cache.ts";
 import { adjustmentStage } from "../model/logit-adjustments.ts";
 import { logitsRequest } from "../model/logits.ts";
-import type { PruningRule } from "../model/online-pruning-rule.ts";
+import type { RequestRouting } from "../model/request-routing.ts";
 import { decidingForm, sampleForm, type LogitsForm, type SamplingParams, type TopLogits } from "../model/sampling.ts";
 import type { LocalModel } from "./open-pack.ts";
 
 export class LocalGeneration {
   readonly #model: LocalModel;
-  readonly #pruning: PruningRule | null;
+  readonly #routing: RequestRouting | undefined;
   #timeline: Timeline | null = null;
   /** Ids whose keys and values are in the cache, in order. */
   #evaluated: number[] = [];
 
-  /** `pruning`: which experts tokens do without; null: none. */
-  constructor(model: LocalModel, pruning: PruningRule | null = null) {
+  /** `routing`: what is asked of it; absent: nothing. */
+  constructor(model: LocalModel, routing?: RequestRouting) {
     this.#model = model;
-    this.#pruning = pruning;
+    this.#routing = routing;
   }
 
   /** Yields generated ids until a stop id, `maxTokens`, the end of the context, or an aborted signal. The stop id is not yielded. */
@@ -51,7 +51,7 @@ export class LocalGeneration {
       const chunk = ids.slice(done, done + engine.maxChunkTokens);
       done += chunk.length;
       const isLast = done === ids.length;
-      const { logits, tops } = await engine.step([{ timeline, ids: chunk, logits: isLast ? logitsRequest(form, "last") : "none", pruning: this.#pruning }]);
+      const { logits, tops } = await engine.step([{ timeline, ids: chunk, logits: isLast ? logitsRequest(form, "last") : "none", routing: this.#routing }]);
       this.#evaluated.push(...chunk);
       if (isLast) return { row: logits[0]!, top: tops[0]! };
     }

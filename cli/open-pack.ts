@@ -12,7 +12,7 @@ import { Engine } from "../model/engine.ts";
 import { Heap } from "../model/heap.ts";
 import { ExpertRunner, LocalExperts } from "../model/local-experts.ts";
 import type { PrunedCalls } from "../model/online-pruning.ts";
-import type { PruningRule } from "../model/online-pruning-rule.ts";
+import type { RequestRouting } from "../model/request-routing.ts";
 import type { Tap } from "../model/taps.ts";
 import { createTokenizer, type Tokenizer } from "../model/tokenizer.ts";
 import { chooseKernels, RESERVED_BYTES, type KernelChoice, type KernelModules } from "../model/wasm-kernels.ts";
@@ -70,23 +70,23 @@ export async function openPackFrom(source: ByteSource, options: OpenOptions = {}
 
 /** How a sequence is evaluated. */
 export interface EvaluateOptions {
-  /** Experts that its tokens do without. */
-  readonly pruning?: PruningRule | null;
+  /** What is asked of its tokens' routing. */
+  readonly routing?: RequestRouting | undefined;
   readonly taps?: readonly Tap[];
 }
 
 /**
  * Evaluates `ids` as one sequence and hands out the logits of every position in order, f32 [vocab] each; the views are valid only during the call.
- * Returns the expert calls that `pruning` left out. Throws ModelError when the sequence is longer than the pack's context.
+ * Returns the expert calls that online pruning left out. Throws ModelError when the sequence is longer than the pack's context.
  */
-export async function evaluate(engine: Engine, ids: readonly number[], onLogits: (position: number, logits: Float32Array) => void, { pruning = null, taps = [] }: EvaluateOptions = {}): Promise<PrunedCalls> {
+export async function evaluate(engine: Engine, ids: readonly number[], onLogits: (position: number, logits: Float32Array) => void, { routing, taps = [] }: EvaluateOptions = {}): Promise<PrunedCalls> {
   if (ids.length > engine.contextLength) throw new ModelError(`A sequence of ${ids.length} tokens was given; this pack serves up to ${engine.contextLength}.`);
   const timeline = engine.kv.open(ids.length);
   const calls = { leftOut: 0, of: 0 };
   try {
     for (let done = 0; done < ids.length; ) {
       const chunk = ids.slice(done, done + engine.maxChunkTokens);
-      const { logits, pruned } = await engine.step([{ timeline, ids: chunk, logits: "all", pruning }], taps);
+      const { logits, pruned } = await engine.step([{ timeline, ids: chunk, logits: "all", routing }], taps);
       calls.leftOut += pruned?.[0]!.leftOut ?? 0;
       calls.of += pruned?.[0]!.of ?? 0;
       const vocab = engine.config.vocabSize;

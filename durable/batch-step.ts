@@ -87,9 +87,9 @@ export class BatchStep {
 
 /** Its tokens of this step, and the logits that will decide the next. */
 function entryOf(run: Run, vocabSize: number): StepEntry {
-  const { pruning } = run.request;
+  const { routing } = run.request;
   const entry = plainEntryOf(run, vocabSize);
-  return pruning === undefined ? entry : { ...entry, pruning };
+  return routing === undefined ? entry : { ...entry, routing };
 }
 
 function plainEntryOf(run: Run, vocabSize: number): StepEntry {

@@ -1,4 +1,5 @@
 // The Durable Object that owns the plan of one fleet: directory-core.ts with storage, alarms, and RPC to shards and orchestrators.
+// One more object of the class keeps the deployment's routing profiles (profile-store.ts).
 // Owns the wiring. Refuses the token path and public routes (worker/): whoever cannot reach it goes on with the plan it has.
 
 import { DurableObject } from "cloudflare:workers";
@@ -13,6 +14,7 @@ import { DirectoryStore } from "./directory-store.ts";
 import { autoReplicaBytes, type DurableEnv } from "./env.ts";
 import { LIMITS, type Limits } from "./limits.ts";
 import { placedEnv } from "./places.ts";
+import { ProfileStore, type StoreReply } from "./profile-store.ts";
 import { adoptAt } from "./stage-objects.ts";
 
 export type DesireReply =
@@ -22,11 +24,13 @@ export type DesireReply =
 
 export class Directory extends DurableObject<DurableEnv> {
   readonly #core: DirectoryCore;
+  readonly #profiles: ProfileStore;
 
   constructor(ctx: DurableObjectState, deployed: DurableEnv, limits: Limits = LIMITS) {
     const env = placedEnv(deployed, ctx.id.name);
     super(ctx, env);
     const budgetBytes = autoReplicaBytes(env);
+    this.#profiles = new ProfileStore(ctx.storage, limits);
     this.#core = new DirectoryCore({
       storage: new DirectoryStore(ctx.storage), shards: new ShardObjects(env), clock: systemClock, limits,
       planner: new DirectoryPlanner(env, limits), random: new SeededRandom(crypto.getRandomValues(new Uint32Array(1))[0]!), balance: budgetBytes === 0 ? null : loadBalance({ budgetBytes, pack: (from) => packOf(env, from, limits) }),
@@ -57,6 +61,12 @@ export class Directory extends DurableObject<DurableEnv> {
   plan(): FleetPlan | null {
     return this.#core.plan;
   }
+
+  /** Routing profiles, in the one object that keeps them (env.ts): documents as the Worker checked them, by name. */
+  profiles(): string[] { return this.#profiles.all(); }
+  profile(name: string): string | null { return this.#profiles.get(name); }
+  putProfile(name: string, text: string): StoreReply { return this.#profiles.put(name, text); }
+  deleteProfile(name: string): boolean { return this.#profiles.delete(name); }
 
   override async alarm(): Promise<void> {
     await this.#core.tick();

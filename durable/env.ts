@@ -106,6 +106,11 @@ export function fleetDirectory(env: DurableEnv, packHash: string): DurableObject
   return withinJurisdiction(env.DIRECTORY, jurisdictionOf(env)).getByName(name, hintOf(region));
 }
 
+/** The object of the same class that keeps the deployment's routing profiles (profile-store.ts), whatever its plan and revision; null where there is none. */
+export function profileDirectory(env: DurableEnv): DurableObjectStub<Directory> | null {
+  return env.DIRECTORY === undefined ? null : withinJurisdiction(env.DIRECTORY, jurisdictionOf(env)).getByName(`${env.PACK_ID}/profiles`);
+}
+
 /** Where shard number `shard` lives. Throws RangeError when the scripts' bindings are not there. */
 export function shardNamespace(env: DurableEnv, shard: number): DurableObjectNamespace<ExpertShard> {
   const scripts = Number(env.SHARD_SCRIPTS ?? "0");

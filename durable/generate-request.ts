@@ -2,8 +2,9 @@
 // Refuses unknown keys, ids outside the vocabulary and work beyond the context; the failure says what was found and expected.
 
 import { z } from "zod";
-import { CONFIG_MOST, type ModelConfig } from "../model/config.ts";
-import { pruningProblem } from "../model/online-pruning-rule.ts";
+import { interventionsSchema } from "../formats/intervention-schema.ts";
+import { CONFIG_MOST } from "../model/config.ts";
+import { type RoutedConfig, routingProblem } from "../model/request-routing.ts";
 import type { GenerateFailure, GenerateRequest } from "./generate.ts";
 import { LIMITS } from "./limits.ts";
 
@@ -25,10 +26,13 @@ const schema = z.strictObject({
   echo: z.boolean().optional(),
   embedding: z.boolean().optional(),
   degrade: z.boolean().optional(),
-  pruning: z.discriminatedUnion("by", [
-    z.strictObject({ by: z.literal("ratio"), ratios: z.array(z.number().min(0).max(1)).max(CONFIG_MOST.layers), protectFirst: z.int().min(0), renormalize: z.boolean() }),
-    z.strictObject({ by: z.literal("learned"), protectFirst: z.int().min(0), renormalize: z.boolean() }),
-  ]).optional(),
+  routing: z.strictObject({
+    pruning: z.discriminatedUnion("by", [
+      z.strictObject({ by: z.literal("ratio"), ratios: z.array(z.number().min(0).max(1)).max(CONFIG_MOST.layers), protectFirst: z.int().min(0), renormalize: z.boolean() }),
+      z.strictObject({ by: z.literal("learned"), protectFirst: z.int().min(0), renormalize: z.boolean() }),
+    ]).optional(),
+    interventions: interventionsSchema.max(LIMITS.interventions).optional(),
+  }).refine((routing) => JSON.stringify(routing).length <= LIMITS.routingChars, `What is asked of routing takes more than ${LIMITS.routingChars} characters`).optional(),
   draftTokens: z.int().min(0).max(LIMITS.draftTokens).optional(),
   constraint: z.discriminatedUnion("kind", [
     z.strictObject({ kind: z.literal("json") }), z.strictObject({ kind: z.literal("json-schema"), schema: constraintText, strict: z.boolean() }),
@@ -45,8 +49,8 @@ const schema = z.strictObject({
 export interface RequestBounds {
   readonly vocabSize: number;
   readonly contextLength: number;
-  /** What a rule for leaving experts out is checked against. */
-  readonly config: Pick<ModelConfig, "nLayers" | "layerFfns" | "router" | "onlinePruning">;
+  /** What its routing is checked against. */
+  readonly config: RoutedConfig;
 }
 
 const invalid = (message: string): GenerateFailure => ({ type: "error", code: "invalid-request", message, retryable: false });
@@ -75,7 +79,7 @@ export function refusalOf(request: GenerateRequest, bounds: RequestBounds): Gene
   if (emitted > request.maxTokens) return invalid(`emittedIds has ${emitted} tokens; maxTokens is ${request.maxTokens}.`);
   if (request.embedding === true && (request.maxTokens !== 0 || request.echo === true)) return invalid("embedding is asked for with maxTokens above 0 or with echo; expected neither.");
   if (request.maxTokens === 0 && request.echo !== true && request.embedding !== true) return invalid("maxTokens is 0 without echo: nothing would be answered.");
-  const problem = request.pruning === undefined ? null : pruningProblem(bounds.config, request.pruning);
+  const problem = request.routing === undefined ? null : routingProblem(bounds.config, request.routing);
   if (problem !== null) return invalid(problem);
   const total = request.promptIds.length + request.maxTokens;
   if (total > bounds.contextLength) {

@@ -3,7 +3,7 @@
 // Refuses text: prompts are token ids here, tokenizing is the Worker's. Validation: generate-request.ts.
 
 import type { PrunedCalls } from "../model/online-pruning.ts";
-import type { PruningRule } from "../model/online-pruning-rule.ts";
+import type { RequestRouting } from "../model/request-routing.ts";
 import type { SamplingParams, TokenLogprob } from "../model/sampling.ts";
 import type { ReadFigures } from "./handshake.ts";
 import type { Warmth } from "./warmth.ts";
@@ -43,8 +43,8 @@ export interface GenerateRequest {
   readonly trace?: boolean | { readonly layer: number };
   /** Where experts cannot be computed for a while, go on without them (their rows left out of the sum) instead of waiting for them; every token that this touches says so. */
   readonly degrade?: boolean;
-  /** Experts that its tokens do without, guesses included; absent: none. */
-  readonly pruning?: PruningRule;
+  /** What it asks of its tokens' routing, guesses included; absent: nothing. */
+  readonly routing?: RequestRouting;
   /** Tokens that would break it are never sampled. */
   readonly constraint?: Constraint;
   /** The name under which the reply's ids are kept for a while. `resume`: what is kept of it comes first, unevaluated, then the rest. */
@@ -95,7 +95,7 @@ export interface MoeUsage {
   readonly hedges: number;
   /** Only with `degrade`, and absent where nothing was left out: tokens chosen right after rows were missing, and how many of experts were, one for each token evaluated, layer and expert. Later tokens build on them. */
   readonly degraded?: DegradedUsage;
-  /** Only with `pruning`: expert calls of what was evaluated for it, guesses that did not hold included. */
+  /** Only with `routing.pruning`: expert calls of what was evaluated for it, guesses that did not hold included. */
   readonly pruned?: PrunedCalls;
 }
 

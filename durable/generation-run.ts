@@ -5,8 +5,8 @@
 import type { SharedTokens, Timeline } from "../model/kv-cache.ts";
 import { adjustmentStage, stagesInOrder, type LogitStage } from "../model/logit-adjustments.ts";
 import type { PrunedCalls } from "../model/online-pruning.ts";
-import { pruningKey } from "../model/online-pruning-rule.ts";
 import { PromptLookup } from "../model/prompt-lookup.ts";
+import { routingKey } from "../model/request-routing.ts";
 import type { LogitsForm } from "../model/sampling.ts";
 import type { Clock } from "./clock.ts";
 import { DraftLength } from "./draft-gate.ts";
@@ -136,7 +136,7 @@ export class Run implements Generation {
     const admittedMs = this.#admittedMs ?? nowMs;
     const firstMs = this.#firstMs ?? nowMs;
     this.end({
-      type: "end", reason, stopId, promptTokens: this.request.promptIds.length, cachedTokens: this.cachedTokens, completionTokens: this.generated, moe: { ...this.moe, ...(this.isDegraded ? { degraded: { tokens: this.#degradedTokens, expertRows: this.#toldRows + this.missingRows } } : {}), ...(this.request.pruning === undefined ? {} : { pruned: { ...this.#pruned } }) },
+      type: "end", reason, stopId, promptTokens: this.request.promptIds.length, cachedTokens: this.cachedTokens, completionTokens: this.generated, moe: { ...this.moe, ...(this.isDegraded ? { degraded: { tokens: this.#degradedTokens, expertRows: this.#toldRows + this.missingRows } } : {}), ...(this.request.routing?.pruning === undefined ? {} : { pruned: { ...this.#pruned } }) },
       timings: { queueMs: admittedMs - this.#arrivedMs, promptMs: firstMs - admittedMs, completionMs: nowMs - firstMs },
     });
   }
@@ -159,8 +159,8 @@ export class Run implements Generation {
   get isDegraded(): boolean { return this.#toldRows + this.missingRows > 0; }
   /** What others of its scope may take over from it; null where nothing is. */
   get shared(): SharedTokens | null {
-    const { cacheScope, pruning } = this.request;
-    return cacheScope === undefined ? null : { scope: cacheScope, ids: this.ids, ...(pruning === undefined ? {} : { variant: pruningKey(pruning) }) };
+    const { cacheScope, routing } = this.request;
+    return cacheScope === undefined ? null : { scope: cacheScope, ids: this.ids, ...(routing === undefined ? {} : { variant: routingKey(routing) }) };
   }
   /** Requests that name nobody wait in one line. */
   get caller(): string { return this.request.caller ?? ""; }

@@ -61,6 +61,10 @@ export interface Limits {
   readonly stopIds: number;
   readonly logitBiases: number;
   readonly cacheScopeChars: number;
+  readonly interventions: number;
+  readonly routingChars: number;
+  readonly profiles: number;
+  readonly profileBytes: number;
   readonly constraintChars: number;
   readonly compiledGrammars: number;
   readonly journalTokens: number;
@@ -213,6 +217,14 @@ export const LIMITS: Limits = Object.freeze({
   logitBiases: 1024,
   /** A digest of a key, and what else must be alike. */
   cacheScopeChars: 256,
+  /** Interventions of a request, those of its profile included: each is looked at for every token and layer. */
+  interventions: 16,
+  /** What a request asks of routing, as JSON: half of the experts of 94 layers with 128 are named in 22 KiB. It goes round a ring with every step, and 32 of them leave a quarter of a frame. */
+  routingChars: 24 * KIB,
+  /** Profiles of routing that a deployment keeps: a person chooses among them by name. */
+  profiles: 64,
+  /** One of them: what it does (routingChars), and how it was found, such as a number for each expert of 48 layers with 128. A row of SQLite takes 2 MB (2026-11). */
+  profileBytes: 128 * KIB,
   /** A schema or grammar as text; compiling takes time on the thread of the token loop. OpenAI allows 15,000 characters of names. */
   constraintChars: 64 * 1024,
   /** Compiled grammars kept for the next request that asks for the same. */

@@ -68,6 +68,7 @@ export class OrchestratorMetrics {
     const own = engine.observe === undefined ? [load.tap] : [];
     return {
       config: engine.config, kv: engine.kv, maxChunkTokens: engine.maxChunkTokens, contextLength: engine.contextLength, stepsAtOnce: engine.stepsAtOnce ?? 1,
+      chunkTokensBeside: (routings) => engine.chunkTokensBeside?.(routings) ?? engine.maxChunkTokens,
       ...(engine.outages === undefined ? {} : { outages: engine.outages }),
       step: async (entries, taps = [], terms = null) => {
         const sinceMs = this.#clock.nowMs();

@@ -5,6 +5,7 @@
 
 import type { Engine, StepEntry, StepResult } from "../model/engine.ts";
 import type { KvCache, SharedTokens, Timeline } from "../model/kv-cache.ts";
+import type { RequestRouting } from "../model/request-routing.ts";
 import { endsLayers, isEmpty, type StageSpan } from "../model/stage-span.ts";
 import type { Tap } from "../model/taps.ts";
 import type { Clock } from "./clock.ts";
@@ -12,8 +13,8 @@ import type { Limits } from "./limits.ts";
 import { LostTimelinesError } from "./lost-timelines.ts";
 import type { PageNumbers } from "./page-numbers.ts";
 import { NO_TALLY, type RingFrame, type RowsFrame } from "./ring-frame.ts";
-import { ringChunkTokens, ruleWords } from "./ring-rows.ts";
-import { entryOf, MOST_WANTED_IDS, RingStep, withFewIds } from "./ring-step.ts";
+import { ringChunkTokens, routingBytes } from "./ring-rows.ts";
+import { MOST_WANTED_IDS, ringEntries, RingStep, routingText, withFewIds } from "./ring-step.ts";
 import { RingWatch, type WatchedRing } from "./ring-watch.ts";
 import type { StepEngine } from "./scheduler.ts";
 import { AwayError } from "./shard-error.ts";
@@ -96,8 +97,7 @@ export class RingEngine implements StepEngine {
     this.contextLength = engine.contextLength;
     this.stepsAtOnce = spans.length;
     this.#watch = new RingWatch(this.#watched(), parts.clock, parts.limits);
-    const nPages = parts.entries * Math.ceil(engine.contextLength / 32);
-    this.maxChunkTokens = Math.max(1, Math.min(parts.maxChunkTokens, ringChunkTokens({ nEntries: parts.entries, nPages, nWanted: MOST_WANTED_IDS, nRuleWords: parts.entries * ruleWords(engine.config.nLayers), hidden: engine.config.hiddenSize })));
+    this.maxChunkTokens = this.chunkTokensBeside([]);
     const lastLayer = spans.findIndex((span) => endsLayers(engine.config, span));
     const lastHead = spans.findIndex(({ headRows }) => headRows[1] === engine.config.vocabSize && !isEmpty(headRows));
     this.#goesTwice = lastHead > 0 && lastHead < lastLayer;
@@ -110,6 +110,14 @@ export class RingEngine implements StepEngine {
       keep: (timeline, shared) => { if (this.#sound.has(timeline)) kv.keep(timeline, shared); },
       close: (timeline) => kv.close(timeline),
     };
+  }
+
+  /** Most tokens of a step whose entries ask these of routing: they share the frames. */
+  chunkTokensBeside(routings: readonly RequestRouting[]): number {
+    const { engine, entries, maxChunkTokens } = this.#p;
+    const nPages = entries * Math.ceil(engine.contextLength / 32);
+    const nRoutingBytes = routingBytes([...new Set(routings.map(routingText))]);
+    return Math.max(1, Math.min(maxChunkTokens, ringChunkTokens({ nEntries: entries, nPages, nWanted: MOST_WANTED_IDS, nRoutingBytes, hidden: engine.config.hiddenSize })));
   }
 
   /** Steps begun since it came up, and those under way. */
@@ -150,7 +158,7 @@ export class RingEngine implements StepEngine {
     const plan = withFewIds(engine.plan(entries));
     const ids = Uint32Array.from(entries.flatMap((entry) => Array.from(entry.ids)));
     const frame: RowsFrame = {
-      kind: "rows", entries: entries.map(entryOf), asks: plan.rows.map(({ ask }) => ask), copies: numbers.takeCopies(), ids, hidden: engine.config.hiddenSize, rows: null, isTraced: taps.length > 0,
+      kind: "rows", ...ringEntries(entries), asks: plan.rows.map(({ ask }) => ask), copies: numbers.takeCopies(), ids, hidden: engine.config.hiddenSize, rows: null, isTraced: taps.length > 0,
       terms: terms === null ? null : { leavesOut: terms.leavesOut },
     };
     return new Promise((resolve, reject) => {

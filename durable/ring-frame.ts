@@ -18,7 +18,7 @@ export { RingFrameError } from "./ring-sections.ts";
 
 export const RING_HEADER_BYTES = RING_HEADER_WORDS * 4;
 export const RING_MAGIC = 0x31524d57;
-export const RING_VERSION = 3;
+export const RING_VERSION = 4;
 const SUM_WORD = 19;
 const LEFT_OUT_WORDS = 4;
 const NONE = 0xffffffff;

@@ -5,6 +5,7 @@ import type { Engine, StepEntry, StepResult } from "../model/engine.ts";
 import type { HeadPlan } from "../model/logits.ts";
 import type { HeadAnswer, HeadPart } from "../model/ring-logits.ts";
 import type { PrunedCalls } from "../model/online-pruning.ts";
+import type { RequestRouting } from "../model/request-routing.ts";
 import { isEmpty, type StageSpan } from "../model/stage-span.ts";
 import type { Tap } from "../model/taps.ts";
 import type { FailedFrame, RingEntry, RingFrame, RingTally, RowsFrame } from "./ring-frame.ts";
@@ -116,7 +117,7 @@ export class RingStep {
       for (const [stage, { rows }] of this.outages) terms?.leftOut.add(spans[stage]!.layers[0], rows);
       for (const { timeline, ids } of entries) timeline.length += ids.length;
       const { frames, bytes, retries, hedges } = this.#done!;
-      resolve({ logits: results.map(({ logits }) => logits), tops: results.map(({ top }) => top), frames, bytes, retries, hedges, ...(entries.some(({ pruning }) => pruning != null) ? { pruned: this.#prunedOf(entries) } : {}) });
+      resolve({ logits: results.map(({ logits }) => logits), tops: results.map(({ top }) => top), frames, bytes, retries, hedges, ...(entries.some(({ routing }) => routing?.pruning !== undefined) ? { pruned: this.#prunedOf(entries) } : {}) });
     } catch (cause) {
       reject(cause instanceof Error ? cause : new Error(String(cause)));
     }
@@ -136,8 +137,24 @@ export function withFewIds({ rows, results }: HeadPlan): HeadPlan {
   return { results, rows: rows.map((row) => (row.ask.form !== "among" || (left -= row.ask.ids.length) >= 0 ? row : { ...row, ask: { token: row.ask.token, form: "whole" } })) };
 }
 
-export function entryOf({ timeline: { id, length, maxTokens, ropeOffset, pages }, ids, pruning = null }: StepEntry): RingEntry {
-  return { timeline: id, start: length, nTokens: ids.length, maxTokens, ropeOffset, pages: pages.slice(0, Math.ceil((length + ids.length) / 32)), pruning };
+/** Entries as frames have them, and what they ask of routing, each once. */
+export function ringEntries(entries: readonly StepEntry[]): { entries: RingEntry[]; routings: string[] } {
+  const routings: string[] = [];
+  const numberOf = (text: string): number => (routings.includes(text) ? routings.indexOf(text) + 1 : routings.push(text));
+  return {
+    routings,
+    entries: entries.map(({ timeline: { id, length, maxTokens, ropeOffset, pages }, ids, routing }): RingEntry => ({
+      timeline: id, start: length, nTokens: ids.length, maxTokens, ropeOffset, pages: pages.slice(0, Math.ceil((length + ids.length) / 32)), routing: routing == null ? 0 : numberOf(routingText(routing)),
+    })),
+  };
+}
+
+const texts = new WeakMap<RequestRouting, string>();
+/** As JSON; made once for each request. */
+export function routingText(routing: RequestRouting): string {
+  let text = texts.get(routing);
+  if (text === undefined) texts.set(routing, text = JSON.stringify(routing));
+  return text;
 }
 
 /** As if it had happened here: who waits for a shard, and who goes on without, depends on it. */

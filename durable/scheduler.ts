@@ -9,6 +9,7 @@ import type { ModelConfig } from "../model/config.ts";
 import { CapacityError } from "../model/heap.ts";
 import type { KvCache } from "../model/kv-cache.ts";
 import type { LogitStage } from "../model/logit-adjustments.ts";
+import type { RequestRouting, RoutedConfig } from "../model/request-routing.ts";
 import type { Tap } from "../model/taps.ts";
 import { BatchStep } from "./batch-step.ts";
 import { sleep, type Clock } from "./clock.ts";
@@ -29,12 +30,14 @@ import type { TraceSamples } from "./trace-samples.ts";
 export interface StepEngine extends Pick<Engine, "maxChunkTokens" | "contextLength"> {
   /** `terms` only where it has `outages`; null: the step waits for shards that are away. */
   step(entries: readonly StepEntry[], taps?: readonly Tap[], terms?: OutageTerms | null): Promise<StepResult>;
-  readonly config: Pick<ModelConfig, "vocabSize" | "nLayers" | "layerFfns" | "router" | "onlinePruning">;
+  readonly config: Pick<ModelConfig, "vocabSize"> & RoutedConfig;
   readonly kv: Pick<KvCache, "open" | "keep" | "close">;
   /** Steps it takes before the first is done: one for each stage of a ring. Absent: one. */
   readonly stepsAtOnce?: number;
   /** Steps for generations that do not wait for shards that are away. Absent: all wait. */
   readonly outages?: StepOutages;
+  /** Most tokens of a step whose entries ask these of routing, where that takes of its room. Absent: maxChunkTokens. */
+  chunkTokensBeside?(routings: readonly RequestRouting[]): number;
   /** Lets a tap see every step, as far as this object computes it; absent: hand it over with each step. */
   observe?(tap: Tap): void;
 }
@@ -231,13 +234,13 @@ export class Scheduler {
 
   /** Starts a step of those that are in none, an equal part of everybody where `most` steps run at once; false where nobody could take part. */
   #begin(most: number): boolean {
-    const { config: { vocabSize }, maxChunkTokens } = this.#engine;
+    const { config: { vocabSize } } = this.#engine;
     const mayStep = (run: Run): boolean => !run.isStepping && run.held === null;
     const [idle, others] = [this.#active.filter(mayStep), this.#active.filter((run) => !mayStep(run))];
     if (idle.length === 0) return false;
     // Nobody more than an equal part, so that no step grows long; and some left for the others that may begin now.
     const nTaking = Math.min(Math.ceil(this.#active.length / most), Math.ceil(idle.length / (most - this.#underWay.size)));
-    const { taking, next } = shareStep(idle.slice(0, nTaking), { maxChunkTokens, vocabSize, limits: this.#limits, gate: this.#gate });
+    const { taking, next } = shareStep(idle.slice(0, nTaking), { maxChunkTokens: this.#chunkTokens(idle.slice(0, nTaking)), vocabSize, limits: this.#limits, gate: this.#gate });
     this.#active = [...idle.slice(nTaking), ...next, ...others];
     for (const run of taking) run.isStepping = true;
     const step = this.#step(taking).finally(() => {
@@ -246,6 +249,10 @@ export class Scheduler {
     });
     this.#underWay.add(step);
     return true;
+  }
+
+  #chunkTokens(runs: readonly Run[]): number {
+    return this.#engine.chunkTokensBeside?.(runs.flatMap(({ request: { routing } }) => routing ?? [])) ?? this.#engine.maxChunkTokens;
   }
 
   async #step(runs: readonly Run[]): Promise<void> {

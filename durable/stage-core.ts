@@ -2,6 +2,7 @@
 // Owns the order: one frame after the other, as they came. Refuses sockets (ring-line.ts) and the token loop (ring-engine.ts). docs/protocol.md section 6.
 
 import type { Engine } from "../model/engine.ts";
+import type { RequestRouting } from "../model/request-routing.ts";
 import { endsLayers, isEmpty } from "../model/stage-span.ts";
 import type { Tap } from "../model/taps.ts";
 import { LeftOutRows } from "./left-out-rows.ts";
@@ -35,6 +36,7 @@ export class StageCore {
   #last: Promise<void> = Promise.resolve();
 
   readonly #taps: Tap[] = [];
+  #routings: ReadonlyMap<string, RequestRouting> = new Map();
 
   constructor(parts: StageCoreParts) {
     this.#p = parts;
@@ -70,7 +72,8 @@ export class StageCore {
     pages.copy(frame.copies);
     const timelines = pages.timelines(entries);
     let first = 0;
-    const taken = entries.map(({ nTokens, pruning }, i) => ({ timeline: timelines[i]!, ids: ids.subarray(first, first += nTokens), pruning }));
+    const routings = this.#routingsOf(frame.routings);
+    const taken = entries.map(({ nTokens, routing }, i) => ({ timeline: timelines[i]!, ids: ids.subarray(first, first += nTokens), routing: routings[routing - 1] ?? null }));
     const notes = frame.isTraced ? new RouteNotes() : null;
     const leftOut = new LeftOutRows();
     const taps = [...(terms?.leavesOut === true ? [leftOut.tap] : []), ...(notes?.taps ?? []), ...this.#taps];
@@ -86,6 +89,12 @@ export class StageCore {
     const finals: Extract<RingFrame, { kind: "finals" }> = { ...address, kind: "finals", asks, hidden, rows };
     emit(finals);
     this.#answer(finals, address, emit);
+  }
+
+  /** The same records as long as frames bring the same texts: what an engine makes of one, it makes once. */
+  #routingsOf(texts: readonly string[]): RequestRouting[] {
+    this.#routings = new Map(texts.map((text) => [text, this.#routings.get(text) ?? JSON.parse(text) as RequestRouting]));
+    return [...this.#routings.values()];
   }
 
   #answer({ asks, rows }: Extract<RingFrame, { kind: "finals" }>, address: RingAddress, emit: Emit): void {

@@ -91,8 +91,12 @@ export class StepTrace {
       }
     }
     const frames = new Map(round.parts.map(({ part, ms, bytes }) => [part, { shard: part, ms, bytes }]));
-    for (const [token, parts] of partsOf) {
-      const route = this.routeOf(timelines[token]!, positions[token]!)!;
+    for (let token = 0; token < timelines.length; token++) {
+      const [timeline, position] = [timelines[token]!, positions[token]!];
+      if (!this.#wanted(layer, timeline, position)) continue;
+      // A token without experts has no rows, and a place in every list all the same.
+      const parts = partsOf.get(token) ?? new Set<number>();
+      const route = this.routeOf(timeline, position)!;
       route.frames.push([...parts].flatMap((part) => frames.get(part) ?? []));
       route.shards.push(route.experts.at(-1)!.map((expert) => {
         const part = partOfExpert.get(expert)!;

@@ -50,7 +50,7 @@ export interface TraceRecord {
   /** Absolute position. */
   readonly token: number;
   readonly layer: number;
-  /** In rank order, [topK], or fewer where the token did without some (online pruning). */
+  /** In rank order, [topK], or fewer where the token did without some, none where it did without all. */
   readonly ids: ArrayLike<number>;
   readonly weights: ArrayLike<number>;
   /** Only in traces that have these columns: [nExperts], as many as ids, [1]. */
@@ -86,7 +86,7 @@ export function traceRecords(header: Shape, records: readonly TraceRecord[]): Ui
   const view = new DataView(bytes.buffer);
   records.forEach((record, i) => {
     const { request, token, layer, ids, weights } = record;
-    if (ids.length > topK || weights.length !== ids.length || (ids.length === 0 && topK > 0)) throw new RangeError(`A trace record of layer ${layer} has ${ids.length} experts and ${weights.length} weights; expected at most ${topK} of each, as many weights as experts.`);
+    if (ids.length > topK || weights.length !== ids.length) throw new RangeError(`A trace record of layer ${layer} has ${ids.length} experts and ${weights.length} weights; expected at most ${topK} of each, as many weights as experts.`);
     let at = i * stride;
     view.setUint32(at, request, true);
     view.setUint32(at + 4, token, true);

@@ -18,10 +18,11 @@ import type { SegmentWeights } from "./local-experts.ts";
 import type { HeadAsk } from "./head-rows.ts";
 import { Head, type EntryLogits, type HeadPlan, type LogitsRequest } from "./logits.ts";
 import type { HeadAnswer, HeadPart } from "./ring-logits.ts";
-import { OnlinePruning, type PrunedCalls } from "./online-pruning.ts";
-import type { PruningRule } from "./online-pruning-rule.ts";
+import type { PrunedCalls } from "./online-pruning.ts";
+import type { RequestRouting } from "./request-routing.ts";
 import { ResidualRows } from "./residual-rows.ts";
 import { routeTokens } from "./router.ts";
+import { EntryRouting } from "./routing-taps.ts";
 import type { TopLogits } from "./sampling.ts";
 import { SharedFfn } from "./shared-ffn.ts";
 import { endsLayers, holdsAll, isEmpty, type StageSpan } from "./stage-span.ts";
@@ -54,8 +55,8 @@ export interface StepEntry {
   readonly timeline: Timeline;
   readonly ids: ArrayLike<number>;
   readonly logits: LogitsRequest;
-  /** Experts that its tokens do without; absent or null: none. */
-  readonly pruning?: PruningRule | null;
+  /** What it asks of routing; absent or null: nothing. */
+  readonly routing?: RequestRouting | null | undefined;
 }
 
 export interface StepResult {
@@ -72,7 +73,7 @@ export interface StepResult {
 }
 
 /** Tokens of one timeline in a stage's pass, continuing at timeline.length; ids count only where a stage has embedding rows. */
-export type PassEntry = Pick<StepEntry, "timeline" | "ids" | "pruning">;
+export type PassEntry = Pick<StepEntry, "timeline" | "ids" | "routing">;
 
 /** What a stage gets for a pass. */
 export interface StagePass {
@@ -92,6 +93,8 @@ export interface PassResult {
   readonly hedges: number;
   readonly pruned?: readonly PrunedCalls[];
 }
+
+const prunedOf = (routing: ReturnType<EntryRouting["tapsOf"]>): Pick<StepResult, "pruned"> => (routing?.pruned === undefined ? {} : { pruned: routing.pruned });
 
 interface FrameSums { frames: number; bytes: number; retries: number; hedges: number }
 
@@ -131,6 +134,7 @@ export class Engine {
   readonly #scaling: AuxiliaryScaling | null;
   readonly #latent: LatentRows;
   readonly #residual: ResidualRows;
+  readonly #routing: EntryRouting;
   readonly #head: Head;
   readonly #timelineIds: Uint32Array;
   readonly #xStride: number;
@@ -169,6 +173,7 @@ export class Engine {
     this.#scaling = AuxiliaryScaling.of({ config: c, kernels, heap, at, activations: parts.activations });
     this.#latent = new LatentRows(c, heap, at, nExperts > 0 ? n : 0, this.#products);
     this.#residual = new ResidualRows(c, kernels, heap, trunk, at.x);
+    this.#routing = new EntryRouting(c, { keepRouter: (layer) => this.#keepRouter(layer), selectionBias: (layer) => this.#selectionBias(layer) });
     this.#head = new Head(c, kernels, heap, trunk, at);
     this.#timelineIds = new Uint32Array(n);
     const shape = {
@@ -194,11 +199,11 @@ export class Engine {
     return this.#alone(async () => {
       if (!holdsAll(this.config, this.span)) throw new Error("A whole step was asked of one stage of a ring; it makes passes.");
       const sum = { frames: 0, bytes: 0, retries: 0, hedges: 0 };
-      const pruning = this.#pruning(entries);
-      await this.#through(entries, null, pruning === null ? taps : [...pruning.taps, ...taps], sum);
+      const routing = this.#routing.tapsOf(entries);
+      await this.#through(entries, null, routing === null ? taps : [...routing.taps, ...taps], sum);
       const results = this.#head.run(entries);
       for (const { timeline, ids } of entries) timeline.length += ids.length;
-      return { logits: results.map(({ logits }) => logits), tops: results.map(({ top }) => top), ...sum, ...(pruning === null ? {} : { pruned: pruning.calls }) };
+      return { logits: results.map(({ logits }) => logits), tops: results.map(({ top }) => top), ...sum, ...prunedOf(routing) };
     });
   }
 
@@ -209,12 +214,12 @@ export class Engine {
   pass({ entries, rows, asked }: StagePass, taps: readonly Tap[] = []): Promise<PassResult> {
     return this.#alone(async () => {
       const sum = { frames: 0, bytes: 0, retries: 0, hedges: 0 };
-      const pruning = this.#pruning(entries);
-      const nTokens = await this.#through(entries, rows, pruning === null ? taps : [...pruning.taps, ...taps], sum);
+      const routing = this.#routing.tapsOf(entries);
+      const nTokens = await this.#through(entries, rows, routing === null ? taps : [...routing.taps, ...taps], sum);
       if (asked.some((token) => !Number.isInteger(token) || token < 0 || token >= nTokens)) throw new ModelError(`The final row of a token was asked for that is not among the ${nTokens} of the pass.`);
       const out = endsLayers(this.config, this.span) ? this.#head.finals(asked) : this.#residual.take(nTokens);
       for (const { timeline, ids } of entries) timeline.length += ids.length;
-      return { rows: out, ...sum, ...(pruning === null ? {} : { pruned: pruning.calls }) };
+      return { rows: out, ...sum, ...prunedOf(routing) };
     });
   }
 
@@ -227,15 +232,16 @@ export class Engine {
   /** What the entries of the plan get, where tokens are drawn. Throws ModelError where the parts, ascending, do not answer the plan. */
   conclude(plan: HeadPlan, finals: Float32Array, parts: readonly HeadPart[]): readonly EntryLogits[] { return this.#head.conclude(plan, finals, parts); }
 
-  /** What leaves experts out of the entries' tokens: before every other tap, so that all see who is really asked. */
-  #pruning(entries: readonly PassEntry[]): OnlinePruning | null {
-    const { config: c } = this;
-    const length = c.router.topK * keepRouterColumns(c.hiddenSize, c.router.topK);
-    return OnlinePruning.of(c, entries, (layer) => {
-      const { keepRouter } = this.#layer(layer);
-      if (keepRouter === 0) throw new ModelError(`Layer ${layer} has no mask router, which an entry's rule needs.`);
-      return this.#p.heap.f32.subarray(keepRouter / 4, keepRouter / 4 + length);
-    });
+  #keepRouter(layer: number): Float32Array {
+    const { hiddenSize, router: { topK } } = this.config;
+    const { keepRouter } = this.#layer(layer);
+    if (keepRouter === 0) throw new ModelError(`Layer ${layer} has no mask router, which an entry's rule needs.`);
+    return this.#p.heap.f32.subarray(keepRouter / 4, keepRouter / 4 + topK * keepRouterColumns(hiddenSize, topK));
+  }
+
+  #selectionBias(layer: number): Float32Array | null {
+    const { selectionBias } = this.#layer(layer);
+    return selectionBias === 0 ? null : this.#p.heap.f32.subarray(selectionBias / 4, selectionBias / 4 + this.config.nExperts);
   }
 
   async #alone<Result>(run: () => Promise<Result>): Promise<Result> {

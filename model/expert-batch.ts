@@ -6,7 +6,7 @@
 import type { ExpertBatch, Experts, Placement } from "./experts.ts";
 import type { Heap } from "./heap.ts";
 
-/** In place of an expert's id: the token does without (online-pruning.ts). Nobody is asked for it, and nothing is added up for it. */
+/** In place of an expert's id: the token does without (online-pruning.ts, intervention-taps.ts). Nobody is asked for it, and nothing is added up for it. */
 export const NO_EXPERT = 0xffffffff;
 
 /** Bytes of one record of the combine kernel: {token, rowPtr, segmentStride, nSegments, weight}. */
@@ -74,7 +74,7 @@ export class ExpertBatchBuilder {
   /**
    * Groups nTokens x topK choices (ids, weights: addresses of [nTokens, topK]) and writes the fold records to `pairs`.
    * `segmentCounts[e]` is the number of segments of expert e in this layer. Returns the batch and the number of records.
-   * An expert chosen twice by one token is not possible: top-k picks distinct experts. Of a token's choices all but the first may be NO_EXPERT.
+   * An expert chosen twice by one token is not possible: top-k picks distinct experts. Any of a token's choices may be NO_EXPERT, and all of them: then nothing is added up for it.
    */
   build(layer: number, step: number, nTokens: number, ids: number, weights: number, segmentCounts: ArrayLike<number>,
     activations: number, activationStride: number, rows: number, pairs: number): { batch: ExpertBatch; nPairs: number } {
@@ -88,10 +88,7 @@ export class ExpertBatchBuilder {
     for (let t = 0; t < nTokens; t++) {
       for (let rank = 0; rank < topK; rank++) {
         const expert = u32[ids / 4 + t * topK + rank]!;
-        if (expert === NO_EXPERT) {
-          if (rank === 0) throw new Error(`Token ${t} of layer ${layer} was left without its first expert; all but that one may be left out.`);
-          continue;
-        }
+        if (expert === NO_EXPERT) continue;
         const at = expert * maxTokens + this.#counts[expert]!++;
         this.#lists[at] = t;
         this.#listWeights[at] = f32[weights / 4 + t * topK + rank]!;

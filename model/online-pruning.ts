@@ -18,7 +18,7 @@ export interface PrunedCalls {
 
 export interface PrunedEntry {
   readonly timeline: { readonly id: number };
-  readonly pruning?: PruningRule | null;
+  readonly pruning: PruningRule | null;
 }
 
 type PrunedConfig = Pick<ModelConfig, "router" | "hiddenSize" | "normEps">;
@@ -36,7 +36,7 @@ export class OnlinePruning {
     this.#config = config;
     this.#entries = entries;
     this.#keepRouter = keepRouter;
-    this.#rules = new Map(entries.flatMap(({ timeline, pruning }) => (pruning == null ? [] : [[timeline.id, { rule: pruning, counts: { leftOut: 0, of: 0 } }] as const])));
+    this.#rules = new Map(entries.flatMap(({ timeline, pruning }) => (pruning === null ? [] : [[timeline.id, { rule: pruning, counts: { leftOut: 0, of: 0 } }] as const])));
     const selection: Tap = { at: "selection", run: (event) => this.#prune(event) };
     const learns = entries.some(({ pruning }) => pruning?.by === "learned");
     this.taps = learns ? [{ at: "input", run: (event) => { this.#residual = event; } }, selection] : [selection];
@@ -44,7 +44,7 @@ export class OnlinePruning {
 
   /** Null where no entry has a rule. `keepRouter` gives a layer's parameters, f32 [topK, keepRouterColumns]. */
   static of(config: PrunedConfig, entries: readonly PrunedEntry[], keepRouter: (layer: number) => Float32Array): OnlinePruning | null {
-    return entries.some(({ pruning }) => pruning != null) ? new OnlinePruning(config, entries, keepRouter) : null;
+    return entries.some(({ pruning }) => pruning !== null) ? new OnlinePruning(config, entries, keepRouter) : null;
   }
 
   /** By entry; of those without a rule, none of none. */
@@ -58,19 +58,25 @@ export class OnlinePruning {
       const found = this.#rules.get(timelines[t]!);
       if (found === undefined) continue;
       const { rule, counts } = found;
-      counts.of += k;
-      if (positions[t]! < rule.protectFirst) continue;
       const [own, given] = [ids.subarray(t * k, (t + 1) * k), weights.subarray(t * k, (t + 1) * k)];
-      const kept = rule.by === "ratio" ? keptByRatio(rule.ratios[layer]!, given) : this.#keptByRouter(layer, t, given);
-      const nLeft = kept.reduce((sum, stays) => sum + (stays ? 0 : 1), 0);
+      // Ranks that an intervention has left empty are nobody's to leave out.
+      const ranks = Array.from(own.keys()).filter((rank) => own[rank] !== NO_EXPERT);
+      counts.of += ranks.length;
+      if (positions[t]! < rule.protectFirst || ranks.length === 0) continue;
+      const present = Float32Array.from(ranks, (rank) => given[rank]!);
+      const kept = rule.by === "ratio" ? keptByRatio(rule.ratios[layer]!, present) : this.#keptByRouter(layer, t, present);
+      const nLeft = ranks.reduce((sum, _, i) => sum + (kept[i] ? 0 : 1), 0);
       if (nLeft === 0) continue;
       counts.leftOut += nLeft;
-      leaveOut(this.#config.router, rule.renormalize, kept, values.subarray(t * rowLength, (t + 1) * rowLength), own, given);
+      leaveOut(this.#config.router, rule.renormalize, Array.from(own.keys(), (rank) => kept[ranks.indexOf(rank)] === true), values.subarray(t * rowLength, (t + 1) * rowLength), own, given);
     }
   }
 
-  #keptByRouter(layer: number, t: number, weights: Float32Array): boolean[] {
+  /** `present` f32, of the experts there are, in rank order: the others weigh nothing. */
+  #keptByRouter(layer: number, t: number, present: Float32Array): boolean[] {
     const { values, rowLength } = this.#residual!;
+    const weights = new Float32Array(this.#config.router.topK);
+    weights.set(present);
     const nKept = largestWithMost(keepScores(this.#keepRouter(layer), values.subarray(t * rowLength, (t + 1) * rowLength), weights, this.#config.normEps));
     return Array.from(weights, (_, rank) => rank < nKept);
   }

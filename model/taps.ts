@@ -17,7 +17,7 @@ export interface TapEvent {
   /** The values at this point, row by row; valid only during the call. input, layerOutput: [nTokens, hidden]; logits: [nTokens, nExperts]; expertOutput: rows of the batch. */
   readonly values: Float32Array;
   readonly rowLength: number;
-  /** At `selection`: ids and weights in rank order, [nTokens, topK]; empty elsewhere. An id may be NO_EXPERT, and be made it, but for the first of a token (expert-batch.ts). */
+  /** At `selection`: ids and weights in rank order, [nTokens, topK]; empty elsewhere. An id may be NO_EXPERT, and be made it (expert-batch.ts). */
   readonly ids: Uint32Array;
   readonly weights: Float32Array;
   /** At `expertOutput`: which expert, segment and token each row belongs to (groupExpert, groupTokens, groupRow). */

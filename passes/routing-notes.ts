@@ -3,6 +3,7 @@
 
 import type { TraceColumn, TraceRecord } from "../formats/trace.ts";
 import type { ModelConfig } from "../model/config.ts";
+import { NO_EXPERT } from "../model/expert-batch.ts";
 import type { Tap, TapEvent } from "../model/taps.ts";
 
 interface Note {
@@ -10,6 +11,8 @@ interface Note {
   readonly layer: number;
   ids: number[];
   weights: number[];
+  /** Its selection was seen. */
+  isRouted: boolean;
   logits?: number[];
   norms?: number[];
   cosine?: number[];
@@ -32,8 +35,8 @@ export class RoutingNotes {
       ...(wants("logits") ? [{ at: "logits", run: (event: TapEvent) => this.#each(event, (note, t) => { note.logits = Array.from(rowOf(event, t).subarray(0, config.nExperts)); }) } as const] : []),
       { at: "selection", run: (event) => this.#each(event, (note, t) => {
         const { topK } = config.router;
-        note.ids = Array.from(event.ids.subarray(t * topK, (t + 1) * topK));
-        note.weights = Array.from(event.weights.subarray(t * topK, (t + 1) * topK));
+        const ranks = Array.from({ length: topK }, (_, rank) => t * topK + rank).filter((at) => event.ids[at] !== NO_EXPERT);
+        [note.ids, note.weights, note.isRouted] = [ranks.map((at) => event.ids[at]!), ranks.map((at) => event.weights[at]!), true];
       }) },
       ...(wants("norms", "cosine") ? [{ at: "expertOutput", run: (event: TapEvent) => this.#outputs(event) } as const] : []),
     ];
@@ -41,8 +44,8 @@ export class RoutingNotes {
 
   /** Notes so far, by token, then layer; they are forgotten. */
   take(request: number): TraceRecord[] {
-    const records = [...this.#notes.values()].filter(({ ids }) => ids.length > 0).sort((a, b) => a.token - b.token || a.layer - b.layer)
-      .map(({ residual: _, ...note }): TraceRecord => ({ request, ...note }));
+    const records = [...this.#notes.values()].filter(({ isRouted }) => isRouted).sort((a, b) => a.token - b.token || a.layer - b.layer)
+      .map(({ residual: _, isRouted: __, ...note }): TraceRecord => ({ request, ...note }));
     this.#notes.clear();
     return records;
   }
@@ -54,14 +57,14 @@ export class RoutingNotes {
   #note(layer: number, token: number): Note {
     const key = token * this.#config.nLayers + layer;
     let note = this.#notes.get(key);
-    if (note === undefined) this.#notes.set(key, (note = { token, layer, ids: [], weights: [] }));
+    if (note === undefined) this.#notes.set(key, (note = { token, layer, ids: [], weights: [], isRouted: false }));
     return note;
   }
 
   #outputs({ layer, positions, values, rowLength: n, batch, nTokens }: TapEvent): void {
-    const { router: { topK }, residualMultiplier } = this.#config;
+    const { residualMultiplier } = this.#config;
     // [token][rank], summed over an expert's segments.
-    const outputs = Array.from({ length: nTokens }, () => Array.from({ length: topK }, () => new Float64Array(n)));
+    const outputs = Array.from({ length: nTokens }, (_, t) => this.#note(layer, positions[t]!).ids.map(() => new Float64Array(n)));
     for (let group = 0; group < batch!.nGroups; group++) {
       const expert = batch!.groupExpert[group]!;
       for (let i = batch!.groupStart[group]!, row = batch!.groupRow[group]!; i < batch!.groupStart[group + 1]!; i++, row++) {

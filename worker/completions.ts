@@ -6,11 +6,11 @@ import { createReplyParser } from "../model/reply-parser.ts";
 import type { Caller } from "./auth.ts";
 import { invalid } from "./errors.ts";
 import { openAiForm } from "./openai-form.ts";
-import { pruningOf } from "./online-pruning.ts";
 import type { EdgePack } from "./pack.ts";
 import { chatPrompt, completionPrompts, hasTools, requireModel, samplingOf, stopsOf, tokensToGenerate, type Prompt } from "./prompt.ts";
 import { chatConstraint, textConstraint } from "./reply-constraint.ts";
 import type { Choice, Reply, ReplyHead } from "./reply-form.ts";
+import { routingOf } from "./request-routing.ts";
 import type { ChatRequest, CompletionRequest } from "./schemas.ts";
 import { chatShape, completionShape } from "./shapes.ts";
 
@@ -68,7 +68,7 @@ function choicesOf(
 ): Choice[] {
   const sampling = samplingOf(pack, request);
   const draftTokens = request.moe?.draft_tokens;
-  const pruning = pruningOf(pack, request.moe?.prune);
+  const routing = routingOf(pack, request.moe);
   return prompts.flatMap((prompt, promptIndex) => Array.from({ length: request.n ?? 1 }, (_, choice) => ({
     promptIndex, opening: [],
     input: {
@@ -77,7 +77,7 @@ function choicesOf(
         promptIds: prompt.ids, maxTokens: maxTokensOf(prompt), sampling, choice, stopIds: pack.config.eosTokenIds, trace: request.moe?.trace === true,
         ...(nTop === null ? {} : { logprobs: nTop }), ...(scorePrompt ? { echo: true } : {}),
         ...(constraint === null ? {} : { constraint }),
-        ...(draftTokens == null ? {} : { draftTokens }), ...(request.moe?.degrade === true ? { degrade: true } : {}), ...(pruning === null ? {} : { pruning }), ...(request.moe?.cache === false ? {} : { cacheScope: caller.id }),
+        ...(draftTokens == null ? {} : { draftTokens }), ...(request.moe?.degrade === true ? { degrade: true } : {}), ...(routing === undefined ? {} : { routing }), ...(request.moe?.cache === false ? {} : { cacheScope: caller.id }),
       },
     },
   })));

@@ -6,7 +6,9 @@ import { bodyLimit } from "hono/body-limit";
 import { methodNotAllowed } from "hono/method-not-allowed";
 import type { z } from "zod";
 import type { DurableEnv } from "../durable/env.ts";
+import { profileSchema } from "../formats/routing-profile.ts";
 import { planned, requireRate, withinBudget, type AdmissionSettings } from "./admission.ts";
+import { audit } from "./audit.ts";
 import { presentedKey, requireKey, requireScope, type AuthSettings, type Caller } from "./auth.ts";
 import { chatReply, completionReply } from "./completions.ts";
 import { embeddingsReply } from "./embeddings.ts";
@@ -34,6 +36,7 @@ import { startOf } from "./reply-start.ts";
 import { respond } from "./respond.ts";
 import { streamPosition } from "./stream-position.ts";
 import { responsesReply } from "./responses.ts";
+import { auditChange, deleteProfile, getProfile, listProfiles, putProfile, steered } from "./routing-profiles.ts";
 import { tracesResponse } from "./traces.ts";
 import { responsesSchema } from "./responses-schema.ts";
 import { applyTemplateSchema, type ChatRequest, chatSchema, completionSchema, detokenizeSchema, embeddingsSchema, fleetChangeSchema, parseBody, tokenizeSchema } from "./schemas.ts";
@@ -122,13 +125,31 @@ app.get("/v1/models/:id", async (c) => {
   return c.json(modelObject(pack));
 });
 
+app.get("/v1/profiles", async (c) => c.json(await listProfiles(c.env, c.var.caller)));
+app.get("/v1/profiles/:name", async (c) => c.json(await getProfile(c.env, c.var.caller, c.req.param("name"))));
+app.put("/v1/profiles/:name", async (c) => {
+  requireScope(c.var.caller, "admin");
+  const profile = await parseBody(c.req.raw, profileSchema);
+  const summary = await putProfile(c.env, await edgePack(c.env), c.req.param("name"), profile);
+  auditChange(c.var.record, c.var.caller, "profile_stored", summary.name, summary.ops);
+  return c.json(summary);
+});
+app.delete("/v1/profiles/:name", async (c) => {
+  requireScope(c.var.caller, "admin");
+  const deleted = await deleteProfile(c.env, c.req.param("name"));
+  auditChange(c.var.record, c.var.caller, "profile_deleted", deleted.name);
+  return c.json(deleted);
+});
+
 /** A POST whose body becomes a reply of generations. */
 const generating = <Schema extends z.ZodType<{ readonly moe?: ChatRequest["moe"] }>>(schema: Schema, replyOf: (pack: EdgePack, request: z.infer<Schema>, caller: Caller) => Reply) =>
   async (request: Request, env: EdgeEnv, caller: Caller, record: WatchedRequest): Promise<Response> => {
-    const body = await parseBody(request, schema);
+    const asked = await parseBody(request, schema);
     const pack = await edgePack(env);
+    const { body, use } = await steered(asked, pack, caller, env);
     const position = streamPosition(request.headers.get("Last-Event-ID"));
     const reply = await record.timed("tokenise", () => replyOf(pack, position === null ? body : { ...body, moe: { date: new Date(position.created * 1000).toISOString().slice(0, 10), ...body.moe } }, caller));
+    if (use !== null) audit(record, new URL(request.url).pathname, caller, use);
     const plan = planned(reply, caller, body.moe?.deadline_ms ?? null);
     const start = await startOf(plan, caller, position);
     const router = await routerOf(env, request, position?.place ?? null, (target) => record.queued(target));

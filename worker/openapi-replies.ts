@@ -3,6 +3,7 @@
 
 import { z } from "zod";
 import { WARMTHS } from "../durable/warmth.ts";
+import { INTERVENTION_OPS } from "../model/interventions.ts";
 
 const text = z.string();
 const count = z.int().min(0);
@@ -162,9 +163,17 @@ export const modelObject = z.object({
   moe: z.object({
     architecture: text, context_length: count, vocabulary: count, experts: count, experts_per_token: count,
     moe_layers: z.array(count).describe("Layers that have experts, ascending: the rows of a trace."), prune: z.array(z.enum(["ratio", "calibrated", "learned"])).describe("Rules by which a request's `moe.prune` may leave experts out; empty where it may not."),
+    interventions: z.array(z.enum(INTERVENTION_OPS)).describe("Operations that a request's `moe.interventions` may have; empty where it may have none."),
     chat: z.boolean().describe("Whether it takes messages."), pack_hash: text,
   }),
 });
+const profileSummary = z.object({
+  name: text, description: text, model: text, packHash: text.nullable().describe("The only pack it is for; null for any of the model."), access: z.enum(["admin", "infer"]).describe("The scope a key needs to use it."),
+  ops: z.array(z.enum(INTERVENTION_OPS)).describe("What it does, in order."),
+});
+export const profileStored = profileSummary;
+export const profileList = z.object({ object: z.literal("list"), data: z.array(profileSummary).describe("Those the key may use, by name.") });
+export const profileDeleted = z.object({ name: text, deleted: z.literal(true) });
 export const modelList = z.object({ object: z.literal("list"), data: z.array(modelObject) });
 
 export const props = z.object({

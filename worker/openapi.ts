@@ -2,6 +2,7 @@
 // (openapi-replies.ts) and their headers (reply-headers.ts). Owns the list of endpoints and their words. Refuses shapes of its own: what is accepted is said once, where it is checked.
 
 import { z } from "zod";
+import { profileSchema } from "../formats/routing-profile.ts";
 import { EDGE_LIMITS } from "./limits.ts";
 import { countTokensSchema, messagesSchema } from "./messages-schema.ts";
 import * as replies from "./openapi-replies.ts";
@@ -12,11 +13,11 @@ import { applyTemplateSchema, chatSchema, completionSchema, detokenizeSchema, em
 /** Schemas by the name they have in the document. */
 const SCHEMAS = {
   ChatCompletionRequest: chatSchema, CompletionRequest: completionSchema, ResponseRequest: responsesSchema, MessageRequest: messagesSchema, CountTokensRequest: countTokensSchema,
-  EmbeddingRequest: embeddingsSchema, TokenizeRequest: tokenizeSchema, DetokenizeRequest: detokenizeSchema, ApplyTemplateRequest: applyTemplateSchema, FleetChangeRequest: fleetChangeSchema, MoeExtensions: moe,
+  EmbeddingRequest: embeddingsSchema, TokenizeRequest: tokenizeSchema, DetokenizeRequest: detokenizeSchema, ApplyTemplateRequest: applyTemplateSchema, FleetChangeRequest: fleetChangeSchema, MoeExtensions: moe, RoutingProfile: profileSchema,
   ChatCompletion: replies.chatCompletion, ChatCompletionChunk: replies.chatCompletionChunk, Completion: replies.completion, CompletionChunk: replies.completionChunk,
   Response: replies.response, ResponseEvent: replies.responseEvent, Message: replies.message, MessageEvent: replies.messageEvent, InputTokens: replies.inputTokens,
   EmbeddingList: replies.embeddingList, TokenList: replies.tokenList, Content: replies.content, PromptText: replies.promptText,
-  ModelObject: replies.modelObject, ModelList: replies.modelList, Props: replies.props, Health: replies.health, HealthWaiting: replies.healthWaiting, Fleet: replies.fleet, FleetDirectory: replies.fleetDirectory, FleetPlan: replies.fleetPlan, FleetWarmth: replies.fleetWarmth,
+  ModelObject: replies.modelObject, ModelList: replies.modelList, ProfileStored: replies.profileStored, ProfileList: replies.profileList, ProfileDeleted: replies.profileDeleted, Props: replies.props, Health: replies.health, HealthWaiting: replies.healthWaiting, Fleet: replies.fleet, FleetDirectory: replies.fleetDirectory, FleetPlan: replies.fleetPlan, FleetWarmth: replies.fleetWarmth,
   Usage: replies.usage, ReplyCost: replies.replyCost, TokenTrace: replies.tokenTrace, Error: replies.errorReply, MessageError: replies.messagesErrorReply,
 } as const satisfies Readonly<Record<string, z.ZodType>>;
 export type SchemaName = keyof typeof SCHEMAS;
@@ -24,7 +25,7 @@ export type SchemaName = keyof typeof SCHEMAS;
 export const schemaOf = (name: SchemaName): z.ZodType => SCHEMAS[name];
 
 export interface Endpoint {
-  readonly method: "get" | "post";
+  readonly method: "get" | "post" | "put" | "delete";
   readonly path: string;
   readonly summary: string;
   readonly request?: SchemaName;
@@ -42,7 +43,7 @@ export interface Endpoint {
 }
 
 const READS = [400, 404, 413, 429, 503] as const;
-const GENERATES = [...READS, 502, 504] as const;
+const GENERATES = [...READS, 403, 502, 504] as const;
 export const ENDPOINTS: readonly Endpoint[] = [
   { method: "post", path: "/v1/chat/completions", summary: "Continues a conversation (OpenAI's chat completions).", request: "ChatCompletionRequest", reply: "ChatCompletion", event: "ChatCompletionChunk", errors: GENERATES },
   { method: "post", path: "/v1/completions", summary: "Continues text or token ids, or scores them (OpenAI's completions).", request: "CompletionRequest", reply: "Completion", event: "CompletionChunk", errors: GENERATES },
@@ -62,6 +63,10 @@ export const ENDPOINTS: readonly Endpoint[] = [
   { method: "post", path: "/v1/fleet", summary: "Begins a change of the plan: more or fewer shards, replicas, or another placement. Replies under way go on, the same.", request: "FleetChangeRequest", reply: "FleetDirectory", status: 202, errors: [400, 403, 409, 413, 429, 503], needsAdmin: true },
   { method: "post", path: "/v1/fleet/warm", summary: "Loads every shard of every lane and region at once, and says at once how far that has come. Asking again changes nothing.", reply: "FleetWarmth", errors: [403, 413, 429, 503], needsAdmin: true },
   { method: "get", path: "/v1/fleet/plan", summary: "The plan in force: which shard holds what.", reply: "FleetPlan", errors: [403, 409, 503], needsAdmin: true },
+  { method: "get", path: "/v1/profiles", summary: "Stored profiles of routing that the key may use (`moe.profile`).", reply: "ProfileList", errors: [503] },
+  { method: "get", path: "/v1/profiles/{name}", summary: "One of them, whole.", reply: "RoutingProfile", errors: [403, 404, 503] },
+  { method: "put", path: "/v1/profiles/{name}", summary: "Stores a profile under its name, in place of one that has it.", request: "RoutingProfile", reply: "ProfileStored", errors: [400, 403, 409, 413, 503], needsAdmin: true },
+  { method: "delete", path: "/v1/profiles/{name}", summary: "Forgets a profile.", reply: "ProfileDeleted", errors: [403, 404, 413, 503], needsAdmin: true },
   { method: "get", path: "/metrics", summary: "Counters and histograms for Prometheus: of the orchestrator, and of the Worker's isolate that answers.", reply: { mediaType: "text/plain" }, errors: [403], needsAdmin: true },
   { method: "get", path: "/v1/traces", summary: "Routing of a sample of real requests, as a trace file (docs/formats.md).", reply: { mediaType: "application/octet-stream" }, errors: [403, 503], needsAdmin: true },
   { method: "get", path: "/openapi.json", summary: "This document.", reply: { mediaType: "application/json" }, errors: [], isPublic: true },
@@ -74,10 +79,10 @@ export const errorsOf = ({ isPublic, errors }: Endpoint): number[] => [...(isPub
 export const ERROR_MEANINGS: Readonly<Record<number, string>> = {
   400: "The request is not valid: `param` names the field, the message what was found and expected.",
   401: "No key, or one that is not of this deployment.",
-  403: "The key lacks the scope admin.",
-  404: "No such model.",
+  403: "The key lacks the scope admin, which this or `moe.interventions` or the profile needs.",
+  404: "No such model, or no such profile.",
   405: "The path does not take this method.",
-  409: "Not now: another change is under way, there is no plan yet, or the plan is already as wished.",
+  409: "Not now: another change is under way, there is no plan yet, the plan is already as wished, or there are as many profiles as the deployment keeps.",
   413: `The body is larger than ${EDGE_LIMITS.bodyBytes} bytes.`,
   429: "Too many requests wait, or the key has had its requests of the minute or its tokens of the day. Retry-After says when to ask again.",
   500: "The server failed.",
@@ -123,6 +128,7 @@ function operation(endpoint: Endpoint): Json {
     parameters: [
       { $ref: "#/components/parameters/X-Request-Id" }, ...(event === undefined ? [] : [{ $ref: "#/components/parameters/Last-Event-ID" }]),
       ...(path.includes("{id}") ? [{ name: "id", in: "path", required: true, schema: { type: "string" }, description: "Id of a model." }] : []),
+      ...(path.includes("{name}") ? [{ name: "name", in: "path", required: true, schema: { type: "string" }, description: "Name of a profile." }] : []),
     ],
     ...(request === undefined ? {} : { requestBody: { required: true, content: { "application/json": { schema: ref(request) } } } }),
     responses: {

@@ -5,6 +5,7 @@ import { packSource, type PackEnv } from "../durable/byte-sources.ts";
 import { currentPack } from "../durable/opened-packs.ts";
 import { readTokenizerJson } from "../formats/pack-reader.ts";
 import { type ModelConfig, moeLayersOf } from "../model/config.ts";
+import { interventionOps } from "../model/interventions.ts";
 import { pruningKinds } from "../model/online-pruning-rule.ts";
 import { replyFormat, type ReplyFormat } from "../model/reply-parser.ts";
 import { createTokenizer, type Tokenizer } from "../model/tokenizer.ts";
@@ -62,7 +63,7 @@ export function modelObject(pack: EdgePack): ModelObject {
     moe: {
       architecture: config.architecture, context_length: pack.contextLength, vocabulary: config.vocabSize,
       experts: config.nExperts, experts_per_token: config.router.topK,
-      moe_layers: moeLayersOf(config), prune: pruningKinds(config),
+      moe_layers: moeLayersOf(config), prune: pruningKinds(config), interventions: interventionOps(config),
       chat: pack.chatTemplate !== null, pack_hash: pack.hash,
     },
   };

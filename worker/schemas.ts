@@ -6,6 +6,7 @@
 import { z } from "zod";
 import { CONFIG_MOST } from "../model/config.ts";
 import { PROTECTED_POSITIONS } from "../model/online-pruning-rule.ts";
+import { interventionsSchema } from "../formats/intervention-schema.ts";
 import { LIMITS } from "../durable/limits.ts";
 import { invalid } from "./errors.ts";
 import { EDGE_LIMITS } from "./limits.ts";
@@ -50,8 +51,10 @@ export const moe = z.object({
   cache: boolean.nullish().meta({ description: "false: nothing that an earlier request of the key evaluated is taken over, and nothing is left for later ones. The answer is the same either way.", default: true }),
   degrade: boolean.nullish().meta({ description: "true: where experts cannot be computed for a while, go on without them instead of waiting for their shard. Every token that this touches says so (with `trace`), and `moe.degraded` of the reply counts them; the text is another than with all experts.", default: false }),
   prune: prune.nullish().meta({ description: "Leave out experts of a token that count little: by a ratio of weights, by the ratios of the model's calibration (\"calibrated\"), or by its mask router (\"learned\"), where it has them. `moe.pruned` of the reply counts them; the text is another than with all experts, and the same whatever else is served." }),
+  interventions: interventionsSchema.max(LIMITS.interventions, `at most ${LIMITS.interventions} interventions`).nullish().meta({ description: "Changes to the routing of every token of prompt and reply, in this order: logits raised, experts forced, stimulated, suppressed, masked or amplified, fewer of them (docs/routing.md, \"Interventions\"). Needs a key with the scope admin. What the model takes, /v1/models says." }),
+  profile: z.string("the name of a stored profile").max(64, "the name of a stored profile").nullish().meta({ description: "Interventions that the deployment keeps under this name (/v1/profiles); those of the request follow them. Needs a key with the scope admin, unless the profile says otherwise." }),
   deadline_ms: integer(1, EDGE_LIMITS.deadlineMs).nullish().meta({ description: "How long the reply may take from its arrival, in milliseconds: what is said by then is the reply, with finish_reason \"length\"." }),
-}, "an object with `trace`, `date`, `draft_tokens`, `cache`, `degrade`, `prune` and/or `deadline_ms`");
+}, "an object with `trace`, `date`, `draft_tokens`, `cache`, `degrade`, `prune`, `interventions`, `profile` and/or `deadline_ms`");
 
 export const modelId = z.string("the id of a model as a string").min(1, "the id of a model, not an empty string").meta({ description: "Id of the model, as /v1/models lists it." });
 /** How tokens are drawn: every API that takes these takes them alike. */

@@ -2,6 +2,7 @@
 
 import type { FleetStatus } from "../durable/directory-record.ts";
 import type { OrchestratorStatus } from "../durable/generate.ts";
+import type { InterventionOp } from "../model/interventions.ts";
 
 /** GET /v1/fleet. */
 export type FleetReply = OrchestratorStatus & {
@@ -135,9 +136,32 @@ export interface ModelObject {
     readonly moe_layers: readonly number[];
     /** Rules by which `moe.prune` may leave experts out. */
     readonly prune: readonly ("ratio" | "calibrated" | "learned")[];
+    /** Operations that `moe.interventions` may have. */
+    readonly interventions: readonly InterventionOp[];
     readonly chat: boolean;
     readonly pack_hash: string;
   };
+}
+
+/** A routing profile without what it does. */
+export interface ProfileSummary {
+  readonly name: string;
+  readonly description: string;
+  readonly model: string;
+  readonly packHash: string | null;
+  readonly access: "admin" | "infer";
+  /** In the order they are applied. */
+  readonly ops: readonly InterventionOp[];
+}
+
+export interface ProfileList {
+  readonly object: "list";
+  readonly data: readonly ProfileSummary[];
+}
+
+export interface ProfileDeleted {
+  readonly name: string;
+  readonly deleted: true;
 }
 
 export interface ModelList {

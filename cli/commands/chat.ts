@@ -8,11 +8,11 @@ import { createReplyParser, replyFormat } from "../../model/reply-parser.ts";
 import { LocalGeneration } from "../local-generation.ts";
 import { openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
-import { type PruneOptions, pruningOf, withPruning } from "../prune-option.ts";
+import { type RoutingOptions, routingOf, withRouting } from "../routing-option.ts";
 import { ReplyDisplay } from "../reply-display.ts";
 import { PLAIN_SAMPLING } from "../../model/sampling.ts";
 
-interface ChatOptions extends PruneOptions {
+interface ChatOptions extends RoutingOptions {
   readonly system?: string;
   readonly maxTokens: number;
   readonly temperature: number;
@@ -33,7 +33,7 @@ const integerIn = (min: number, max: number) => (text: string): number => {
 };
 
 export function register(program: Command): void {
-  withPruning(program.command("chat")
+  withRouting(program.command("chat")
     .description("talk with a pack in the terminal")
     .argument("<pack>", "folder of a pack")
     .option("--system <text>", "system message")
@@ -53,11 +53,11 @@ async function chat(pack: string, options: ChatOptions): Promise<void> {
     throw new Error(`The pack "${manifest.id}" has no chat template; \`serve\` it and use /v1/completions.`);
   }
   const template = settings.chatTemplate;
-  const pruning = pruningOf(manifest.config, options);
+  const routing = routingOf(model, options);
   const format = replyFormat(tokenizer, template);
   const streams = { isTerminal: process.stdout.isTTY === true, out: (text: string) => void process.stdout.write(text), aside: (text: string) => void process.stderr.write(text) };
   const messages: ChatMessage[] = options.system === undefined ? [] : [{ role: "system", content: options.system }];
-  const generation = new LocalGeneration(model, pruning);
+  const generation = new LocalGeneration(model, routing);
   const lines = createInterface({ input: process.stdin, output: process.stdin.isTTY ? process.stdout : undefined, prompt: "\n> " });
   let answering: AbortController | null = null;
   let ended = false;

@@ -4,11 +4,11 @@
 
 import type { Command } from "commander";
 import type { PrunedCalls } from "../../model/online-pruning.ts";
-import type { PruningRule } from "../../model/online-pruning-rule.ts";
+import type { RequestRouting } from "../../model/request-routing.ts";
 import { logprobs } from "../../model/sampling.ts";
 import { evaluate, type EvaluateOptions, openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
-import { pruningOf, type PruneOptions, withPruning } from "../prune-option.ts";
+import { routingOf, type RoutingOptions, withRouting } from "../routing-option.ts";
 import { readText } from "../read-text.ts";
 import { showTable } from "../sizes.ts";
 
@@ -28,16 +28,16 @@ export interface Evaluation {
 }
 
 export function register(program: Command): void {
-  withPruning(program.command("eval"))
+  withRouting(program.command("eval"))
     .description("measure how well a pack predicts a text: perplexity and bits per byte")
     .argument("<pack>", "folder of a pack")
     .requiredOption("--text <file>", "UTF-8 text")
     .option("--json", "print one JSON document")
-    .action(async (pack: string, options: { text: string; json?: boolean } & PruneOptions) => {
+    .action(async (pack: string, options: { text: string; json?: boolean } & RoutingOptions) => {
       const text = readText(options.text);
       const model = await openPack(pack);
-      const pruning = pruningOf(model.manifest.config, options);
-      const result = await evaluateText(model, text, options.json === true, options.text, pruning);
+      const routing = routingOf(model, options);
+      const result = await evaluateText(model, text, options.json === true, options.text, routing);
       if (options.json === true) process.stdout.write(`${JSON.stringify({ text: options.text, packHash: model.packHash, ...result })}\n`);
       else {
         process.stdout.write(showTable([
@@ -51,21 +51,21 @@ export function register(program: Command): void {
     });
 }
 
-/** Scores `text`, by a rule for leaving experts out where one is given; `name` names it in errors. */
-export async function evaluateText(model: LocalModel, text: string, quiet: boolean, name: string, pruning: PruningRule | null = null): Promise<Evaluation> {
+/** Scores `text`, with what is asked of routing where something is; `name` names it in errors. */
+export async function evaluateText(model: LocalModel, text: string, quiet: boolean, name: string, routing?: RequestRouting): Promise<Evaluation> {
   const scored = textToScore(model, text, name);
   const bar = startProgress({ label: "eval", total: scored.ids.length, unit: "tokens", quiet });
   const windows: ScoredWindow[] = [];
   try {
     for (const window of scored.windows) {
-      windows.push(await windowNats(model, scored, window, { pruning }));
+      windows.push(await windowNats(model, scored, window, { routing }));
       bar.update(window.end);
     }
   } finally {
     bar.stop();
   }
   const evaluation = evaluationOf(model, scored, windows.map(({ nats }) => nats));
-  if (pruning === null) return evaluation;
+  if (routing?.pruning === undefined) return evaluation;
   const sum = (of: keyof PrunedCalls): number => windows.reduce((all, { pruned }) => all + pruned[of], 0);
   return { ...evaluation, pruned: { leftOut: sum("leftOut"), of: sum("of") } };
 }
@@ -95,7 +95,7 @@ export interface ScoredWindow {
   readonly pruned: PrunedCalls;
 }
 
-/** One window, seen by `taps`, by a rule for leaving experts out where one is given. */
+/** One window, seen by `taps`, with what is asked of routing where something is. */
 export async function windowNats({ engine }: Pick<LocalModel, "engine">, { ids, bos }: TextToScore, { start, end, countFrom }: Window, how: EvaluateOptions = {}): Promise<ScoredWindow> {
   const offset = bos === null ? start : start - 1; // text position of the window's first entry
   const window = bos === null ? ids.slice(start, end) : [bos, ...ids.slice(start, end)];

@@ -7,18 +7,18 @@ import { readFileSync } from "node:fs";
 import { endianness } from "node:os";
 import type { PrunedCalls } from "../../model/online-pruning.ts";
 import { evaluate, openPack } from "../open-pack.ts";
-import { pruningOf, type PruneOptions, withPruning } from "../prune-option.ts";
+import { routingOf, type RoutingOptions, withRouting } from "../routing-option.ts";
 import { startProgress } from "../progress.ts";
 import { writeWhole } from "../whole-file.ts";
 
-interface LogitsOptions extends PruneOptions {
+interface LogitsOptions extends RoutingOptions {
   readonly tokens: string;
   readonly out: string;
   readonly json?: boolean;
 }
 
 export function register(program: Command): void {
-  withPruning(program.command("logits"))
+  withRouting(program.command("logits"))
     .description("write the logits of every position of a token sequence")
     .argument("<pack>", "folder of a pack")
     .requiredOption("--tokens <file>", "JSON file: an array of token ids")
@@ -29,11 +29,12 @@ export function register(program: Command): void {
 
 async function logits(pack: string, options: LogitsOptions): Promise<void> {
   if (endianness() !== "LE") throw new Error("This machine is big-endian; logits are written as little-endian float32, which is not supported here.");
-  const { engine, packHash, kernels } = await openPack(pack);
+  const model = await openPack(pack);
+  const { engine, packHash, kernels } = model;
   const { vocabSize } = engine.config;
   const ids = readIds(options.tokens, vocabSize);
   if (ids.length > engine.contextLength) throw new Error(`${options.tokens} holds ${ids.length} token ids; this pack serves a context of ${engine.contextLength}.`);
-  const pruning = pruningOf(engine.config, options);
+  const routing = routingOf(model, options);
   let pruned: PrunedCalls = { leftOut: 0, of: 0 };
   const bar = startProgress({ label: "logits", total: ids.length, unit: "tokens", quiet: options.json === true });
   try {
@@ -41,14 +42,14 @@ async function logits(pack: string, options: LogitsOptions): Promise<void> {
       pruned = await evaluate(engine, ids, (position, row) => {
         write(new Uint8Array(row.buffer, row.byteOffset, row.byteLength));
         bar.update(position + 1);
-      }, { pruning });
+      }, { routing });
     });
   } finally {
     bar.stop();
   }
-  const result = { out: options.out, tokens: ids.length, vocabulary: vocabSize, packHash, kernels: kernels.kernels.name, ...(pruning === null ? {} : { pruned }) };
+  const result = { out: options.out, tokens: ids.length, vocabulary: vocabSize, packHash, kernels: kernels.kernels.name, ...(routing?.pruning === undefined ? {} : { pruned }) };
   process.stdout.write(options.json === true ? `${JSON.stringify(result)}\n`
-    : `${options.out}: ${ids.length} rows of ${vocabSize} float32, by the ${result.kernels} kernels.${pruning === null ? "" : ` ${pruned.leftOut} of ${pruned.of} expert calls were left out.`}\n`);
+    : `${options.out}: ${ids.length} rows of ${vocabSize} float32, by the ${result.kernels} kernels.${routing?.pruning === undefined ? "" : ` ${pruned.leftOut} of ${pruned.of} expert calls were left out.`}\n`);
 }
 
 /** Token ids of a JSON file; throws a sentence that names the file and the entry. */

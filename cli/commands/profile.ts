@@ -3,13 +3,12 @@
 
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { existsSync } from "node:fs";
-import { PROFILE_OPS, profileText, type ProfileOp } from "../../formats/profile-document.ts";
 import type { FoundExpert } from "../../fleet/expert-differences.ts";
 import { ROUTING_MEASURES, type RoutingMeasure } from "../../fleet/sequence-routing.ts";
 import { type LocalModel, openPack } from "../open-pack.ts";
 import { positiveInteger } from "../positive-integer.ts";
 import { type ClassSource, type LabelledFile, labelledFile, textSource, totalsSource } from "../profile/class-sources.ts";
-import { findProfile, FOUND_BY, type FoundBy, sumClasses } from "../profile/find-profile.ts";
+import { findProfile, FOUND_BY, type FoundBy, PROFILE_OPS, type ProfileOp, sumClasses } from "../profile/find-profile.ts";
 import { type DivergenceFigures, measureDivergence } from "../profile/measure-divergence.ts";
 import { divergencePage } from "../report/divergence-page.ts";
 import { profileFigures, profilePage } from "../report/profile-page.ts";
@@ -107,19 +106,19 @@ const reportFiles = (out: string, isProfile: boolean): string[] => (isProfile ? 
 
 async function find(sources: readonly ClassSource[], model: LocalModel | null, options: ProfileOptions & { readonly target: string }): Promise<void> {
   if (model === null) throw new Error("A profile is of one pack's experts, so its folder must be given.");
-  const { manifest: { id, config }, packHash } = model;
+  const { manifest: { id, config }, packHash: hash } = model;
   const { by = "weight", out, json = false } = options;
   if (by === "score") throw new Error("--by score is of a divergence; a profile is found by weight, count or frequency.");
   if (options.pooled === true) throw new Error("--pooled goes with --divergence.");
   const classes = await sumClasses(sources, json);
-  const found = findProfile(classes, { id, packHash, topK: config.router.topK }, { ...options, by, layers: options.layers ?? (by === "frequency" ? "middle" : "all") });
+  const found = findProfile(classes, { id, hash, config }, { ...options, by, layers: options.layers ?? (by === "frequency" ? "middle" : "all") });
   if (out !== undefined) {
     if (options.report) {
       const [jsonFile, pageFile] = reportFiles(out, true);
       await writeText(pageFile!, await profilePage(found));
       await writeText(jsonFile!, `${JSON.stringify(profileFigures(found), null, 1)}\n`);
     }
-    await writeText(out, profileText(found.document));
+    await writeText(out, `${JSON.stringify(found.document, null, 1)}\n`);
   }
   if (json) {
     process.stdout.write(`${JSON.stringify({ ...(out === undefined ? {} : { out }), profile: found.document })}\n`);

@@ -8,15 +8,17 @@ import { readTrace, TRACE_COLUMNS, traceHeader, traceHeaderBytes, traceRecords, 
 import { ChosenWeights } from "../../fleet/chosen-weights.ts";
 import { ExpertLoad, type LayerLoad } from "../../fleet/expert-load.ts";
 import { type LayerLocality, meanCaches, TraceLocality } from "../../fleet/trace-locality.ts";
+import type { RequestRouting } from "../../model/request-routing.ts";
 import { RoutingNotes } from "../../passes/routing-notes.ts";
 import { openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
 import { readText } from "../read-text.ts";
 import { tracePage } from "../report/trace-page.ts";
+import { type ProfileOption, routingOf, withProfile } from "../routing-option.ts";
 import { percent, showTable } from "../sizes.ts";
 import { writeWhole } from "../whole-file.ts";
 
-interface TraceOptions {
+interface TraceOptions extends ProfileOption {
   readonly text?: string;
   readonly out?: string;
   readonly columns?: readonly TraceColumn[];
@@ -27,7 +29,7 @@ interface TraceOptions {
 }
 
 export function register(program: Command): void {
-  program.command("trace")
+  withProfile(program.command("trace"))
     .description("record which experts tokens take, and show how evenly they are used")
     .argument("<source>", "folder of a pack (with --text), address of a served model (what TRACE_SHARE kept), or a trace file")
     .option("--text <file>", "UTF-8 text, routed by the pack")
@@ -53,7 +55,7 @@ async function trace(source: string, options: TraceOptions): Promise<void> {
   const pages = report === undefined ? [] : [report, `${report.replace(/\.html$/, "")}.json`];
   const there = pages.find((file) => existsSync(file));
   if (there !== undefined) throw new Error(`${there} exists already; give another --report or remove it first.`);
-  const routed = await routingOf(source, options);
+  const routed = await routedBy(source, options);
   const load = routed.load.layers;
   const locality = routed.locality?.layers();
   const { model, packHash, nExperts, topK } = routed.header;
@@ -87,9 +89,10 @@ interface Routed {
   readonly requests: number;
 }
 
-async function routingOf(source: string, { text, out, columns, key, locality, json }: TraceOptions): Promise<Routed> {
+async function routedBy(source: string, { text, out, columns, key, locality, json, profile }: TraceOptions): Promise<Routed> {
   const quiet = json === true;
   if (columns !== undefined && (text === undefined || out === undefined)) throw new Error("--columns goes with --text and --out: it says what is written of a text.");
+  if (profile !== undefined && text === undefined) throw new Error("--profile goes with --text: it says how a text is routed.");
   if (/^https?:\/\//.test(source)) {
     if (text !== undefined) throw new Error("An address was given together with --text; a served model's trace is of its own traffic. Give the folder of a pack for a text.");
     const bytes = await download(source, key ?? process.env["WORKERS_MOE_KEY"]);
@@ -102,7 +105,7 @@ async function routingOf(source: string, { text, out, columns, key, locality, js
   }
   if (text === undefined) throw new Error(`${source} is neither a trace file nor an address, so --text must say which text its experts are to be traced over.`);
   const model = await openPack(source);
-  return traceText(model, readText(text), text, out, quiet, { columns, withLocality: locality === true });
+  return traceText(model, readText(text), text, out, quiet, { columns, withLocality: locality === true, routing: routingOf(model, profile === undefined ? {} : { profile }) });
 }
 
 function recordsOf(trace: Trace, withLocality: boolean): Routed {
@@ -135,8 +138,15 @@ async function download(address: string, key: string | undefined): Promise<Uint8
   return new Uint8Array(await response.arrayBuffer());
 }
 
+export interface TraceTextOptions {
+  readonly columns?: readonly TraceColumn[] | undefined;
+  readonly withLocality?: boolean;
+  /** What is asked of its routing; the trace is of the outcome. */
+  readonly routing?: RequestRouting | undefined;
+}
+
 /** Every token of a text once, in windows of the context length; each window is a request, begun with BOS where the tokenizer adds one. */
-export async function traceText({ engine, tokenizer, manifest, packHash }: LocalModel, text: string, name: string, out: string | undefined, quiet: boolean, { columns, withLocality = false }: { readonly columns?: readonly TraceColumn[] | undefined; readonly withLocality?: boolean } = {}): Promise<Routed> {
+export async function traceText({ engine, tokenizer, manifest, packHash }: LocalModel, text: string, name: string, out: string | undefined, quiet: boolean, { columns, withLocality = false, routing }: TraceTextOptions = {}): Promise<Routed> {
   if (tokenizer === null) throw new Error(`The pack "${manifest.id}" has no tokenizer, which trace needs.`);
   const { config } = manifest;
   const header = traceHeader({ manifest, packHash }, columns);
@@ -154,7 +164,7 @@ export async function traceText({ engine, tokenizer, manifest, packHash }: Local
     const bar = startProgress({ label: "trace", total: ids.length, unit: "tokens", quiet });
     try {
       for (let start = 0; start < ids.length; start += room, requests++) {
-        await routeWindow(engine, [...before, ...ids.slice(start, start + room)], header.columns, (nDone, notes) => {
+        await routeWindow(engine, [...before, ...ids.slice(start, start + room)], header.columns, routing, (nDone, notes) => {
           const found = notes.take(requests);
           for (const record of found) {
             load.add(record);
@@ -174,12 +184,12 @@ export async function traceText({ engine, tokenizer, manifest, packHash }: Local
 }
 
 /** Evaluates one sequence; after each chunk hands out how many of its tokens are done, and what was noted. */
-async function routeWindow(engine: LocalModel["engine"], window: readonly number[], columns: readonly TraceColumn[], onChunk: (nDone: number, notes: RoutingNotes) => void): Promise<void> {
+async function routeWindow(engine: LocalModel["engine"], window: readonly number[], columns: readonly TraceColumn[], routing: RequestRouting | undefined, onChunk: (nDone: number, notes: RoutingNotes) => void): Promise<void> {
   const timeline = engine.kv.open(window.length);
   const notes = new RoutingNotes(engine.config, columns);
   try {
     while (timeline.length < window.length) {
-      await engine.step([{ timeline, ids: window.slice(timeline.length, timeline.length + engine.maxChunkTokens), logits: "none" }], notes.taps);
+      await engine.step([{ timeline, ids: window.slice(timeline.length, timeline.length + engine.maxChunkTokens), logits: "none", routing }], notes.taps);
       onChunk(timeline.length, notes);
     }
   } finally {

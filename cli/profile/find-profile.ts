@@ -1,9 +1,10 @@
 // Finds the experts that one class of texts takes more than others do, and writes them down as a profile. Owns the methods by name, which layers they look at, and what is said of how it was found.
-// The sums are fleet/sequence-routing.ts, the order fleet/expert-differences.ts, the document formats/profile-document.ts. Refuses classes of different models.
+// The sums are fleet/sequence-routing.ts, the order fleet/expert-differences.ts, the document formats/routing-profile.ts. Refuses classes of different models.
 
 import { chooseExperts, differenceMap, drawExperts, expertsByLayer, type FoundExpert, middleLayers } from "../../fleet/expert-differences.ts";
 import { ClassRouting, type ExpertMap, type RoutingShape } from "../../fleet/sequence-routing.ts";
-import type { ProfileDocument, ProfileIntervention, ProfileOp } from "../../formats/profile-document.ts";
+import { PROFILE_NAME, type ProfiledPack, profileProblem, type RoutingProfile } from "../../formats/routing-profile.ts";
+import type { Intervention } from "../../model/interventions.ts";
 import { startProgress } from "../progress.ts";
 import type { ClassSource } from "./class-sources.ts";
 
@@ -14,7 +15,11 @@ export const FOUND_BY = ["weight", "count", "frequency"] as const;
 export type FoundBy = (typeof FOUND_BY)[number];
 
 const METHODS: Readonly<Record<FoundBy, string>> = { weight: "activation maps", count: "activation maps", frequency: "frequencies" };
-/** Ops that make tokens take experts they would not have taken: more than a token has places for would leave nothing to the router. */
+/** Operations that name experts. */
+export const PROFILE_OPS = ["suppress", "stimulate", "gain", "mask", "force_max", "add_std"] as const satisfies readonly Intervention["op"][];
+export type ProfileOp = (typeof PROFILE_OPS)[number];
+
+/** Those that make tokens take experts they would not have taken: more than a token has places for would leave nothing to the router. */
 const FILLS_PLACES: readonly ProfileOp[] = ["stimulate", "force_max", "add_std"];
 /** Without a threshold or a number. */
 const TOP = 10;
@@ -47,7 +52,9 @@ export interface FoundProfile {
   readonly target: ExpertMap;
   readonly difference: ExpertMap;
   readonly found: readonly FoundExpert[];
-  readonly document: ProfileDocument;
+  /** Who they are by layer, as the document has them. */
+  readonly experts: Readonly<Record<string, readonly number[]>>;
+  readonly document: RoutingProfile;
 }
 
 /** Sums every class, one sequence at a time. Throws a sentence where they are of different models. */
@@ -78,11 +85,13 @@ export function requireShape({ file, shape, topK }: ClassSource, first: ClassSou
   if (!isSame) throw new Error(`${file} is of ${topK ?? "?"} of ${shape.nExperts} experts in ${shape.moeLayers.length} layers, ${first.file} of ${first.topK ?? "?"} of ${first.shape.nExperts} in ${first.shape.moeLayers.length}; classes of one model were expected.`);
 }
 
-export function findProfile(classes: readonly SummedClass[], model: { readonly id: string; readonly packHash: string; readonly topK: number }, options: FindOptions): FoundProfile {
+export function findProfile(classes: readonly SummedClass[], model: ProfiledPack, options: FindOptions): FoundProfile {
   const { target: label, by, op, gain, lambda, random } = options;
   const { shape } = classes[0]!.source;
   const target = classes.find(({ source }) => source.label === label);
   if (target === undefined) throw new Error(`The target "${label}" is none of the labels ${classes.map(({ source }) => source.label).join(", ")}.`);
+  const name = options.name ?? label;
+  if (!PROFILE_NAME.test(name)) throw new Error(`"${name}" cannot be a profile's name; --name gives it one of 1 to 64 lower-case letters, digits, '-', '.', '_', the first a letter or digit.`);
   const others = classes.filter((of) => of !== target);
   if (others.length === 0) throw new Error(`Only "${label}" was given; a difference needs at least one other class to differ from.`);
   const layers = options.layers === "all" ? shape.moeLayers : options.layers === "middle" ? middleLayers(shape.moeLayers) : options.layers;
@@ -90,7 +99,7 @@ export function findProfile(classes: readonly SummedClass[], model: { readonly i
   if (unknown !== undefined) throw new Error(`Layer ${unknown} was asked for; the layers with experts are ${shape.moeLayers.join(", ")}.`);
   const top = options.top ?? (options.tau === undefined ? TOP : undefined);
   const tau = options.tau ?? 0;
-  const mostPerLayer = FILLS_PLACES.includes(op) ? model.topK : undefined;
+  const mostPerLayer = FILLS_PLACES.includes(op) ? model.config.router.topK : undefined;
   const mapOf = ({ source, routing }: SummedClass): ExpertMap => {
     if (by === "weight" && !routing.has("weight")) throw new Error(`${source.file} has no weights, only counts; take --by count or frequency.`);
     return by === "frequency" ? routing.meanShares("count") : routing.meanSums(by);
@@ -101,21 +110,24 @@ export function findProfile(classes: readonly SummedClass[], model: { readonly i
   if (strongest.length === 0) throw new Error(`No expert of layers ${layers.join(", ")} is taken more by "${label}" than by the others by over ${tau}; a lower --tau or other --layers may find some.`);
   const found = random === undefined ? strongest
     : drawExperts(shape, strongest, random).map((of) => ({ ...of, difference: difference[shape.moeLayers.indexOf(of.layer) * shape.nExperts + of.expert]! }));
+  const experts = expertsByLayer(found);
   const against = others.map(({ source }) => source.label).join(", ");
-  const document: ProfileDocument = {
-    format: "workers-moe-profile", version: 1, name: options.name ?? label,
+  const document: RoutingProfile = {
+    format: "workers-moe-profile", version: 1, name,
     description: random === undefined ? `The ${found.length} experts that ${label} takes most more of than ${against}` : `${found.length} experts drawn at random, to compare those of ${label} with`,
-    model: model.id, packHash: model.packHash, access: "admin", interventions: [interventionOf(op, expertsByLayer(found), gain, lambda)],
+    model: model.id, packHash: model.hash, access: "admin", interventions: [interventionOf(op, experts, gain, lambda)],
     found: {
       method: METHODS[by], by, target: label, layers, tau, top: top ?? null, mostPerLayer: mostPerLayer ?? null, seed: random ?? null,
       texts: classes.map(({ source, routing }) => ({ label: source.label, file: source.file, kind: source.kind, sequences: routing.sequences, tokens: routing.tokens })), experts: found,
     },
   };
-  return { shape, classes, options, layers, target: map, difference, found, document };
+  const problem = profileProblem(document, model);
+  if (problem !== null) throw new Error(problem);
+  return { shape, classes, options, layers, target: map, difference, found, experts, document };
 }
 
 /** Throws a sentence where a number is missing, or has no op it belongs to. */
-function interventionOf(op: ProfileOp, experts: Record<string, number[]>, gain: number | undefined, lambda: number | undefined): ProfileIntervention {
+function interventionOf(op: ProfileOp, experts: Record<string, number[]>, gain: number | undefined, lambda: number | undefined): RoutingProfile["interventions"][number] {
   if (op !== "gain" && gain !== undefined) throw new Error(`--gain goes with --op gain; the op is ${op}.`);
   if (op !== "add_std" && lambda !== undefined) throw new Error(`--lambda goes with --op add_std; the op is ${op}.`);
   if (op === "gain") {

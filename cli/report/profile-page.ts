@@ -20,7 +20,7 @@ export const profileFigures = ({ shape, options, layers, target, difference, doc
 const rowsOf = (map: ArrayLike<number>, nExperts: number): number[][] => Array.from({ length: map.length / nExperts }, (_, i) => Array.from(map).slice(i * nExperts, (i + 1) * nExperts));
 
 export async function profilePage(profile: FoundProfile): Promise<string> {
-  const { shape: { moeLayers, nExperts }, classes, options, layers, target, difference, found, document } = profile;
+  const { shape: { moeLayers, nExperts }, classes, options, layers, target, difference, found, experts, document } = profile;
   const unit = UNITS[options.by];
   const [intervention] = document.interventions;
   const plots: Plot[] = [
@@ -33,15 +33,15 @@ export async function profilePage(profile: FoundProfile): Promise<string> {
   return pageHtml({
     title: `Profile: ${document.name}`, lead: document.description,
     facts: [
-      ["model", `${document.model} (${document.packHash.slice(0, 12)})`],
-      ["what a request gets", `${intervention!.op}${"gain" in intervention! ? ` ${intervention.gain}` : "lambda" in intervention! ? ` ${intervention.lambda}` : ""} of ${found.length} experts in layers ${Object.keys(intervention!.experts).join(", ")}`],
-      ["found by", options.random === undefined ? `${document.found["method"] as string}, ${unit}` : `chance, seed ${options.random}`],
+      ["model", `${document.model} (${document.packHash?.slice(0, 12) ?? "any pack"})`],
+      ["what a request gets", `${intervention!.op}${"gain" in intervention! ? ` ${intervention.gain}` : "lambda" in intervention! ? ` ${intervention.lambda}` : ""} of ${found.length} experts in layers ${Object.keys(experts).join(", ")}`],
+      ["found by", options.random === undefined ? `${document.found!["method"] as string}, ${unit}` : `chance, seed ${options.random}`],
     ],
     sections: [...sections, `<section><h2>Texts</h2>${tableHtml({
       head: ["class", "file", "sequences", "tokens"],
       rows: classes.map(({ source, routing }) => [source.label === options.target ? `${source.label} (target)` : source.label, `${basename(source.file)}, ${source.kind}`, routing.sequences.toLocaleString("en"), source.knowsTokens ? Math.round(routing.tokens).toLocaleString("en") : "-"]),
     }, "Texts")}</section>`,
-    `<section><h2>Its experts</h2><pre tabindex="0">${escapeHtml(Object.entries(intervention!.experts).map(([layer, ids]) => `layer ${layer}: ${ids.join(", ")}`).join("\n"))}</pre></section>`],
+    `<section><h2>Its experts</h2><pre tabindex="0">${escapeHtml(Object.entries(experts).map(([layer, ids]) => `layer ${layer}: ${ids.join(", ")}`).join("\n"))}</pre></section>`],
   });
 }
 

@@ -212,7 +212,7 @@ describe.skipIf(aligned === null)("the demo model on Python's documentation in f
 
   it("has the Delta that counting says, and finds the same experts", async () => {
     const classes = await sumClasses(sources(), true);
-    const profile = findProfile(classes, { id: "demo", packHash: "0", topK: 4 }, { target: "zh", by: "frequency", layers: "middle", tau: 0.1, op: "add_std" });
+    const profile = findProfile(classes, { id: "demo", hash: model.packHash, config: model.manifest.config }, { target: "zh", by: "frequency", layers: "middle", tau: 0.1, op: "add_std" });
     const f = (language: string, layer: number, expert: number): number =>
       routed.get(language)!.reduce((sum, text) => sum + text[layer]!.filter(({ ids }) => ids.includes(expert)).length / text[layer]!.length, 0) / LINES;
     const plain = [0, 1, 2, 3].flatMap((layer) => Array.from({ length: 32 }, (_, e) => f("zh", layer, e) - (f("en", layer, e) + f("fr", layer, e) + f("es", layer, e)) / 3));

@@ -186,7 +186,7 @@ describe("the second expert", () => {
       const [plain, pruned] = [engine.kv.open(ids.length), engine.kv.open(ids.length)];
       const at = (run: (ids: Uint32Array, weights: Float32Array) => void) => [{ at: "selection" as const, layers: [chosen[0]!.layer], run: (event: { ids: Uint32Array; weights: Float32Array }) => run(event.ids, event.weights) }];
       await engine.step([{ timeline: plain, ids, logits: "none" }], at((_, weights) => { for (let t = 0; t < ids.length; t++) seconds.push(weights[2 * t + 1]! / weights[2 * t]!); }));
-      await engine.step([{ timeline: pruned, ids, logits: "none", pruning: pruningRule(manifest.config, "calibrated") as PruningRule }], at((taken, weights) => {
+      await engine.step([{ timeline: pruned, ids, logits: "none", routing: { pruning: pruningRule(manifest.config, "calibrated") as PruningRule } }], at((taken, weights) => {
         for (let t = 0; t < ids.length; t++) {
           expect(taken[2 * t]).not.toBe(NO_EXPERT);
           if (taken[2 * t + 1] !== NO_EXPERT) continue;

@@ -53,7 +53,7 @@ describe.skipIf(stories === null || problems === null)("the demo model (needs th
     const model = await openPackFrom(source);
     const { config } = model.manifest;
     const measured = async (wish: PruningWish | null): Promise<{ share: number; rise: number; nll: number }> => {
-      const { meanNll, perplexity, pruned = { leftOut: 0, of: 1 } } = await evaluateText(model, held, true, "the held-out text", wish === null ? null : pruningRule(config, wish) as PruningRule);
+      const { meanNll, perplexity, pruned = { leftOut: 0, of: 1 } } = await evaluateText(model, held, true, "the held-out text", wish === null ? undefined : { pruning: pruningRule(config, wish) as PruningRule });
       return { share: pruned.leftOut / pruned.of, rise: perplexity / whole - 1, nll: meanNll };
     };
     let whole = 1;

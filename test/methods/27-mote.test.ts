@@ -4,8 +4,10 @@
 import { describe, expect, it } from "vitest";
 import { findProfile, type FindOptions, type SummedClass } from "../../cli/profile/find-profile.ts";
 import type { ClassSource } from "../../cli/profile/class-sources.ts";
+import type { ProfiledPack } from "../../formats/routing-profile.ts";
 import { differenceMap, drawExperts, expertsByLayer } from "../../fleet/expert-differences.ts";
 import { ClassRouting, type RoutedChoice, SequenceRouting, sequencesOf } from "../../fleet/sequence-routing.ts";
+import { seededConfig } from "../support/seeded-model.ts";
 import { SeededRandom } from "../support/seeded-random.ts";
 
 const SHAPE = { moeLayers: [1, 3], nExperts: 3 };
@@ -31,7 +33,9 @@ const TARGET = classOf("target", [
 ]);
 const FIRST = classOf("first", [prompt([[1, [2, 1], [0.875, 0.125]], [3, [2, 0], [0.5, 0.5]]])]);
 const SECOND = classOf("second", [prompt([[1, [2, 0], [0.875, 0.125]], [3, [2, 1], [0.5, 0.5]]])]);
-const MODEL = { id: "tiny", packHash: "a".repeat(64), topK: 2 };
+const packOf = (topK: number): ProfiledPack =>
+  ({ id: "tiny", hash: "a".repeat(64), config: { ...seededConfig, nLayers: 4, nExperts: 3, layerFfns: ["dense", "moe", "dense", "moe"], router: { ...seededConfig.router, topK } } });
+const MODEL = packOf(2);
 const OPTIONS: FindOptions = { target: "target", by: "weight", layers: "all", op: "suppress" };
 const find = (options: Partial<FindOptions> = {}): ReturnType<typeof findProfile> => findProfile([TARGET, FIRST, SECOND], MODEL, { ...OPTIONS, ...options });
 
@@ -57,7 +61,7 @@ describe("activation maps", () => {
   });
 
   it("promote no more experts of a layer than a token has places for, and suppress as many as asked", () => {
-    const one = { ...MODEL, topK: 1 };
+    const one = packOf(1);
     for (const op of ["stimulate", "force_max", "add_std"] as const) expect(findProfile([TARGET, FIRST, SECOND], one, { ...OPTIONS, op }).document.interventions[0]!).toMatchObject({ op, experts: { 1: [0], 3: [1] } });
     for (const op of ["suppress", "mask"] as const) expect(findProfile([TARGET, FIRST, SECOND], one, { ...OPTIONS, op }).document.interventions[0]!).toMatchObject({ op, experts: { 1: [0, 1], 3: [0, 1] } });
     expect(find({ op: "gain", gain: 1.5, top: 1 }).document.interventions).toEqual([{ op: "gain", experts: { 1: [0] }, gain: 1.5 }]);

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { DivergenceFigures } from "../../../cli/profile/measure-divergence.ts";
-import type { ProfileDocument } from "../../../formats/profile-document.ts";
+import { parseProfile, type RoutingProfile } from "../../../formats/routing-profile.ts";
 import { writeChatPack } from "../../support/serve.ts";
 
 const LAUNCHER = fileURLToPath(new URL("../../../bin/workers-moe.js", import.meta.url));
@@ -51,18 +51,18 @@ describe("profile", () => {
   it("finds the experts of a class, the same of lines, of JSON lines and of a trace, and writes them with a page", async () => {
     const made = await run(["profile", pack.folder, "--texts", "fox=fox.txt", "sums=sums.txt", "--per", "line", "--target", "sums", "--top", "4", "--out", "sums.profile.json"]);
     expect([made.code, made.stdout]).toEqual([0, expect.stringContaining("suppress of 4 experts, found by weight in layers 0, 1")]);
-    const profile = JSON.parse(readFileSync(join(folder, "sums.profile.json"), "utf8")) as ProfileDocument;
+    const profile = parseProfile(readFileSync(join(folder, "sums.profile.json"), "utf8"), "sums.profile.json");
     expect(profile).toMatchObject({ format: "workers-moe-profile", version: 1, name: "sums", access: "admin", found: { by: "weight", target: "sums", texts: [{ label: "fox", sequences: 3 }, { label: "sums", kind: "lines" }] } });
-    expect(Object.values(profile.interventions[0]!.experts as Record<string, number[]>).flat()).toHaveLength(4);
+    expect(Object.values((profile.interventions[0] as { experts: Record<string, number[]> }).experts).flat()).toHaveLength(4);
     expectPage(readFileSync(join(folder, "sums.profile.json.report.html"), "utf8"), "Profile: sums", 3);
-    const figures = JSON.parse(readFileSync(join(folder, "sums.profile.json.report.json"), "utf8")) as { difference: number[][]; profile: ProfileDocument };
+    const figures = JSON.parse(readFileSync(join(folder, "sums.profile.json.report.json"), "utf8")) as { difference: number[][]; profile: RoutingProfile };
     expect(figures.profile).toEqual(profile);
-    const found = profile.found["experts"] as { layer: number; expert: number; difference: number }[];
+    const found = profile.found!["experts"] as { layer: number; expert: number; difference: number }[];
     for (const { layer, expert, difference } of found) expect(figures.difference[layer]![expert]).toBe(difference);
     expect(Math.max(...figures.difference.flat())).toBe(found[0]!.difference);
 
     const bothWays = await run(["profile", pack.folder, "--texts", "fox=both.jsonl", "sums=sums.jsonl", "--target", "sums", "--top", "4", "--json"]);
-    expect((JSON.parse(bothWays.stdout) as { profile: ProfileDocument }).profile.interventions).toEqual(profile.interventions);
+    expect((JSON.parse(bothWays.stdout) as { profile: RoutingProfile }).profile.interventions).toEqual(profile.interventions);
     expect(readdirSync(folder).filter((name) => name.endsWith(".partial"))).toEqual([]);
 
     const again = await run(["profile", pack.folder, "--texts", "fox=fox.txt", "sums=sums.txt", "--target", "sums", "--out", "sums.profile.json"]);
@@ -72,12 +72,12 @@ describe("profile", () => {
   it("reads a text as windows, and a trace of it as the same sequences", async () => {
     const window = ["--window", "4096"]; // longer than the context: windows are the trace's own
     for (const name of ["long", "sums"]) expect((await run(["trace", pack.folder, "--text", `${name}.txt`, "--out", `${name}.trace`])).code).toBe(0);
-    const ofTexts = JSON.parse((await run(["profile", pack.folder, "--texts", "fox=long.txt", "sums=sums.txt", ...window, "--target", "fox", "--json"])).stdout) as { profile: ProfileDocument };
-    const ofTraces = JSON.parse((await run(["profile", pack.folder, "--texts", "fox=long.trace", "sums=sums.trace", "--target", "fox", "--json"])).stdout) as { profile: ProfileDocument };
-    expect(ofTexts.profile.found["texts"]).toMatchObject([{ sequences: expect.not.closeTo(1), kind: expect.stringMatching(/^windows of \d+ tokens$/) }, { sequences: 1 }]);
+    const ofTexts = JSON.parse((await run(["profile", pack.folder, "--texts", "fox=long.txt", "sums=sums.txt", ...window, "--target", "fox", "--json"])).stdout) as { profile: RoutingProfile };
+    const ofTraces = JSON.parse((await run(["profile", pack.folder, "--texts", "fox=long.trace", "sums=sums.trace", "--target", "fox", "--json"])).stdout) as { profile: RoutingProfile };
+    expect(ofTexts.profile.found!["texts"]).toMatchObject([{ sequences: expect.not.closeTo(1), kind: expect.stringMatching(/^windows of \d+ tokens$/) }, { sequences: 1 }]);
     // The file has weights in f32 as the engine does, so nothing is lost on the way.
-    expect(ofTraces.profile.found["experts"]).toEqual(ofTexts.profile.found["experts"]);
-    const random = JSON.parse((await run(["profile", pack.folder, "--texts", "fox=long.trace", "sums=sums.trace", "--target", "fox", "--top", "2", "--random", "3", "--json"])).stdout) as { profile: ProfileDocument };
+    expect(ofTraces.profile.found!["experts"]).toEqual(ofTexts.profile.found!["experts"]);
+    const random = JSON.parse((await run(["profile", pack.folder, "--texts", "fox=long.trace", "sums=sums.trace", "--target", "fox", "--top", "2", "--random", "3", "--json"])).stdout) as { profile: RoutingProfile };
     expect(random.profile).toMatchObject({ description: "2 experts drawn at random, to compare those of fox with", found: { seed: 3 } });
   });
 
@@ -102,8 +102,8 @@ describe("profile", () => {
     const texts = JSON.parse((await run(["profile", pack.folder, "--divergence", "fox=fox.txt", "sums=sums.txt", "--by", "count", "--json"])).stdout) as DivergenceFigures;
     expect(totals).toMatchObject({ model: null, by: "count" });
     expect(totals.pairs).toEqual(texts.pairs);
-    const counted = JSON.parse((await run(["profile", pack.folder, "--counts", "fox=fox.counts.json", "sums=sums.counts.json", "--target", "fox", "--by", "frequency", "--op", "add_std", "--layers", "all", "--json"])).stdout) as { profile: ProfileDocument };
-    const routed = JSON.parse((await run(["profile", pack.folder, "--texts", "fox=fox.txt", "sums=sums.txt", "--target", "fox", "--by", "frequency", "--op", "add_std", "--layers", "all", "--json"])).stdout) as { profile: ProfileDocument };
+    const counted = JSON.parse((await run(["profile", pack.folder, "--counts", "fox=fox.counts.json", "sums=sums.counts.json", "--target", "fox", "--by", "frequency", "--op", "add_std", "--layers", "all", "--json"])).stdout) as { profile: RoutingProfile };
+    const routed = JSON.parse((await run(["profile", pack.folder, "--texts", "fox=fox.txt", "sums=sums.txt", "--target", "fox", "--by", "frequency", "--op", "add_std", "--layers", "all", "--json"])).stdout) as { profile: RoutingProfile };
     expect(counted.profile.interventions).toEqual(routed.profile.interventions);
   });
 

@@ -29,7 +29,7 @@ function largest(logits: Float32Array, k: number): TopLogits {
 
 /** Logits are a function of a timeline's tokens so far; a step ends when the test says so, or at once. */
 export class ArithmeticEngine implements StepEngine {
-  readonly config = { vocabSize: VOCAB, nLayers: 1, layerFfns: ["moe"], router: softmaxRouter(2, "score") } as const;
+  readonly config = { vocabSize: VOCAB, nLayers: 1, layerFfns: ["moe"], nExperts: 8, router: softmaxRouter(2, "score") } as const;
   readonly contextLength = 200;
   readonly maxChunkTokens: number;
   readonly steps: { ids: number[]; timeline: number }[][] = [];

@@ -189,7 +189,7 @@ it("a stage evaluates a step that leaves rows out once in a ring, and others as 
   const taken: RingFrame[] = [];
   const ring = new StageRing(7, { take: (frame: RingFrame) => void taken.push(frame) } as unknown as StageCore, () => []);
   const send = (step: number, leavesOut: boolean | null): void => ring.received(encodeRing({
-    kind: "rows", ring: 7, step, stage: 0, epoch: 1, tally: NO_TALLY, entries: [{ timeline: 1, start: 0, nTokens: 1, maxTokens: 9, ropeOffset: 0, pages: [3], pruning: null }], asks: [], copies: [],
+    kind: "rows", ring: 7, step, stage: 0, epoch: 1, tally: NO_TALLY, entries: [{ timeline: 1, start: 0, nTokens: 1, maxTokens: 9, ropeOffset: 0, pages: [3], routing: 0 }], routings: [], asks: [], copies: [],
     ids: Uint32Array.of(5), hidden: 1, rows: new Float32Array(1), isTraced: false, terms: leavesOut === null ? null : { leavesOut },
   }));
   for (const [step, leavesOut] of [[0xfffffffe, null], [0xfffffffe, null], [0xffffffff, true], [0xffffffff, true], [0, true], [0, true], [1, false], [1, false], [2, true]] as const) send(step, leavesOut);

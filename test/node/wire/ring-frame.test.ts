@@ -8,7 +8,6 @@ import { decodeRing, encodeRing, NO_TALLY, RingFrameError, type RingAddress, typ
 import { ringChunkTokens, rowsFrameBytes } from "../../../durable/ring-rows.ts";
 import { SeededRandom } from "../../../durable/clock.ts";
 import type { HeadAsk } from "../../../model/head-rows.ts";
-import type { PruningRule } from "../../../model/online-pruning-rule.ts";
 
 const u32 = fc.nat(0xffffffff);
 const address = { ring: u32, step: u32, stage: fc.nat(0xffff), epoch: u32, tally: fc.record({ frames: u32, bytes: u32, retries: u32, hedges: u32 }) };
@@ -23,10 +22,10 @@ const terms = fc.constantFrom(null, { leavesOut: false }, { leavesOut: true });
 const rowsFrame: fc.Arbitrary<RingFrame> = fc.tuple(fc.array(fc.record({
   timeline: u32, start: fc.nat(300), nTokens: fc.integer({ min: 1, max: 9 }), ropeOffset: fc.nat(5000), more: fc.nat(2),
 }), { minLength: 1, maxLength: 5 }), fc.array(fc.tuple(u32, u32), { maxLength: 3 }), fc.integer({ min: 1, max: 40 }), fc.boolean()).chain(([found, copies, hidden, isFirst]) => {
-  const rules: readonly (PruningRule | null)[] = [null, { by: "learned", protectFirst: hidden, renormalize: true }, { by: "ratio", protectFirst: 0, renormalize: false, ratios: Array.from({ length: hidden }, (_, i) => Math.fround(i / hidden)) }];
-  const entries = found.map(({ more, ...entry }, i): RingEntry => ({ ...entry, pruning: rules[(i + hidden) % 3]!, maxTokens: entry.start + entry.nTokens + more, pages: Uint32Array.from({ length: Math.ceil((entry.start + entry.nTokens) / 32) + more }, (_, i) => entry.timeline ^ i) }));
+  const routings = [`{"pruning":${hidden}}`, JSON.stringify({ interventions: [{ op: "mask", experts: { 3: [hidden] } }], note: "äß€" })].slice(0, hidden % 3);
+  const entries = found.map(({ more, ...entry }, i): RingEntry => ({ ...entry, routing: (i + hidden) % (routings.length + 1), maxTokens: entry.start + entry.nTokens + more, pages: Uint32Array.from({ length: Math.ceil((entry.start + entry.nTokens) / 32) + more }, (_, i) => entry.timeline ^ i) }));
   const nTokens = entries.reduce((sum, e) => sum + e.nTokens, 0);
-  return fc.record({ ...address, kind: fc.constant("rows" as const), entries: fc.constant(entries), asks: asksOf(nTokens), copies: fc.constant(copies), ids: words(nTokens), hidden: fc.constant(hidden), rows: isFirst ? fc.constant(null) : bits(nTokens * hidden), isTraced: fc.boolean(), terms });
+  return fc.record({ ...address, kind: fc.constant("rows" as const), entries: fc.constant(entries), asks: asksOf(nTokens), copies: fc.constant(copies), routings: fc.constant(routings), ids: words(nTokens), hidden: fc.constant(hidden), rows: isFirst ? fc.constant(null) : bits(nTokens * hidden), isTraced: fc.boolean(), terms });
 });
 const finals: fc.Arbitrary<RingFrame> = fc.tuple(asksOf(9), fc.integer({ min: 1, max: 33 })).chain(([asks, hidden]) =>
   fc.record({ ...address, kind: fc.constant("finals" as const), asks: fc.constant(asks), hidden: fc.constant(hidden), rows: bits(asks.length * hidden) }));
@@ -82,13 +81,14 @@ describe("a ring frame", () => {
   });
 
   it("whose entries and asks speak of tokens, pages or ids that are not there is refused", () => {
-    const entry: RingEntry = { timeline: 1, start: 40, nTokens: 2, maxTokens: 90, ropeOffset: 0, pages: [7], pruning: null };
-    const frame: RingAddress & RowsFrame = { kind: "rows", ring: 1, step: 2, stage: 0, epoch: 1, tally: NO_TALLY, entries: [entry], asks: [], copies: [], ids: Uint32Array.of(1, 2), hidden: 1, rows: new Float32Array(2), isTraced: false, terms: null };
+    const entry: RingEntry = { timeline: 1, start: 40, nTokens: 2, maxTokens: 90, ropeOffset: 0, pages: [7], routing: 0 };
+    const frame: RingAddress & RowsFrame = { kind: "rows", ring: 1, step: 2, stage: 0, epoch: 1, tally: NO_TALLY, entries: [entry], asks: [], copies: [], routings: [], ids: Uint32Array.of(1, 2), hidden: 1, rows: new Float32Array(2), isTraced: false, terms: null };
     const decoded = (changed: Partial<RowsFrame>) => () => decodeRing(encodeRing({ ...frame, ...changed }));
     expect(decoded({})).toThrow("Entry 0 of a rows frame has 2 tokens from position 40 of 90 and 1 pages");
     expect(decoded({ entries: [{ ...entry, start: 0, maxTokens: 1 }] })).toThrow("has 2 tokens from position 0 of 1 ");
     expect(decoded({ entries: [{ ...entry, start: 0, nTokens: 1 }] })).toThrow("have 1 tokens and 1 pages; its header says 2 and 1");
     const right = { entries: [{ ...entry, start: 0 }] };
+    expect(decoded({ entries: [{ ...entry, start: 0, routing: 2 }], routings: ["{}"] })).toThrow("Entry 0 of a rows frame asks for routing 2; the frame has 1.");
     expect(decoded({ ...right, asks: [{ token: 2, form: "whole" }] })).toThrow("Ask 0 of a rows frame is about token 2 of 2");
     expect(decoded({ ...right, asks: [{ token: 1, form: "whole" }, { token: 0, form: "whole" }] })).toThrow("Ask 1 of a rows frame is about token 0");
   });
@@ -97,11 +97,11 @@ describe("a ring frame", () => {
 describe("the tokens of a step", () => {
   it("are the most that fit a frame, whatever is asked of them", () => {
     for (const hidden of [64, 2048, 4096, 7168]) for (const nEntries of [1, 32]) for (const nPages of [nEntries, 128 * nEntries]) for (const nWanted of [0, 5000]) {
-      const n = ringChunkTokens({ nEntries, nPages, nWanted, nRuleWords: 35, hidden });
-      const bytes = (nTokens: number): number => rowsFrameBytes({ nEntries, nPages, nWanted, nCopies: nEntries, nTokens, nAsks: nTokens, nRuleWords: 35, hidden });
+      const n = ringChunkTokens({ nEntries, nPages, nWanted, nRoutingBytes: 140, hidden });
+      const bytes = (nTokens: number): number => rowsFrameBytes({ nEntries, nPages, nWanted, nCopies: nEntries, nTokens, nAsks: nTokens, nRoutingBytes: 140, hidden });
       expect(n).toBeGreaterThan(0);
       expect(bytes(n)).toBeLessThanOrEqual(LIMITS.frameBytes);
-      if (n < LIMITS.chunkTokens) expect(bytes(n + 1)).toBeGreaterThan(LIMITS.frameBytes - 32);
+      if (n < LIMITS.chunkTokens) expect(bytes(n + 1)).toBeGreaterThan(LIMITS.frameBytes - 48);
     }
   });
 });

@@ -1,0 +1,54 @@
+// A profile of routing: interventions under a name, with what they are for and how they were found, as one JSON document (docs/formats.md, "The routing profile"). The command line reads it from a file,
+// a deployment keeps it for requests with `moe.profile`. Owns the document's schema and which model it is for. Refuses unknown keys, and a profile of another model or pack: experts have no meaning
+// but in the model they were found in.
+
+import { z } from "zod";
+import { interventionsProblem, type SteeredConfig } from "../model/interventions.ts";
+import { SourceError } from "./byte-source.ts";
+import { interventionsSchema } from "./intervention-schema.ts";
+import { PACK_ID } from "./manifest.ts";
+
+export const PROFILE_NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
+const nameExpected = "1 to 64 lower-case letters, digits, '-', '.', '_', the first a letter or digit";
+
+export const profileSchema = z.strictObject({
+  format: z.literal("workers-moe-profile", "\"workers-moe-profile\""),
+  version: z.literal(1, "1"),
+  name: z.string(nameExpected).regex(PROFILE_NAME, nameExpected).meta({ description: "What requests call it." }),
+  description: z.string("a string").max(4000, "at most 4000 characters").meta({ description: "What it does, in words." }),
+  model: z.string("the id of a model").regex(PACK_ID, "the id of a model").meta({ description: "Id of the model whose experts it names." }),
+  packHash: z.string("64 lower-case hexadecimal digits").regex(/^[0-9a-f]{64}$/, "64 lower-case hexadecimal digits").nullish().meta({ description: "Hash of the pack it was found in: it is refused for any other. Left out: any pack of the model." }),
+  access: z.enum(["admin", "infer"], "\"admin\" or \"infer\"").meta({ description: "The scope a key needs to use it; to change it, a key needs admin always." }),
+  interventions: interventionsSchema.meta({ description: "What it does, in the form of `moe.interventions`." }),
+  found: z.record(z.string(), z.unknown(), "an object, or null").nullable().meta({ description: "How it was found, in any form." }),
+}, "a profile, an object with `format`, `version`, `name`, `description`, `model`, `access`, `interventions` and `found`");
+export type RoutingProfile = Readonly<z.infer<typeof profileSchema>>;
+
+/** A pack, as far as profiles know it. */
+export interface ProfiledPack {
+  readonly id: string;
+  readonly hash: string;
+  readonly config: SteeredConfig;
+}
+
+/** Why the pack cannot go by the profile, as a sentence; null where it can. */
+export function profileProblem({ name, model, packHash, interventions }: RoutingProfile, pack: ProfiledPack): string | null {
+  if (model !== pack.id) return `The profile "${name}" is for the model "${model}"; this one is "${pack.id}".`;
+  if (packHash != null && packHash !== pack.hash) return `The profile "${name}" was found in the pack ${packHash}; this one is ${pack.hash}.`;
+  const problem = interventionsProblem(pack.config, interventions);
+  return problem === null ? null : `The profile "${name}" does not fit this model: ${problem}`;
+}
+
+/** A document's text as a profile; `source` is for messages. Throws SourceError. */
+export function parseProfile(text: string, source: string): RoutingProfile {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (cause) {
+    throw new SourceError(`${source} is no JSON: ${cause instanceof Error ? cause.message : String(cause)}.`);
+  }
+  const parsed = profileSchema.safeParse(json);
+  if (parsed.success) return parsed.data;
+  const { path, message } = parsed.error.issues[0]!;
+  throw new SourceError(`${source} is no routing profile: ${path.join(".") || "the document"}: expected ${message}.`);
+}

@@ -1,0 +1,31 @@
+// What `moe` of a request asks of routing, as the engine takes it: `moe.prune` and `moe.interventions` (those of `moe.profile` among them, routing-profiles.ts) in one record. Owns the way from the API's words to the
+// engine's. Refuses with 400 what this model has no part for: asked for other experts, a reply never comes with the usual ones unsaid.
+
+import { LIMITS } from "../durable/limits.ts";
+import { interventionsProblem } from "../model/interventions.ts";
+import { pruningRule, type PruningRule } from "../model/online-pruning-rule.ts";
+import { type RequestRouting, requestRouting } from "../model/request-routing.ts";
+import { invalid } from "./errors.ts";
+import type { EdgePack } from "./pack.ts";
+import type { ChatRequest } from "./schemas.ts";
+
+type Moe = ChatRequest["moe"];
+
+/** Undefined where nothing is asked for. Throws a RequestError 400. */
+export function routingOf({ config }: Pick<EdgePack, "config">, moe: Moe): RequestRouting | undefined {
+  const interventions = moe?.interventions ?? [];
+  const problem = interventionsProblem(config, interventions);
+  if (problem !== null) throw invalid("moe.interventions", problem, "invalid_value");
+  const routing = requestRouting(pruningOf(config, moe?.prune), interventions);
+  if (interventions.length > LIMITS.interventions) throw invalid("moe.interventions", `There are ${interventions.length} interventions, those of the profile included; expected at most ${LIMITS.interventions}.`, "invalid_value");
+  const length = routing === undefined ? 0 : JSON.stringify(routing).length;
+  if (length > LIMITS.routingChars) throw invalid("moe.interventions", `What is asked of routing takes ${length} characters as JSON; expected at most ${LIMITS.routingChars}.`, "invalid_value");
+  return routing;
+}
+
+function pruningOf(config: EdgePack["config"], prune: NonNullable<Moe>["prune"]): PruningRule | null {
+  if (prune == null) return null;
+  const rule = pruningRule(config, typeof prune === "string" ? prune : { ratio: prune.ratio, layers: prune.layers ?? undefined, protectFirst: prune.protect_first ?? undefined, renormalize: prune.renormalize ?? undefined });
+  if (typeof rule === "string") throw invalid("moe.prune", rule, "invalid_value");
+  return rule;
+}
