@@ -4,7 +4,7 @@
 import type { Command } from "commander";
 import { readFileSync } from "node:fs";
 import type { OpenPack } from "../formats/pack-reader.ts";
-import { parseProfile, profileProblem } from "../formats/routing-profile.ts";
+import { parseProfile, profileProblem, type RoutingProfile } from "../formats/routing-profile.ts";
 import { type RequestRouting, requestRouting } from "../model/request-routing.ts";
 import { pruningOf, type PruneOptions, withPruning } from "./prune-option.ts";
 
@@ -17,13 +17,21 @@ export const withProfile = (command: Command): Command => command.option("--prof
 export const withRouting = (command: Command): Command => withPruning(withProfile(command));
 
 /** Undefined where nothing was asked for. Throws a sentence. */
-export function routingOf({ manifest: { id, config }, packHash }: Pick<OpenPack, "manifest" | "packHash">, { profile: file, ...prune }: RoutingOptions): RequestRouting | undefined {
-  const pruning = pruningOf(config, prune);
-  if (file === undefined) return requestRouting(pruning, []);
+export function routingOf({ manifest: { id, config }, packHash }: ProfiledManifest, { profile: file, ...prune }: RoutingOptions): RequestRouting | undefined {
+  return requestRouting(pruningOf(config, prune), file === undefined ? [] : profileOf({ manifest: { id, config }, packHash }, file).interventions);
+}
+
+/** The profile of a file, which fits this pack. Throws a sentence. */
+export function profileOf({ manifest: { id, config }, packHash }: ProfiledManifest, file: string): RoutingProfile {
   const profile = parseProfile(textOf(file), file);
   const problem = profileProblem(profile, { id, hash: packHash, config });
   if (problem !== null) throw new Error(problem);
-  return requestRouting(pruning, profile.interventions);
+  return profile;
+}
+
+interface ProfiledManifest {
+  readonly manifest: Pick<OpenPack["manifest"], "id" | "config">;
+  readonly packHash: string;
 }
 
 function textOf(file: string): string {

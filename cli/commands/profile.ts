@@ -1,18 +1,19 @@
-// `workers-moe profile <pack>`: experts that some texts take more than others do, written as a profile that a request can ask for; or how differently texts are routed, layer by layer.
-// Owns options, what is printed, and the files: what is written is whole and new. The work is cli/profile/. Refuses to overwrite.
+// `workers-moe profile <pack>`: experts that some texts take more than others do, written as a profile that a request can ask for; how differently texts are routed, layer by layer; or what a profile does.
+// Owns options and which of the three is asked, and the files: what is written is whole and new. The work is cli/profile/, the words cli/profile/show-profile.ts. Refuses to overwrite.
 
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { existsSync } from "node:fs";
-import type { FoundExpert } from "../../fleet/expert-differences.ts";
 import { ROUTING_MEASURES, type RoutingMeasure } from "../../fleet/sequence-routing.ts";
 import { type LocalModel, openPack } from "../open-pack.ts";
 import { positiveInteger } from "../positive-integer.ts";
 import { type ClassSource, type LabelledFile, labelledFile, textSource, totalsSource } from "../profile/class-sources.ts";
 import { findProfile, FOUND_BY, type FoundBy, PROFILE_OPS, type ProfileOp, sumClasses } from "../profile/find-profile.ts";
-import { type DivergenceFigures, measureDivergence } from "../profile/measure-divergence.ts";
+import { measureDivergence } from "../profile/measure-divergence.ts";
+import { type Effect, measureEffect, type Trigger } from "../profile/measure-effect.ts";
+import { showDivergence, showEffect, showProfile } from "../profile/show-profile.ts";
 import { divergencePage } from "../report/divergence-page.ts";
 import { profileFigures, profilePage } from "../report/profile-page.ts";
-import { showTable } from "../sizes.ts";
+import { profileOf } from "../routing-option.ts";
 import { writeWhole } from "../whole-file.ts";
 
 interface ProfileOptions {
@@ -28,6 +29,10 @@ interface ProfileOptions {
   readonly tau?: number;
   readonly top?: number;
   readonly random?: number;
+  readonly effect?: string;
+  readonly prompts?: string;
+  readonly marker?: string;
+  readonly draws: number;
   readonly name?: string;
   readonly per: "window" | "line";
   readonly window: number;
@@ -54,7 +59,11 @@ export function register(program: Command): void {
     .option("--layers <which>", "where experts are looked for: all, middle (without the first and the last quarter), or such as 1-2,5 (default: all; middle with --by frequency)", layersOf)
     .option("--tau <x>", "only experts that differ by more", finite)
     .option("--top <n>", "at most so many experts (default: 10 without --tau)", positiveInteger)
-    .option("--random <seed>", "as many experts of each layer at random in place of those found, to compare with", positiveInteger)
+    .option("--random <seed>", "as many experts of each layer at random in place of those found, to compare with; with --effect the first drawing's seed", positiveInteger)
+    .option("--effect <profile>", "what a profile does: how well --texts are predicted with nothing, with it, and with as many other experts at random")
+    .option("--prompts <file>", "with --effect: prompts that end where a marker is expected, one a line or JSON lines, and how often it is said (with --marker)")
+    .option("--marker <text>", "with --prompts: the marker, one token")
+    .option("--draws <n>", "with --effect: drawings of other experts", positiveInteger, 3)
     .option("--name <name>", "the profile's (default: the target)")
     .addOption(new Option("--per <unit>", "what a sequence of a plain text is: a window, or a line; JSON lines are one a line, by their field \"text\" or the label's").choices(["window", "line"]).default("window"))
     .option("--window <n>", "tokens of a window", positiveInteger, 512)
@@ -85,7 +94,9 @@ function layersOf(text: string): "all" | "middle" | number[] {
 }
 
 async function profile(pack: string | undefined, options: ProfileOptions): Promise<void> {
-  const { texts, divergence, counts, target, out } = options;
+  const { texts, divergence, counts, target, out, effect: effectOf } = options;
+  if (effectOf !== undefined) return effect(pack, { ...options, effect: effectOf });
+  if (options.prompts !== undefined || options.marker !== undefined) throw new Error("--prompts and --marker go with --effect.");
   if (texts !== undefined && divergence !== undefined) throw new Error("--texts and --divergence were both given: a profile is found of the one, and the other is compared. Give one of them.");
   if (divergence !== undefined && target !== undefined) throw new Error("--target goes with --texts or --counts; a divergence has none.");
   const files = [...(texts ?? divergence ?? []), ...(counts ?? [])];
@@ -124,15 +135,8 @@ async function find(sources: readonly ClassSource[], model: LocalModel | null, o
     process.stdout.write(`${JSON.stringify({ ...(out === undefined ? {} : { out }), profile: found.document })}\n`);
     return;
   }
-  process.stdout.write(showTable([
-    ...classes.map(({ source, routing }): [string, string] => [source.label, `${source.kind}: ${routing.sequences} sequences${source.knowsTokens ? `, ${Math.round(routing.tokens)} tokens` : ""}${source.nCut === 0 ? "" : `; ${source.nCut} were longer than the context and lost their end`}`]),
-    ["profile", `${options.op} of ${found.found.length} experts, found by ${by} in layers ${found.layers.join(", ")}`],
-    ...[...Map.groupBy(found.found, ({ layer }) => layer)].sort(([a], [b]) => a - b).map(([layer, of]): [string, string] => [`layer ${layer}`, showExperts(of)]),
-    ...(out === undefined ? [["next", "--out writes it"] as [string, string]] : [["written", [out, ...(options.report ? reportFiles(out, true) : [])].join(", ")] as [string, string]]),
-  ]));
+  process.stdout.write(showProfile(found, out === undefined ? [] : [out, ...(options.report ? reportFiles(out, true) : [])]));
 }
-
-const showExperts = (of: readonly FoundExpert[]): string => of.map(({ expert, difference }) => `${expert} (${difference > 0 ? "+" : ""}${Number(difference.toPrecision(3))})`).join(", ");
 
 async function compare(sources: readonly ClassSource[], model: LocalModel | null, { by, pooled = false, out, report, json = false }: ProfileOptions): Promise<void> {
   if (by === "frequency") throw new Error("--by frequency is of a profile; a divergence compares score, weight or count.");
@@ -145,18 +149,34 @@ async function compare(sources: readonly ClassSource[], model: LocalModel | null
   if (!json && out !== undefined) process.stdout.write(`${[out, ...(report ? reportFiles(out, false) : [])].join(", ")} written.\n`);
 }
 
-/** A line per layer, a column per pair. */
-function showDivergence({ parallelTexts, by, middleLayers, pairs, classes }: DivergenceFigures): string {
-  const names = pairs.map(({ a, b }) => `${a}/${b}`);
-  const width = Math.max(8, ...names.map(({ length }) => length + 2));
-  const line = (head: string, cells: readonly string[]): string => `${head.padEnd(10)}${cells.map((cell) => cell.padStart(width)).join("")}\n`;
-  return `${classes.map(({ label, sequences, tokens }) => `${label}: ${sequences} sequences${tokens === null ? "" : `, ${Math.round(tokens)} tokens`}`).join("; ")}\n`
-    + `Divergence of routing by ${by}, 0 to 1, ${parallelTexts === null ? "between means" : "mean over parallel texts"}:\n`
-    + line("layer", names)
-    + pairs[0]!.layers.map(({ layer }, i) => line(String(layer), pairs.map(({ layers }) => layers[i]!.normalized.toFixed(4)))).join("")
-    + line("middle", pairs.map(({ middle }) => middle.toFixed(4)))
-    + (pairs[0]!.outer === null ? "" : line("others", pairs.map(({ outer }) => outer!.toFixed(4))))
-    + `The middle is ${middleLayers.length === 1 ? `layer ${middleLayers[0]}` : `layers ${middleLayers[0]} to ${middleLayers.at(-1)}`}.\n`;
+async function effect(pack: string | undefined, { effect: file, texts = [], divergence, counts, target, prompts, marker, draws, random: seed = 1, out, json = false, ...options }: ProfileOptions & { readonly effect: string }): Promise<void> {
+  if (pack === undefined) throw new Error("The effect of a profile is measured on a pack, so its folder must be given.");
+  if (divergence !== undefined || counts !== undefined || target !== undefined) throw new Error("--effect goes with --texts and --prompts; --divergence, --counts and --target are asked without it.");
+  if ((prompts === undefined) !== (marker === undefined)) throw new Error("--prompts and --marker go together: the ones end where the other is expected.");
+  if (texts.length === 0 && prompts === undefined) throw new Error("No texts were given; expected --texts with LABEL=FILE, or --prompts.");
+  if (out !== undefined && existsSync(out)) throw new Error(`${out} exists already; give another --out or remove it first.`);
+  const model = await openPack(pack);
+  const { name, interventions } = profileOf(model, file);
+  const idsOf = (of: LabelledFile, per: "window" | "line"): readonly (readonly number[])[] => {
+    const { ids, file: from } = textSource(model, of, { ...options, per });
+    if (ids === null) throw new Error(`${from} is a trace; a text was expected, which can be predicted.`);
+    return ids;
+  };
+  const trigger: Trigger | null = prompts === undefined ? null : { prompts: idsOf({ label: "prompts", file: prompts }, "line"), marker: markerOf(model, marker!) };
+  const sequences = texts.map((of) => ({ label: of.label, sequences: idsOf(of, options.per).filter(({ length }) => length > 1) }));
+  const empty = sequences.find((of) => of.sequences.length === 0);
+  if (empty !== undefined) throw new Error(`"${empty.label}" has no text of two tokens, so nothing to predict.`);
+  const figures: Effect = await measureEffect(model, interventions, { texts: sequences, trigger }, { draws, seed }, json);
+  const document = { model: model.manifest.id, packHash: model.packHash, name, seed, ...(marker === undefined ? {} : { marker }), ...figures };
+  if (out !== undefined) await writeText(out, `${JSON.stringify(document, null, 1)}\n`);
+  process.stdout.write(json ? `${JSON.stringify({ ...(out === undefined ? {} : { out }), ...document })}\n` : showEffect(name, figures));
+}
+
+/** Its one token. */
+function markerOf({ tokenizer }: LocalModel, marker: string): number {
+  const ids = tokenizer!.encodeText(marker);
+  if (ids.length !== 1) throw new Error(`The marker "${marker}" makes ${ids.length} tokens; one was expected, which can be the likeliest.`);
+  return ids[0]!;
 }
 
 const writeText = (file: string, text: string): Promise<void> => writeWhole(file, (write) => write(new TextEncoder().encode(text)));

@@ -39,6 +39,8 @@ export interface ClassSource extends LabelledFile {
   readonly knowsTokens: boolean;
   /** Sequences that were longer than the context, and lost their end. */
   readonly nCut: number;
+  /** Token ids of its sequences; null where others have routed them. */
+  readonly ids: readonly (readonly number[])[] | null;
   /** In order, each once. */
   sequences(): AsyncIterable<SequenceRouting> | Iterable<SequenceRouting>;
 }
@@ -64,7 +66,7 @@ export function textSource(model: LocalModel | null, of: LabelledFile, options: 
   const found = isLines ? linesOf(model, of, options) : windowsOf(model, of, options);
   const ids = found.ids.map((sequence) => sequence.slice(0, engine.contextLength));
   return {
-    ...of, shape, topK: config.router.topK, kind: found.kind, isByLine: isLines, nSequences: ids.length, nTokens: ids.reduce((sum, { length }) => sum + length, 0), knowsTokens: true,
+    ...of, ids, shape, topK: config.router.topK, kind: found.kind, isByLine: isLines, nSequences: ids.length, nTokens: ids.reduce((sum, { length }) => sum + length, 0), knowsTokens: true,
     nCut: found.ids.filter(({ length }) => length > engine.contextLength).length,
     async *sequences() {
       for (const sequence of ids) yield await routeSequence(engine, sequence);
@@ -80,7 +82,7 @@ export function totalsSource(of: LabelledFile, topK: number | null): ClassSource
   const tokens = said ?? chosen.map((n) => (topK === null ? 1 : n / topK));
   const inferred = said === null ? null : said.map((n, i) => chosen[i]! / n).reduce((a, b) => Math.max(a, b));
   return {
-    ...of, kind: "totals", isByLine: false, shape: { moeLayers, nExperts }, topK: topK ?? (inferred === null ? null : Math.round(inferred)), nSequences: 1, nTokens: 0, nCut: 0, knowsTokens: said !== null || topK !== null,
+    ...of, ids: null, kind: "totals", isByLine: false, shape: { moeLayers, nExperts }, topK: topK ?? (inferred === null ? null : Math.round(inferred)), nSequences: 1, nTokens: 0, nCut: 0, knowsTokens: said !== null || topK !== null,
     sequences: () => [SequenceRouting.ofTotals({ moeLayers, nExperts }, { tokens, count, weight })],
   };
 }
@@ -96,7 +98,7 @@ function traceSource(model: LocalModel | null, of: LabelledFile, trace: Trace): 
   const nSequences = new Set(Array.from({ length: trace.length }, (_, i) => trace.record(i).request)).size;
   if (nSequences === 0) throw new Error(`The trace ${of.file} has no record.`);
   return {
-    ...of, kind: "requests of a trace", isByLine: false, shape: header, topK: header.topK, nSequences, nTokens: 0, nCut: 0, knowsTokens: true,
+    ...of, ids: null, kind: "requests of a trace", isByLine: false, shape: header, topK: header.topK, nSequences, nTokens: 0, nCut: 0, knowsTokens: true,
     sequences: () => sequencesOf(header, records),
   };
 }
