@@ -8,14 +8,16 @@ import { fileURLToPath } from "node:url";
 import { gunzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { buildKernels } from "../../cli/build-kernels.mjs";
-import { type LocalModel, openPack } from "../../cli/open-pack.ts";
+import { evaluate, type LocalModel, openPack } from "../../cli/open-pack.ts";
 import { type ClassSource, textSource, totalsSource } from "../../cli/profile/class-sources.ts";
 import { findProfile, sumClasses } from "../../cli/profile/find-profile.ts";
 import { measureDivergence } from "../../cli/profile/measure-divergence.ts";
 import { chooseExperts, differenceMap, middleLayers } from "../../fleet/expert-differences.ts";
 import { entropy, jensenShannon, mapDivergence, normalizedDivergence, ParallelDivergence } from "../../fleet/routing-divergence.ts";
 import { ClassRouting, SequenceRouting } from "../../fleet/sequence-routing.ts";
+import type { RoutingProfile } from "../../formats/routing-profile.ts";
 import { parseRoutingTotals } from "../../formats/routing-totals.ts";
+import type { Intervention } from "../../model/interventions.ts";
 import { dataFile } from "../support/data-folder.ts";
 import { SeededRandom } from "../support/seeded-random.ts";
 
@@ -221,5 +223,31 @@ describe.skipIf(aligned === null)("the demo model on Python's documentation in f
     expect(new Set(profile.found.map(({ layer, expert }) => `${layer}: ${expert}`))).toEqual(new Set(wanted.map(({ layer, expert }) => `${layer}: ${expert}`)));
     expect(profile.layers).toEqual([1, 2]);
     expect(profile.document.interventions[0]).toMatchObject({ op: "add_std", lambda: 0.5 });
+  });
+
+  it("takes the experts found for every token of the middle layers when they are forced, up to as many as a token takes, and is as it was with a lambda of 0", async () => {
+    const classes = await sumClasses(sources(), true);
+    const { engine, packHash: hash, manifest: { config }, tokenizer } = model;
+    const steered = (op: "force_max" | "add_std", lambda?: number): RoutingProfile => findProfile(classes, { id: "demo", hash, config }, { target: "en", by: "frequency", layers: "middle", top: 6, op, lambda }).document;
+    const forced = steered("force_max").interventions;
+    const experts = (forced[0] as { experts: Record<string, number[]> }).experts;
+    expect(Object.values(experts).flat()).toHaveLength(6);
+    expect(Math.max(...Object.values(experts).map(({ length }) => length))).toBeLessThanOrEqual(4);
+    for (const line of lines.slice(0, 3)) {
+      const ids = tokenizer!.encodeText(line["zh"]!);
+      const logits = async (interventions: readonly Intervention[]): Promise<{ rows: number[][]; chosen: number[][][] }> => {
+        const [rows, chosen]: [number[][], number[][][]] = [[], [0, 1, 2, 3].map(() => [])];
+        await evaluate(engine, ids, (_, row) => rows.push(Array.from(row)), {
+          ...(interventions.length === 0 ? {} : { routing: { interventions } }),
+          taps: [{ at: "selection", run: ({ layer, nTokens, ids: of }) => { for (let t = 0; t < nTokens; t++) chosen[layer]!.push(Array.from(of.subarray(4 * t, 4 * t + 4))); } }],
+        });
+        return { rows, chosen };
+      };
+      const [plain, hard, nothing] = [await logits([]), await logits(forced), await logits(steered("add_std", 0).interventions)];
+      expect(nothing).toEqual(plain);
+      for (const [layer, wanted] of Object.entries(experts)) for (const of of hard.chosen[Number(layer)]!) expect(wanted.every((expert) => of.includes(expert))).toBe(true);
+      expect(hard.chosen[0]).toEqual(plain.chosen[0]);
+      expect(hard.rows).not.toEqual(plain.rows);
+    }
   });
 });

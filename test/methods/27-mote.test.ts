@@ -1,12 +1,20 @@
 // Row 27, MoTE (2025): fTRI's activation maps, one for each prompt, their mean by class, what a class has more than the others, and the experts with most of it; by hand, against plain sums over
 // mixed records, and as a profile that is written and read. What suppressing them does to a model is below, on the demo.
 
-import { describe, expect, it } from "vitest";
+import { fileURLToPath } from "node:url";
+import { beforeAll, describe, expect, it } from "vitest";
+import { buildKernels } from "../../cli/build-kernels.mjs";
+import { evaluate, type LocalModel, openPack } from "../../cli/open-pack.ts";
 import { findProfile, type FindOptions, type SummedClass } from "../../cli/profile/find-profile.ts";
 import type { ClassSource } from "../../cli/profile/class-sources.ts";
+import { measureEffect, randomInstead } from "../../cli/profile/measure-effect.ts";
+import { routeSequence } from "../../cli/profile/route-sequence.ts";
 import type { ProfiledPack } from "../../formats/routing-profile.ts";
 import { differenceMap, drawExperts, expertsByLayer } from "../../fleet/expert-differences.ts";
 import { ClassRouting, type RoutedChoice, SequenceRouting, sequencesOf } from "../../fleet/sequence-routing.ts";
+import { moeLayersOf } from "../../model/config.ts";
+import type { Intervention } from "../../model/interventions.ts";
+import { demoWindows, missingTexts, openDemo } from "../support/demo-texts.ts";
 import { seededConfig } from "../support/seeded-model.ts";
 import { SeededRandom } from "../support/seeded-random.ts";
 
@@ -22,7 +30,7 @@ function prompt(tokens: readonly Token[]): SequenceRouting {
 function classOf(label: string, prompts: readonly SequenceRouting[]): SummedClass {
   const routing = new ClassRouting(SHAPE);
   for (const of of prompts) routing.add(of);
-  const source: ClassSource = { label, file: `${label}.txt`, kind: "lines", isByLine: true, shape: SHAPE, topK: 2, nSequences: prompts.length, nTokens: routing.tokens, knowsTokens: true, nCut: 0, sequences: () => prompts };
+  const source: ClassSource = { label, file: `${label}.txt`, kind: "lines", isByLine: true, shape: SHAPE, topK: 2, nSequences: prompts.length, nTokens: routing.tokens, knowsTokens: true, nCut: 0, ids: null, sequences: () => prompts };
   return { source, routing };
 }
 
@@ -126,5 +134,59 @@ describe("sequences of a trace", () => {
     });
     expect(() => [...sequencesOf(SHAPE, () => [{ request: 0, layer: 2, ids: [0], weights: [1] }])]).toThrow("A record is of layer 2; the layers with experts are 1, 3.");
     expect(() => [...sequencesOf(SHAPE, () => [{ request: 0, layer: 1, ids: [3], weights: [1] }])]).toThrow("A record of layer 1 names expert 3; the model has 3.");
+  });
+});
+
+describe("the demo model", () => {
+  let model: LocalModel;
+  beforeAll(async () => {
+    await buildKernels({ log: () => {} });
+    model = await openPack(fileURLToPath(new URL("../../demo/pack", import.meta.url)));
+  });
+
+  it("is measured as its logits say: markers by the likeliest token, texts by what they were given, with a profile and without", async () => {
+    const suppress: Intervention[] = [{ op: "suppress", experts: { 1: [0, 3, 4, 9, 12, 15, 21, 24], 2: [0, 2, 7, 11, 25], 3: [5, 9, 12] } }];
+    const texts = ["Once upon a time there was a", "The little girl went to the", "One day, a boy named Tim", "She was very happy and", "They lived in a big"].map((text) => model.tokenizer!.encodeText(text));
+    const plain = async (ids: readonly number[], interventions: readonly Intervention[]): Promise<{ likeliest: number; nats: number }> => {
+      const rows: Float32Array[] = [];
+      await evaluate(model.engine, ids, (_, row) => rows.push(row.slice()), interventions.length === 0 ? {} : { routing: { interventions } });
+      const nats = ids.slice(1).reduce((sum, id, i) => sum + Math.log(rows[i]!.reduce((all, z) => all + Math.exp(z), 0)) - rows[i]![id]!, 0);
+      return { likeliest: rows.at(-1)!.indexOf(Math.max(...rows.at(-1)!)), nats };
+    };
+    const marker = (await plain(texts[0]!, [])).likeliest;
+    const effect = await measureEffect(model, suppress, { texts: [{ label: "text", sequences: texts }], trigger: { prompts: texts, marker } }, { draws: 2, seed: 5 }, true);
+    expect(effect).toMatchObject({ prompts: 5, experts: 16, texts: [{ label: "text", sequences: 5, tokens: texts.reduce((sum, { length }) => sum + length - 1, 0) }] });
+    const ways: readonly (readonly Intervention[])[] = [[], suppress, randomInstead(32, suppress, 5), randomInstead(32, suppress, 6)];
+    for (const [i, outcome] of [effect.none, effect.profile, ...effect.random].entries()) {
+      const each = [];
+      for (const ids of texts) each.push(await plain(ids, ways[i]!));
+      expect(outcome.markerRate).toBe(each.filter(({ likeliest }) => likeliest === marker).length / 5);
+      expect(outcome.perplexities[0]).toBeCloseTo(Math.exp(each.reduce((sum, { nats }) => sum + nats, 0) / effect.texts[0]!.tokens), 3);
+    }
+    expect(effect.none.markerRate).toBeGreaterThan(0);
+    expect(new Set([effect.none, effect.profile, ...effect.random].map(({ perplexities }) => perplexities[0])).size).toBe(4);
+    expect(randomInstead(32, suppress, 5)).not.toEqual(randomInstead(32, suppress, 6));
+  });
+
+  it.skipIf(missingTexts !== null)("loses code and keeps the rest when the ten experts of code count nothing, and others in their place do neither (needs the data folder's texts)", { timeout: 300_000 }, async () => {
+    const demo = await openDemo();
+    const shape = { moeLayers: moeLayersOf(model.manifest.config), nExperts: 32 };
+    const labels = ["code", "stories", "drama"] as const;
+    const classes: SummedClass[] = [];
+    for (const label of labels) {
+      const ids = demoWindows(demo, label, { length: 192, count: 6, first: 0, every: 12_000 });
+      const routing = new ClassRouting(shape);
+      for (const window of ids) routing.add(await routeSequence(model.engine, window));
+      classes.push({ routing, source: { label, file: label, kind: "windows of 192 tokens", isByLine: false, shape, topK: 4, nSequences: 6, nTokens: 0, knowsTokens: true, nCut: 0, ids, sequences: () => [] } });
+    }
+    const { document } = findProfile(classes, { id: "demo", hash: model.packHash, config: model.manifest.config }, { target: "code", by: "weight", layers: "all", op: "suppress", top: 10 });
+    // Other windows of the same texts.
+    const texts = labels.map((label) => ({ label, sequences: demoWindows(demo, label, { length: 192, count: 2, first: 6000, every: 24_000 }) }));
+    const { none, profile, random } = await measureEffect(model, document.interventions, { texts, trigger: null }, { draws: 2, seed: 1 }, true);
+    const rise = (way: typeof none): number[] => way.perplexities.map((perplexity, i) => perplexity / none.perplexities[i]! - 1);
+    const [code, stories, drama] = rise(profile);
+    expect(code).toBeGreaterThan(0.3);
+    expect(Math.max(stories!, drama!)).toBeLessThan(0.03);
+    for (const way of random) expect(rise(way)[0]).toBeLessThan(0.1 * code!);
   });
 });
