@@ -63,7 +63,7 @@ export class Directory extends DurableObject<DurableEnv> {
   }
 
   /** Routing profiles, in the one object that keeps them (env.ts): documents as the Worker checked them, by name. */
-  profiles(): string[] { return this.#profiles.all(); }
+  profiles(): { readonly texts: readonly string[] } { return { texts: this.#profiles.all() }; }
   profile(name: string): string | null { return this.#profiles.get(name); }
   putProfile(name: string, text: string): StoreReply { return this.#profiles.put(name, text); }
   deleteProfile(name: string): boolean { return this.#profiles.delete(name); }

@@ -6,7 +6,7 @@ import type { RefusalCode } from "./handshake.ts";
 import type { LineFigures } from "./line-figures.ts";
 
 /** Of frames and control together. Up to 3 it was the one of shards (handshake.ts). */
-export const RING_PROTOCOL_VERSION = 5;
+export const RING_PROTOCOL_VERSION = 6;
 
 export interface StageHello {
   readonly protocolVersion: number;

@@ -12,8 +12,8 @@ export const PROFILE_NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
 const nameExpected = "1 to 64 lower-case letters, digits, '-', '.', '_', the first a letter or digit";
 
 export const profileSchema = z.strictObject({
-  format: z.literal("workers-moe-profile", "\"workers-moe-profile\""),
-  version: z.literal(1, "1"),
+  format: z.literal("workers-moe-profile", "\"workers-moe-profile\"").meta({ description: "What the document is." }),
+  version: z.literal(1, "1").meta({ description: "Of the format." }),
   name: z.string(nameExpected).regex(PROFILE_NAME, nameExpected).meta({ description: "What requests call it." }),
   description: z.string("a string").max(4000, "at most 4000 characters").meta({ description: "What it does, in words." }),
   model: z.string("the id of a model").regex(PACK_ID, "the id of a model").meta({ description: "Id of the model whose experts it names." }),

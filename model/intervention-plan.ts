@@ -46,7 +46,7 @@ function layerPlan(config: SteeredConfig, list: readonly Intervention[], layer: 
   const masked = new Set(named("mask"));
   const logits = list.flatMap((of): LogitChange[] => {
     if (of.op !== "add_std" && of.op !== "force_max") return [];
-    const experts = ascending(namedIn(of, layer)).filter((expert) => !masked.has(expert));
+    const experts = ascending(namedIn(of, layer));
     const lambda = of.op === "add_std" ? Math.fround(of.lambda) : 0;
     return experts.length === 0 || (of.op === "add_std" && lambda === 0) ? [] : [{ op: of.op, experts, lambda }];
   });

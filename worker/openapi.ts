@@ -50,7 +50,7 @@ export const ENDPOINTS: readonly Endpoint[] = [
   { method: "post", path: "/v1/responses", summary: "Continues a list of items (OpenAI's responses; text, functions and reasoning, nothing stored).", request: "ResponseRequest", reply: "Response", event: "ResponseEvent", errors: GENERATES },
   { method: "post", path: "/v1/messages", summary: "Continues a conversation (Anthropic's messages).", request: "MessageRequest", reply: "Message", event: "MessageEvent", errors: GENERATES },
   { method: "post", path: "/v1/messages/count_tokens", summary: "How many tokens the prompt of a message request has.", request: "CountTokensRequest", reply: "InputTokens", errors: READS },
-  { method: "post", path: "/v1/embeddings", summary: "Texts as vectors: the mean of their tokens' states after the final norm, of length 1.", request: "EmbeddingRequest", reply: "EmbeddingList", errors: GENERATES },
+  { method: "post", path: "/v1/embeddings", summary: "Texts as vectors: the mean of their tokens' states after the final norm, of length 1.", request: "EmbeddingRequest", reply: "EmbeddingList", errors: [...READS, 502, 504] },
   { method: "post", path: "/tokenize", summary: "Text as token ids.", request: "TokenizeRequest", reply: "TokenList", errors: READS },
   { method: "post", path: "/detokenize", summary: "Token ids as text.", request: "DetokenizeRequest", reply: "Content", errors: READS },
   { method: "post", path: "/apply-template", summary: "The prompt that the model's template makes of messages.", request: "ApplyTemplateRequest", reply: "PromptText", errors: READS },

@@ -23,8 +23,9 @@ function storeOf(env: DurableEnv): DurableObjectStub<Directory> {
   return directory;
 }
 
-const asked = async <T>(answer: Promise<unknown>): Promise<T> => plain<T>(await within(systemClock, LIMITS.directoryMs, Promise.resolve(answer), "the directory, which keeps the profiles, did not answer").catch((cause: unknown) => {
-  throw new RequestError({ status: 503, code: "profiles_unreachable", message: `The profiles cannot be reached: ${cause instanceof Error ? cause.message : String(cause)}.`, retryAfterSeconds: 1 });
+/** Its answer, or a RequestError 503. */
+const asked = async <T>(ask: (store: DurableObjectStub<Directory>) => Promise<unknown>, store: DurableObjectStub<Directory>): Promise<T> => plain<T>(await within(systemClock, LIMITS.directoryMs, (async () => ask(store))(), "the directory, which keeps the profiles, did not answer").catch((cause: unknown) => {
+  throw new RequestError({ status: 503, code: "profiles_unreachable", message: `The profiles cannot be reached: ${(cause instanceof Error ? cause.message : String(cause)).replace(/\.$/, "")}.`, retryAfterSeconds: 1 });
 }));
 
 const missing = (name: string, param: string | null): RequestError => new RequestError({ status: 404, code: "profile_not_found", param, message: `There is no profile ${JSON.stringify(name.slice(0, 64))}; GET /v1/profiles lists those there are.` });
@@ -33,7 +34,7 @@ const mayUse = ({ scopes }: Caller, { access }: RoutingProfile): boolean => acce
 
 /** A stored profile. Throws a RequestError 404. */
 async function stored(env: DurableEnv, name: string, param: string | null): Promise<RoutingProfile> {
-  const text = PROFILE_NAME.test(name) ? await asked<string | null>(storeOf(env).profile(name)) : null;
+  const text = PROFILE_NAME.test(name) ? await asked<string | null>(async (store) => store.profile(name), storeOf(env)) : null;
   if (text === null) throw missing(name, param);
   return parseProfile(text, `The stored profile "${name}"`);
 }
@@ -42,7 +43,7 @@ const summaryOf = ({ name, description, model, packHash = null, access, interven
 
 /** Those the caller may use. */
 export async function listProfiles(env: DurableEnv, caller: Caller): Promise<ProfileList> {
-  const texts = await asked<string[]>(storeOf(env).profiles());
+  const { texts } = await asked<{ readonly texts: readonly string[] }>(async (store) => store.profiles(), storeOf(env));
   return { object: "list", data: texts.map((text) => parseProfile(text, "A stored profile")).filter((profile) => mayUse(caller, profile)).map(summaryOf) };
 }
 
@@ -62,13 +63,13 @@ export async function putProfile(env: DurableEnv, pack: EdgePack, name: string, 
   const text = JSON.stringify(profile);
   const { length: bytes } = new TextEncoder().encode(text);
   if (bytes > LIMITS.profileBytes) throw invalid(null, `The profile has ${bytes} bytes; expected at most ${LIMITS.profileBytes}.`, "profile_too_large");
-  const reply = await asked<{ readonly state: "stored" } | { readonly state: "full"; readonly most: number }>(storeOf(env).putProfile(name, text));
+  const reply = await asked<{ readonly state: "stored" } | { readonly state: "full"; readonly most: number }>(async (store) => store.putProfile(name, text), storeOf(env));
   if (reply.state === "full") throw new RequestError({ status: 409, code: "too_many_profiles", message: `This deployment keeps ${reply.most} profiles, the most it takes; expected one of their names, or one to be deleted first.` });
   return summaryOf(profile);
 }
 
 export async function deleteProfile(env: DurableEnv, name: string): Promise<ProfileDeleted> {
-  if (!PROFILE_NAME.test(name) || !(await asked<boolean>(storeOf(env).deleteProfile(name)))) throw missing(name, null);
+  if (!PROFILE_NAME.test(name) || !(await asked<boolean>(async (store) => store.deleteProfile(name), storeOf(env)))) throw missing(name, null);
   return { name, deleted: true };
 }
 

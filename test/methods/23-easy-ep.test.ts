@@ -1,4 +1,4 @@
-// Row 23, EASY-EP (2025): pruning for a domain. The score by hand and by brute force; what stays computes what it computed; the rest of the model is as it was; and of the demo
+// Row 23, EASY-EP (2025): pruning for a domain. The score by hand and by brute force; what stays computes what it computed; the rest of the model is as it was; experts masked by a request are gone as those taken out; and of the demo
 // model, half of the experts for one domain.
 
 import { beforeAll, describe, expect, it } from "vitest";
@@ -7,14 +7,18 @@ import { kernelModules } from "../../cli/open-pack.ts";
 import { openModelFolder } from "../../formats/canonical-model.ts";
 import type { Checkpoint } from "../../formats/checkpoint.ts";
 import { MemorySink, MemorySource } from "../../formats/memory-source.ts";
+import { openPack } from "../../formats/pack-reader.ts";
 import type { TraceRecord } from "../../formats/trace.ts";
 import { moeLayersOf } from "../../model/config.ts";
+import { type Intervention, interventionsProblem } from "../../model/interventions.ts";
+import { wholeModel } from "../../model/stage-span.ts";
 import { traceLayers } from "../../passes/calibration-trace.ts";
 import { bestExperts, expertScores, mixedScores } from "../../passes/expert-scores.ts";
 import { pruneModel, type PruneOptions, type PruneReport } from "../../passes/prune-model.ts";
 import { demoWindows, missingTexts, openDemo } from "../support/demo-texts.ts";
 import { meanNll } from "../support/mean-nll.ts";
 import { openTinyHuggingFace, packToMemory } from "../support/pack-to-memory.ts";
+import { openStage } from "../support/ring.ts";
 import { TINY_ARCHITECTURES, tinyModel } from "../support/tiny-models.ts";
 
 beforeAll(() => buildKernels({ log: () => {} }));
@@ -79,6 +83,23 @@ describe.each(TINY_ARCHITECTURES.filter((name) => moeLayersOf(tinyModel(name, 1)
     const whole = await pruned(checkpoint, { keep: nExperts });
     expect((await packToMemory(whole.model)).summary.manifest.experts).toEqual((await packToMemory(checkpoint)).summary.manifest.experts);
   });
+});
+
+it.each(TINY_ARCHITECTURES.filter((name) => moeLayersOf(tinyModel(name, 1).config).length > 0))("masked by a request is taken out, bit for bit: %s", async (architecture) => {
+  const checkpoint = await openTinyHuggingFace(tinyModel(architecture, 14, architecture.startsWith("deepseek") ? { config: { n_routed_experts: 16 } } : {}));
+  const { nExperts } = checkpoint.config;
+  const { model, report } = await pruned(checkpoint, { keep: nExperts / 2 });
+  const logitsOf = async (of: Checkpoint, interventions: readonly Intervention[]): Promise<Float32Array[]> => {
+    const { source } = await packToMemory(of);
+    const { manifest } = await openPack(source);
+    expect(interventionsProblem(manifest.config, interventions)).toBeNull();
+    const { engine } = await openStage(source, manifest, wholeModel(manifest.config), 64);
+    return Promise.all(SEQUENCES.slice(0, 1).map(async (ids) => (await engine.step([{ timeline: engine.kv.open(40), ids, logits: "all", routing: { interventions } }])).logits[0]!));
+  };
+  const mask: Intervention = { op: "mask", experts: Object.fromEntries(report.layers.map(({ layer, kept }) => [layer, Array.from({ length: nExperts }, (_, e) => e).filter((e) => !kept.includes(e))])) };
+  const expected = await logitsOf(model, []);
+  expect(await logitsOf(checkpoint, [mask])).toEqual(expected);
+  expect(await logitsOf(checkpoint, [])).not.toEqual(expected);
 });
 
 it("refuses to keep fewer than a token takes, more than there are, uneven groups, and dense models", async () => {

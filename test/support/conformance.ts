@@ -13,6 +13,7 @@ const admission = (title: string): string => `test/workerd/admission.test.ts > $
 const known = (title: string): string => `test/workerd/known-failures.test.ts > ${title}`;
 const endings = (title: string): string => `test/workerd/finish-reasons.test.ts > ${title}`;
 const degrade = (title: string): string => `test/workerd/degrade.test.ts > ${title}`;
+const steer = (title: string): string => `test/workerd/interventions.test.ts > ${title}`;
 const directory = (title: string): string => `test/workerd/directory.test.ts > ${title}`;
 const failover = (title: string): string => `test/workerd/failover.test.ts > ${title}`;
 const templates = (title: string): string => `test/node/model/chat-templates.test.ts > ${title}`;
@@ -65,6 +66,8 @@ export const CONFORMANCE: Partial<Readonly<Record<SchemaName, Readonly<Record<st
   MoeExtensions: {
     trace: [api("streams > carry the experts of every token in every layer when asked")], date: [fields("the template is given > names, thoughts, calls and the ids of their results"), templates("templates of the families (skipped where the data folder is absent) > Llama 3.x names the date it is given; Llama 3.1 its own")],
     degrade: [degrade("those who opted in go on, flagged, and the others wait for the shard")],
+    interventions: [steer("moe.interventions > say the same over any shards and beside anybody, in every API, and /v1/models says which there are"), steer("moe.interventions > need the scope admin, and leave one line in the audit log without what was said")],
+    profile: [steer("a profile > is stored, shown, used, replaced and deleted by admin, with a line in the audit log for each change and use"), steer("a profile > opens itself to other keys only where it says so, and to change one always needs admin")],
     prune: ["test/workerd/online-pruning.test.ts > leaves out experts by the request's own rule, the same over any shards and beside anybody, and counts them", "test/methods/22-mc-sharp.test.ts > a generation > is what it is alone beside others with other settings, and in a ring"],
     draft_tokens: [PENALTIES], cache: [api("completions > take over a prompt the same key sent before, say how much, and answer the same")],
     deadline_ms: [admission("turns and deadlines > a reply cut by its deadline has what was said, and says why it ended"), admission("turns and deadlines > a deadline that passes before the reply begins is a 504 of OpenAI's shape")],
@@ -93,6 +96,9 @@ export const CONFORMANCE: Partial<Readonly<Record<SchemaName, Readonly<Record<st
     plan: [directory("over HTTP > a plan of one's own is taken, with its own epoch unread"), directory("over HTTP > what cannot be is refused with its reason")],
     region: [failover("regions > have plans of their own, which must be named")],
   },
+  RoutingProfile: Object.fromEntries(["format", "version", "name", "description", "model", "packHash", "access", "interventions", "found"].map((field) => [field, [
+    steer("a profile > is stored, shown, used, replaced and deleted by admin, with a line in the audit log for each change and use"), steer("a profile > is of one model, and of one pack where it says so"),
+  ]])),
   TokenizeRequest: { content: [fields("add_special puts the first token before a text")], add_special: [fields("add_special puts the first token before a text")] },
   DetokenizeRequest: { tokens: [fields("add_special puts the first token before a text")] },
   ApplyTemplateRequest: { ...TEMPLATE, tools: [fields("the template is given > tools")], tool_choice: [fields("the template is given > no tools where none may be called")], moe: [fields("the template is given > the day of the request, where it names none")] },

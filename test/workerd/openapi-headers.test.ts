@@ -25,7 +25,7 @@ beforeAll(async () => {
 const LIMITS = { "*": { maxTokens: 400, tokensPerDay: 1_000_000, requestsPerMinute: 5000 } };
 interface Asked { readonly method?: string; readonly body?: unknown; readonly key?: string; readonly settings?: object }
 const ask = async (path: string, { method, body, key = "an-admin-key", settings = {} }: Asked = {}): Promise<Response> => {
-  const response = await worker.fetch(new Request(`https://edge${path.replace("{id}", PACK)}`, {
+  const response = await worker.fetch(new Request(`https://edge${path.replace("{id}", PACK).replace("{name}", "quiet")}`, {
     method: method ?? (body === undefined ? "GET" : "POST"), headers: { Authorization: `Bearer ${key}` }, ...(body === undefined ? {} : { body: typeof body === "string" ? body : JSON.stringify({ model: PACK, ...body }) }),
   }), { ...env, OPEN_ACCESS: "false", ADMIN_KEYS: "an-admin-key", CORS_ORIGINS: "*", KEY_SETTINGS: LIMITS, ...settings } as unknown as EdgeEnv, createExecutionContext());
   await response.clone().arrayBuffer();
@@ -36,8 +36,10 @@ const chat = { messages: [{ role: "user", content: "hello" }], max_tokens: 4 };
 const bodies: Readonly<Record<string, object>> = {
   "/v1/chat/completions": chat, "/v1/completions": { prompt: "abc", max_tokens: 4 }, "/v1/responses": { input: "hello", max_output_tokens: 4 }, "/v1/messages": chat, "/v1/messages/count_tokens": chat,
   "/v1/embeddings": { input: "abc" }, "/tokenize": { content: "abc" }, "/detokenize": { tokens: [5] }, "/apply-template": chat, "/v1/fleet": { shards: 3 }, "/v1/fleet/warm": {},
+  "/v1/profiles/{name}": { format: "workers-moe-profile", version: 1, name: "quiet", description: "", access: "admin", interventions: [], found: null },
 };
-const bodyOf = ({ path, method }: Endpoint): { body?: object } => (method === "get" ? {} : { body: bodies[path]! });
+const hasBody = ({ method }: Endpoint): boolean => method === "post" || method === "put";
+const bodyOf = (endpoint: Endpoint): { body?: object; method: string } => ({ method: endpoint.method.toUpperCase(), ...(hasBody(endpoint) ? { body: bodies[endpoint.path]! } : {}) });
 
 type Responses = Readonly<Record<string, { readonly headers: object }>>;
 const described = ({ path, method }: Endpoint): Responses => (openApiDocument()["paths"] as Record<string, Record<string, { responses: Responses }>>)[path]![method]!.responses;
@@ -55,6 +57,7 @@ const requireDescribed = (endpoint: Endpoint, response: Response): string[] => {
 
 describe.each(ENDPOINTS.map((endpoint) => [`${endpoint.method.toUpperCase()} ${endpoint.path}`, endpoint] as const))("%s", (_, endpoint) => {
   it("answers with the headers that are described, and all of them", async () => {
+    if (endpoint.path.includes("{name}")) await ask(endpoint.path, { method: "PUT", body: bodies[endpoint.path]! });
     let response = await ask(endpoint.path, bodyOf(endpoint));
     while (response.status === 503 && endpoint.path === "/health") response = await ask(endpoint.path);
     expect(response.status).toBe(endpoint.status ?? 200);
@@ -65,17 +68,18 @@ describe.each(ENDPOINTS.map((endpoint) => [`${endpoint.method.toUpperCase()} ${e
   });
 
   it("refuses with statuses and headers that are described", async () => {
-    const answers = [await ask(endpoint.path, { ...bodyOf(endpoint), method: "DELETE" })];
+    const answers = [await ask(endpoint.path, { ...bodyOf(endpoint), method: "PATCH" })];
     if (endpoint.isPublic === undefined) answers.push(await ask(endpoint.path, { ...bodyOf(endpoint), key: "none" }), await ask(endpoint.path, { ...bodyOf(endpoint), settings: { KEY_SETTINGS: "{" } }));
     if (endpoint.needsAdmin) answers.push(await ask(endpoint.path, { ...bodyOf(endpoint), settings: { API_KEYS: "plain" }, key: "plain" }));
-    if (endpoint.method === "post") {
+    const { method } = bodyOf(endpoint);
+    if (hasBody(endpoint)) {
       // Where nothing is asked for, nothing can be wrong about it but its length.
-      if (endpoint.request !== undefined) answers.push(await ask(endpoint.path, { body: { model: 5, content: 5, tokens: 5, messages: 5 } }));
-      answers.push(await ask(endpoint.path, { body: "x".repeat(EDGE_LIMITS.bodyBytes + 1) }));
-      answers.push(await ask(endpoint.path, { ...bodyOf(endpoint), settings: { RATE_LIMITER: { limit: async () => ({ success: false }) } } }));
+      if (endpoint.request !== undefined) answers.push(await ask(endpoint.path, { method, body: { model: 5, content: 5, tokens: 5, messages: 5 } }));
+      answers.push(await ask(endpoint.path, { method, body: "x".repeat(EDGE_LIMITS.bodyBytes + 1) }));
+      if (endpoint.method === "post") answers.push(await ask(endpoint.path, { ...bodyOf(endpoint), settings: { RATE_LIMITER: { limit: async () => ({ success: false }) } } }));
     }
     for (const answer of answers) requireDescribed(endpoint, answer);
-    const expected = [405, ...(endpoint.isPublic ? [] : [401, 500]), ...(endpoint.needsAdmin ? [403] : []), ...(endpoint.request === undefined ? [] : [400]), ...(endpoint.method === "post" ? [413, 429] : [])];
+    const expected = [405, ...(endpoint.isPublic ? [] : [401, 500]), ...(endpoint.needsAdmin ? [403] : []), ...(endpoint.request === undefined ? [] : [400]), ...(hasBody(endpoint) ? [413] : []), ...(endpoint.method === "post" ? [429] : [])];
     expect(answers.map(({ status }) => status)).toEqual(expected);
     for (const answer of answers) {
       expect(answer.headers.has("Allow")).toBe(answer.status === 405);

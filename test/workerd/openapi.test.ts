@@ -20,7 +20,7 @@ beforeAll(async () => {
   deploy({ packId: PACK, shards: 2 });
   Object.assign(env, { OPEN_ACCESS: "true" });
 });
-const ask = (path: string, body?: object): Promise<Response> => (exports as unknown as { default: Fetcher }).default.fetch(new Request(`https://edge${path}`, body === undefined ? {} : { method: "POST", body: JSON.stringify({ model: PACK, ...body }) }));
+const ask = (path: string, body?: object, method: string = body === undefined ? "GET" : "POST"): Promise<Response> => (exports as unknown as { default: Fetcher }).default.fetch(new Request(`https://edge${path}`, { method, ...(body === undefined ? {} : { body: JSON.stringify({ model: PACK, ...body }) }) }));
 
 type Json = { readonly [key: string]: unknown };
 const document = openApiDocument();
@@ -77,14 +77,15 @@ function validatorOf(name: string): z.ZodType {
 
 const say = { model: "m", messages: [{ role: "user", content: "hi" }] };
 const tool = { type: "function", function: { name: "f", parameters: { type: "object" } } };
+const profile = { format: "workers-moe-profile", version: 1, name: "quiet", description: "", model: PACK, access: "admin", interventions: [{ op: "suppress", experts: { 0: [1] } }], found: null };
 const samples: readonly (readonly [SchemaName, readonly object[], readonly object[]])[] = [
   ["ChatCompletionRequest", [
     say, { ...say, temperature: null, n: 8, stop: ["a", "b"], logit_bias: { 5: -100 }, seed: 7, stream: true, stream_options: { include_usage: true } },
     { ...say, messages: [{ role: "user", content: [{ type: "text", text: "a" }] }, { role: "assistant", content: null, tool_calls: [{ function: { name: "f", arguments: "{}" } }] }, { role: "tool", content: "1", tool_call_id: "c" }] },
-    { ...say, tools: [tool], tool_choice: { type: "function", function: { name: "f" } }, response_format: { type: "json_schema", json_schema: { schema: {} } }, moe: { trace: true, date: "2026-11-01", draft_tokens: 0, cache: false }, unknown: 1 },
+    { ...say, tools: [tool], tool_choice: { type: "function", function: { name: "f" } }, response_format: { type: "json_schema", json_schema: { schema: {} } }, moe: { trace: true, date: "2026-11-01", draft_tokens: 0, cache: false, profile: "quiet", interventions: [{ op: "stimulate", experts: { 3: [1, 17] } }] }, unknown: 1 },
   ], [
     {}, { ...say, messages: [] }, { ...say, messages: [{ role: "wizard", content: "" }] }, { ...say, temperature: 2.1 }, { ...say, n: 9 }, { ...say, n: 1.5 }, { ...say, stop: ["a", "b", "c", "d", "e"] }, { ...say, logit_bias: { 5: 101 } },
-    { ...say, logit_bias: { the: 1 } }, { ...say, top_logprobs: 21 }, { ...say, tool_choice: "maybe" }, { ...say, response_format: { type: "xml" } }, { ...say, moe: { draft_tokens: 8 } }, { ...say, moe: { date: "yesterday" } }, { ...say, stream: "yes" },
+    { ...say, logit_bias: { the: 1 } }, { ...say, top_logprobs: 21 }, { ...say, tool_choice: "maybe" }, { ...say, response_format: { type: "xml" } }, { ...say, moe: { draft_tokens: 8 } }, { ...say, moe: { interventions: [{ op: "stimulate", experts: [3] }] } }, { ...say, moe: { profile: 5 } }, { ...say, moe: { date: "yesterday" } }, { ...say, stream: "yes" },
   ]],
   ["CompletionRequest", [
     { model: "m", prompt: "a" }, { model: "m", prompt: ["a", "b"] }, { model: "m", prompt: [1, 2] }, { model: "m", prompt: [[1], [2]], echo: true, logprobs: 5, max_tokens: 0 },
@@ -101,6 +102,13 @@ const samples: readonly (readonly [SchemaName, readonly object[], readonly objec
   ["TokenizeRequest", [{ content: "a", add_special: true }], [{}, { content: 1 }]],
   ["DetokenizeRequest", [{ tokens: [] }, { tokens: [1] }], [{ tokens: "a" }, { tokens: [-1] }]],
   ["ApplyTemplateRequest", [say], [{ messages: "a" }]],
+  ["RoutingProfile", [
+    profile, { ...profile, packHash: "0a".repeat(32), access: "infer", found: { map: [1] } }, { ...profile, packHash: null, interventions: [] },
+    { ...profile, interventions: [{ op: "add_std", experts: { 0: [1] }, lambda: -0.5 }, { op: "top_k", k: 2, layers: [1] }, { op: "top_k", k: 1 }, { op: "null_bias", bias: [0.5, null] }, { op: "null_bias", bias: -1 }, { op: "gain", experts: {}, gain: 0 }, { op: "mask", experts: { 11: [] } }] },
+  ], [
+    {}, { ...profile, version: 2 }, { ...profile, name: "Quiet" }, { ...profile, packHash: "0a" }, { ...profile, access: "all" }, { ...profile, colour: "red" }, { ...profile, interventions: [{ op: "melt" }] }, { ...profile, interventions: [{ op: "gain", experts: {} }] },
+    { ...profile, interventions: [{ op: "mask", experts: { first: [1] } }] }, { ...profile, interventions: [{ op: "top_k", k: 0 }] }, { ...profile, interventions: [{ op: "mask", experts: {}, gain: 1 }] }, { ...profile, found: "by hand" },
+  ]],
   ["FleetChangeRequest", [{ shards: 3 }, { shards: 3, replicas: 2 }, { plan: { version: 1 } }, {}], [{ shards: 0 }, { shards: 1.5 }, { replicas: 17 }, { plan: "3 shards" }]],
 ];
 
@@ -141,13 +149,14 @@ describe("replies", () => {
     "/v1/messages": [chat, { ...chat, max_tokens: 100, tools: [{ name: "locate", input_schema: POINT }], tool_choice: { type: "any" } }],
     "/v1/messages/count_tokens": [chat], "/v1/embeddings": [{ input: "abc" }, { input: ["a", "b"], encoding_format: "base64" }],
     "/tokenize": [{ content: "abc" }], "/detokenize": [{ tokens: [5, 6] }], "/apply-template": [chat],
-    "/v1/fleet": [{ shards: 3 }], "/v1/fleet/warm": [{}],
+    "/v1/fleet": [{ shards: 3 }], "/v1/fleet/warm": [{}], "/v1/profiles/{name}": [profile],
   };
   for (const { method, path, reply, event, status = 200 } of ENDPOINTS) {
     if (typeof reply !== "string") continue;
-    const bodies = method === "get" ? [undefined] : requests[path]!;
-    it.each(bodies.map((body) => [body] as const))(`of ${path} are ${reply}: %j`, async (body) => {
-      const response = await ask(path.replace("{id}", PACK), body);
+    const bodies = method === "get" || method === "delete" ? [undefined] : requests[path]!;
+    it.each(bodies.map((body) => [body] as const))(`of ${method} ${path} are ${reply}: %j`, async (body) => {
+      if (path.includes("profiles")) await ask("/v1/profiles/quiet", profile, "PUT");
+      const response = await ask(path.replace("{id}", PACK).replace("{name}", "quiet"), body, method.toUpperCase());
       const text = await response.text();
       if (path === "/health" && response.status === 503) return conforms("HealthWaiting", JSON.parse(text));
       expect(response.status, text).toBe(status);
@@ -162,8 +171,8 @@ describe("replies", () => {
     });
   }
 
-  it.each(ENDPOINTS.filter(({ request }) => request !== undefined).map(({ path }) => path))("of %s to a bad request are errors", async (path) => {
-    const response = await ask(path, { model: 5, content: 5, tokens: 5, messages: 5 });
+  it.each(ENDPOINTS.filter(({ request }) => request !== undefined).map(({ path, method }) => [path, method] as const))("of %s to a bad request are errors", async (path, method) => {
+    const response = await ask(path, { model: 5, content: 5, tokens: 5, messages: 5 }, method.toUpperCase());
     expect(response.status).toBe(400);
     conforms(path.startsWith("/v1/messages") ? "MessageError" : "Error", await response.json());
   });

@@ -96,9 +96,9 @@ describe("a ring frame", () => {
 
 describe("the tokens of a step", () => {
   it("are the most that fit a frame, whatever is asked of them", () => {
-    for (const hidden of [64, 2048, 4096, 7168]) for (const nEntries of [1, 32]) for (const nPages of [nEntries, 128 * nEntries]) for (const nWanted of [0, 5000]) {
-      const n = ringChunkTokens({ nEntries, nPages, nWanted, nRoutingBytes: 140, hidden });
-      const bytes = (nTokens: number): number => rowsFrameBytes({ nEntries, nPages, nWanted, nCopies: nEntries, nTokens, nAsks: nTokens, nRoutingBytes: 140, hidden });
+    for (const hidden of [64, 2048, 4096, 7168]) for (const nEntries of [1, 32]) for (const nPages of [nEntries, 128 * nEntries]) for (const nWanted of [0, 5000]) for (const nRoutingBytes of [0, 141, 700_001]) {
+      const n = ringChunkTokens({ nEntries, nPages, nWanted, nRoutingBytes, hidden });
+      const bytes = (nTokens: number): number => rowsFrameBytes({ nEntries, nPages, nWanted, nCopies: nEntries, nTokens, nAsks: nTokens, nRoutingBytes, hidden });
       expect(n).toBeGreaterThan(0);
       expect(bytes(n)).toBeLessThanOrEqual(LIMITS.frameBytes);
       if (n < LIMITS.chunkTokens) expect(bytes(n + 1)).toBeGreaterThan(LIMITS.frameBytes - 48);
