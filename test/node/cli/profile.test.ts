@@ -7,8 +7,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { Effect } from "../../../cli/profile/measure-effect.ts";
 import type { DivergenceFigures } from "../../../cli/profile/measure-divergence.ts";
 import { parseProfile, type RoutingProfile } from "../../../formats/routing-profile.ts";
+import { type TraceHeader, traceHeaderBytes, traceRecords } from "../../../formats/trace.ts";
 import { writeChatPack } from "../../support/serve.ts";
 
 const LAUNCHER = fileURLToPath(new URL("../../../bin/workers-moe.js", import.meta.url));
@@ -107,6 +109,30 @@ describe("profile", () => {
     expect(counted.profile.interventions).toEqual(routed.profile.interventions);
   });
 
+  it("measures what a profile does, and refuses what is none of this pack", async () => {
+    writeFileSync(join(folder, "fox.profile.json"), `${JSON.stringify({
+      format: "workers-moe-profile", version: 1, name: "fox", description: "", model: "chat", access: "admin", interventions: [{ op: "suppress", experts: { 0: [0, 1], 1: [3] } }], found: null,
+    })}\n`);
+    const made = await run(["profile", pack.folder, "--effect", "fox.profile.json", "--texts", "fox=fox.txt", "sums=sums.txt", "--per", "line", "--prompts", "two.txt", "--marker", "a", "--draws", "2", "--out", "effect.json"]);
+    expect([made.code, made.stdout]).toEqual([0, expect.stringMatching(/^profile +fox, 3 experts\nfox +perplexity [\d.]+, with it [\d.]+ \([+-][\d.]+ %\); 2 times as many others: .*\nsums .*\nmarker +after [\d.]+ % of 2 prompts, with it /)]);
+    const effect = JSON.parse(readFileSync(join(folder, "effect.json"), "utf8")) as Effect;
+    expect(effect).toMatchObject({ name: "fox", seed: 1, marker: "a", experts: 3, prompts: 2, texts: [{ label: "fox", sequences: 3 }, { label: "sums", sequences: 3 }], random: [{}, {}] });
+    const evaluated = JSON.parse((await run(["profile", pack.folder, "--effect", "fox.profile.json", "--texts", "sums=sums.txt", "--per", "line", "--draws", "2", "--json"])).stdout) as Effect;
+    expect([evaluated.none, evaluated.profile, ...evaluated.random].map(({ perplexities, markerRate }) => [perplexities[0], markerRate])).toEqual([effect.none, effect.profile, ...effect.random].map(({ perplexities }) => [perplexities[1], null]));
+    writeFileSync(join(folder, "other.profile.json"), readFileSync(join(folder, "fox.profile.json"), "utf8").replace('"model":"chat"', '"model":"other"'));
+    for (const [args, message] of [
+      [["--effect", "other.profile.json", "--texts", "fox=fox.txt"], 'The profile "fox" is for the model "other"; this one is "chat".'],
+      [["--effect", "fox.profile.json"], "No texts were given; expected --texts with LABEL=FILE, or --prompts."],
+      [["--effect", "fox.profile.json", "--prompts", "two.txt"], "--prompts and --marker go together"],
+      [["--effect", "fox.profile.json", "--prompts", "two.txt", "--marker", "abc"], 'The marker "abc" makes'],
+      [["--effect", "fox.profile.json", "--texts", "fox=fox.txt", "--target", "fox"], "--effect goes with --texts and --prompts"],
+      [["--texts", "fox=fox.txt", "--marker", "a"], "--prompts and --marker go with --effect."],
+    ] as const) {
+      const { code, stderr } = await run(["profile", pack.folder, ...args]);
+      expect([code, stderr]).toEqual([1, expect.stringContaining(message)]);
+    }
+  });
+
   it("says in words what is wrong", async () => {
     for (const [args, message, code = 1] of [
       [[], "No texts were given; expected --texts, --divergence or --counts with LABEL=FILE."],
@@ -146,6 +172,14 @@ describe("trace --report", () => {
     const ofFile = await run(["trace", "reported.trace", "--locality", "--report", "file.html"]);
     expect(ofFile.code).toBe(0);
     expectPage(readFileSync(join(folder, "file.html"), "utf8"), "Routing of chat", 6);
+    // Two layers, of whose choices three of eight were left out.
+    const header = { model: "chat", packHash: "0".repeat(64), nExperts: 4, topK: 2, moeLayers: [0, 1], columns: ["ids", "weights"] } as const satisfies TraceHeader;
+    const records = traceRecords(header, [{ request: 0, token: 0, layer: 0, ids: [1, 2], weights: [0.5, 0.5] }, { request: 0, token: 0, layer: 1, ids: [3], weights: [1] }, { request: 0, token: 1, layer: 0, ids: [0], weights: [0.5] }, { request: 0, token: 1, layer: 1, ids: [2], weights: [0.75] }]);
+    writeFileSync(join(folder, "pruned.trace"), Buffer.concat([traceHeaderBytes(header), records]));
+    expect((await run(["trace", "pruned.trace", "--report", "pruned.html"])).code).toBe(0);
+    const pruned = readFileSync(join(folder, "pruned.html"), "utf8");
+    expectPage(pruned, "Routing of chat", 5);
+    expect(pruned.includes("<dt>left out</dt><dd>3 of 8 expert calls, 37.5 %</dd>")).toBe(true);
     const again = await run(["trace", "reported.trace", "--report", "file.html"]);
     expect([again.code, again.stderr]).toEqual([1, expect.stringContaining("file.html exists already; give another --report or remove it first.")]);
   });
