@@ -95,7 +95,9 @@ function traceSource(model: LocalModel | null, of: LabelledFile, trace: Trace): 
   function* records(): Generator<ReturnType<Trace["record"]>> {
     for (let i = 0; i < trace.length; i++) yield trace.record(i);
   }
-  const nSequences = new Set(Array.from({ length: trace.length }, (_, i) => trace.record(i).request)).size;
+  const requests = new Set<number>();
+  for (const { request } of records()) requests.add(request);
+  const nSequences = requests.size;
   if (nSequences === 0) throw new Error(`The trace ${of.file} has no record.`);
   return {
     ...of, ids: null, kind: "requests of a trace", isByLine: false, shape: header, topK: header.topK, nSequences, nTokens: 0, nCut: 0, knowsTokens: true,
