@@ -121,7 +121,13 @@ export class TokenView {
   #paint({ span, trace }: ShownToken): void {
     const experts = trace?.experts[this.layer];
     const weights = trace?.weights[this.layer];
-    if (experts === undefined || weights === undefined || experts.length === 0) return;
+    if (experts === undefined || weights === undefined) return;
+    if (experts.length === 0) {
+      // It did without all experts of this layer: nothing of another layer's may stay.
+      for (const property of ["--tint", "--bar"]) span.style.removeProperty(property);
+      span.classList.toggle("dimmed", this.onlyExpert !== null);
+      return;
+    }
     const total = weights.reduce((sum, weight) => sum + weight, 0) || 1;
     span.style.setProperty("--tint", tintOf(experts[0]!, weights[0]! / total));
     span.style.setProperty("--bar", barOf(experts, weights));

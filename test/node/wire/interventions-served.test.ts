@@ -123,6 +123,8 @@ describe("a generation with interventions", () => {
     const keys = ROUTINGS.flatMap((routing) => (routing === undefined ? [] : [routingKey(routing)]));
     expect(new Set(keys).size).toBe(4);
     expect(keys.join("")).not.toContain(" ");
+    const near: readonly RequestRouting[] = [0.5, 0.25].flatMap((lambda) => [[1], [2], [1, 2]].map((experts) => steer({ op: "add_std", experts: { 0: experts }, lambda })));
+    expect(new Set(near.map(routingKey)).size).toBe(6);
   });
 
   it("is refused where the model has no part for it, or where it says too much", async () => {
