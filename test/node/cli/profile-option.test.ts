@@ -25,9 +25,11 @@ afterAll(() => {
 });
 
 const cli = (args: readonly string[], input = "") => spawnSync(pinnedNode, [join(ROOT, "bin/workers-moe.js"), ...args], { cwd: work, encoding: "utf8", input });
+let written = 0;
 const profile = (interventions: readonly Intervention[], more: Partial<RoutingProfile> | { colour: string } = {}): string => {
-  writeFileSync(join(work, "profile.json"), JSON.stringify({ format: "workers-moe-profile", version: 1, name: "it", description: "", model: "chat", access: "admin", interventions, found: null, ...more }));
-  return "profile.json";
+  const file = `profile-${written++}.json`;
+  writeFileSync(join(work, file), JSON.stringify({ format: "workers-moe-profile", version: 1, name: "it", description: "", model: "chat", access: "admin", interventions, found: null, ...more }));
+  return file;
 };
 const logits = (...args: string[]): Uint8Array => {
   const done = cli(["logits", pack.folder, "--tokens", "ids.json", "--out", "out.f32", "--json", ...args]);
