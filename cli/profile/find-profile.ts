@@ -1,6 +1,7 @@
 // Finds the experts that one class of texts takes more than others do, and writes them down as a profile. Owns the methods by name, which layers they look at, and what is said of how it was found.
 // The sums are fleet/sequence-routing.ts, the order fleet/expert-differences.ts, the document formats/routing-profile.ts. Refuses classes of different models.
 
+import { basename } from "node:path";
 import { chooseExperts, differenceMap, drawExperts, expertsByLayer, type FoundExpert, middleLayers } from "../../fleet/expert-differences.ts";
 import { ClassRouting, type ExpertMap, type RoutingShape } from "../../fleet/sequence-routing.ts";
 import { PROFILE_NAME, type ProfiledPack, profileProblem, type RoutingProfile } from "../../formats/routing-profile.ts";
@@ -118,7 +119,8 @@ export function findProfile(classes: readonly SummedClass[], model: ProfiledPack
     model: model.id, packHash: model.hash, access: "admin", interventions: [interventionOf(op, experts, gain, lambda)],
     found: {
       method: METHODS[by], by, target: label, layers, tau, top: top ?? null, mostPerLayer: mostPerLayer ?? null, seed: random ?? null,
-      texts: classes.map(({ source, routing }) => ({ label: source.label, file: source.file, kind: source.kind, sequences: routing.sequences, tokens: routing.tokens })), experts: found,
+      // A profile goes to others, whom the way to a file does not concern.
+      texts: classes.map(({ source, routing }) => ({ label: source.label, file: basename(source.file), kind: source.kind, sequences: routing.sequences, tokens: routing.tokens })), experts: found,
     },
   };
   const problem = profileProblem(document, model);
