@@ -115,7 +115,7 @@ export function findProfile(classes: readonly SummedClass[], model: ProfiledPack
   const against = others.map(({ source }) => source.label).join(", ");
   const document: RoutingProfile = {
     format: "workers-moe-profile", version: 1, name,
-    description: random === undefined ? `The ${found.length} experts that ${label} takes most more of than ${against}` : `${found.length} experts drawn at random, to compare those of ${label} with`,
+    description: random === undefined ? `The ${found.length} experts that set ${label} apart from ${against}` : `${found.length} experts drawn at random, to compare those of ${label} with`,
     model: model.id, packHash: model.hash, access: "admin", interventions: [interventionOf(op, experts, gain, lambda)],
     found: {
       method: METHODS[by], by, target: label, layers, tau, top: top ?? null, mostPerLayer: mostPerLayer ?? null, seed: random ?? null,
