@@ -21,6 +21,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<{ register(program: Comman
   logits: () => import("./commands/logits.ts"),
   eval: () => import("./commands/eval.ts"),
   trace: () => import("./commands/trace.ts"),
+  profile: () => import("./commands/profile.ts"),
   bench: () => import("./commands/bench.ts"),
 };
 

@@ -8,7 +8,8 @@ import { SourceError } from "./byte-source.ts";
 import type { OpenPack } from "./pack-reader.ts";
 import { parseJson } from "./read-bytes.ts";
 
-const MAGIC = "MOETRACE";
+/** What a file begins with. */
+export const TRACE_MAGIC = "MOETRACE";
 const VERSION = 1;
 /** Magic, version, length of the JSON. */
 const PREFIX_BYTES = 16;
@@ -69,7 +70,7 @@ export const traceRecordBytes = (shape: Shape): number => FIXED_BYTES + shape.co
 export function traceHeaderBytes(header: TraceHeader): Uint8Array<ArrayBuffer> {
   const json = new TextEncoder().encode(JSON.stringify(header));
   const bytes = new Uint8Array(PREFIX_BYTES + Math.ceil(json.length / 4) * 4).fill(0x20, PREFIX_BYTES);
-  bytes.set(new TextEncoder().encode(MAGIC));
+  bytes.set(new TextEncoder().encode(TRACE_MAGIC));
   const view = new DataView(bytes.buffer);
   view.setUint32(8, VERSION, true);
   view.setUint32(12, bytes.length - PREFIX_BYTES, true);
@@ -118,7 +119,7 @@ export interface Trace {
 /** Reads a file; `name` is for messages. Throws SourceError on anything that is no whole trace. */
 export function readTrace(bytes: Uint8Array, name: string): Trace {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  if (bytes.length < PREFIX_BYTES || new TextDecoder().decode(bytes.subarray(0, 8)) !== MAGIC) throw new SourceError(`${name} is no trace: it does not begin with ${MAGIC}.`);
+  if (bytes.length < PREFIX_BYTES || new TextDecoder().decode(bytes.subarray(0, 8)) !== TRACE_MAGIC) throw new SourceError(`${name} is no trace: it does not begin with ${TRACE_MAGIC}.`);
   const version = view.getUint32(8, true);
   if (version !== VERSION) throw new SourceError(`${name} is a trace of version ${version}; version ${VERSION} is read.`);
   const start = PREFIX_BYTES + view.getUint32(12, true);

@@ -1,10 +1,11 @@
 // `workers-moe trace <pack> --text FILE`, `trace <address>`, `trace <file>`: which experts tokens take. Of a text by the engine that serves, of real
 // traffic as a served model keeps it (TRACE_SHARE), or of a trace file made before. Owns the way to the records; the file is formats/trace.ts,
-// the load fleet/expert-load.ts. A file is written beside its name and renamed when complete.
+// the load fleet/expert-load.ts, the page cli/report/trace-page.ts. A file is written beside its name and renamed when complete.
 
 import { type Command, InvalidArgumentError } from "commander";
-import { readFileSync, statSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { readTrace, TRACE_COLUMNS, traceHeader, traceHeaderBytes, traceRecords, type Trace, type TraceColumn, type TraceHeader } from "../../formats/trace.ts";
+import { ChosenWeights } from "../../fleet/chosen-weights.ts";
 import { ExpertLoad, type LayerLoad } from "../../fleet/expert-load.ts";
 import { type LayerLocality, meanCaches, TraceLocality } from "../../fleet/trace-locality.ts";
 import { moeLayersOf } from "../../model/config.ts";
@@ -15,6 +16,7 @@ import { traceActivity } from "../expert-activity.ts";
 import { openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
 import { readText } from "../read-text.ts";
+import { tracePage } from "../report/trace-page.ts";
 import { type ProfileOption, routingOf, withProfile } from "../routing-option.ts";
 import { percent, showTable } from "../sizes.ts";
 import { writeWhole } from "../whole-file.ts";
@@ -27,6 +29,7 @@ interface TraceOptions extends ProfileOption {
   readonly key?: string;
   readonly locality?: boolean;
   readonly l0?: boolean;
+  readonly report?: string;
   readonly json?: boolean;
 }
 
@@ -40,6 +43,7 @@ export function register(program: Command): void {
     .option("--key <key>", "API key with the scope admin, for an address; otherwise the variable WORKERS_MOE_KEY")
     .option("--locality", "also say how local routing is in time: segments that few experts serve, and what caches of experts would hit (docs/planning.md)")
     .option("--l0", "instead say how many neurons of an expert work on a token of the text; <source> is then a model that is no pack (docs/routing.md)")
+    .option("--report <file>", "write a page with plots here, and its figures as .json beside it; must not exist")
     .option("--json", "print one JSON document")
     .action(trace);
 }
@@ -54,6 +58,10 @@ function columnsOf(text: string): TraceColumn[] {
 
 async function trace(source: string, options: TraceOptions): Promise<void> {
   if (options.l0 === true) return void process.stdout.write(await traceActivity(source, options.text, options.json === true));
+  const { report, out } = options;
+  const pages = report === undefined ? [] : [report, `${report.replace(/\.html$/, "")}.json`];
+  const there = pages.find((file) => existsSync(file));
+  if (there !== undefined) throw new Error(`${there} exists already; give another --report or remove it first.`);
   const routed = await routedBy(source, options);
   if ("keys" in routed) {
     process.stdout.write(options.json === true ? `${JSON.stringify(keysDocument(routed.of, routed.keys))}\n` : showKeys(routed.of, routed.keys));
@@ -62,21 +70,30 @@ async function trace(source: string, options: TraceOptions): Promise<void> {
   const load = routed.load.layers;
   const locality = routed.locality?.layers();
   const { model, packHash, nExperts, topK } = routed.header;
+  const figures = {
+    model, packHash, experts: nExperts, expertsPerToken: topK, requests: routed.requests,
+    layers: load.map(({ chosen, ...layer }) => ({ ...layer, chosen: Array.from(chosen) })), ...(locality === undefined ? {} : { locality }),
+  };
+  if (report !== undefined) {
+    const weights = routed.weights.layers;
+    const page = await tracePage({ header: routed.header, requests: routed.requests, load, weights, locality });
+    await writeWhole(pages[1], (write) => write(new TextEncoder().encode(`${JSON.stringify({ ...figures, weights }, null, 1)}\n`)));
+    await writeWhole(report, (write) => write(new TextEncoder().encode(page)));
+  }
   if (options.json === true) {
-    process.stdout.write(`${JSON.stringify({
-      model, packHash, experts: nExperts, expertsPerToken: topK, requests: routed.requests, ...(options.out === undefined ? {} : { out: options.out }),
-      layers: load.map(({ chosen, ...layer }) => ({ ...layer, chosen: Array.from(chosen) })), ...(locality === undefined ? {} : { locality }),
-    })}\n`);
+    process.stdout.write(`${JSON.stringify({ ...figures, ...(out === undefined ? {} : { out }), ...(report === undefined ? {} : { report }) })}\n`);
     return;
   }
   process.stdout.write(`${model}: ${load[0]?.tokens ?? 0} tokens of ${routed.requests} ${routed.requests === 1 ? "request" : "requests"}, ${topK} of ${nExperts} experts per token and layer.\n${showLoad(load, nExperts)}`);
   if (locality !== undefined) process.stdout.write(showLocality(locality));
-  if (options.out !== undefined) process.stdout.write(`${options.out} has ${routed.records} records.\n`);
+  if (out !== undefined) process.stdout.write(`${out} has ${routed.records} records.\n`);
+  if (report !== undefined) process.stdout.write(`${pages.join(", ")} written.\n`);
 }
 
 interface Routed {
   readonly header: TraceHeader;
   readonly load: ExpertLoad;
+  readonly weights: ChosenWeights;
   /** Where it was asked for. */
   readonly locality: TraceLocality | undefined;
   readonly records: number;
@@ -112,15 +129,17 @@ async function routedBy(source: string, { text, out, columns, key, locality, jso
 
 function recordsOf(trace: Trace, withLocality: boolean): Routed {
   const load = new ExpertLoad(trace.header);
+  const weights = new ChosenWeights(trace.header);
   const locality = withLocality ? new TraceLocality(trace.header) : undefined;
   const requests = new Set<number>();
   for (let i = 0; i < trace.length; i++) {
     const record = trace.record(i);
     load.add(record);
+    weights.add(record);
     locality?.add(record);
     requests.add(record.request);
   }
-  return { header: trace.header, load, locality, records: trace.length, requests: requests.size };
+  return { header: trace.header, load, weights, locality, records: trace.length, requests: requests.size };
 }
 
 async function download(address: string, key: string | undefined): Promise<Uint8Array> {
@@ -157,6 +176,7 @@ export async function traceText({ engine, tokenizer, manifest, packHash }: Local
   const before = manifest.tokenizer?.addBos === true && config.bosTokenId !== null ? [config.bosTokenId] : [];
   const room = engine.contextLength - before.length;
   const load = new ExpertLoad(header);
+  const weights = new ChosenWeights(header);
   const locality = withLocality ? new TraceLocality(header) : undefined;
   let [records, requests] = [0, 0];
   await writeWhole(out, async (write) => {
@@ -168,6 +188,7 @@ export async function traceText({ engine, tokenizer, manifest, packHash }: Local
           const found = notes.take(requests);
           for (const record of found) {
             load.add(record);
+            weights.add(record);
             locality?.add(record);
           }
           records += found.length;
@@ -179,7 +200,7 @@ export async function traceText({ engine, tokenizer, manifest, packHash }: Local
       bar.stop();
     }
   });
-  return { header, load, locality, records, requests };
+  return { header, load, weights, locality, records, requests };
 }
 
 /** Evaluates one sequence; after each chunk hands out how many of its tokens are done, and what was noted. */
