@@ -14,7 +14,7 @@ import { inLayerOrder } from "./layer-order.ts";
 import { LayeredModel } from "./layered-model.ts";
 import { fitLinear } from "./neuron-work.ts";
 import { requireOwnExperts } from "./own-experts.ts";
-import { leastLoss, type RatioPoint } from "./pruning-ratios.ts";
+import { bisect, leastLoss, type PointAt, type RatioChoice, type RatioPoint } from "./pruning-ratios.ts";
 import { checkpointWeights } from "./streamed-model.ts";
 
 /** Biases that are tried in a layer: so many quantiles of its chosen experts' logits. */
@@ -79,7 +79,8 @@ export async function nullExpertsModel(checkpoint: Checkpoint, sink: PackSink, m
   }
   const tried = NULL_ROWS.flatMap((rows) => (rows === (options.rows ?? rows) && (rows === "constant" || canFit) ? NULL_WEIGHTS.filter((weights) => weights === (options.weights ?? weights)).map((weights) => {
     const distances = layers.map(({ samples, fit }) => (rows === "constant" || fit === null ? samples.logits : distancesTo(samples, topK, fit.largest)));
-    const choices = leastLoss(layers.map(({ samples }) => samples), 1 - active / topK, (samples, q) => nullPoint(before, samples, distances[layers.findIndex((of) => of.samples === samples)]!, weights, q), STEPS);
+    const at = (samples: LayerSamples, q: number): RatioPoint => nullPoint(before, samples, distances[layers.findIndex((of) => of.samples === samples)]!, weights, q);
+    const choices = inStep(layers.map(({ samples }) => samples), 1 - active / topK, at);
     return { rows, weights, choices, loss: choices.reduce((sum, { point }) => sum + point.loss, 0) };
   }) : []));
   const best = tried.reduce((least, one) => (one.loss < least.loss ? one : least));
@@ -95,6 +96,13 @@ export async function nullExpertsModel(checkpoint: Checkpoint, sink: PackSink, m
   await writeCanonical(sink, { ...afterPass(checkpoint, pass), config }, inLayerOrder(tensors, config.nLayers));
   const report = best.choices.map(({ layer, point }) => ({ layer, bias: point.ratio, active: topK * (1 - point.share), loss: point.loss }));
   return { nullExperts: topK, rows: best.rows, weights: best.weights, calibrationTokens, active: report.reduce((sum, of) => sum + of.active, 0) / report.length, layers: report };
+}
+
+/** The choices of least loss, which go from corner to corner of the layers' curves, all brought down by one factor so that the share of calls left out is the one asked for. */
+function inStep(layers: readonly LayerSamples[], share: number, at: PointAt): RatioChoice[] {
+  const corners = leastLoss(layers, share, at, STEPS);
+  const scaled = (factor: number): RatioChoice[] => corners.map(({ layer, point }, i) => ({ layer, point: at(layers[i]!, factor * point.share) }));
+  return scaled(bisect(0, 1, (factor) => scaled(factor).reduce((sum, { point }) => sum + point.share, 0) >= share * layers.length));
 }
 
 interface NullLayer {
