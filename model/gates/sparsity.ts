@@ -1,6 +1,7 @@
 // An expert's logit is the share of its neurons that it foretells to stay silent, negated: with the means and spreads of the expert's first matrix, column by
 // column, a token's pre-activations are taken as normal, mean mz = m . x and variance vz = s^2 . x^2, and -erf(mz / sqrt(2 vz)) is largest where most are
-// below zero. MoE-X: X. Yang et al., *Mixture of Experts Made Intrinsically Interpretable*, 2025. Owns this formula; compress/sparsity.ts makes m and s^2.
+// below zero. MoE-X: X. Yang et al., *Mixture of Experts Made Intrinsically Interpretable*, 2025. Owns this formula. m and s^2
+// are tensors of the model: who writes it makes them of the experts' weights (demo/routing/export-kinds.py does).
 
 import { erf } from "../float-math.ts";
 import { gateInputSize } from "../router-config.ts";

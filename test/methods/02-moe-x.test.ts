@@ -1,21 +1,24 @@
 // Row 2, MoE-X (2025), the experts: ReLU between two matrices, so that a layer of experts is one wide MLP of which a mask leaves blocks, and the down product leaves out what it
-// would multiply with zero. Counted three ways: by hand, by the kernels, by the probe. The router that prefers sparse experts is a matter of another test.
+// would multiply with zero. Counted three ways: by hand, by the kernels, by the probe. And the router: what it foretells from means and spreads of the weights is how many neurons work.
 
 import { beforeAll, describe, expect, it } from "vitest";
 import { buildKernels } from "../../cli/build-kernels.mjs";
 import { kernelModules } from "../../cli/open-pack.ts";
 import { openPack } from "../../formats/pack-reader.ts";
+import type { ModelConfig } from "../../model/config.ts";
 import { createScalarKernels } from "../../model/scalar-kernels.ts";
 import { wholeModel } from "../../model/stage-span.ts";
-import { instantiateKernels } from "../../model/wasm-kernels.ts";
+import { instantiateKernels, RESERVED_BYTES } from "../../model/wasm-kernels.ts";
 import { expertActivity, meanL0 } from "../../passes/activation-sparsity.ts";
 import { KERNEL_VARIANTS } from "../kernel-cases.ts";
 import { kernelModule } from "../node/kernels/modules.ts";
-import { logitsOf } from "../support/direct-engine.ts";
+import { directEngine, logitsOf, type PlainWeights } from "../support/direct-engine.ts";
 import { drawnNumbers } from "../support/drawn-numbers.ts";
 import { openTinyPlain, packToMemory } from "../support/pack-to-memory.ts";
 import { PlainExperts, type PlainExpert } from "../support/plain-experts.ts";
 import { openStage } from "../support/ring.ts";
+import { seededConfig, seededWeights } from "../support/seeded-model.ts";
+import { SeededRandom } from "../support/seeded-random.ts";
 import { tinyModel, type TinyModel } from "../support/tiny-models.ts";
 
 beforeAll(() => buildKernels({ log: () => {} }));
@@ -126,4 +129,47 @@ describe("a model of such experts", () => {
     expect((await leftOut(tinyModel("olmoe", 8, { expertKind: "gelu-mlp" }), "f32", [1])).leftOut).toBe(0);
     expect((await leftOut(tinyModel("olmoe", 8), "f32", [1])).leftOut).toBe(0);
   });
+});
+
+it("the router foretells how many neurons stay silent: of Gaussian weights, its logits fall as L0 rises", async () => {
+  const [E, WIDTH, H] = [16, 256, 48];
+  const config: ModelConfig = {
+    ...seededConfig, nExperts: E, expertIntermediateSize: WIDTH, expertKind: "relu-mlp", router: { ...seededConfig.router, topK: 2, score: "logits", weigh: "softmax-selected", gate: { kind: "sparsity" } },
+  };
+  const random = new SeededRandom(3);
+  const normal = (): number => random.normal();
+  // Every expert has directions that it reads above zero and others below: by chance, as an untrained one.
+  const ups = Array.from({ length: E }, () => {
+    const mean = Array.from({ length: H }, () => 0.3 * normal());
+    return Float32Array.from({ length: WIDTH * H }, (_, at) => mean[at % H]! + 0.5 * normal());
+  });
+  const column = (up: Float32Array, i: number): number[] => Array.from({ length: WIDTH }, (_, neuron) => up[neuron * H + i]!);
+  const meanOf = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
+  const moments = (of: (values: readonly number[]) => number): Float32Array => Float32Array.from({ length: E * H }, (_, at) => of(column(ups[Math.floor(at / H)]!, at % H)));
+  const [means, spreads] = [moments(meanOf), moments((values) => { const m = meanOf(values); return meanOf(values.map((v) => (v - m) ** 2)); })];
+  const seeded = seededWeights(config, 5);
+  const weights: PlainWeights = (name) => {
+    const [, expert] = /^layers\.0\.experts\.(\d+)\.up$/.exec(name) ?? [];
+    if (expert !== undefined) return { rows: WIDTH, cols: H, values: ups[Number(expert)]! };
+    if (name === "layers.0.router") return { rows: E, cols: H, values: means };
+    return name === "layers.0.routerSpread" ? { rows: E, cols: H, values: spreads } : /^layers\.0\.experts\.\d+\.upBias$/.test(name) ? { rows: 1, cols: WIDTH, values: new Float32Array(WIDTH) } : seeded(name);
+  };
+  const { engine } = directEngine(config, weights, RESERVED_BYTES, { kernels: createScalarKernels(new WebAssembly.Memory({ initial: 64 })), contextLength: 64, maxChunkTokens: 32 });
+  let [x, logits] = [new Float32Array(0), new Float32Array(0)];
+  const ids = Array.from({ length: 24 }, (_, i) => (i * 23 + 5) % 61);
+  const { logits: [out] } = await engine.step([{ timeline: engine.kv.open(24), ids, logits: "all" }], [
+    { at: "input", layers: [0], run: ({ values }) => { x = values.slice(); } }, { at: "logits", layers: [0], run: ({ values }) => { logits = values.slice(); } },
+  ]);
+  expect(out!.every(Number.isFinite)).toBe(true);
+  const norm = weights("layers.0.ffnNorm").values;
+  const pairs = ids.flatMap((_, t) => {
+    const row = [...x.subarray(t * H, (t + 1) * H)];
+    const rms = Math.sqrt(meanOf(row.map((v) => v * v)) + config.normEps);
+    const read = row.map((v, i) => (v / rms) * norm[i]!);
+    return ups.map((up, e): [number, number] => [logits[t * E + e]!, meanOf(Array.from({ length: WIDTH }, (__, neuron) => (read.reduce((sum, v, i) => sum + v * up[neuron * H + i]!, 0) > 0 ? 1 : 0)))]);
+  });
+  const [a, b] = [meanOf(pairs.map(([z]) => z)), meanOf(pairs.map(([, l0]) => l0))];
+  const covariance = meanOf(pairs.map(([z, l0]) => (z - a) * (l0 - b)));
+  const correlation = covariance / Math.sqrt(meanOf(pairs.map(([z]) => (z - a) ** 2)) * meanOf(pairs.map(([, l0]) => (l0 - b) ** 2)));
+  expect(correlation).toBeLessThan(-0.9);
 });
