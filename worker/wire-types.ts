@@ -4,6 +4,10 @@ import type { FleetStatus } from "../durable/directory-record.ts";
 import type { OrchestratorStatus } from "../durable/generate.ts";
 import type { InterventionOp } from "../model/interventions.ts";
 
+export type { RoutingMap } from "../formats/routing-map.ts";
+export type { RoutingProfile } from "../formats/routing-profile.ts";
+export type { InterventionOp } from "../model/interventions.ts";
+
 /** GET /v1/fleet. */
 export type FleetReply = OrchestratorStatus & {
   readonly directory: FleetStatus | null;
