@@ -1,23 +1,26 @@
 // The page: wires the form, the stream, the panels and the views together. No framework; state is the handful of variables below.
 
-import { ApiProblem } from "./api.ts";
+import { ApiProblem, profile, profiles, routingMap } from "./api.ts";
 import { askForResults } from "./call-results.ts";
 import { prepareCodeDialog } from "./code-dialog.ts";
 import { CHAT_EXAMPLES, EXAMPLES, showExamples } from "./examples.ts";
 import { counted, element } from "./figures.ts";
 import { prepareFleetView } from "./fleet-view.ts";
 import { createHeatMap } from "./heat-map.ts";
+import { createHeatViews, type HeatViews } from "./heat-views.ts";
 import { createExpertPanel } from "./panels.ts";
 import { describeModel, readyModel, showStatus } from "./readiness.ts";
 import { ReplyBlock } from "./reply-block.ts";
 import { ReplyFacts } from "./reply-facts.ts";
 import { type Asked, chatOf, completionOf, type Message, messagesOf, type Mode, said, type Turn } from "./request.ts";
 import { prepareSettings, readSettings, SettingProblem, showChatSettings } from "./settings.ts";
+import { createSteering, NO_STEERING } from "./steering.ts";
 import { stream } from "./stream.ts";
 import { createTokenDetail } from "./token-detail.ts";
 import { prepareTokenLink } from "./token-link.ts";
 import { type ShownToken, TokenView } from "./token-view.ts";
 import { showTurn } from "./turns.ts";
+import type { ModelObject } from "../worker/wire-types.ts";
 
 const find = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
 const output = find("output");
@@ -31,6 +34,7 @@ let modelId = "";
 let layerNames: readonly number[] = [0];
 let updatePanels = (): void => {};
 let showToken = (_token: ShownToken | null, _layer: number): void => {};
+let steering = NO_STEERING;
 let running: AbortController | null = null;
 let conversation: Message[] = [];
 /** What was sent last: shown as code while the prompt is empty. */
@@ -55,9 +59,12 @@ async function start(): Promise<void> {
     updatePanels();
   };
   const updateExperts = createExpertPanel(find("experts"), view, experts, pick);
-  const drawHeat = createHeatMap(find("heat-map"), view, {
-    nExperts: experts, layerNames,
+  const views = createHeatViews(find("where"), { view, nExperts: experts, onChange: () => updatePanels() });
+  const drawHeat = createHeatMap(find("heat-map"), {
+    nExperts: experts, layerNames, picture: views.picture,
+    marks: (row) => steering.marks(row), action: () => steering.action(), begin: () => [view.layer, view.onlyExpert ?? 0],
     onPick: (layer, expert) => {
+      if (steering.pick(layer, expert)) return;
       chooseLayer(layer);
       pick(expert);
     },
@@ -72,12 +79,29 @@ async function start(): Promise<void> {
   document.querySelector<HTMLInputElement>("input[value=chat]")!.disabled = !chat;
   modelId = model.id;
   showStatus("ready", describeModel(model));
+  if (layerNames.length > 0) await showRouting(model, views);
+}
+
+/** What is known of the model's routing beside the reply: its map, and profiles. The page goes without where they do not come. */
+async function showRouting(model: ModelObject, views: HeatViews): Promise<void> {
+  const key = keyBox.value;
+  const shown = (cause: unknown): null => {
+    problem(cause instanceof ApiProblem ? cause.message : "The connection broke. Try again.");
+    return null;
+  };
+  const [map, list] = await Promise.all([model.moe.routing_map ? routingMap(key).catch(shown) : null, model.moe.interventions.length > 0 ? profiles(key).catch(() => null) : null]);
+  steering = createSteering(find("steer"), {
+    model, layerNames, profiles: list?.data ?? [], read: (name) => profile(name, key), onChange: () => updatePanels(), onProblem: shown,
+  });
+  if (map !== null) views.setMap(map);
+  updatePanels();
 }
 
 /** The request of the form as it stands; null, with the reason shown, where a setting makes no sense. */
 function asked(turn: Turn): Asked | null {
   try {
-    const wishes = readSettings(form, mode());
+    const [read, moe] = [readSettings(form, mode()), steering.fields()];
+    const wishes = { ...read, fields: { ...read.fields, ...(Object.keys(moe).length === 0 ? {} : { moe }) } };
     return mode() === "completion" && "text" in turn ? completionOf(modelId, wishes, turn.text) : chatOf(modelId, wishes, [...conversation, ...messagesOf(turn)]);
   } catch (cause) {
     if (!(cause instanceof SettingProblem)) throw cause;
@@ -139,7 +163,7 @@ async function generate(turn: Turn): Promise<void> {
   const facts = new ReplyFacts();
   showRunning(true);
   find("announcement").textContent = "The model is writing.";
-  const body = { ...request.body, stream: true, stream_options: { include_usage: true }, moe: { trace: true } };
+  const body = { ...request.body, stream: true, stream_options: { include_usage: true }, moe: { ...(request.body["moe"] as object | undefined), trace: true } };
   let ending = "Stopped.";
   let finish: string | null = null;
   try {

@@ -148,6 +148,8 @@ export interface ModelObject {
     readonly tasks?: number;
     readonly condition_numbers?: number;
     readonly chat: boolean;
+    /** Whether GET /v1/routing-map has one. */
+    readonly routing_map: boolean;
     readonly pack_hash: string;
   };
 }
