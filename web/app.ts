@@ -1,26 +1,26 @@
 // The page: wires the form, the stream, the panels and the views together. No framework; state is the handful of variables below.
 
-import { ApiProblem, profile, profiles, routingMap } from "./api.ts";
+import { ApiProblem } from "./api.ts";
 import { askForResults } from "./call-results.ts";
 import { prepareCodeDialog } from "./code-dialog.ts";
 import { CHAT_EXAMPLES, EXAMPLES, showExamples } from "./examples.ts";
 import { counted, element } from "./figures.ts";
 import { prepareFleetView } from "./fleet-view.ts";
 import { createHeatMap } from "./heat-map.ts";
-import { createHeatViews, type HeatViews } from "./heat-views.ts";
+import { createHeatViews } from "./heat-views.ts";
+import { knownRouting } from "./known-routing.ts";
 import { createExpertPanel } from "./panels.ts";
 import { describeModel, readyModel, showStatus } from "./readiness.ts";
 import { ReplyBlock } from "./reply-block.ts";
 import { ReplyFacts } from "./reply-facts.ts";
 import { type Asked, chatOf, completionOf, type Message, messagesOf, type Mode, said, type Turn } from "./request.ts";
 import { prepareSettings, readSettings, SettingProblem, showChatSettings } from "./settings.ts";
-import { createSteering, NO_STEERING } from "./steering.ts";
+import { NO_STEERING } from "./steering.ts";
 import { stream } from "./stream.ts";
 import { createTokenDetail } from "./token-detail.ts";
 import { prepareTokenLink } from "./token-link.ts";
 import { type ShownToken, TokenView } from "./token-view.ts";
 import { showTurn } from "./turns.ts";
-import type { ModelObject } from "../worker/wire-types.ts";
 
 const find = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
 const output = find("output");
@@ -79,21 +79,10 @@ async function start(): Promise<void> {
   document.querySelector<HTMLInputElement>("input[value=chat]")!.disabled = !chat;
   modelId = model.id;
   showStatus("ready", describeModel(model));
-  if (layerNames.length > 0) await showRouting(model, views);
-}
-
-/** What is known of the model's routing beside the reply: its map, and profiles. The page goes without where they do not come. */
-async function showRouting(model: ModelObject, views: HeatViews): Promise<void> {
-  const key = keyBox.value;
-  const shown = (cause: unknown): null => {
-    problem(cause instanceof ApiProblem ? cause.message : "The connection broke. Try again.");
-    return null;
-  };
-  const [map, list] = await Promise.all([model.moe.routing_map ? routingMap(key).catch(shown) : null, model.moe.interventions.length > 0 ? profiles(key).catch(() => null) : null]);
-  steering = createSteering(find("steer"), {
-    model, layerNames, profiles: list?.data ?? [], read: (name) => profile(name, key), onChange: () => updatePanels(), onProblem: shown,
+  if (layerNames.length === 0) return;
+  steering = await knownRouting(find("steer"), model, {
+    layerNames, views, key: keyBox.value, onChange: () => updatePanels(), onProblem: (cause) => void problem(cause instanceof ApiProblem ? cause.message : LOST),
   });
-  if (map !== null) views.setMap(map);
   updatePanels();
 }
 
@@ -136,6 +125,7 @@ function showRunning(isRunning: boolean): void {
   output.toggleAttribute("aria-busy", isRunning);
 }
 
+const LOST = "The connection broke. Try again.";
 /** What follows a reply that was cut off, or waits for results; any other was ended by the model itself. */
 const ENDS: Readonly<Record<string, string>> = { length: " …", tool_calls: "" };
 
@@ -178,7 +168,7 @@ async function generate(turn: Turn): Promise<void> {
     }
   } catch (cause) {
     if (!controller.signal.aborted) {
-      problem(cause instanceof ApiProblem ? cause.message : "The connection broke. Try again.");
+      problem(cause instanceof ApiProblem ? cause.message : LOST);
       ending = "";
     }
   } finally {

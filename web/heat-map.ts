@@ -22,8 +22,8 @@ export interface HeatPicture {
   readonly chosen: number | null;
   /** Of one cell, after its layer and number. */
   readonly words: (layer: number, expert: number) => string;
-  /** While no cell is pointed at. */
-  readonly hint: string;
+  /** While no cell is pointed at; `action` is what a click does, in words. */
+  readonly hint: (action: string) => string;
 }
 
 export interface HeatMapOptions {
@@ -64,7 +64,7 @@ export function createHeatMap(host: HTMLElement, { nExperts, layerNames, picture
   const describe = ({ words, hint }: HeatPicture): void => {
     canvas.setAttribute("aria-label", `Heat map of ${layerNames.length} layers by ${nExperts} experts. Arrow keys move, Enter ${action()}.`);
     if (cursor === null) {
-      readout.textContent = hint;
+      readout.textContent = hint(action());
       return;
     }
     const { layer, expert } = cursor;

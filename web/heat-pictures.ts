@@ -20,7 +20,7 @@ export const replyPicture = (view: TokenView, nExperts: number): HeatPicture => 
   lit: (layer) => view.lit?.trace?.experts[layer] ?? [],
   chosen: view.layer,
   words: (layer, expert) => percent(view.shares(nExperts, layer)[expert]!),
-  hint: "Rows are layers, columns experts. Pick a cell to follow it.",
+  hint: (action) => `Rows are layers, columns experts. A click ${action}.`,
 });
 
 export type RoutingClass = RoutingMap["classes"][number];
@@ -48,7 +48,7 @@ export function classPicture(classes: readonly RoutingClass[], at: number): Heat
       const rank = 1 + row.filter((of) => of > row[expert]!).length;
       return `${percent(row[expert]!)} of ${label}, rank ${rank} of ${row.length}`;
     },
-    hint: `The fuller, the more of ${label} an expert takes in its layer.`,
+    hint: () => `The fuller, the more of ${label} an expert takes in its layer.`,
   };
 }
 
@@ -73,6 +73,6 @@ export function mostPicture(classes: readonly RoutingClass[]): HeatPicture {
       const name = ({ at, share }: { readonly at: number; readonly share: number }): string => `${percent(share)} of ${classes[at]!.label}`;
       return `${name(first!)}${second === undefined ? "" : `, then ${name(second)}`}`;
     },
-    hint: "Whose expert each is most; pale ones serve all alike.",
+    hint: () => "Whose expert each is most; pale ones serve all alike.",
   };
 }
