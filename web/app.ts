@@ -80,9 +80,8 @@ async function start(): Promise<void> {
   modelId = model.id;
   showStatus("ready", describeModel(model));
   if (layerNames.length === 0) return;
-  steering = await knownRouting(find("steer"), model, {
-    layerNames, views, key: keyBox.value, onChange: () => updatePanels(), onProblem: (cause) => void problem(cause instanceof ApiProblem ? cause.message : LOST),
-  });
+  const onProblem = (cause: unknown): void => problem(cause instanceof ApiProblem ? cause.message : LOST);
+  steering = await knownRouting(find("steer"), model, { layerNames, views, key: keyBox.value, onChange: () => updatePanels(), onProblem });
   updatePanels();
 }
 

@@ -14,7 +14,7 @@ export interface KnownRoutingOptions extends Pick<SteeringOptions, "layerNames" 
 /** Fills `host` with what steers, and gives the views their map. */
 export async function knownRouting(host: HTMLElement, model: ModelObject, { views, key, onProblem, ...options }: KnownRoutingOptions): Promise<Steering> {
   const { routing_map: isMapped, interventions } = model.moe;
-  const map = isMapped ? routingMap(key).catch(onProblem) : undefined;
+  const map = isMapped ? routingMap(key).catch((cause: unknown) => void onProblem(cause)) : undefined;
   // A deployment without a directory keeps none, which is no fault of the page's reader.
   const list = interventions.length === 0 ? undefined : await profiles(key).catch(() => undefined);
   const found = await map;

@@ -17,7 +17,7 @@ export interface SteeringOptions {
   readonly profiles: readonly ProfileSummary[];
   readonly read: (name: string) => Promise<RoutingProfile>;
   readonly onChange: () => void;
-  readonly onProblem: (cause: unknown) => undefined;
+  readonly onProblem: (cause: unknown) => void;
 }
 
 export interface Steering {
