@@ -3,7 +3,7 @@
 
 import { hueOf } from "./colours.ts";
 import { percent } from "./figures.ts";
-import type { HeatPicture } from "./heat-map.ts";
+import type { HeatCell, HeatPicture } from "./heat-map.ts";
 import type { TokenView } from "./token-view.ts";
 import type { RoutingMap } from "../worker/wire-types.ts";
 
@@ -55,22 +55,22 @@ export function classPicture(classes: readonly RoutingClass[], at: number): Heat
 /** Each expert in the colour of the class that it is taken by most; the fuller, the more of all it is given comes from there. */
 export function mostPicture(classes: readonly RoutingClass[]): HeatPicture {
   const n = classes.length;
-  /** Classes by what they give an expert, most first. */
-  const ranked = (layer: number, expert: number): { readonly at: number; readonly share: number }[] =>
-    classes.map(({ share }, at) => ({ at, share: share[layer]![expert]! })).sort((a, b) => b.share - a.share || a.at - b.at);
+  // Made once: the map is drawn anew with every move of the pointer, and may have thousands of cells.
+  const rows = classes[0]!.share.map((row, layer) => row.map((_, expert): HeatCell => {
+    const shares = classes.map(({ share }) => share[layer]![expert]!);
+    const all = shares.reduce((sum, share) => sum + share, 0);
+    if (all === 0) return { fill: 0, hue: 0 };
+    const most = Math.max(...shares);
+    // From an expert that all take alike to one that a single class takes.
+    return { fill: n === 1 ? 1 : 0.12 + 0.88 * ((most / all - 1 / n) / (1 - 1 / n)), ...classColour(shares.indexOf(most), n) };
+  }));
   return {
-    cells: (layer) => classes[0]!.share[layer]!.map((_, expert) => {
-      const [most] = ranked(layer, expert);
-      const all = classes.reduce((sum, { share }) => sum + share[layer]![expert]!, 0);
-      if (all === 0) return { fill: 0, hue: 0 };
-      // From an expert that all take alike to one that a single class takes.
-      return { fill: n === 1 ? 1 : 0.12 + 0.88 * ((most!.share / all - 1 / n) / (1 - 1 / n)), ...classColour(most!.at, n) };
-    }),
+    cells: (layer) => rows[layer]!,
     lit: () => [], chosen: null,
     words: (layer, expert) => {
-      const [first, second] = ranked(layer, expert);
+      const [first, second] = classes.map(({ label, share }) => ({ label, share: share[layer]![expert]! })).sort((a, b) => b.share - a.share);
       if (first!.share === 0) return "taken by none";
-      const name = ({ at, share }: { readonly at: number; readonly share: number }): string => `${percent(share)} of ${classes[at]!.label}`;
+      const name = ({ label, share }: { readonly label: string; readonly share: number }): string => `${percent(share)} of ${label}`;
       return `${name(first!)}${second === undefined ? "" : `, then ${name(second)}`}`;
     },
     hint: () => "Whose expert each is most; pale ones serve all alike.",

@@ -28,9 +28,17 @@ export function createHeatViews(host: HTMLElement, { view, nExperts, onChange }:
   let map: RoutingMap | null = null;
   /** The class looked at alone. */
   let only: number | null = null;
+  /** Of the classes; null: the reply, whose picture changes with each token. */
+  let ofClasses: HeatPicture | null = null;
 
   const chosen = (): string => find<HTMLInputElement>("input[name=heat]:checked").value;
   const classes = (): RoutingMap["classes"] => map?.classes.filter(({ kind }) => kind === chosen()) ?? [];
+
+  const paint = (): void => {
+    const shown = classes();
+    ofClasses = shown.length === 0 ? null : only === null ? mostPicture(shown) : classPicture(shown, only);
+    onChange();
+  };
 
   function showClasses(): void {
     const shown = classes();
@@ -46,7 +54,7 @@ export function createHeatViews(host: HTMLElement, { view, nExperts, onChange }:
       button.addEventListener("click", () => {
         only = only === i ? null : i;
         for (const [at, other] of [...list.children].entries()) other.setAttribute("aria-pressed", String(only === at));
-        onChange();
+        paint();
       });
       return button;
     }));
@@ -58,15 +66,12 @@ export function createHeatViews(host: HTMLElement, { view, nExperts, onChange }:
     divergence.hidden = !isDivergence;
     only = null;
     showClasses();
-    onChange();
+    paint();
   };
   for (const input of choice.querySelectorAll("input")) input.addEventListener("change", show);
 
   return {
-    picture: () => {
-      const shown = classes();
-      return shown.length === 0 ? replyPicture(view, nExperts) : only === null ? mostPicture(shown) : classPicture(shown, only);
-    },
+    picture: () => ofClasses ?? replyPicture(view, nExperts),
     setMap: (given) => {
       map = given;
       for (const input of choice.querySelectorAll("input")) {
