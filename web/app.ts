@@ -46,6 +46,7 @@ function problem(message: string): void {
   find("problem").hidden = message === "";
   find("problem").textContent = message;
 }
+const failed = (cause: unknown): void => problem(cause instanceof ApiProblem ? cause.message : "The connection broke. Try again.");
 
 async function start(): Promise<void> {
   const model = await readyModel(keyBox);
@@ -61,8 +62,7 @@ async function start(): Promise<void> {
   const updateExperts = createExpertPanel(find("experts"), view, experts, pick);
   const views = createHeatViews(find("where"), { view, nExperts: experts, onChange: () => updatePanels() });
   const drawHeat = createHeatMap(find("heat-map"), {
-    nExperts: experts, layerNames, picture: views.picture,
-    marks: (row) => steering.marks(row), action: () => steering.action(), begin: () => [view.layer, view.onlyExpert ?? 0],
+    nExperts: experts, layerNames, picture: views.picture, marks: (row) => steering.marks(row), action: () => steering.action(), begin: () => [view.layer, view.onlyExpert ?? 0],
     onPick: (layer, expert) => {
       if (steering.pick(layer, expert)) return;
       chooseLayer(layer);
@@ -80,8 +80,7 @@ async function start(): Promise<void> {
   modelId = model.id;
   showStatus("ready", describeModel(model));
   if (layerNames.length === 0) return;
-  const onProblem = (cause: unknown): void => problem(cause instanceof ApiProblem ? cause.message : LOST);
-  steering = await knownRouting(find("steer"), model, { layerNames, views, key: keyBox.value, onChange: () => updatePanels(), onProblem });
+  steering = await knownRouting(find("steer"), model, { layerNames, views, key: keyBox.value, onChange: () => updatePanels(), onProblem: failed });
   updatePanels();
 }
 
@@ -124,7 +123,6 @@ function showRunning(isRunning: boolean): void {
   output.toggleAttribute("aria-busy", isRunning);
 }
 
-const LOST = "The connection broke. Try again.";
 /** What follows a reply that was cut off, or waits for results; any other was ended by the model itself. */
 const ENDS: Readonly<Record<string, string>> = { length: " …", tool_calls: "" };
 
@@ -167,7 +165,7 @@ async function generate(turn: Turn): Promise<void> {
     }
   } catch (cause) {
     if (!controller.signal.aborted) {
-      problem(cause instanceof ApiProblem ? cause.message : LOST);
+      failed(cause);
       ending = "";
     }
   } finally {
