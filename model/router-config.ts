@@ -111,9 +111,6 @@ export const branchesOf = (router: RouterConfig): readonly RouterConfig[] =>
 /** Whether a gate reads more of the sequence than its token. */
 export const readsSequence = (router: RouterConfig): boolean => branchesOf(router).some(({ scope }) => scope?.kind === "sequence");
 
-/** Experts of one branch. */
-export const branchExperts = ({ nExperts, router }: Pick<RoutedConfig, "nExperts" | "router">): number => nExperts / (router.branches?.length ?? 1);
-
 /** Numbers of a row that routed experts give: branches stand side by side. */
 export const expertOutputSize = ({ hiddenSize, router }: { readonly hiddenSize: number; readonly router: Pick<RouterConfig, "branches"> }): number => hiddenSize / (router.branches?.length ?? 1);
 

@@ -3,8 +3,10 @@
 // no earlier window counted, and never its first. Log-probabilities come from model/sampling.ts, in f64.
 
 import type { Command } from "commander";
+import { ActiveExperts } from "../../model/active-experts.ts";
 import type { PrunedCalls } from "../../model/online-pruning.ts";
 import type { RequestRouting } from "../../model/request-routing.ts";
+import { variesInCount } from "../../model/router-config.ts";
 import { logprobs } from "../../model/sampling.ts";
 import { evaluate, type EvaluateOptions, openPack, type LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
@@ -25,6 +27,8 @@ export interface Evaluation {
   readonly bitsPerByte: number;
   /** Only with a rule: expert calls left out, and how many all would have been; of all windows. */
   readonly pruned?: PrunedCalls;
+  /** Only where a token may get fewer experts than the model takes at most: how many it got, on average over tokens and layers. */
+  readonly activeExperts?: number;
 }
 
 export function register(program: Command): void {
@@ -46,6 +50,7 @@ export function register(program: Command): void {
           ["perplexity", result.perplexity.toFixed(3)],
           ["bits per byte", result.bitsPerByte.toFixed(4)],
           ...(result.pruned === undefined ? [] : [["expert calls", `${result.pruned.leftOut} of ${result.pruned.of} left out, ${((100 * result.pruned.leftOut) / result.pruned.of).toFixed(1)} %`] as [string, string]]),
+          ...(result.activeExperts === undefined ? [] : [["experts", `${result.activeExperts.toFixed(2)} of at most ${model.manifest.config.router.topK} for a token, on average`] as [string, string]]),
         ]));
       }
     });
@@ -56,15 +61,16 @@ export async function evaluateText(model: LocalModel, text: string, quiet: boole
   const scored = textToScore(model, text, name);
   const bar = startProgress({ label: "eval", total: scored.ids.length, unit: "tokens", quiet });
   const windows: ScoredWindow[] = [];
+  const active = variesInCount(model.manifest.config.router) || routing?.interventions !== undefined ? new ActiveExperts() : null;
   try {
     for (const window of scored.windows) {
-      windows.push(await windowNats(model, scored, window, { routing }));
+      windows.push(await windowNats(model, scored, window, { routing, taps: active === null ? [] : [active.tap] }));
       bar.update(window.end);
     }
   } finally {
     bar.stop();
   }
-  const evaluation = evaluationOf(model, scored, windows.map(({ nats }) => nats));
+  const evaluation = { ...evaluationOf(model, scored, windows.map(({ nats }) => nats)), ...(active === null ? {} : { activeExperts: active.mean }) };
   if (routing?.pruning === undefined) return evaluation;
   const sum = (of: keyof PrunedCalls): number => windows.reduce((all, { pruned }) => all + pruned[of], 0);
   return { ...evaluation, pruned: { leftOut: sum("leftOut"), of: sum("of") } };

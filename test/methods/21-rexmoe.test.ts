@@ -70,13 +70,14 @@ describe("an expert is there once", async () => {
   });
 
   it("on one shard: a plan puts a group's experts together, and counts their bytes once", () => {
-    const plan = makePlan(expertTable(manifest), 3);
+    // Five shards do not divide twelve experts: each layer for itself would begin where there is most room.
+    const plan = makePlan(expertTable(manifest), 5);
     for (let expert = 0; expert < 12; expert++) {
       expect(plan.shardOf(1, expert, 0)).toBe(plan.shardOf(0, expert, 0));
       expect(plan.shardOf(3, expert, 0)).toBe(plan.shardOf(2, expert, 0));
     }
     expect(plan.shardBytes.reduce((a, b) => a + b, 0)).toBe(bytes(manifest.experts) / 2);
-    expect(Math.max(...plan.shardBytes) / Math.min(...plan.shardBytes)).toBeLessThan(1.01);
+    expect(Math.max(...plan.shardBytes) / Math.min(...plan.shardBytes)).toBeLessThan(1.3);
   });
 });
 

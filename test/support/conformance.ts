@@ -14,6 +14,7 @@ const known = (title: string): string => `test/workerd/known-failures.test.ts > 
 const endings = (title: string): string => `test/workerd/finish-reasons.test.ts > ${title}`;
 const degrade = (title: string): string => `test/workerd/degrade.test.ts > ${title}`;
 const steer = (title: string): string => `test/workerd/interventions.test.ts > ${title}`;
+const asked = (title: string): string => `test/workerd/asked-routing.test.ts > ${title}`;
 const directory = (title: string): string => `test/workerd/directory.test.ts > ${title}`;
 const failover = (title: string): string => `test/workerd/failover.test.ts > ${title}`;
 const templates = (title: string): string => `test/node/model/chat-templates.test.ts > ${title}`;
@@ -68,6 +69,8 @@ export const CONFORMANCE: Partial<Readonly<Record<SchemaName, Readonly<Record<st
     degrade: [degrade("those who opted in go on, flagged, and the others wait for the shard")],
     interventions: [steer("moe.interventions > say the same over any shards and beside anybody, in every API, and /v1/models says which there are"), steer("moe.interventions > need the scope admin, and leave one line in the audit log without what was said")],
     profile: [steer("a profile > is stored, shown, used, replaced and deleted by admin, with a line in the audit log for each change and use"), steer("a profile > opens itself to other keys only where it says so, and to change one always needs admin")],
+    task: [asked("moe.task > says which router a model of several tasks goes by, and must be said")], condition: [asked("moe.condition > is what a model's routers read, and must be given whole")],
+    mask_experts: [asked("moe.mask_experts > leaves product experts out, by admin only, with a line in the audit log")],
     prune: ["test/workerd/online-pruning.test.ts > leaves out experts by the request's own rule, the same over any shards and beside anybody, and counts them", "test/methods/22-mc-sharp.test.ts > a generation > is what it is alone beside others with other settings, and in a ring"],
     draft_tokens: [PENALTIES], cache: [api("completions > take over a prompt the same key sent before, say how much, and answer the same")],
     deadline_ms: [admission("turns and deadlines > a reply cut by its deadline has what was said, and says why it ended"), admission("turns and deadlines > a deadline that passes before the reply begins is a 504 of OpenAI's shape")],

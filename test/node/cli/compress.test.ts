@@ -1,12 +1,16 @@
 // `compress` as a user runs it: the list of passes, each of them from a published model to a pack that verifies, one after the other, and nothing left of what fails.
 
 import { execFile } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { unchanged, writeCanonical } from "../../../formats/canonical-writer.ts";
+import { MemorySink } from "../../../formats/memory-source.ts";
 import { parsePassReport, type PassReport } from "../../../passes/pass-report.ts";
+import { plainCheckpoint } from "../../support/plain-checkpoint.ts";
+import { seededConfig, seededWeights } from "../../support/seeded-model.ts";
 import { tinyModel } from "../../support/tiny-models.ts";
 import { writeGguf, writeHuggingFace } from "../../support/write-tiny.ts";
 
@@ -51,7 +55,7 @@ it("lists its passes, each with a sentence and a source", async () => {
   const { code, stdout } = await run("compress", "--list");
   expect(code).toBe(0);
   const lines = stdout.trim().split("\n");
-  expect(lines.map((line) => line.split(" ")[0])).toEqual(["gptq", "nearest", "bits", "prune", "merge", "moefy", "auxiliary", "calibration-text", "rotate", "online-pruning", "latentize"]);
+  expect(lines.map((line) => line.split(" ")[0])).toEqual(["gptq", "nearest", "bits", "prune", "merge", "moefy", "auxiliary", "calibration-text", "rotate", "online-pruning", "nulls", "fuse", "latentize"]);
   for (const line of lines) expect(line).toMatch(/^[\w-]+ +[A-Z].+\. \(.+\)$/);
   expect((await run("compress")).code).toBe(2);
 });
@@ -158,6 +162,46 @@ describe("a model goes through", () => {
     expect(half.after!.experts.reduce((sum, { distinct }) => sum + distinct, 0)).toBe(6);
     expect(half.after!.distinctBytes).toBeLessThan(half.after!.bytes);
     expect(half.layers.map(({ clusters }) => new Set(clusters).size)).toEqual(half.after!.experts.map(({ distinct }) => distinct));
+  });
+
+  it("nulls: a token takes fewer experts, which eval counts", async () => {
+    const report = await good("compress", "nulls", "tiny", "--text", "text.txt", "--active", "1.5", "--out", "nulls", ...SMALL);
+    expect(report).toMatchObject({ nullExperts: 2 });
+    expect(Math.abs((report["active"] as number) - 1.5)).toBeLessThan(0.05);
+    expect(reportIn("nulls/report.json")).toMatchObject({ pass: "nulls", output: { name: "nulls" }, calibrationTokens: 6 * 48 });
+    await good("pack", "nulls", "--out", "nulls-pack");
+    expect((await run("verify", "nulls-pack", "--source", "nulls", "--text", "text.txt")).code).toBe(0);
+    expect((await run("inspect", "nulls-pack")).stdout).toMatch(/among experts and null experts/);
+    const { activeExperts } = await good("eval", "nulls-pack", "--text", "text.txt");
+    expect(Math.abs((activeExperts as number) - 1.5)).toBeLessThan(0.3);
+    const refused = await run("compress", "nulls", "tiny", "--text", "text.txt", "--active", "2", "--out", "none", ...SMALL);
+    expect([refused.code, refused.stderr]).toEqual([1, expect.stringContaining("expected more than 0 and fewer than 2")]);
+    expect(existsSync(join(folder, "none"))).toBe(false);
+  });
+
+  it("fuse: of a model routed by a condition, whose condition every command asks for", async () => {
+    const config = { ...seededConfig, nExperts: 4, router: { ...seededConfig.router, weigh: "renormalize", scope: { kind: "condition", size: 4 } } } as const;
+    const plain = plainCheckpoint(config, seededWeights(config, 5));
+    const sink = new MemorySink();
+    await writeCanonical(sink, { config, tokenizer: null, source: { kind: "huggingface", name: "conditions", sha256: "0".repeat(64) }, passes: [] }, [...plain.places()].map(({ name }) => unchanged(plain, name)));
+    mkdirSync(join(folder, "conditioned"));
+    for (const [name, bytes] of sink.files) writeFileSync(join(folder, "conditioned", name), bytes);
+    writeFileSync(join(folder, "conditions.json"), "[[1,0,0.5,2],[0,1,-1,0.25]]");
+    expect(await good("compress", "fuse", "conditioned", "--conditions", "conditions.json", "--out", "fused")).toMatchObject({ conditions: 2, expertsPerToken: 2 });
+    writeFileSync(join(folder, "ids.json"), "[3,17,60,4]");
+    const rows: Float32Array[] = [];
+    for (const name of ["conditioned", "fused"]) {
+      await good("pack", name, "--quant", "f32", "--out", `${name}-pack`);
+      expect(await run("logits", `${name}-pack`, "--tokens", "ids.json", "--out", "x.f32")).toMatchObject({ code: 1, stderr: expect.stringContaining("routes by a condition, and none was given") as string });
+      expect((await run("logits", `${name}-pack`, "--tokens", "ids.json", "--condition", "0,1,-1,0.25", "--out", `${name}.f32`)).code).toBe(0);
+      const bytes = readFileSync(join(folder, `${name}.f32`));
+      rows.push(new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length)));
+    }
+    const scale = Math.max(...rows[0]!.map(Math.abs));
+    rows[0]!.forEach((value, i) => expect(Math.abs(value - rows[1]![i]!) / scale).toBeLessThan(1e-5));
+    expect(await run("logits", "fused-pack", "--tokens", "ids.json", "--condition", "9,9,9,9", "--out", "x.f32")).toMatchObject({ code: 1, stderr: expect.stringContaining("none of them") as string });
+    writeFileSync(join(folder, "wrong.json"), "{}");
+    expect(await run("compress", "fuse", "conditioned", "--conditions", "wrong.json", "--out", "none")).toMatchObject({ code: 1, stderr: expect.stringContaining("expected a list of conditions") as string });
   });
 
   it("moefy: with all experts a dense model says what it said, and with half of them something else", async () => {
