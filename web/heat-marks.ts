@@ -23,12 +23,19 @@ export const MARKS: Readonly<Record<MarkedOp, { readonly words: string; readonly
   gain: { words: "weighed otherwise", colour: "--wait" },
 };
 
+/** Cells narrower than this have no shape in them. */
+const LEAST_ROOM = 5;
+
 /** Crossed out, struck out, with a dot, empty, with a bar below, with a bar in the middle. */
 export function paintMark(context: CanvasRenderingContext2D, op: MarkedOp, [x, y, w, h]: readonly [number, number, number, number], scale: number, of: (name: string) => string): void {
   const line = Math.max(1, Math.min(Math.round(1.6 * scale), Math.floor(Math.min(w, h) / 4)));
   context.strokeStyle = context.fillStyle = of(MARKS[op].colour);
-  if (w < 4 * line || h < 4 * line) {
-    context.fillRect(x, y, w, h); // no room for a shape
+  if (Math.min(w, h) < LEAST_ROOM * scale) {
+    // No room for a shape: the colour, within the page's, since neighbours may have any.
+    context.fillStyle = of("--card");
+    context.fillRect(x - 1, y - 1, w + 2, h + 2);
+    context.fillStyle = of(MARKS[op].colour);
+    context.fillRect(x, y, w, h);
     return;
   }
   // A thin edge of the page's colour around it, since the cell may have any.
@@ -68,13 +75,9 @@ export function markLegend(counts: ReadonlyMap<MarkedOp, number>): HTMLElement[]
     const item = element("li");
     const swatch = element("canvas", "swatch");
     item.append(swatch, element("span", "", `${n} ${MARKS[op].words}`));
-    const paint = (): void => {
-      const scale = window.devicePixelRatio;
-      swatch.width = swatch.height = Math.round(SWATCH_PX * scale);
-      const theme = getComputedStyle(swatch.isConnected ? swatch : document.body);
-      paintMark(swatch.getContext("2d")!, op, [0, 0, swatch.width, swatch.height], scale, (name) => theme.getPropertyValue(name).trim());
-    };
-    paint();
+    const [scale, theme] = [window.devicePixelRatio, getComputedStyle(document.body)];
+    swatch.width = swatch.height = Math.round(SWATCH_PX * scale);
+    paintMark(swatch.getContext("2d")!, op, [0, 0, swatch.width, swatch.height], scale, (name) => theme.getPropertyValue(name).trim());
     return [item];
   });
 }
