@@ -121,7 +121,8 @@ async function buildAssets() {
   const packs = packsToServe();
   const chosen = Object.entries(packs).map(([id, folder]) => `${id}=${folder}`).join();
   const manifests = Object.values(packs).map((folder) => relative(ROOT, join(folder, "manifest.json")));
-  await step("assets", ["build/web", "cli/setup.mjs", ...manifests], ["build/assets/index.html"], async () => assembleAssets(at("build", "assets"), packs), chosen);
+  const maps = manifests.map((manifest) => manifest.replace(/manifest\.json$/, "routing-map.json")).filter((map) => existsSync(at(map)));
+  await step("assets", ["build/web", "cli/setup.mjs", ...manifests, ...maps], ["build/assets/index.html"], async () => assembleAssets(at("build", "assets"), packs), chosen);
 }
 
 /** The packs that go into the assets of a deployment, by id: the demo's, or the one whose folder the variable PACK names. */

@@ -22,6 +22,8 @@ export const FORMAT_LIMITS = {
   tokenizerBytes: 32 * MiB,
   /** config.json, tokenizer_config.json and other small JSON files; the index of a sharded model is the largest. */
   jsonBytes: 32 * MiB,
+  /** routing-map.json: twenty classes of 48 layers of 128 experts take about 1 MiB; it is read whole into the isolate that serves it. */
+  routingMapBytes: 4 * MiB,
   /** Objects and lists within each other in any of these: published files have 6. What walks them may then call itself. */
   jsonDepth: 64,
   /** Header of a safetensors file: the limit of the reference implementation. */

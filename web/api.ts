@@ -1,7 +1,7 @@
-// The page's side of the HTTP API: health, models and the fleet. Failures become ApiProblem with the server's own sentence.
+// The page's side of the HTTP API: health, models, what is known of their routing, and the fleet. Failures become ApiProblem with the server's own sentence.
 // Refuses state and the DOM; streamed generations are stream.ts.
 
-import type { FleetReply, HealthReply, ModelList } from "../worker/wire-types.ts";
+import type { FleetReply, HealthReply, ModelList, ProfileList, RoutingMap, RoutingProfile } from "../worker/wire-types.ts";
 
 export class ApiProblem extends Error {
   /** The response's status; 0 where a stream broke or ended with an error. */
@@ -36,6 +36,11 @@ async function get<T>(path: string, key: string): Promise<T> {
 }
 
 export const models = (key: string): Promise<ModelList> => get("/v1/models", key);
+
+export const routingMap = (key: string): Promise<RoutingMap> => get("/v1/routing-map", key);
+/** Those the key may use. */
+export const profiles = (key: string): Promise<ProfileList> => get("/v1/profiles", key);
+export const profile = (name: string, key: string): Promise<RoutingProfile> => get(`/v1/profiles/${encodeURIComponent(name)}`, key);
 
 export interface FleetAnswer {
   readonly reply: FleetReply;

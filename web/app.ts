@@ -7,12 +7,15 @@ import { CHAT_EXAMPLES, EXAMPLES, showExamples } from "./examples.ts";
 import { counted, element } from "./figures.ts";
 import { prepareFleetView } from "./fleet-view.ts";
 import { createHeatMap } from "./heat-map.ts";
+import { createHeatViews } from "./heat-views.ts";
+import { knownRouting } from "./known-routing.ts";
 import { createExpertPanel } from "./panels.ts";
 import { describeModel, readyModel, showStatus } from "./readiness.ts";
 import { ReplyBlock } from "./reply-block.ts";
 import { ReplyFacts } from "./reply-facts.ts";
 import { type Asked, chatOf, completionOf, type Message, messagesOf, type Mode, said, type Turn } from "./request.ts";
 import { prepareSettings, readSettings, SettingProblem, showChatSettings } from "./settings.ts";
+import { NO_STEERING } from "./steering.ts";
 import { stream } from "./stream.ts";
 import { createTokenDetail } from "./token-detail.ts";
 import { prepareTokenLink } from "./token-link.ts";
@@ -31,6 +34,7 @@ let modelId = "";
 let layerNames: readonly number[] = [0];
 let updatePanels = (): void => {};
 let showToken = (_token: ShownToken | null, _layer: number): void => {};
+let steering = NO_STEERING;
 let running: AbortController | null = null;
 let conversation: Message[] = [];
 /** What was sent last: shown as code while the prompt is empty. */
@@ -42,6 +46,7 @@ function problem(message: string): void {
   find("problem").hidden = message === "";
   find("problem").textContent = message;
 }
+const failed = (cause: unknown): void => problem(cause instanceof ApiProblem ? cause.message : "The connection broke. Try again.");
 
 async function start(): Promise<void> {
   const model = await readyModel(keyBox);
@@ -55,9 +60,11 @@ async function start(): Promise<void> {
     updatePanels();
   };
   const updateExperts = createExpertPanel(find("experts"), view, experts, pick);
-  const drawHeat = createHeatMap(find("heat-map"), view, {
-    nExperts: experts, layerNames,
+  const views = createHeatViews(find("where"), { view, nExperts: experts, onChange: () => updatePanels() });
+  const drawHeat = createHeatMap(find("heat-map"), {
+    nExperts: experts, layerNames, picture: views.picture, marks: (row) => steering.marks(row), action: () => steering.action(), begin: () => [view.layer, view.onlyExpert ?? 0],
     onPick: (layer, expert) => {
+      if (steering.pick(layer, expert)) return;
       chooseLayer(layer);
       pick(expert);
     },
@@ -72,12 +79,16 @@ async function start(): Promise<void> {
   document.querySelector<HTMLInputElement>("input[value=chat]")!.disabled = !chat;
   modelId = model.id;
   showStatus("ready", describeModel(model));
+  if (layerNames.length === 0) return;
+  steering = await knownRouting(find("steer"), model, { layerNames, views, key: keyBox.value, onChange: () => updatePanels(), onProblem: failed });
+  updatePanels();
 }
 
 /** The request of the form as it stands; null, with the reason shown, where a setting makes no sense. */
 function asked(turn: Turn): Asked | null {
   try {
-    const wishes = readSettings(form, mode());
+    const [read, moe] = [readSettings(form, mode()), steering.fields()];
+    const wishes = { ...read, fields: { ...read.fields, ...(Object.keys(moe).length === 0 ? {} : { moe }) } };
     return mode() === "completion" && "text" in turn ? completionOf(modelId, wishes, turn.text) : chatOf(modelId, wishes, [...conversation, ...messagesOf(turn)]);
   } catch (cause) {
     if (!(cause instanceof SettingProblem)) throw cause;
@@ -139,7 +150,7 @@ async function generate(turn: Turn): Promise<void> {
   const facts = new ReplyFacts();
   showRunning(true);
   find("announcement").textContent = "The model is writing.";
-  const body = { ...request.body, stream: true, stream_options: { include_usage: true }, moe: { trace: true } };
+  const body = { ...request.body, stream: true, stream_options: { include_usage: true }, moe: { ...(request.body["moe"] as object | undefined), trace: true } };
   let ending = "Stopped.";
   let finish: string | null = null;
   try {
@@ -154,7 +165,7 @@ async function generate(turn: Turn): Promise<void> {
     }
   } catch (cause) {
     if (!controller.signal.aborted) {
-      problem(cause instanceof ApiProblem ? cause.message : "The connection broke. Try again.");
+      failed(cause);
       ending = "";
     }
   } finally {

@@ -6,7 +6,7 @@ import type { Asked } from "./request.ts";
 export type Language = "curl" | "node" | "python";
 
 /** Of the fields the page sends, those that are not OpenAI's. */
-const EXTENSIONS = new Set(["top_k", "min_p", "typical_p", "repetition_penalty", "grammar"]);
+const EXTENSIONS = new Set(["top_k", "min_p", "typical_p", "repetition_penalty", "grammar", "moe"]);
 
 export function codeFor(language: Language, origin: string, asked: Asked, needsKey: boolean): string {
   const body = { ...asked.body, stream: true };

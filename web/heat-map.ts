@@ -1,15 +1,43 @@
-// The heat map: all layers by all experts in one canvas, from 4 x 32 to 48 x 128. The fuller a cell's colour, the larger the expert's share of its layer;
-// outlined are the experts of the newest token, or of the one looked at. Owns the canvas, and a cursor for pointer and arrow keys. Refuses to know traces.
+// The heat map: all layers by all experts in one canvas, from 4 x 32 to 48 x 128. What is painted is a picture's to say (heat-pictures.ts): how full a cell's colour is, its hue, which cells are
+// outlined; marks of steering lie over it (heat-marks.ts). Owns the canvas, and a cursor for pointer and arrow keys. Refuses to know traces and classes.
 
-import { hueOf } from "./colours.ts";
-import { element, percent } from "./figures.ts";
-import type { TokenView } from "./token-view.ts";
+import { element } from "./figures.ts";
+import { type HeatMark, paintMark } from "./heat-marks.ts";
+
+/** One expert of one layer. */
+export interface HeatCell {
+  /** How full its colour is, from 0, empty, to 1. */
+  readonly fill: number;
+  readonly hue: number;
+  /** Of the theme's lightness; absent: 1. */
+  readonly lightness?: number;
+}
+
+export interface HeatPicture {
+  /** [nExperts] of row `layer`; of narrow cells, which touch each other, many hues side by side would be grey. */
+  readonly cells: (layer: number, isNarrow: boolean) => readonly HeatCell[];
+  /** Experts of a row that are outlined. */
+  readonly lit: (layer: number) => readonly number[];
+  /** The row that is marked at its left; null: none. */
+  readonly chosen: number | null;
+  /** Of one cell, after its layer and number. */
+  readonly words: (layer: number, expert: number) => string;
+  /** While no cell is pointed at; `action` is what a click does, in words. */
+  readonly hint: (action: string) => string;
+}
 
 export interface HeatMapOptions {
   readonly nExperts: number;
   /** Numbers of the layers with experts: the rows. */
   readonly layerNames: readonly number[];
+  readonly picture: () => HeatPicture;
+  /** Of a row. */
+  readonly marks: (layer: number) => readonly HeatMark[];
+  /** What Enter and a click do, in words, and what they do. */
+  readonly action: () => string;
   readonly onPick: (layer: number, expert: number) => void;
+  /** Where the cursor begins with the keyboard: a row, and an expert. */
+  readonly begin: () => readonly [layer: number, expert: number];
 }
 
 /** Rows are this high where there is room, and share MAP_HEIGHT where there are many. */
@@ -17,30 +45,31 @@ const ROW_HEIGHT = 15;
 const MAP_HEIGHT = 300;
 /** Left of the cells, for the mark at the layer that colours the text. */
 const GUTTER = 7;
-/** Cells narrower than this touch each other, and all have one hue: side by side, many hues are grey. */
+/** Cells narrower than this touch each other. */
 const NARROW_WIDTH = 5;
 
 /** Fills `host`; returns what draws it anew. */
-export function createHeatMap(host: HTMLElement, view: TokenView, { nExperts, layerNames, onPick }: HeatMapOptions): () => void {
+export function createHeatMap(host: HTMLElement, { nExperts, layerNames, picture, marks, action, onPick, begin }: HeatMapOptions): () => void {
   const canvas = element("canvas", "heat");
   const readout = element("p", "hint readout");
   readout.setAttribute("role", "status");
   canvas.tabIndex = 0;
   canvas.setAttribute("role", "application");
   canvas.setAttribute("aria-roledescription", "heat map");
-  canvas.setAttribute("aria-label", `Heat map of ${layerNames.length} layers by ${nExperts} experts. Arrow keys move, Enter shows only the expert's tokens.`);
   host.replaceChildren(canvas, readout);
   const rowHeight = Math.min(ROW_HEIGHT, Math.max(4, Math.floor(MAP_HEIGHT / layerNames.length)));
   canvas.style.setProperty("height", `${rowHeight * layerNames.length}px`);
   let cursor: { readonly layer: number; readonly expert: number } | null = null;
 
-  const describe = (): void => {
+  const describe = ({ words, hint }: HeatPicture): void => {
+    canvas.setAttribute("aria-label", `Heat map of ${layerNames.length} layers by ${nExperts} experts. Arrow keys move, Enter ${action()}.`);
     if (cursor === null) {
-      readout.textContent = "Rows are layers, columns experts. Pick a cell to follow it.";
-    } else {
-      const share = view.shares(nExperts, cursor.layer)[cursor.expert]!;
-      readout.textContent = `Layer ${layerNames[cursor.layer]}, expert ${cursor.expert}: ${percent(share)}`;
+      readout.textContent = hint(action());
+      return;
     }
+    const { layer, expert } = cursor;
+    const mark = marks(layer).find((of) => of.expert === expert);
+    readout.textContent = `Layer ${layerNames[layer]}, expert ${expert}: ${words(layer, expert)}${mark === undefined ? "" : `; ${mark.words}`}`;
   };
 
   function draw(): void {
@@ -48,9 +77,10 @@ export function createHeatMap(host: HTMLElement, view: TokenView, { nExperts, la
     const [width, height] = [Math.round(canvas.clientWidth * scale), Math.round(rowHeight * layerNames.length * scale)];
     if (width === 0) return;
     if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+    const shown = picture();
     const theme = getComputedStyle(canvas);
     const of = (name: string): string => theme.getPropertyValue(name).trim();
-    const [lightness, chroma, ink, empty] = [of("--expert-l"), of("--expert-c"), of("--ink"), of("--cell")];
+    const [lightness, chroma, ink, empty] = [Number(of("--expert-l")), of("--expert-c"), of("--ink"), of("--cell")];
     const context = canvas.getContext("2d")!;
     context.clearRect(0, 0, width, height);
     const left = Math.round(GUTTER * scale);
@@ -63,27 +93,28 @@ export function createHeatMap(host: HTMLElement, view: TokenView, { nExperts, la
     };
     const outline = (layer: number, expert: number, lineWidth: number): void => {
       const [x, y, w, h] = cell(layer, expert);
+      context.strokeStyle = ink;
       context.lineWidth = lineWidth;
       context.strokeRect(x + lineWidth / 2, y + lineWidth / 2, w - lineWidth, h - lineWidth);
     };
+    layerNames.forEach((_, layer) => shown.cells(layer, isNarrow).forEach(({ fill, hue, lightness: times = 1 }, expert) => {
+      context.fillStyle = empty;
+      context.fillRect(...cell(layer, expert));
+      if (fill === 0) return;
+      context.fillStyle = `oklch(${(lightness * times).toFixed(3)} ${chroma} ${hue.toFixed(1)} / ${fill.toFixed(3)})`;
+      context.fillRect(...cell(layer, expert));
+    }));
+    if (shown.chosen !== null) {
+      const [, top, , rowPixels] = cell(shown.chosen, 0);
+      context.fillStyle = ink;
+      context.fillRect(0, top, Math.round(3 * scale), rowPixels);
+    }
     layerNames.forEach((_, layer) => {
-      const shares = view.shares(nExperts, layer);
-      const largest = Math.max(...shares);
-      shares.forEach((share, expert) => {
-        context.fillStyle = empty;
-        context.fillRect(...cell(layer, expert));
-        if (share === 0) return;
-        // The root spreads the small shares: most experts have few per cent, and zero should still look unlike little.
-        context.fillStyle = `oklch(${lightness} ${chroma} ${hueOf(isNarrow ? 0 : expert).toFixed(1)} / ${Math.sqrt(share / largest).toFixed(3)})`;
-        context.fillRect(...cell(layer, expert));
-      });
+      for (const expert of shown.lit(layer)) outline(layer, expert, Math.max(1, Math.round(scale)));
+      for (const { op, expert } of marks(layer)) paintMark(context, op, cell(layer, expert), scale, of);
     });
-    context.strokeStyle = context.fillStyle = ink;
-    const [, top, , rowPixels] = cell(view.layer, 0);
-    context.fillRect(0, top, Math.round(3 * scale), rowPixels);
-    view.lit?.trace?.experts.forEach((experts, layer) => experts.forEach((expert) => outline(layer, expert, Math.max(1, Math.round(scale)))));
     if (cursor !== null) outline(cursor.layer, cursor.expert, 2 * scale);
-    describe();
+    describe(shown);
   }
 
   const move = (layer: number, expert: number): void => {
@@ -104,16 +135,16 @@ export function createHeatMap(host: HTMLElement, view: TokenView, { nExperts, la
     onPick(cursor!.layer, cursor!.expert);
   });
   canvas.addEventListener("keydown", (event) => {
-    const at = cursor ?? { layer: view.layer, expert: 0 };
+    const [layer, expert] = cursor === null ? begin() : [cursor.layer, cursor.expert];
     const steps: Readonly<Record<string, readonly [number, number]>> = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
     const step = steps[event.key];
     if (step === undefined && event.key !== "Enter" && event.key !== " ") return;
     event.preventDefault();
-    if (step === undefined) onPick(at.layer, at.expert);
-    else if (cursor === null) move(at.layer, at.expert);
-    else move(at.layer + step[0], at.expert + step[1]);
+    if (step === undefined) onPick(layer, expert);
+    else if (cursor === null) move(layer, expert);
+    else move(layer + step[0], expert + step[1]);
   });
-  canvas.addEventListener("focus", () => canvas.matches(":focus-visible") && move(view.layer, view.onlyExpert ?? 0));
+  canvas.addEventListener("focus", () => canvas.matches(":focus-visible") && move(...begin()));
   new ResizeObserver(draw).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   draw();

@@ -37,6 +37,7 @@ import { respond } from "./respond.ts";
 import { streamPosition } from "./stream-position.ts";
 import { responsesReply } from "./responses.ts";
 import { auditChange, deleteProfile, getProfile, listProfiles, putProfile, steered } from "./routing-profiles.ts";
+import { routingMap } from "./routing-map.ts";
 import { tracesResponse } from "./traces.ts";
 import { responsesSchema } from "./responses-schema.ts";
 import { applyTemplateSchema, type ChatRequest, chatSchema, completionSchema, detokenizeSchema, embeddingsSchema, fleetChangeSchema, parseBody, tokenizeSchema } from "./schemas.ts";
@@ -124,6 +125,8 @@ app.get("/v1/models/:id", async (c) => {
   requireModel(pack, c.req.param("id"));
   return c.json(modelObject(pack));
 });
+
+app.get("/v1/routing-map", async (c) => c.json(await routingMap(c.env, await edgePack(c.env))));
 
 app.get("/v1/profiles", async (c) => c.json(await listProfiles(c.env, c.var.caller)));
 app.get("/v1/profiles/:name", async (c) => c.json(await getProfile(c.env, c.var.caller, c.req.param("name"))));

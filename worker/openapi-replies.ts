@@ -167,7 +167,7 @@ export const modelObject = z.object({
     prune: z.array(z.enum(["ratio", "calibrated", "learned"])).describe("Rules by which a request's `moe.prune` may leave experts out; empty where it may not."),
     interventions: z.array(z.enum(INTERVENTION_OPS)).describe("Operations that a request's `moe.interventions` may have; empty where it may have none."),
     tasks: count.optional().describe("Tasks that `moe.task` chooses among; absent where the model does not route by task."), condition_numbers: count.optional().describe("Numbers of `moe.condition`; absent where the model does not route by one."),
-    chat: z.boolean().describe("Whether it takes messages."), pack_hash: text,
+    chat: z.boolean().describe("Whether it takes messages."), routing_map: z.boolean().describe("Whether GET /v1/routing-map has a map of it."), pack_hash: text,
   }),
 });
 const profileSummary = z.object({

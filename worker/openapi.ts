@@ -2,6 +2,7 @@
 // (openapi-replies.ts) and their headers (reply-headers.ts). Owns the list of endpoints and their words. Refuses shapes of its own: what is accepted is said once, where it is checked.
 
 import { z } from "zod";
+import { routingMapSchema } from "../formats/routing-map.ts";
 import { profileSchema } from "../formats/routing-profile.ts";
 import { EDGE_LIMITS } from "./limits.ts";
 import { countTokensSchema, messagesSchema } from "./messages-schema.ts";
@@ -17,7 +18,7 @@ const SCHEMAS = {
   ChatCompletion: replies.chatCompletion, ChatCompletionChunk: replies.chatCompletionChunk, Completion: replies.completion, CompletionChunk: replies.completionChunk,
   Response: replies.response, ResponseEvent: replies.responseEvent, Message: replies.message, MessageEvent: replies.messageEvent, InputTokens: replies.inputTokens,
   EmbeddingList: replies.embeddingList, TokenList: replies.tokenList, Content: replies.content, PromptText: replies.promptText,
-  ModelObject: replies.modelObject, ModelList: replies.modelList, ProfileStored: replies.profileStored, ProfileList: replies.profileList, ProfileDeleted: replies.profileDeleted, Props: replies.props, Health: replies.health, HealthWaiting: replies.healthWaiting, Fleet: replies.fleet, FleetDirectory: replies.fleetDirectory, FleetPlan: replies.fleetPlan, FleetWarmth: replies.fleetWarmth,
+  ModelObject: replies.modelObject, ModelList: replies.modelList, ProfileStored: replies.profileStored, ProfileList: replies.profileList, ProfileDeleted: replies.profileDeleted, RoutingMap: routingMapSchema, Props: replies.props, Health: replies.health, HealthWaiting: replies.healthWaiting, Fleet: replies.fleet, FleetDirectory: replies.fleetDirectory, FleetPlan: replies.fleetPlan, FleetWarmth: replies.fleetWarmth,
   Usage: replies.usage, ReplyCost: replies.replyCost, TokenTrace: replies.tokenTrace, Error: replies.errorReply, MessageError: replies.messagesErrorReply,
 } as const satisfies Readonly<Record<string, z.ZodType>>;
 export type SchemaName = keyof typeof SCHEMAS;
@@ -67,6 +68,7 @@ export const ENDPOINTS: readonly Endpoint[] = [
   { method: "get", path: "/v1/profiles/{name}", summary: "One of them, whole.", reply: "RoutingProfile", errors: [403, 404, 503] },
   { method: "put", path: "/v1/profiles/{name}", summary: "Stores a profile under its name, in place of one that has it.", request: "RoutingProfile", reply: "ProfileStored", errors: [400, 403, 409, 413, 503], needsAdmin: true },
   { method: "delete", path: "/v1/profiles/{name}", summary: "Forgets a profile.", reply: "ProfileDeleted", errors: [403, 404, 413, 503], needsAdmin: true },
+  { method: "get", path: "/v1/routing-map", summary: "Which experts each domain and language takes, and how differently they are routed, where the pack has been mapped (docs/formats.md).", reply: "RoutingMap", errors: [404, 503] },
   { method: "get", path: "/metrics", summary: "Counters and histograms for Prometheus: of the orchestrator, and of the Worker's isolate that answers.", reply: { mediaType: "text/plain" }, errors: [403], needsAdmin: true },
   { method: "get", path: "/v1/traces", summary: "Routing of a sample of real requests, as a trace file (docs/formats.md).", reply: { mediaType: "application/octet-stream" }, errors: [403, 503], needsAdmin: true },
   { method: "get", path: "/openapi.json", summary: "This document.", reply: { mediaType: "application/json" }, errors: [], isPublic: true },
@@ -80,7 +82,7 @@ export const ERROR_MEANINGS: Readonly<Record<number, string>> = {
   400: "The request is not valid: `param` names the field, the message what was found and expected.",
   401: "No key, or one that is not of this deployment.",
   403: "The key lacks the scope admin, which this or `moe.interventions` or the profile needs.",
-  404: "No such model, or no such profile.",
+  404: "No such model or profile, or the pack has no routing map.",
   405: "The path does not take this method.",
   409: "Not now: another change is under way, there is no plan yet, the plan is already as wished, or there are as many profiles as the deployment keeps.",
   413: `The body is larger than ${EDGE_LIMITS.bodyBytes} bytes.`,

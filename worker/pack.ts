@@ -4,6 +4,7 @@
 import { packSource, type PackEnv } from "../durable/byte-sources.ts";
 import { currentPack } from "../durable/opened-packs.ts";
 import { readTokenizerJson } from "../formats/pack-reader.ts";
+import { ROUTING_MAP_FILE } from "../formats/routing-map.ts";
 import { type ModelConfig, moeLayersOf } from "../model/config.ts";
 import { interventionOps } from "../model/interventions.ts";
 import { pruningKinds } from "../model/online-pruning-rule.ts";
@@ -24,6 +25,8 @@ export interface EdgePack {
   readonly bosToken: string | null;
   readonly eosToken: string | null;
   readonly addBos: boolean;
+  /** Whether a routing map lay beside it when it was read; it is not read for that. */
+  readonly hasRoutingMap: boolean;
 }
 
 /** Only values are kept, never promises: one request must not wait for input of another (a rule of the platform). */
@@ -52,6 +55,8 @@ async function readPack(env: PackEnv): Promise<EdgePack> {
   return {
     id: manifest.id, hash: packHash, config: manifest.config, contextLength: manifest.contextLength,
     tokenizer, chatTemplate, replyFormat: chatTemplate === null ? null : replyFormat(tokenizer, chatTemplate), bosToken, eosToken, addBos,
+    // Nobody waits in vain for a model because of a picture of it.
+    hasRoutingMap: await source.size(ROUTING_MAP_FILE).then((bytes) => bytes !== null, () => false),
   };
 }
 
@@ -67,7 +72,7 @@ export function modelObject(pack: EdgePack): ModelObject {
       ...(config.productExperts === undefined ? {} : { product_experts: { layers: config.layerFfns.flatMap((kind, layer) => (kind === "product" ? [layer] : [])), experts: config.productExperts.nKeys ** 2 } }),
       prune: pruningKinds(config), interventions: interventionOps(config),
       ...(config.router.gate?.kind === "tasks" ? { tasks: config.router.gate.nTasks } : {}), ...(config.router.scope?.kind === "condition" ? { condition_numbers: config.router.scope.size } : {}),
-      chat: pack.chatTemplate !== null, pack_hash: pack.hash,
+      chat: pack.chatTemplate !== null, routing_map: pack.hasRoutingMap, pack_hash: pack.hash,
     },
   };
 }

@@ -4,6 +4,10 @@ import type { FleetStatus } from "../durable/directory-record.ts";
 import type { OrchestratorStatus } from "../durable/generate.ts";
 import type { InterventionOp } from "../model/interventions.ts";
 
+export type { RoutingMap } from "../formats/routing-map.ts";
+export type { RoutingProfile } from "../formats/routing-profile.ts";
+export type { InterventionOp } from "../model/interventions.ts";
+
 /** GET /v1/fleet. */
 export type FleetReply = OrchestratorStatus & {
   readonly directory: FleetStatus | null;
@@ -144,6 +148,8 @@ export interface ModelObject {
     readonly tasks?: number;
     readonly condition_numbers?: number;
     readonly chat: boolean;
+    /** Whether GET /v1/routing-map has one. */
+    readonly routing_map: boolean;
     readonly pack_hash: string;
   };
 }

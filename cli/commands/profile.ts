@@ -1,5 +1,5 @@
-// `workers-moe profile <pack>`: experts that some texts take more than others do, written as a profile that a request can ask for; how differently texts are routed, layer by layer; or what a profile does.
-// Owns options and which of the three is asked, and the files: what is written is whole and new. The work is cli/profile/, the words cli/profile/show-profile.ts. Refuses to overwrite.
+// `workers-moe profile <pack>`: experts that some texts take more than others do, written as a profile that a request can ask for; how differently texts are routed, layer by layer; what a profile does; or
+// the map of all that for the page. Owns options and which of the four is asked, and the files: what is written is whole and new. The work is cli/profile/, the words cli/profile/show-profile.ts. Refuses to overwrite.
 
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { existsSync } from "node:fs";
@@ -8,6 +8,7 @@ import { type LocalModel, openPack } from "../open-pack.ts";
 import { positiveInteger } from "../positive-integer.ts";
 import { type ClassSource, type LabelledFile, labelledFile, textSource, totalsSource } from "../profile/class-sources.ts";
 import { findProfile, FOUND_BY, type FoundBy, PROFILE_OPS, type ProfileOp, sumClasses } from "../profile/find-profile.ts";
+import { kindOfFile, makeMap, mapText, showMap } from "../profile/make-map.ts";
 import { measureDivergence } from "../profile/measure-divergence.ts";
 import { type Effect, measureEffect, type Trigger } from "../profile/measure-effect.ts";
 import { showDivergence, showEffect, showProfile } from "../profile/show-profile.ts";
@@ -38,6 +39,7 @@ interface ProfileOptions {
   readonly window: number;
   readonly samples?: number;
   readonly pooled?: boolean;
+  readonly map?: string;
   readonly out?: string;
   readonly report: boolean;
   readonly json?: boolean;
@@ -47,14 +49,14 @@ export function register(program: Command): void {
   program.command("profile")
     .description("find the experts that some texts take more than others do, or how differently texts are routed")
     .argument("[pack]", "folder of a pack; without one, traces and totals are compared by --divergence and --counts")
-    .option("--texts <label=file...>", "classes of texts, or trace files, to find a profile with (with --target and --out)", labelledFile)
+    .option("--texts <label=file...>", "classes of texts, or trace files, to find a profile with (with --target and --out), or to map", labelledFile)
     .option("--divergence <label=file...>", "in place of --texts: how differently these are routed, layer by layer; lines of parallel texts pair by pair", labelledFile)
     .option("--counts <label=file...>", "totals of routing (docs/formats.md): with --target as classes of a profile, else as --divergence", labelledFile)
     .option("--target <label>", "the class whose experts are looked for")
     .addOption(new Option("--op <op>", "what the profile does with them").choices(PROFILE_OPS).default("suppress"))
     .option("--gain <x>", "with --op gain: what their outputs are multiplied by", finite)
     .option("--lambda <x>", "with --op add_std: standard deviations that their logits are raised by (default: 0.5)", finite)
-    .addOption(new Option("--by <measure>", "of a profile: weight or count (sums of a prompt), or frequency (share of tokens); of a divergence: score (softmax of logits), weight or count")
+    .addOption(new Option("--by <measure>", "of a profile: weight or count (sums of a prompt), or frequency (share of tokens); of a divergence or a map: score (softmax of logits), weight or count")
       .choices([...new Set([...FOUND_BY, ...ROUTING_MEASURES])]))
     .option("--layers <which>", "where experts are looked for: all, middle (without the first and the last quarter), or such as 1-2,5 (default: all; middle with --by frequency)", layersOf)
     .option("--tau <x>", "only experts that differ by more", finite)
@@ -69,6 +71,7 @@ export function register(program: Command): void {
     .option("--window <n>", "tokens of a window", positiveInteger, 512)
     .option("--samples <n>", "at most so many sequences of each file, evenly spread", positiveInteger)
     .option("--pooled", "with --divergence: between means, though texts are parallel")
+    .option("--map <file>", "which experts each of --texts takes and how their classes differ, for the page: routing-map.json beside a pack's manifest; labels say the kind, as domain:code=a.ts or language:fr=b.txt")
     .option("-o, --out <file>", "the profile, or the divergence's .json; a page with plots is put beside it; must not exist")
     .option("--no-report", "leave out the page")
     .option("--json", "print one JSON document")
@@ -95,6 +98,7 @@ function layersOf(text: string): "all" | "middle" | number[] {
 
 async function profile(pack: string | undefined, options: ProfileOptions): Promise<void> {
   const { texts, divergence, counts, target, out, effect: effectOf } = options;
+  if (options.map !== undefined) return map(pack, { ...options, map: options.map });
   if (effectOf !== undefined) return effect(pack, { ...options, effect: effectOf });
   if (options.prompts !== undefined || options.marker !== undefined) throw new Error("--prompts and --marker go with --effect.");
   if (texts !== undefined && divergence !== undefined) throw new Error("--texts and --divergence were both given: a profile is found of the one, and the other is compared. Give one of them.");
@@ -147,6 +151,24 @@ async function compare(sources: readonly ClassSource[], model: LocalModel | null
   }
   process.stdout.write(json ? `${JSON.stringify({ ...(out === undefined ? {} : { out }), ...figures })}\n` : showDivergence(figures));
   if (!json && out !== undefined) process.stdout.write(`${[out, ...(report ? reportFiles(out, false) : [])].join(", ")} written.\n`);
+}
+
+async function map(pack: string | undefined, { map: file, texts = [], divergence, counts = [], target, effect: effectOf, out, by = "weight", json = false, ...options }: ProfileOptions & { readonly map: string }): Promise<void> {
+  if (pack === undefined) throw new Error("A routing map is of one pack's experts, so its folder must be given.");
+  if (divergence !== undefined || target !== undefined || effectOf !== undefined || out !== undefined) throw new Error("--map goes with --texts and --counts, and names its own file; --divergence, --target, --effect and --out are asked without it.");
+  if (by === "frequency") throw new Error("--by frequency is of a profile; a map has shares of weight, count or score.");
+  const files = [...texts, ...counts].map(kindOfFile);
+  if (files.length === 0) throw new Error("No texts were given; expected --texts or --counts with KIND:LABEL=FILE.");
+  const twice = files.find(({ kind, label }, i) => files.findIndex((of) => of.kind === kind && of.label === label) < i);
+  if (twice !== undefined) throw new Error(`The ${twice.kind} "${twice.label}" is there twice; expected one file for each.`);
+  if (existsSync(file)) throw new Error(`${file} exists already; give another --map or remove it first.`);
+  const model = await openPack(pack);
+  const { manifest: { id, config }, packHash: hash } = model;
+  const sources = files.map((of, i) => (i < texts.length ? textSource(model, of, options) : totalsSource(of, config.router.topK)));
+  const classes = (await sumClasses(sources, json)).map((of, i) => ({ ...of, kind: files[i]!.kind }));
+  const made = makeMap(classes, { id, hash, config }, by);
+  await writeText(file, mapText(made));
+  process.stdout.write(json ? `${JSON.stringify({ map: file, ...made })}\n` : showMap(made, file));
 }
 
 async function effect(pack: string | undefined, { effect: file, texts = [], divergence, counts, target, prompts, marker, draws, random: seed = 1, out, json = false, ...options }: ProfileOptions & { readonly effect: string }): Promise<void> {

@@ -10,6 +10,7 @@ import worker, { type EdgeEnv } from "../../worker/index.ts";
 import { EDGE_LIMITS } from "../../worker/limits.ts";
 import { type Endpoint, ENDPOINTS, errorsOf, openApiDocument } from "../../worker/openapi.ts";
 import { REPLY_HEADERS } from "../../worker/reply-headers.ts";
+import { evenMap, mapBytes } from "../support/even-map.ts";
 import { packToMemory } from "../support/pack-to-memory.ts";
 import { tinyChatFiles } from "../support/tiny-chat.ts";
 import { deploy, fleetEnv } from "./fleet-fixture.ts";
@@ -18,6 +19,7 @@ const PACK = "headers";
 beforeAll(async () => {
   const pack = await packToMemory(await openHuggingFace(new MemorySource(tinyChatFiles(512)), "tiny"), { id: PACK, contextLength: 512 });
   for (const [name, bytes] of pack.files) await fleetEnv.PACKS!.put(`packs/${PACK}/${name}`, bytes);
+  await fleetEnv.PACKS!.put(`packs/${PACK}/routing-map.json`, mapBytes(await evenMap(pack.source)));
   deploy({ packId: PACK, shards: 2 });
 });
 

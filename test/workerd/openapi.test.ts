@@ -9,6 +9,7 @@ import { MemorySource } from "../../formats/memory-source.ts";
 import worker from "../../worker/index.ts";
 import { ENDPOINTS, openApiDocument, schemaOf, type SchemaName } from "../../worker/openapi.ts";
 import { PAGE_FILES } from "../../worker/page.ts";
+import { evenMap, mapBytes } from "../support/even-map.ts";
 import { packToMemory } from "../support/pack-to-memory.ts";
 import { tinyChatFiles } from "../support/tiny-chat.ts";
 import { deploy, fleetEnv } from "./fleet-fixture.ts";
@@ -17,6 +18,7 @@ const PACK = "openapi";
 beforeAll(async () => {
   const pack = await packToMemory(await openHuggingFace(new MemorySource(tinyChatFiles(512)), "tiny"), { id: PACK, contextLength: 512 });
   for (const [name, bytes] of pack.files) await fleetEnv.PACKS!.put(`packs/${PACK}/${name}`, bytes);
+  await fleetEnv.PACKS!.put(`packs/${PACK}/routing-map.json`, mapBytes(await evenMap(pack.source)));
   deploy({ packId: PACK, shards: 2 });
   Object.assign(env, { OPEN_ACCESS: "true" });
 });
