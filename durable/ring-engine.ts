@@ -3,7 +3,7 @@
 // what comes back of a step (ring-step.ts), silence (ring-watch.ts), arithmetic (stage-core.ts, model/) and to rebuild timelines: the scheduler has their tokens.
 // docs/protocol.md section 6.
 
-import { cutRowLength, ModelError } from "../model/config.ts";
+import { cutRowLength } from "../model/config.ts";
 import type { Engine, StepEntry, StepResult } from "../model/engine.ts";
 import type { KvCache, SharedTokens, Timeline } from "../model/kv-cache.ts";
 import type { RequestRouting } from "../model/request-routing.ts";

@@ -37,9 +37,9 @@ export interface RowsFrame {
   readonly asks: readonly HeadAsk[];
   readonly copies: readonly (readonly [from: number, to: number])[];
   readonly ids: Uint32Array;
-  /** Numbers of a row: the residual's, and behind a cut between layers that share a router of product experts its weights (config.ts cutRowLength). */
   /** JSON of a RequestRouting each (model/request-routing.ts). */
   readonly routings: readonly string[];
+  /** Numbers of a row: the residual's, and behind a cut between layers that share a router of product experts its weights (config.ts cutRowLength). */
   readonly hidden: number;
   /** f32 [tokens, hidden]; null before the first stage. */
   readonly rows: Float32Array | null;

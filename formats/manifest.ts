@@ -10,9 +10,10 @@ import { ropeTables } from "../model/trunk.ts";
 import { configSchema } from "./config-schema.ts";
 import { FORMAT_LIMITS } from "./limits.ts";
 
+const SHA256 = /^[0-9a-f]{64}$/;
 const count = z.int().min(0);
 const size = z.int().min(1);
-const sha256 = z.string().regex(/^[0-9a-f]{64}$/, "expected 64 lower-case hexadecimal digits");
+const sha256 = z.string().regex(SHA256, "expected 64 lower-case hexadecimal digits");
 
 /** [part, offset in the part, bytes, SHA-256]. */
 const extentSchema = z.tuple([count, count, size, sha256]).readonly();
@@ -31,6 +32,10 @@ export type SourceKind = (typeof SOURCE_KINDS)[number];
 /** Of the manifest and of the order of bytes in parts. */
 export const PACK_VERSION = 2;
 export const PACK_ID = /^[a-z0-9][a-z0-9._-]*$/;
+
+/** How documents beside a pack (routing maps, profiles) name it; messages say what was expected. */
+export const modelIdSchema = z.string("the id of a model").regex(PACK_ID, "the id of a model");
+export const packHashSchema = z.string("64 lower-case hexadecimal digits").regex(SHA256, "64 lower-case hexadecimal digits");
 
 const manifestSchema = z.strictObject({
   format: z.literal("workers-moe-pack"),

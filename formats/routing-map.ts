@@ -6,7 +6,7 @@ import { z } from "zod";
 import { type ModelConfig, moeLayersOf } from "../model/config.ts";
 import { type ByteSource, SourceError } from "./byte-source.ts";
 import { FORMAT_LIMITS } from "./limits.ts";
-import { PACK_ID } from "./manifest.ts";
+import { modelIdSchema, packHashSchema } from "./manifest.ts";
 import { parseJson, readFileOrNull } from "./read-bytes.ts";
 
 export const ROUTING_MAP_FILE = "routing-map.json";
@@ -24,8 +24,8 @@ const share = z.number("a share from 0 to 1").min(0, "a share from 0 to 1").max(
 export const routingMapSchema = z.strictObject({
   format: z.literal("workers-moe-routing-map", "\"workers-moe-routing-map\"").meta({ description: "What the document is." }),
   version: z.literal(1, "1").meta({ description: "Of the format." }),
-  model: z.string("the id of a model").regex(PACK_ID, "the id of a model").meta({ description: "Id of the model." }),
-  packHash: z.string("64 lower-case hexadecimal digits").regex(/^[0-9a-f]{64}$/, "64 lower-case hexadecimal digits").meta({ description: "Hash of the pack whose routing it is." }),
+  model: modelIdSchema.meta({ description: "Id of the model." }),
+  packHash: packHashSchema.meta({ description: "Hash of the pack whose routing it is." }),
   by: z.enum(["count", "weight", "score"], "\"count\", \"weight\" or \"score\"").meta({ description: "What shares are of: the router's weights of the experts chosen, choices, or the softmax of its logits." }),
   layers: z.array(z.int("the number of a layer").min(0, "the number of a layer"), "an array of layers").meta({ description: "Layers with experts, ascending: the rows of `share` and of `layers` below." }),
   classes: z.array(z.strictObject({

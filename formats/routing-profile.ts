@@ -6,7 +6,7 @@ import { z } from "zod";
 import { interventionsProblem, type SteeredConfig } from "../model/interventions.ts";
 import { SourceError } from "./byte-source.ts";
 import { interventionsSchema } from "./intervention-schema.ts";
-import { PACK_ID } from "./manifest.ts";
+import { modelIdSchema, packHashSchema } from "./manifest.ts";
 
 export const PROFILE_NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
 const nameExpected = "1 to 64 lower-case letters, digits, '-', '.', '_', the first a letter or digit";
@@ -16,8 +16,8 @@ export const profileSchema = z.strictObject({
   version: z.literal(1, "1").meta({ description: "Of the format." }),
   name: z.string(nameExpected).regex(PROFILE_NAME, nameExpected).meta({ description: "What requests call it." }),
   description: z.string("a string").max(4000, "at most 4000 characters").meta({ description: "What it does, in words." }),
-  model: z.string("the id of a model").regex(PACK_ID, "the id of a model").meta({ description: "Id of the model whose experts it names." }),
-  packHash: z.string("64 lower-case hexadecimal digits").regex(/^[0-9a-f]{64}$/, "64 lower-case hexadecimal digits").nullish().meta({ description: "Hash of the pack it was found in: it is refused for any other. Left out: any pack of the model." }),
+  model: modelIdSchema.meta({ description: "Id of the model whose experts it names." }),
+  packHash: packHashSchema.nullish().meta({ description: "Hash of the pack it was found in: it is refused for any other. Left out: any pack of the model." }),
   access: z.enum(["admin", "infer"], "\"admin\" or \"infer\"").meta({ description: "The scope a key needs to use it; to change it, a key needs admin always." }),
   interventions: interventionsSchema.meta({ description: "What it does, in the form of `moe.interventions`." }),
   found: z.record(z.string(), z.unknown(), "an object, or null").nullable().meta({ description: "How it was found, in any form." }),

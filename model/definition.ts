@@ -337,8 +337,7 @@ export function forwardDefinition(c: ModelConfig, w: DefinitionWeights, ids: Arr
       else if (c.layerFfns[layer] === "product") {
         if (layer % c.productExperts!.routerLayers === 0) keys[position] = keyWeights(c, w, at, h);
         y = productLayer(c, w, at, h, keys[position]!, (i, j) => isMasked(layer, i, j));
-      }
-      else {
+      } else {
         const choices = branches.map((_, branch) => choose(branch, position));
         const choice: Routing = {
           ids: choices.flatMap((of) => of.ids), weights: choices.flatMap((of) => of.weights), auxiliaries: choices[0]!.auxiliaries, margin: Math.min(...choices.map((of) => of.margin)),

@@ -151,6 +151,8 @@ export class Engine {
   /** Of each token of the step. */
   readonly #answers: (GateAnswers | undefined)[] = [];
   readonly #xStride: number;
+  /** Bytes from where one row of an expert is added up to the next: of several branches each has its place in a token's row, which has no padding then (hiddenStride). */
+  readonly #expertStride: number;
   /** Bytes of one token's expert rows, at most. */
   readonly #rowBytes: number;
   #steps = 0;
@@ -175,7 +177,9 @@ export class Engine {
     this.#at = at;
     const pageBytes = pageBytesOf(c, parts.kvFormat, span.layers[1] - span.layers[0]);
     this.kv = new KvCache(hasLayers ? new HeapPages(heap, pageBytes) : new NoPages(), c, this.contextLength, pageBytes);
+    const nBranches = branchesOf(c.router).length;
     this.#xStride = hiddenStride(c);
+    this.#expertStride = this.#xStride / nBranches;
     this.#rowBytes = c.router.topK * maxSegments * expertOutputSize(c) * 4;
     this.#normed = activationRows(heap, hasLayers ? n : 0, c.hiddenSize, { f32: at.normedF32, qa8: at.normedQa8, f32Ptrs: at.normedF32Ptrs, qa8Ptrs: at.normedQa8Ptrs });
     this.#products = new RowProducts(kernels, at.scratch);
@@ -194,7 +198,7 @@ export class Engine {
     this.#gates = new GateStage({ config: c, kernels, heap, at, kvFormat: parts.kvFormat, layers: span.layers, maxTokens: nExperts > 0 ? n : 0, products: this.#products });
     const shape = {
       maxTokens: this.#maxRoundTokens, topK: c.router.topK, nExperts, maxSegments, hidden: expertOutputSize(c), rowsPerToken: inputRowsPerToken(c), expertsPerRow: expertsPerInputRow(c),
-      expertsPerBranch: Math.max(1, nExperts / branchesOf(c.router).length),
+      expertsPerBranch: Math.max(1, nExperts / nBranches),
     };
     this.#waves = Array.from({ length: MAX_ROUNDS }, (): Wave =>
       ({ first: 0, nTokens: 0, builder: new ExpertBatchBuilder(heap, shape, parts.experts), batch: null, nPairs: 0, nSharedPairs: 0, running: null }));
@@ -432,8 +436,7 @@ export class Engine {
       sum.retries += info.retries;
       sum.hedges += info.hedges;
       this.#tap(taps, "expertOutput", layer, wave, batch.rows, expertOutputSize(c), batch.groupStart[batch.nGroups]!, info);
-      // Of several branches each has its place in the row: rows have no padding (hiddenStride).
-      kernels.combine(this.#at.pairs + first * c.router.topK * PAIR_BYTES, wave.nPairs, y, this.#xStride / branchesOf(c.router).length, expertOutputSize(c));
+      kernels.combine(this.#at.pairs + first * c.router.topK * PAIR_BYTES, wave.nPairs, y, this.#expertStride, expertOutputSize(c));
     }
     if (wave.nSharedPairs > 0) kernels.combine(this.#shared.pairs(first), wave.nSharedPairs, y, this.#xStride, c.hiddenSize);
     this.#addResidual(first, nTokens);

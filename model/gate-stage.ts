@@ -21,8 +21,8 @@ export interface GateAnswers {
 }
 
 /** Throws ModelError unless the answers are what the model's gates ask for. */
-export function checkAnswers({ router: { gate, scope } }: Pick<ModelConfig, "router">, answers: GateAnswers | undefined): void {
-  const problem = answersProblem({ router: { gate, scope } }, answers);
+export function checkAnswers(config: Pick<ModelConfig, "router">, answers: GateAnswers | undefined): void {
+  const problem = answersProblem(config, answers);
   if (problem !== null) throw new ModelError(problem);
 }
 
@@ -133,11 +133,11 @@ export class GateStage {
     this.#scoped.quantised = false;
   }
 
-  #gate(of: GatedConfig, w: GateWeights, rows: ActivationRows, { first, nTokens, tokenIds, answers }: Pick<GateWave, "first" | "nTokens" | "tokenIds"> & Partial<GateWave>, logits: number): void {
+  #gate(of: GatedConfig, w: GateWeights, rows: ActivationRows, { first, nTokens, tokenIds, answers }: Pick<GateWave, "first" | "nTokens" | "tokenIds" | "answers">, logits: number): void {
     const { config, kernels, heap, at, products } = this.#p;
     const stride = routerStride(config);
     const tasks = this.#tasks.subarray(0, nTokens);
-    for (let t = 0; t < tasks.length; t++) tasks[t] = answers!(t)!.task!;
+    for (let t = 0; t < tasks.length; t++) tasks[t] = answers(t)!.task!;
     const call: GateCall = {
       config: of, w, kernels, heap, products, rows, first, nTokens, logits, stride, own: this.#own,
       wide: at.routerWide + first * routerWideStride(config), wideStride: routerWideStride(config), tokenIds, tasks,
@@ -172,7 +172,7 @@ export class GateStage {
     if (known !== undefined) return known;
     heap.f32.set(condition, this.#scoped.f32 / 4);
     this.#scoped.quantised = false;
-    this.#gate(this.#branches[0]!, w, this.#scoped, { first: 0, nTokens: 1, tokenIds: new Uint32Array(1) }, at.conditionLogits);
+    this.#gate(this.#branches[0]!, w, this.#scoped, { first: 0, nTokens: 1, tokenIds: new Uint32Array(1), answers: () => ({ condition }) }, at.conditionLogits);
     const row = heap.f32.slice(at.conditionLogits / 4, at.conditionLogits / 4 + logitsOf(config));
     layers.set(layer, row);
     return row;

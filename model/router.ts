@@ -126,8 +126,7 @@ function weighTrue({ u32, f32 }: Heap, router: RouterConfig, at: { readonly ids:
     for (let rank = at.weights; rank < at.weights + n; rank++) f32[rank] = f32[rank]! / sum;
   }
   if (!keeps) weigh(router, f32, at.weights, n);
-  u32.fill(NO_EXPERT, at.ids + n, at.ids + k);
-  f32.fill(0, at.weights + n, at.weights + k);
+  leaveBehind(u32, f32, at, n, k);
 }
 
 /** Leaves out, of a token's ranked experts, all but the first whose scores are not above `least`, and weighs those that stay. */
@@ -135,8 +134,13 @@ function weighAbove({ u32, f32 }: Heap, router: RouterConfig, least: number, ids
   let n = 1;
   while (n < router.topK && f32[weights + n]! > f(least)) n++;
   weigh(router, f32, weights, n);
-  u32.fill(NO_EXPERT, ids + n, ids + router.topK);
-  f32.fill(0, weights + n, weights + router.topK);
+  leaveBehind(u32, f32, { ids, weights }, n, router.topK);
+}
+
+/** Nobody at the ranks of a token from n on. */
+function leaveBehind(u32: Uint32Array, f32: Float32Array, { ids, weights }: { readonly ids: number; readonly weights: number }, n: number, k: number): void {
+  u32.fill(NO_EXPERT, ids + n, ids + k);
+  f32.fill(0, weights + n, weights + k);
 }
 
 /** n weights from `from` on, divided by their sum; equal shares where that is zero. */

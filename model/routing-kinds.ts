@@ -3,7 +3,7 @@
 // does not either. docs/routing.md's table is made of it. Refuses to do anything: the kinds are in gates/, router.ts, experts and the engine.
 
 import type { ExpertKind } from "./config.ts";
-import type { GateConfig, RouterScope, RouterScore, RouterSelect, RouterWeigh } from "./router-config.ts";
+import type { GateConfig, RouterConfig, RouterScope, RouterScore, RouterSelect, RouterWeigh } from "./router-config.ts";
 
 export interface KindNote {
   /** What it does, in a line. */
@@ -71,6 +71,12 @@ const COMBINES: Readonly<Record<"sum" | "shared" | "auxiliary" | "concat", KindN
   shared: { does: "and an expert that every token takes, with or without a gate", source: "DeepSeekMoE, 2024; Qwen2-MoE" },
   auxiliary: { does: "vectors of further experts scale what the run ones get", source: "Compressed Experts, 2025" },
   concat: { does: "branches with routers of their own, side by side", source: "T2MIR, 2025" },
+};
+
+/** What of a router its selection is, by its name here. */
+export const selectKindOf = ({ nullExperts, nullWeights, nGroups, select }: RouterConfig): keyof typeof SELECTS => {
+  if (nullExperts !== undefined) return nullWeights === "kept" ? "zero" : "null";
+  return nGroups > 1 ? "groups" : select;
 };
 
 /** By stage, in the order of a layer. */

@@ -2,11 +2,9 @@
 // silences, the down product leaves out (docs/arithmetic.md section 6). Owns the counts over calibration texts. Refuses thresholds: only zero is zero.
 
 import type { MatrixSource } from "../formats/checkpoint.ts";
-import { moeLayersOf } from "../model/config.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
+import { beforeExperts } from "./before-experts.ts";
 import { LayerInputs } from "./layer-inputs.ts";
-import { LayeredModel } from "./layered-model.ts";
-import { checkpointWeights } from "./streamed-model.ts";
 
 /** Of one expert. */
 export interface ExpertActivity {
@@ -29,17 +27,11 @@ export const meanL0 = ({ experts }: LayerActivity): number => experts.reduce((su
 /** Activity of the layers with experts, ascending. A layer's h are held for a moment: tokens times topK times the width of an expert, in f32. */
 export async function* expertActivity(matrices: MatrixSource, sequences: readonly (readonly number[])[], modules: KernelModules): AsyncIterable<LayerActivity> {
   const { config } = matrices;
-  const context = Math.max(...sequences.map(({ length }) => length));
-  const model = await LayeredModel.open(checkpointWeights(matrices, context), sequences, modules);
-  const last = moeLayersOf(config).at(-1) ?? -1;
-  for (let layer = 0; layer <= last; layer++) {
-    if (config.layerFfns[layer] === "moe") {
-      const inputs = new LayerInputs(model, matrices, context, layer);
-      const { routing } = await inputs.feedForward();
-      const rows = await inputs.expertDown(Array.from({ length: config.nExperts }, (_, expert) => expert), routing!);
-      const experts = [...rows.values()].map(({ values, weights }): ExpertActivity => ({ tokens: weights.length, working: values.reduce((sum, x) => sum + (x === 0 ? 0 : 1), 0) }));
-      yield { layer, width: config.expertIntermediateSize, experts };
-    }
-    if (layer < last) await model.runLayer(layer);
+  for await (const { layer, model, context } of beforeExperts(matrices, sequences, modules)) {
+    const inputs = new LayerInputs(model, matrices, context, layer);
+    const { routing } = await inputs.feedForward();
+    const rows = await inputs.expertDown(Array.from({ length: config.nExperts }, (_, expert) => expert), routing!);
+    const experts = [...rows.values()].map(({ values, weights }): ExpertActivity => ({ tokens: weights.length, working: values.reduce((sum, x) => sum + (x === 0 ? 0 : 1), 0) }));
+    yield { layer, width: config.expertIntermediateSize, experts };
   }
 }

@@ -6,14 +6,14 @@
 import { expertName, type MatrixSource } from "../formats/checkpoint.ts";
 import { decodeRows } from "../formats/dequantize.ts";
 import { PatchedMatrices } from "../formats/patched-matrices.ts";
-import { EXPERT_MATRICES, type ExpertMatrix, expertShape, ModelError, moeLayersOf } from "../model/config.ts";
+import { EXPERT_MATRICES, type ExpertMatrix, expertShape, ModelError } from "../model/config.ts";
 import { expertMatrices } from "../model/expert-kinds.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
+import { beforeExperts } from "./before-experts.ts";
 import { chooseBits, pmqCosts } from "./bit-knapsack.ts";
 import { type PlanBits, typeOfBits } from "./bit-plan.ts";
 import { nearest } from "./gptq.ts";
 import { ExpertOutputs } from "./expert-outputs.ts";
-import { LayeredModel } from "./layered-model.ts";
 import { checkpointWeights } from "./streamed-model.ts";
 import { requireOwnExperts } from "./own-experts.ts";
 
@@ -50,38 +50,31 @@ export async function* expertCosts(
 ): AsyncIterable<PartCosts> {
   requireOwnExperts(matrices, "bits");
   const { config } = matrices;
-  const context = Math.max(...sequences.map(({ length }) => length));
-  const model = await LayeredModel.open(checkpointWeights(matrices, context), sequences, modules);
-  const last = moeLayersOf(config).at(-1) ?? -1;
-  for (let layer = 0; layer <= last; layer++) {
-    if (config.layerFfns[layer] === "moe") {
-      const rows = new ExpertOutputs(config);
-      await model.tryLayer(layer, { taps: rows.taps });
-      for (const part of parts) {
-        const ownMatrices = part.matrices.filter((matrix) => expertMatrices(config).includes(matrix));
-        const loss = Array.from({ length: config.nExperts }, (): number[] => []);
-        for (const width of widths) {
-          const patched = new PatchedMatrices(matrices);
-          for (let expert = 0; expert < config.nExperts; expert++) for (const matrix of ownMatrices) await roundTo(patched, expertName(layer, expert, matrix), width);
-          const squares = new Float64Array(config.nExperts);
-          const changes = new ExpertOutputs(config, (expert, row, values, weight) => {
-            const before = rows.row(expert, row);
-            let sum = 0;
-            for (let i = 0; i < before.length; i++) sum += (values[i]! - before[i]!) ** 2;
-            squares[expert]! += (config.residualMultiplier * weight) ** 2 * sum;
-          });
-          await model.tryLayer(layer, { weights: checkpointWeights(patched, context), taps: changes.taps });
-          squares.forEach((sum, expert) => loss[expert]!.push(Math.sqrt(sum)));
-        }
-        const nWeights = ownMatrices.reduce((sum, matrix) => {
-          const { nRows, nCols } = expertShape(config, matrix);
-          return sum + nRows * nCols;
-        }, 0);
-        yield { layer, part, nWeights, frequency: rows.frequency, weight: rows.weight, loss };
+  for await (const { layer, model, context } of beforeExperts(matrices, sequences, modules, onLayer)) {
+    const rows = new ExpertOutputs(config);
+    await model.tryLayer(layer, { taps: rows.taps });
+    for (const part of parts) {
+      const ownMatrices = part.matrices.filter((matrix) => expertMatrices(config).includes(matrix));
+      const loss = Array.from({ length: config.nExperts }, (): number[] => []);
+      for (const width of widths) {
+        const patched = new PatchedMatrices(matrices);
+        for (let expert = 0; expert < config.nExperts; expert++) for (const matrix of ownMatrices) await roundTo(patched, expertName(layer, expert, matrix), width);
+        const squares = new Float64Array(config.nExperts);
+        const changes = new ExpertOutputs(config, (expert, row, values, weight) => {
+          const before = rows.row(expert, row);
+          let sum = 0;
+          for (let i = 0; i < before.length; i++) sum += (values[i]! - before[i]!) ** 2;
+          squares[expert]! += (config.residualMultiplier * weight) ** 2 * sum;
+        });
+        await model.tryLayer(layer, { weights: checkpointWeights(patched, context), taps: changes.taps });
+        squares.forEach((sum, expert) => loss[expert]!.push(Math.sqrt(sum)));
       }
+      const nWeights = ownMatrices.reduce((sum, matrix) => {
+        const { nRows, nCols } = expertShape(config, matrix);
+        return sum + nRows * nCols;
+      }, 0);
+      yield { layer, part, nWeights, frequency: rows.frequency, weight: rows.weight, loss };
     }
-    await model.runLayer(layer);
-    onLayer(layer);
   }
 }
 

@@ -2,9 +2,12 @@
 // weights and the scalar products of what the experts gave, and with these every squared distance there is. Owns that run and those distances. Refuses to choose
 // (pruning-ratios.ts, mask-router.ts). Distances are relative to the residual that the layer passes on, so that layers compare.
 
-import type { ModelConfig } from "../model/config.ts";
+import type { MatrixSource } from "../formats/checkpoint.ts";
+import { type ModelConfig, moeLayersOf } from "../model/config.ts";
 import { keepFeatures, leaveOut } from "../model/online-pruning.ts";
-import type { LayeredModel, LayerTap } from "./layered-model.ts";
+import type { KernelModules } from "../model/wasm-kernels.ts";
+import { LayeredModel, type LayerTap } from "./layered-model.ts";
+import { checkpointWeights } from "./streamed-model.ts";
 
 /** Calibration tokens of one layer that may lose experts. */
 export interface LayerSamples {
@@ -29,6 +32,20 @@ export interface SampleOptions {
   readonly withFeatures: boolean;
   /** Of all calibration tokens at most so many, evenly spread; the same ones in every layer. */
   readonly most: number;
+}
+
+/** Of every layer with experts, ascending, of one run over the sequences. `onLayer` is told of every layer that was run. */
+export async function sampleLayers(matrices: MatrixSource, sequences: readonly (readonly number[])[], modules: KernelModules, options: SampleOptions, onLayer: (layersDone: number) => void = () => {}): Promise<LayerSamples[]> {
+  const { config } = matrices;
+  const lengths = sequences.map(({ length }) => length);
+  const model = await LayeredModel.open(checkpointWeights(matrices, Math.max(...lengths)), sequences, modules);
+  const samples: LayerSamples[] = [];
+  for (let layer = 0; layer <= (moeLayersOf(config).at(-1) ?? -1); layer++) {
+    if (config.layerFfns[layer] === "moe") samples.push(await sampleLayer(model, layer, lengths, options));
+    else await model.runLayer(layer);
+    onLayer(layer + 1);
+  }
+  return samples;
 }
 
 /** Runs layer `layer`, the model's next one, and goes on behind it. */

@@ -9,13 +9,11 @@ import type { PackSink } from "../formats/pack-sink.ts";
 import { freezeConfig } from "../model/architectures/common.ts";
 import { type ModelConfig, ModelError, moeLayersOf } from "../model/config.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
-import { type LayerSamples, lossOf, lossOfWeights, sampleLayer } from "./kept-experts.ts";
+import { type LayerSamples, lossOf, lossOfWeights, sampleLayers } from "./kept-experts.ts";
 import { inLayerOrder } from "./layer-order.ts";
-import { LayeredModel } from "./layered-model.ts";
 import { fitLinear } from "./neuron-work.ts";
 import { requireOwnExperts } from "./own-experts.ts";
 import { bisect, leastLoss, type PointAt, type RatioChoice, type RatioPoint } from "./pruning-ratios.ts";
-import { checkpointWeights } from "./streamed-model.ts";
 
 /** Biases that are tried in a layer: so many quantiles of its chosen experts' logits. */
 const STEPS = 256;
@@ -66,32 +64,25 @@ export async function nullExpertsModel(checkpoint: Checkpoint, sink: PackSink, m
   nullExpertsConfig(checkpoint, active);
   if (options.rows === "fitted" && before.norm !== "rms") throw new ModelError(`${checkpoint.description} has LayerNorm, whose mean a fitted row does not know; expected --rows constant.`);
   const { topK } = before.router;
-  const lengths = sequences.map(({ length }) => length);
-  const model = await LayeredModel.open(checkpointWeights(checkpoint, Math.max(...lengths)), sequences, modules);
   const canFit = options.rows !== "constant" && before.norm === "rms";
-  const layers: NullLayer[] = [];
-  for (let layer = 0; layer <= moeLayersOf(before).at(-1)!; layer++) {
-    if (before.layerFfns[layer] === "moe") {
-      const samples = await sampleLayer(model, layer, lengths, { protectFirst: 0, withFeatures: canFit, most: canFit ? FITTED_TOKENS : Infinity });
-      layers.push({ samples, fit: canFit ? fitLargest(before, samples, await checkpoint.readF32(`layers.${layer}.ffnNorm`)) : null });
-    } else await model.runLayer(layer);
-    onLayer(layer + 1);
-  }
-  const tried = NULL_ROWS.flatMap((rows) => (rows === (options.rows ?? rows) && (rows === "constant" || canFit) ? NULL_WEIGHTS.filter((weights) => weights === (options.weights ?? weights)).map((weights) => {
-    const distances = layers.map(({ samples, fit }) => (rows === "constant" || fit === null ? samples.logits : distancesTo(samples, topK, fit.largest)));
-    const at = (samples: LayerSamples, q: number): RatioPoint => nullPoint(before, samples, distances[layers.findIndex((of) => of.samples === samples)]!, weights, q);
-    const choices = inStep(layers.map(({ samples }) => samples), 1 - active / topK, at);
-    return { rows, weights, choices, loss: choices.reduce((sum, { point }) => sum + point.loss, 0) };
-  }) : []));
+  const samples = await sampleLayers(checkpoint, sequences, modules, { protectFirst: 0, withFeatures: canFit, most: canFit ? FITTED_TOKENS : Infinity }, onLayer);
+  const fits: (FittedRow | null)[] = [];
+  for (const of of samples) fits.push(canFit ? fitLargest(before, of, await checkpoint.readF32(`layers.${of.layer}.ffnNorm`)) : null);
+  const tried = NULL_ROWS.filter((rows) => rows === (options.rows ?? rows) && (rows === "constant" || canFit)).flatMap((rows) => {
+    const distances = new Map(samples.map((of, i) => [of, inOrder(rows === "constant" ? of.logits : distancesTo(of, topK, fits[i]!.largest))]));
+    return NULL_WEIGHTS.filter((weights) => weights === (options.weights ?? weights)).map((weights) => {
+      const choices = inStep(samples, 1 - active / topK, (of, q) => nullPoint(before, of, distances.get(of)!, weights, q));
+      return { rows, choices, weights, loss: choices.reduce((sum, { point }) => sum + point.loss, 0) };
+    });
+  });
   const best = tried.reduce((least, one) => (one.loss < least.loss ? one : least));
   const config = nullExpertsConfig(checkpoint, active, best.weights);
-  const calibrationTokens = lengths.reduce((sum, length) => sum + length, 0);
+  const calibrationTokens = sequences.reduce((sum, { length }) => sum + length, 0);
   const pass = { pass: "nulls", options: { active, rows: best.rows, weights: best.weights, calibrationTokens } };
   const tensors = [...checkpoint.places()].filter(({ name }) => !/^layers\.\d+\.router(Bias)?$/.test(name)).map(({ name }): TensorToWrite => unchanged(checkpoint, name));
   for (const [i, { layer, point }] of best.choices.entries()) {
-    const { fit } = layers[i]!;
-    const row = best.rows === "constant" || fit === null ? null : fit.row;
-    tensors.push(...await withNulls(checkpoint, config, layer, row, point.ratio + (row === null ? 0 : fit!.bias)));
+    const fit = best.rows === "constant" ? null : fits[i]!;
+    tensors.push(...await withNulls(checkpoint, config, layer, fit?.row ?? null, point.ratio + (fit?.bias ?? 0)));
   }
   await writeCanonical(sink, { ...afterPass(checkpoint, pass), config }, inLayerOrder(tensors, config.nLayers));
   const report = best.choices.map(({ layer, point }) => ({ layer, bias: point.ratio, active: topK * (1 - point.share), loss: point.loss }));
@@ -103,11 +94,6 @@ function inStep(layers: readonly LayerSamples[], share: number, at: PointAt): Ra
   const corners = leastLoss(layers, share, at, STEPS);
   const scaled = (factor: number): RatioChoice[] => corners.map(({ layer, point }, i) => ({ layer, point: at(layers[i]!, factor * point.share) }));
   return scaled(bisect(0, 1, (factor) => scaled(factor).reduce((sum, { point }) => sum + point.share, 0) >= share * layers.length));
-}
-
-interface NullLayer {
-  readonly samples: LayerSamples;
-  readonly fit: FittedRow | null;
 }
 
 /** A row of the router that gives nearly what the token's largest logit is. */
@@ -136,11 +122,18 @@ function fitLargest({ hiddenSize, router: { topK: k } }: ModelConfig, samples: L
 /** Logits of the chosen experts less what the fitted row gives. */
 const distancesTo = ({ logits }: LayerSamples, k: number, largest: Float64Array): Float32Array => logits.map((logit, at) => logit - largest[Math.floor(at / k)]!);
 
+/** Logits of a layer's chosen experts, all less something of their tokens' or none: by sample and rank, and ascending. */
+interface Distances {
+  readonly logits: Float32Array;
+  readonly sorted: Float32Array;
+}
+
+const inOrder = (logits: Float32Array): Distances => ({ logits, sorted: logits.toSorted() });
+
 /** A layer whose null experts have the logit below which share `q` of its chosen experts' are; logits and null logits may both be less something of the token's. */
-function nullPoint(config: ModelConfig, samples: LayerSamples, logits: Float32Array, weights: NullExpertsReport["weights"], q: number): RatioPoint {
+function nullPoint(config: ModelConfig, samples: LayerSamples, { logits, sorted }: Distances, weights: NullExpertsReport["weights"], q: number): RatioPoint {
   const { router } = config;
   const { topK: k } = router;
-  const sorted = logits.toSorted();
   // Below all of them: nobody loses a place.
   const bias = q <= 0 ? sorted[0]! - 1 : sorted[Math.floor(q * sorted.length)]!;
   let [nOut, loss] = [0, 0];

@@ -9,11 +9,9 @@ import { freezeConfig } from "../model/architectures/common.ts";
 import { keepRouterColumns, type ModelConfig, ModelError, moeLayersOf } from "../model/config.ts";
 import { pruningProblem } from "../model/online-pruning-rule.ts";
 import type { KernelModules } from "../model/wasm-kernels.ts";
-import { type LayerSamples, sampleLayer } from "./kept-experts.ts";
-import { LayeredModel } from "./layered-model.ts";
+import { type LayerSamples, sampleLayers } from "./kept-experts.ts";
 import { type FittedRouter, fitMaskRouters } from "./mask-router.ts";
 import { type Allotment, chooseRatios, type RatioChoice } from "./pruning-ratios.ts";
-import { checkpointWeights } from "./streamed-model.ts";
 
 /** Of all layers' features together; with more, fewer tokens are looked at. */
 const FEATURE_BYTES = 1024 ** 3;
@@ -62,17 +60,10 @@ export async function onlinePruningModel(checkpoint: Checkpoint, sink: PackSink,
 
 async function samplesOf(checkpoint: Checkpoint, modules: KernelModules, { rule, protectFirst, sequences }: OnlinePruningOptions, onLayer: (layersDone: number) => void): Promise<LayerSamples[]> {
   const { config } = checkpoint;
-  const lengths = sequences.map(({ length }) => length);
-  const moeLayers = moeLayersOf(config);
-  const model = await LayeredModel.open(checkpointWeights(checkpoint, Math.max(...lengths)), sequences, modules);
-  const most = Math.max(1, Math.floor(FEATURE_BYTES / (4 * keepRouterColumns(config.hiddenSize, config.router.topK) * moeLayers.length)));
-  const layers: LayerSamples[] = [];
-  for (let layer = 0; layer <= moeLayers.at(-1)!; layer++) {
-    if (config.layerFfns[layer] === "moe") layers.push(await sampleLayer(model, layer, lengths, { protectFirst, withFeatures: rule === "learned", most: rule === "learned" ? most : Infinity }));
-    else await model.runLayer(layer);
-    onLayer(layer + 1);
-  }
-  if (layers[0]!.n === 0) throw new ModelError(`Sequences of up to ${Math.max(...lengths)} tokens were given; expected more than the ${protectFirst} that are protected.`);
+  const withFeatures = rule === "learned";
+  const most = withFeatures ? Math.max(1, Math.floor(FEATURE_BYTES / (4 * keepRouterColumns(config.hiddenSize, config.router.topK) * moeLayersOf(config).length))) : Infinity;
+  const layers = await sampleLayers(checkpoint, sequences, modules, { protectFirst, withFeatures, most }, onLayer);
+  if (layers[0]!.n === 0) throw new ModelError(`Sequences of up to ${Math.max(...sequences.map(({ length }) => length))} tokens were given; expected more than the ${protectFirst} that are protected.`);
   return layers;
 }
 

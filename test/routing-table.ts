@@ -5,7 +5,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { ROOT } from "../cli/setup.mjs";
 import type { ModelConfig } from "../model/config.ts";
-import { ROUTING_KINDS, TRAINING_ONLY } from "../model/routing-kinds.ts";
+import { ROUTING_KINDS, selectKindOf, TRAINING_ONLY } from "../model/routing-kinds.ts";
 import { branchesOf } from "../model/router-config.ts";
 import { ROUTING_CASES } from "./support/routing-cases.ts";
 import { goldenRoutings } from "./support/routing-golden.ts";
@@ -16,9 +16,8 @@ const [BEGIN, END] = ["<!-- kinds: begin -->", "<!-- kinds: end -->"];
 /** The kinds that a config has, as the registry names them. */
 export function kindsOf(c: ModelConfig): string[] {
   const { router: r } = c;
-  const select = r.nullExperts !== undefined ? (r.nullWeights === "kept" ? "zero" : "null") : r.nGroups > 1 ? "groups" : r.select;
   const routed = c.layerFfns.includes("moe") ? [
-    `gate:${r.gate?.kind ?? "linear"}`, ...branchesOf(r).map(({ scope }) => `scope:${scope?.kind ?? "token"}`), `score:${r.score}`, `select:${select}`, `weigh:${r.weigh}`,
+    `gate:${r.gate?.kind ?? "linear"}`, ...branchesOf(r).map(({ scope }) => `scope:${scope?.kind ?? "token"}`), `score:${r.score}`, `select:${selectKindOf(r)}`, `weigh:${r.weigh}`,
     `table:${c.expertPool !== undefined ? "pool" : c.latentExperts !== undefined ? "latent" : "own"}`, `expert:${c.expertKind}`,
     `combine:${r.branches !== undefined ? "concat" : r.auxiliaries !== undefined ? "auxiliary" : c.sharedIntermediateSize > 0 ? "shared" : "sum"}`,
   ] : [];

@@ -2,17 +2,11 @@
 // Owns the form alone. Refuses state: a gate's logits of a token depend on its row, its id and its request, never on who is in the batch.
 
 import type { ActivationRows, RowProducts } from "../activation-rows.ts";
-import type { ModelConfig } from "../config.ts";
+import type { ModelConfig, TrunkTensor } from "../config.ts";
 import type { Heap } from "../heap.ts";
 import type { ActivationFormat, Kernels } from "../kernels.ts";
 import type { RoutedConfig } from "../router-config.ts";
 import type { GateWeights } from "../trunk.ts";
-
-/** A tensor of the trunk, named within its layer. */
-export type GateTensor =
-  | { readonly name: string; readonly kind: "matrix"; readonly nRows: number; readonly nCols: number }
-  | { readonly name: string; readonly kind: "matrices"; readonly count: number; readonly nRows: number; readonly nCols: number }
-  | { readonly name: string; readonly kind: "vector"; readonly length: number };
 
 export type GatedConfig = RoutedConfig & Pick<ModelConfig, "vocabSize">;
 
@@ -41,7 +35,8 @@ export interface GateCall {
 }
 
 export interface Gate {
-  tensors(c: GatedConfig): readonly GateTensor[];
+  /** Of the trunk, named within their layer. */
+  tensors(c: GatedConfig): readonly TrunkTensor[];
   ownColumns(c: GatedConfig): number;
   wideColumns(c: GatedConfig): number;
   /** Formats in which it reads the tokens' rows. */

@@ -1,10 +1,11 @@
 // The table of gates: from a config to the kind that makes its logits. A kind that is not here cannot be named by a model; routing-kinds.ts has sources and proofs.
 
+import type { TrunkTensor } from "../config.ts";
 import { branchesOf, type GateConfig } from "../router-config.ts";
 import { attention } from "./attention.ts";
 import { conditions } from "./conditions.ts";
 import { cosine } from "./cosine.ts";
-import type { Gate, GatedConfig, GateTensor } from "./gate.ts";
+import type { Gate, GatedConfig } from "./gate.ts";
 import { hash } from "./hash.ts";
 import { linear } from "./linear.ts";
 import { mlp } from "./mlp.ts";
@@ -22,7 +23,7 @@ export function branchConfigs(c: GatedConfig): readonly GatedConfig[] {
 }
 
 /** The tensors of a layer's gates, named within the layer: of several branches matrices are stacks, vectors lie one after the other, and a scope must not change their shapes. */
-export function gateTensors(c: GatedConfig): readonly GateTensor[] {
+export function gateTensors(c: GatedConfig): readonly TrunkTensor[] {
   const [first] = branchConfigs(c) as [GatedConfig];
   const own = gateOf(first).tensors(first);
   const count = c.router.branches?.length ?? 1;
