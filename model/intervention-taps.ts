@@ -7,6 +7,7 @@ import { NO_EXPERT } from "./expert-batch.ts";
 import type { InterventionPlan, LayerPlan, LogitChange } from "./intervention-plan.ts";
 import { MaskedRouter } from "./masked-router.ts";
 import { weigh } from "./router.ts";
+import { weighsWhileChoosing } from "./router-config.ts";
 import type { Tap, TapEvent } from "./taps.ts";
 
 const f = Math.fround;
@@ -107,8 +108,9 @@ export function choose({ k, chosen, leastLogit, suppressed }: LayerPlan, logits:
  */
 export function reweigh(router: RouterConfig, scores: Float32Array, ids: Uint32Array, weights: Float32Array): void {
   const ranks = Array.from(ids.keys()).filter((rank) => ids[rank] !== NO_EXPERT);
-  const own = router.select === "top-k" ? Float32Array.from(ranks, (rank) => scores[ids[rank]!]!) : Float32Array.from(ranks, (rank) => weights[rank]!);
-  if (router.select === "top-k" && (router.weigh !== "renormalize" || own.some((score) => score !== 0))) weigh(router, own, 0, own.length);
+  const stay = weighsWhileChoosing(router);
+  const own = Float32Array.from(ranks, (rank) => (stay ? weights[rank]! : scores[ids[rank]!]!));
+  if (!stay && (router.weigh !== "renormalize" || own.some((score) => score !== 0))) weigh(router, own, 0, own.length);
   weights.fill(0);
   ranks.forEach((rank, i) => { weights[rank] = own[i]!; });
 }

@@ -3,6 +3,7 @@
 // absolute layers, so nothing depends on batch or chunk.
 
 import { auxiliariesOf, type ModelConfig, moeLayersOf } from "./config.ts";
+import { weighsWhileChoosing } from "./router-config.ts";
 
 /** Experts by the number of their layer, as JSON has it: {"3": [1, 17]}. */
 export type ExpertsByLayer = Readonly<Record<string, readonly number[]>>;
@@ -55,7 +56,8 @@ function kindProblem({ router }: Pick<ModelConfig, "router">, op: InterventionOp
   if (op === "mask" && router.select === "threshold") return "`mask` was asked for, and this model takes as many experts as are above a bound; expected `suppress`.";
   if (router.score === "one" && (op === "add_std" || op === "force_max" || op === "null_bias")) return `\`${op}\` was asked for, and this model's router has no logits: every expert scores 1.`;
   if (router.select !== "top-k" && (op === "force_max" || op === "stimulate" || op === "top_k" || op === "null_bias")) {
-    return `\`${op}\` was asked for, and this model's router (${router.select}) makes the weights while it chooses, so an expert it did not choose has none; expected a router that takes the largest scores.`;
+    const reason = weighsWhileChoosing(router) ? "makes the weights while it chooses, so an expert it did not choose has none" : "takes as many experts as are above a bound";
+    return `\`${op}\` was asked for, and this model's router (${router.select}) ${reason}; expected a router that takes the largest scores.`;
   }
   return null;
 }

@@ -6,6 +6,7 @@ import { keepRouterColumns, type ModelConfig, type RouterConfig } from "./config
 import { NO_EXPERT } from "./expert-batch.ts";
 import type { PruningRule } from "./online-pruning-rule.ts";
 import { weigh } from "./router.ts";
+import { weighsWhileChoosing } from "./router-config.ts";
 import type { Tap, TapEvent } from "./taps.ts";
 
 const f = Math.fround;
@@ -94,7 +95,7 @@ export const keptByRatio = (ratio: number, weights: Float32Array): boolean[] => 
  */
 export function leaveOut(router: RouterConfig, renormalize: boolean, kept: readonly boolean[], scores: Float32Array, ids: Uint32Array, weights: Float32Array): void {
   const ranks = kept.flatMap((stays, rank) => (stays ? [rank] : []));
-  const renews = renormalize && router.select === "top-k" && (router.weigh === "renormalize" || router.weigh === "softmax-selected");
+  const renews = renormalize && !weighsWhileChoosing(router) && (router.weigh === "renormalize" || router.weigh === "softmax-selected");
   if (renews) {
     const own = Float32Array.from(ranks, (rank) => scores[ids[rank]!]!);
     weigh(router, own, 0, own.length);

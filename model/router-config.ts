@@ -117,6 +117,9 @@ export const expertOutputSize = ({ hiddenSize, router }: { readonly hiddenSize: 
 /** Whether a token may be left with fewer experts than topK, or none. */
 export const variesInCount = ({ select, nullExperts }: RouterConfig): boolean => select === "threshold" || nullExperts !== undefined;
 
+/** Whether weights come from the choice itself: they cannot be made again of the scores of those that stay. */
+export const weighsWhileChoosing = ({ select }: Pick<RouterConfig, "select">): boolean => select === "sparsemixer";
+
 /** Checks what branches mean for the rest, and each as a router of its own. */
 function checkBranches(c: RoutedConfig & Pick<ModelConfig, "vocabSize" | "latentExperts">, branches: readonly RouterBranch[], wrong: (what: string) => never): void {
   const { router, nExperts, hiddenSize } = c;

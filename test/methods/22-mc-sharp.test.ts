@@ -90,6 +90,8 @@ describe("the rule by ratio", () => {
     };
     expect(take(true)).toEqual([[5, NO_EXPERT, 7, NO_EXPERT], [Math.fround(2 / 3), 0, Math.fround(1 / 3), 0].map((x) => expect.closeTo(x, 6) as number)]);
     expect(take(true, { scale: 3 })[1]).toEqual([2, 0, 1, 0].map((x) => expect.closeTo(x, 6) as number));
+    expect(take(true, { select: "threshold" })[1]).toEqual([2 / 3, 0, 1 / 3, 0].map((x) => expect.closeTo(x, 6) as number));
+    expect(take(true, { select: "sparsemixer" })[1]).toEqual([0.4, 0, 0.2, 0].map(Math.fround));
     expect(take(false)).toEqual([[5, NO_EXPERT, 7, NO_EXPERT], [0.4, 0, 0.2, 0].map(Math.fround)]);
     expect(take(true, { weigh: "score" })[1]).toEqual([0.4, 0, 0.2, 0].map(Math.fround));
   });

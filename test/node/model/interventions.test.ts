@@ -130,6 +130,7 @@ describe("weights", () => {
     expect(of({ scale: 3 }, [NO_EXPERT, NO_EXPERT, 7, NO_EXPERT])).toEqual(close(0, 0, 3, 0));
     expect(of({ weigh: "score" }, [5, 2, NO_EXPERT, 0])).toEqual([f(0.2), f(0.15), 0, f(0.05)]);
     expect(of({ weigh: "softmax-selected" }, [5, NO_EXPERT, NO_EXPERT, 7])).toEqual(close(1 / (1 + Math.exp(-0.1)), 0, 0, 1 / (1 + Math.exp(0.1))));
+    expect(of({ select: "threshold" }, [5, NO_EXPERT, 7, NO_EXPERT])).toEqual(close(2 / 3, 0, 1 / 3, 0));
     expect(of({}, [NO_EXPERT, NO_EXPERT, NO_EXPERT, NO_EXPERT])).toEqual([0, 0, 0, 0]);
   });
   it("are none where no score is more than zero, and no numbers never", () => { expect(of({}, [1, 3, NO_EXPERT, NO_EXPERT])).toEqual([0, 0, 0, 0]); });
@@ -369,5 +370,6 @@ describe("what cannot be", () => {
     expect(interventionOps({ ...config, layerFfns: ["dense", "dense"] })).toEqual([]);
     expect(problem({ ...config, layerFfns: ["dense", "dense"] }, { op: "top_k", k: 1 })).toContain("this is a dense model");
     expect(problem(withRouter({ select: "sparsemixer", topK: 2 }), { op: "force_max", experts: {} })).toContain("makes the weights while it chooses");
+    expect(problem(withRouter({ select: "threshold", threshold: { temperature: 1, least: 0.1 } }), { op: "force_max", experts: {} })).toContain("takes as many experts as are above a bound");
   });
 });
