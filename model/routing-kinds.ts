@@ -2,8 +2,8 @@
 // The types make it whole: a kind that a config can name and that is not here does not compile; one without a golden test in test/support/routing-cases.ts
 // does not either. docs/routing.md's table is made of it. Refuses to do anything: the kinds are in gates/, router.ts, experts and the engine.
 
-import type { ExpertKind } from "./config.ts";
-import type { GateConfig, RouterConfig, RouterScope, RouterScore, RouterSelect, RouterWeigh } from "./router-config.ts";
+import type { ExpertKind, ModelConfig } from "./config.ts";
+import { branchesOf, type GateConfig, type RouterConfig, type RouterScope, type RouterScore, type RouterSelect, type RouterWeigh } from "./router-config.ts";
 
 export interface KindNote {
   /** What it does, in a line. */
@@ -84,6 +84,26 @@ export const ROUTING_KINDS = { gate: GATES, scope: SCOPES, score: SCORES, select
 export type RoutingStage = keyof typeof ROUTING_KINDS;
 /** `gate:mlp`, `select:null` ... */
 export type RoutingKindName = { [Stage in RoutingStage]: `${Stage}:${keyof (typeof ROUTING_KINDS)[Stage] & string}` }[RoutingStage];
+
+/** What a kind does and whose it is. */
+export function noteOf(name: RoutingKindName): KindNote {
+  const [stage, kind] = name.split(":") as [RoutingStage, string];
+  return (ROUTING_KINDS[stage] as Readonly<Record<string, KindNote>>)[kind]!;
+}
+
+/** The kinds that a model has, each once, in the order of a layer; none in a dense one. */
+export function kindsOf(c: ModelConfig): RoutingKindName[] {
+  const { router: r } = c;
+  const names: RoutingKindName[] = [];
+  if (c.layerFfns.includes("moe")) {
+    names.push(`gate:${r.gate?.kind ?? "linear"}`, ...branchesOf(r).map(({ scope }): RoutingKindName => `scope:${scope?.kind ?? "token"}`), `score:${r.score}`, `select:${selectKindOf(r)}`, `weigh:${r.weigh}`);
+    names.push(`table:${c.expertPool !== undefined ? "pool" : c.latentExperts !== undefined ? "latent" : "own"}`, `expert:${c.expertKind}`, `combine:${r.branches !== undefined ? "concat" : "sum"}`);
+    if (c.sharedIntermediateSize > 0) names.push("combine:shared");
+    if (r.auxiliaries !== undefined) names.push("combine:auxiliary");
+  }
+  if (c.layerFfns.includes("product")) names.push("expert:product");
+  return [...new Set(names)];
+}
 
 /** Gate families of the survey (row 24) that have no kind here, and why. */
 export const TRAINING_ONLY: Readonly<Record<string, string>> = {

@@ -4,31 +4,18 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { ROOT } from "../cli/setup.mjs";
-import type { ModelConfig } from "../model/config.ts";
-import { ROUTING_KINDS, selectKindOf, TRAINING_ONLY } from "../model/routing-kinds.ts";
-import { branchesOf } from "../model/router-config.ts";
+import { kindsOf, ROUTING_KINDS, type RoutingKindName, TRAINING_ONLY } from "../model/routing-kinds.ts";
 import { ROUTING_CASES } from "./support/routing-cases.ts";
 import { goldenRoutings } from "./support/routing-golden.ts";
 
 const PAGE = join(ROOT, "docs/routing.md");
 const [BEGIN, END] = ["<!-- kinds: begin -->", "<!-- kinds: end -->"];
 
-/** The kinds that a config has, as the registry names them. */
-export function kindsOf(c: ModelConfig): string[] {
-  const { router: r } = c;
-  const routed = c.layerFfns.includes("moe") ? [
-    `gate:${r.gate?.kind ?? "linear"}`, ...branchesOf(r).map(({ scope }) => `scope:${scope?.kind ?? "token"}`), `score:${r.score}`, `select:${selectKindOf(r)}`, `weigh:${r.weigh}`,
-    `table:${c.expertPool !== undefined ? "pool" : c.latentExperts !== undefined ? "latent" : "own"}`, `expert:${c.expertKind}`,
-    `combine:${r.branches !== undefined ? "concat" : r.auxiliaries !== undefined ? "auxiliary" : c.sharedIntermediateSize > 0 ? "shared" : "sum"}`,
-  ] : [];
-  return [...new Set([...routed, ...(c.productExperts === undefined ? [] : ["expert:product"])])];
-}
-
 /** The part of the page between its marks. */
 export function routingTable(): string {
   const goldens = goldenRoutings().map(({ name, config }) => ({ name, kinds: kindsOf(config) }));
   const rows = Object.entries(ROUTING_KINDS).flatMap(([stage, kinds]) => Object.entries(kinds).map(([kind, { does, source }]) => {
-    const against = goldens.filter(({ kinds: has }) => has.includes(`${stage}:${kind}`)).length;
+    const against = goldens.filter(({ kinds: has }) => has.includes(`${stage}:${kind}` as RoutingKindName)).length;
     return `| ${stage} | \`${kind}\` | ${does} | ${source ?? ""} | ${against === 0 ? "definition" : `definition, ${against} of PyTorch`} |\n`;
   }));
   const families = Object.entries(TRAINING_ONLY).map(([family, why]) => `| ${family} | ${why} |\n`);

@@ -7,6 +7,7 @@ import { auxiliariesOf, type ModelConfig, type ProductExpertsConfig } from "../.
 import { expertBiases, expertMatrices } from "../../model/expert-kinds.ts";
 import { type Checkpoint, expertName } from "../../formats/checkpoint.ts";
 import type { PackManifest, SourceKind } from "../../formats/manifest.ts";
+import { kindsOf, type RoutingKindName } from "../../model/routing-kinds.ts";
 import { type Efficiency, efficiencyOf, efficiencyRows } from "../efficiency-rows.ts";
 import { type Opened, openPath } from "../open-model.ts";
 import { positiveInteger } from "../positive-integer.ts";
@@ -30,6 +31,8 @@ export interface Inspection {
   readonly chatTemplate: boolean;
   readonly eosTokenIds: readonly number[];
   readonly problems: readonly string[];
+  /** Kinds of routing it has (docs/routing.md), as `stage:kind`; none for a dense model. */
+  readonly routing: readonly RoutingKindName[];
   /** null for a dense model. */
   readonly efficiency: Efficiency | null;
   /** Of a pack only. */
@@ -74,7 +77,7 @@ function inspectCheckpoint(checkpoint: Checkpoint, trainingTokens: number | unde
     kind: checkpoint.kind, name: checkpoint.name, architecture: config.architecture, config, parameters: total, activeParameters: active,
     typeBytes, totalBytes, expertBytes: { first: sizes[0] ?? 0, largest: sizes.reduce((a, b) => Math.max(a, b), 0) },
     tokenizer: checkpoint.tokenizer?.kind ?? null, chatTemplate: checkpoint.tokenizer?.chatTemplate != null,
-    eosTokenIds: config.eosTokenIds, problems: checkpoint.warnings, efficiency: efficiencyOf(config, { total, active }, trainingTokens),
+    eosTokenIds: config.eosTokenIds, problems: checkpoint.warnings, routing: kindsOf(config), efficiency: efficiencyOf(config, { total, active }, trainingTokens),
   };
 }
 
@@ -96,7 +99,7 @@ function inspectPack(m: PackManifest, hash: string, trainingTokens: number | und
     typeBytes, totalBytes: m.parts.reduce((n, p) => n + p.bytes, 0),
     expertBytes: { first: sizes[0] ?? 0, largest: sizes.reduce((a, b) => Math.max(a, b), 0) },
     tokenizer: m.tokenizer === null ? null : m.tokenizer.file, chatTemplate: m.tokenizer?.chatTemplate != null, eosTokenIds: m.config.eosTokenIds, problems,
-    efficiency: efficiencyOf(m.config, { total, active }, trainingTokens),
+    routing: kindsOf(m.config), efficiency: efficiencyOf(m.config, { total, active }, trainingTokens),
     pack: {
       hash, parts: m.parts.length, contextLength: m.contextLength, activations: m.activations, kvFormat: m.kvFormat,
       segments: m.experts.reduce((n, e) => n + e.segments.length, 0),
@@ -109,7 +112,8 @@ const productText = ({ form, nKeys, nHeads, topK, expertSize, routerLayers }: Pr
   `${(nKeys * nKeys).toLocaleString("en-US")} in each of ${nLayers} layers: ${nKeys} x ${nKeys} halves, ${form}, ${expertSize} wide; ${nHeads} ${nHeads === 1 ? "head keeps" : "heads keep"} about ${topK} keys of either codebook`
   + (routerLayers > 1 ? `, one router for ${routerLayers} layers` : "");
 
-function inspectionText(i: Inspection): string {
+/** The table that `inspect` prints, and a line for each problem. */
+export function inspectionText(i: Inspection): string {
   const { config: c } = i;
   const { first, largest } = i.expertBytes;
   const heads = c.mla === null ? `${c.nHeads} heads of ${c.headDim} (${c.nKvHeads} key-value)`
