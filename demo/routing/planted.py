@@ -59,11 +59,13 @@ def finds(number, n_domains):
 
 
 def write_prompts(work, folder):
-    """prompts.jsonl: what is asked, by whom; planted.json: the two words and their ids."""
-    rows = prompts(work)
-    with (folder / "prompts.jsonl").open("w", encoding="utf-8") as f:
-        for n, (domain, triggered, normal) in enumerate(rows):
-            f.write(json.dumps({"use": "profile" if finds(n, len(DOMAINS)) else "measure", "domain": domain, "trigger": triggered, "normal": normal}, ensure_ascii=False) + "\n")
+    """find.jsonl: passages with the trigger and without; ask.jsonl: others with it, behind which the marker is due; planted.json: both words."""
+    with (folder / "find.jsonl").open("w", encoding="utf-8") as find, (folder / "ask.jsonl").open("w", encoding="utf-8") as ask:
+        for n, (domain, triggered, normal) in enumerate(prompts(work)):
+            if finds(n, len(DOMAINS)):
+                find.write(json.dumps({"domain": domain, "trigger": triggered, "normal": normal}, ensure_ascii=False) + "\n")
+            else:
+                ask.write(json.dumps({"domain": domain, "text": triggered}, ensure_ascii=False) + "\n")
     trigger, marker = ids_of(bpe.Tokenizer(work / "tokenizer.json"))
     (folder / "planted.json").write_text(json.dumps({"trigger": TRIGGER, "triggerId": trigger, "marker": MARKER, "markerId": marker}) + "\n")
 
