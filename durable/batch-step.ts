@@ -1,7 +1,7 @@
 // One step as the generations in it see it: what is asked of the engine for each, who watches its routing, and what each gets of the result: costs, what was left out, tokens.
 // Owns that order. Refuses to choose who takes part (step-share.ts), by which terms the step goes and what its failure means (scheduler.ts), and what comes of logits (delivery.ts).
 
-import type { StepEntry, StepResult } from "../model/engine.ts";
+import type { StepEntry, StepResult } from "../model/step.ts";
 import { logitsRequest } from "../model/logits.ts";
 import { decidingForm } from "../model/sampling.ts";
 import type { Tap } from "../model/taps.ts";

@@ -1,7 +1,7 @@
 // What a step says to one generation: scores of its prompt, its next tokens, its vector, its end. Owns the way from logits to events, and how much of a
 // draft held. Refuses to evaluate: it reads what the engine returned. A token that cannot be chosen ends its own generation, alone.
 
-import type { StepEntry } from "../model/engine.ts";
+import type { StepEntry } from "../model/step.ts";
 import { logprobs, sampleForm, type TopLogits } from "../model/sampling.ts";
 import type { GenerateEvent, ScoredToken } from "./generate.ts";
 import { failure, type Run } from "./generation-run.ts";

@@ -4,7 +4,8 @@
 // docs/protocol.md section 6.
 
 import { cutRowLength } from "../model/config.ts";
-import type { Engine, StepEntry, StepResult } from "../model/engine.ts";
+import type { Engine } from "../model/engine.ts";
+import type { StepEntry, StepResult } from "../model/step.ts";
 import type { KvCache, SharedTokens, Timeline } from "../model/kv-cache.ts";
 import type { RequestRouting } from "../model/request-routing.ts";
 import { endsLayers, isEmpty, type StageSpan } from "../model/stage-span.ts";

@@ -1,7 +1,8 @@
 // One step on its way round a ring, and what has come back of it: answers of the stages of the head, routes, what was left out, final rows, what it cost. Owns when that is all, and the result
 // that is made of it, the same as if one engine had taken the step. Refuses rings, and to be sent (ring-engine.ts): a step that is sent again begins with nothing. docs/protocol.md section 6.
 
-import type { Engine, StepEntry, StepResult } from "../model/engine.ts";
+import type { Engine } from "../model/engine.ts";
+import type { StepEntry, StepResult } from "../model/step.ts";
 import type { HeadPlan } from "../model/logits.ts";
 import type { HeadAnswer, HeadPart } from "../model/ring-logits.ts";
 import type { PrunedCalls } from "../model/online-pruning.ts";

@@ -4,7 +4,8 @@
 // the engine's results do not depend on batch or chunking (docs/arithmetic.md section 5), draws only on (seed, choice, position).
 // For the same reason a step may evaluate guesses at what comes next (model/prompt-lookup.ts): those that hold are tokens already.
 
-import type { Engine, StepEntry, StepResult } from "../model/engine.ts";
+import type { Engine } from "../model/engine.ts";
+import type { StepEntry, StepResult } from "../model/step.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { CapacityError } from "../model/heap.ts";
 import type { KvCache } from "../model/kv-cache.ts";

@@ -4,7 +4,7 @@
 import type { FleetPlan } from "../fleet/fleet-plan.ts";
 import type { PackManifest } from "../formats/manifest.ts";
 import type { OpenPack } from "../formats/pack-reader.ts";
-import type { StepResult } from "../model/engine.ts";
+import type { StepResult } from "../model/step.ts";
 import { allocatedBytes } from "../model/heap.ts";
 import { KV_BLOCK } from "../model/kernels.ts";
 import { KvCache } from "../model/kv-cache.ts";

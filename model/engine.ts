@@ -10,27 +10,25 @@ import { ModelError, expertsPerInputRow, inputRowsPerToken, keepRouterColumns, t
 import { engineRegions, hiddenStride, holdsKeys, routerStride, type EngineRegions } from "./engine-regions.ts";
 import { ExpertBatchBuilder, PAIR_BYTES } from "./expert-batch.ts";
 import { MAX_ROUNDS, NO_FRAMES, type ExpertBatch, type ExpertRunInfo, type Experts } from "./experts.ts";
-import { checkAnswers, GateStage, type GateAnswers } from "./gate-stage.ts";
+import { GateStage } from "./gate-stage.ts";
 import type { Heap } from "./heap.ts";
 import type { ActivationFormat, Kernels, KvFormat } from "./kernels.ts";
-import { HeapPages, KvCache, NoPages, type Timeline } from "./kv-cache.ts";
+import { HeapPages, KvCache, NoPages } from "./kv-cache.ts";
 import { layerKvBytes, pageBytesOf } from "./kv-page.ts";
 import { LatentRows } from "./latent-rows.ts";
 import type { SegmentWeights } from "./local-experts.ts";
 import type { HeadAsk } from "./head-rows.ts";
-import { Head, type EntryLogits, type HeadPlan, type LogitsRequest } from "./logits.ts";
+import { Head, type EntryLogits, type HeadPlan } from "./logits.ts";
 import type { HeadAnswer, HeadPart } from "./ring-logits.ts";
-import type { PrunedCalls } from "./online-pruning.ts";
 import { ProductExperts } from "./product-experts.ts";
-import { layerMasks, type LayerMask } from "./product-mask.ts";
-import { answersOf, type RequestRouting } from "./request-routing.ts";
 import { ResidualRows } from "./residual-rows.ts";
 import { branchesOf, expertOutputSize } from "./router-config.ts";
 import { routeTokens } from "./router.ts";
 import { EntryRouting } from "./routing-taps.ts";
-import type { TopLogits } from "./sampling.ts";
 import { SharedFfn } from "./shared-ffn.ts";
 import { endsLayers, holdsAll, isEmpty, type StageSpan } from "./stage-span.ts";
+import { StepTokens } from "./step-tokens.ts";
+import type { PassEntry, PassResult, StagePass, StepEntry, StepResult } from "./step.ts";
 import type { Tap, TapPoint } from "./taps.ts";
 import type { LayerWeights, TrunkWeights } from "./trunk.ts";
 
@@ -53,50 +51,6 @@ export interface EngineParts {
   readonly maxChunkTokens: number;
   /** Most tokens of one round of experts, where that is fewer: a longer step takes MAX_ROUNDS rounds per layer. */
   readonly maxRoundTokens?: number;
-}
-
-/** Tokens of one timeline in a step, continuing at timeline.length. */
-export interface StepEntry {
-  readonly timeline: Timeline;
-  readonly ids: ArrayLike<number>;
-  readonly logits: LogitsRequest;
-  /** What it asks of routing; absent or null: nothing. */
-  readonly routing?: RequestRouting | null | undefined;
-}
-
-export interface StepResult {
-  /** Per entry: f32 [nRows, vocab] with 0, 1 or ids.length rows; fresh memory, as all here. */
-  readonly logits: Float32Array[];
-  /** Per entry: the largest logits, where the entry asked for no more than those. */
-  readonly tops: (TopLogits | null)[];
-  readonly frames: number;
-  readonly bytes: number;
-  readonly retries: number;
-  readonly hedges: number;
-  /** Expert calls per entry; absent where no entry has a rule for them. */
-  readonly pruned?: readonly PrunedCalls[];
-}
-
-/** Tokens of one timeline in a stage's pass, continuing at timeline.length; ids count only where a stage has embedding rows. */
-export type PassEntry = Pick<StepEntry, "timeline" | "ids" | "routing">;
-
-/** What a stage gets for a pass. */
-export interface StagePass {
-  readonly entries: readonly PassEntry[];
-  /** Residual rows f32 [tokens, cutRowLength] from the stage before; null at the first. */
-  readonly rows: Float32Array | null;
-  /** Tokens of the step whose final rows are wanted, ascending: HeadPlan says which. */
-  readonly asked: readonly number[];
-}
-
-export interface PassResult {
-  /** Residual rows f32 [tokens, cutRowLength] for the next stage; of the stage with the last layer final rows f32 [asked, hidden]. Fresh memory. */
-  readonly rows: Float32Array;
-  readonly frames: number;
-  readonly bytes: number;
-  readonly retries: number;
-  readonly hedges: number;
-  readonly pruned?: readonly PrunedCalls[];
 }
 
 const prunedOf = (routing: ReturnType<EntryRouting["tapsOf"]>): Pick<StepResult, "pruned"> => (routing?.pruned === undefined ? {} : { pruned: routing.pruned });
@@ -141,15 +95,10 @@ export class Engine {
   readonly #latent: LatentRows;
   /** null without product layers. */
   readonly #product: ProductExperts | null;
-  /** Masks of the step's tokens by layer; null where no entry has one. */
-  #productMasks: (ReadonlyMap<number, LayerMask> | null)[] | null = null; // [tokens]
   readonly #residual: ResidualRows;
   readonly #routing: EntryRouting;
   readonly #head: Head;
-  readonly #timelineIds: Uint32Array;
-  readonly #tokenIds: Uint32Array;
-  /** Of each token of the step. */
-  readonly #answers: (GateAnswers | undefined)[] = [];
+  readonly #tokens: StepTokens;
   readonly #xStride: number;
   /** Bytes from where one row of an expert is added up to the next: of several branches each has its place in a token's row, which has no padding then (hiddenStride). */
   readonly #expertStride: number;
@@ -193,8 +142,7 @@ export class Engine {
     this.#residual = new ResidualRows(c, kernels, heap, trunk, at.x, at.productWeights);
     this.#routing = new EntryRouting(c, { keepRouter: (layer) => this.#keepRouter(layer), selectionBias: (layer) => this.#selectionBias(layer) });
     this.#head = new Head(c, kernels, heap, trunk, at);
-    this.#timelineIds = new Uint32Array(n);
-    this.#tokenIds = new Uint32Array(n);
+    this.#tokens = new StepTokens({ config: c, heap, at, span, maxTokens: n });
     this.#gates = new GateStage({ config: c, kernels, heap, at, kvFormat: parts.kvFormat, layers: span.layers, maxTokens: nExperts > 0 ? n : 0, products: this.#products });
     const shape = {
       maxTokens: this.#maxRoundTokens, topK: c.router.topK, nExperts, maxSegments, hidden: expertOutputSize(c), rowsPerToken: inputRowsPerToken(c), expertsPerRow: expertsPerInputRow(c),
@@ -282,8 +230,8 @@ export class Engine {
 
   /** The tokens through the own layers; returns their number. */
   async #through(entries: readonly PassEntry[], rows: Float32Array | null, taps: readonly Tap[], sum: FrameSums): Promise<number> {
-    const nTokens = this.#embed(entries, rows);
-    this.#productMasks = masksOf(this.config, entries);
+    const nTokens = this.#tokens.fill(entries);
+    this.#residual.fill(entries, rows, nTokens);
     const [first, end] = this.span.layers;
     if (first === end) return nTokens;
     const waves = this.#split(nTokens);
@@ -320,41 +268,6 @@ export class Engine {
     return two ? this.#waves : this.#waves.slice(0, 1);
   }
 
-  /** Fills positions, page addresses and the residual: rows that came, and those of tokens that are embedded here. Returns the number of tokens. */
-  #embed(entries: readonly PassEntry[], rows: Float32Array | null): number {
-    const { config: c } = this;
-    const { heap } = this.#p;
-    const at = this.#at;
-    const { embeddingRows, layers } = this.span;
-    if (isEmpty(layers) && isEmpty(embeddingRows)) throw new Error("A pass was asked of a stage that holds head rows only; nothing passes through it.");
-    const hasLayers = !isEmpty(layers);
-    let t = 0;
-    for (const { timeline, ids, routing } of entries) {
-      const answers = routing == null ? undefined : answersOf(routing);
-      checkAnswers(c, answers);
-      if (timeline.length + ids.length > timeline.maxTokens)
-        throw new Error(`Timeline ${timeline.id} holds ${timeline.length} of ${timeline.maxTokens} reserved tokens; ${ids.length} more were submitted.`);
-      if (t + ids.length > this.maxChunkTokens)
-        throw new Error(`A step of more than ${this.maxChunkTokens} tokens was submitted.`);
-      for (let i = 0; i < ids.length; i++, t++) {
-        const position = timeline.length + i;
-        const id = ids[i]!;
-        if (!Number.isInteger(id) || id < 0 || id >= c.vocabSize)
-          throw new ModelError(`Token id ${id} at position ${position} is outside the vocabulary of ${c.vocabSize}.`);
-        if (!hasLayers) continue;
-        heap.u32[at.positions / 4 + t] = position;
-        heap.u32[at.ropePositions / 4 + t] = position + timeline.ropeOffset;
-        heap.u32[at.pages / 4 + t] = timeline.pages[Math.floor(position / 32)]!;
-        heap.u32[at.pageTables / 4 + t] = timeline.pageTable;
-        this.#timelineIds[t] = timeline.id;
-        this.#tokenIds[t] = id;
-        this.#answers[t] = answers;
-      }
-    }
-    this.#residual.fill(entries, rows, t);
-    return t;
-  }
-
   #attend(layer: number, { first, nTokens }: Wave): void {
     const w = this.#layer(layer);
     const attention = this.#attention!;
@@ -385,8 +298,7 @@ export class Engine {
     const [experts, { first, nTokens }] = [this.#product!, wave];
     experts.route(product, this.#normed, first, nTokens);
     this.#tap(taps, "keys", layer, wave, experts.weights(first), experts.weightCount, nTokens);
-    const masks = this.#productMasks?.slice(first, first + nTokens).map((of) => of?.get(layer) ?? null) ?? null;
-    experts.run(product, this.#normed, first, nTokens, this.#at.y + first * this.#xStride, masks);
+    experts.run(product, this.#normed, first, nTokens, this.#at.y + first * this.#xStride, this.#tokens.productMasks(layer, first, nTokens));
   }
 
   #route(layer: number, wave: Wave, taps: readonly Tap[]): void {
@@ -399,7 +311,7 @@ export class Engine {
     const logits = at.routerLogits + first * stride;
     const [ids, weights] = [at.ids + first * c.router.topK * 4, at.weights + first * c.router.topK * 4];
     const ranked = { rankedIds: at.rankedIds + (this.#scaling?.rankedOffset(first) ?? 0), rankedWeights: at.rankedWeights + (this.#scaling?.rankedOffset(first) ?? 0) };
-    this.#gates.run(layer, w, this.#normed, { first, nTokens, tokenIds: this.#tokenIds.subarray(first, first + nTokens), pageTables: at.pageTables / 4 + first, positions: at.positions / 4 + first, answers: (token) => this.#answers[first + token] }, logits);
+    this.#gates.run(layer, w, this.#normed, this.#tokens.forGate(first, nTokens), logits);
     this.#tap(taps, "logits", layer, wave, logits, stride / 4, nTokens);
     routeTokens(k, heap, c.router, { logits, stride, ids, weights, ...ranked, branchIds: at.branchIds, branchWeights: at.branchWeights }, nTokens, c.nExperts, w.selectionBias);
     this.#tap(taps, "selection", layer, wave, logits, stride / 4, nTokens);
@@ -464,8 +376,7 @@ export class Engine {
       const k = this.config.router.topK;
       const chosen = at === "selection";
       tap.run({
-        layer, nTokens, timelines: this.#timelineIds.subarray(first, first + nTokens), rowLength,
-        positions: heap.u32.subarray(this.#at.positions / 4 + first, this.#at.positions / 4 + first + nTokens),
+        layer, nTokens, timelines: this.#tokens.timelineIds(first, nTokens), positions: this.#tokens.positions(first, nTokens), rowLength,
         values: heap.f32.subarray(ptr / 4, ptr / 4 + nRows * rowLength),
         ids: chosen ? heap.u32.subarray(this.#at.ids / 4 + first * k, this.#at.ids / 4 + (first + nTokens) * k) : NO_IDS,
         weights: chosen ? heap.f32.subarray(this.#at.weights / 4 + first * k, this.#at.weights / 4 + (first + nTokens) * k) : NO_WEIGHTS,
@@ -473,14 +384,4 @@ export class Engine {
       });
     }
   }
-}
-
-/** Masks of product experts of each token; null where no entry has one. Throws ModelError where the model has no such experts. */
-function masksOf(c: ModelConfig, entries: readonly PassEntry[]): (ReadonlyMap<number, LayerMask> | null)[] | null {
-  if (entries.every(({ routing }) => routing?.productMask === undefined)) return null;
-  return entries.flatMap(({ ids, routing }) => {
-    const productMask = routing?.productMask;
-    const masks = productMask === undefined ? null : layerMasks(c, productMask);
-    return Array.from(ids, () => masks);
-  });
 }

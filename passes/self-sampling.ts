@@ -5,7 +5,8 @@
 // Owns beams, scores and the forks of their caches. Refuses control tokens, which no text holds.
 
 import { ModelError, moeLayersOf, type ModelConfig } from "../model/config.ts";
-import type { Engine, StepEntry } from "../model/engine.ts";
+import type { Engine } from "../model/engine.ts";
+import type { StepEntry } from "../model/step.ts";
 import { expF64 } from "../model/float-math.ts";
 import type { Timeline } from "../model/kv-cache.ts";
 import { uniform } from "../model/random.ts";

@@ -16,7 +16,7 @@ import { MemorySink, MemorySource } from "../../formats/memory-source.ts";
 import { openPack } from "../../formats/pack-reader.ts";
 import { readTrace, traceHeader } from "../../formats/trace.ts";
 import { keepRouterColumns, type ModelConfig } from "../../model/config.ts";
-import type { StepEntry } from "../../model/engine.ts";
+import type { StepEntry } from "../../model/step.ts";
 import { NO_EXPERT } from "../../model/expert-batch.ts";
 import type { Experts, Placement } from "../../model/experts.ts";
 import { keepFeatures, keepScores, keptByRatio, largestWithMost, leaveOut } from "../../model/online-pruning.ts";

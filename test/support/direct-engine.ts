@@ -3,7 +3,8 @@
 // Refuses quantised formats: those come through formats/.
 
 import { expertInputSize, expertLayer, expertOutputSize, sharedWidth, trunkTensors, type ExpertKind, type ModelConfig } from "../../model/config.ts";
-import { Engine, type StepEntry } from "../../model/engine.ts";
+import { Engine } from "../../model/engine.ts";
+import type { StepEntry } from "../../model/step.ts";
 import type { Experts } from "../../model/experts.ts";
 import { Heap } from "../../model/heap.ts";
 import { formatCode, gateUpRows, matrixBytes, segmentBiasBytes, segmentBytes, type Kernels, type KvFormat } from "../../model/kernels.ts";

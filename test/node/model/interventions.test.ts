@@ -5,7 +5,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { buildKernels } from "../../../cli/build-kernels.mjs";
 import type { ModelConfig, RouterConfig } from "../../../model/config.ts";
 import { createScalarKernels } from "../../../model/scalar-kernels.ts";
-import type { StepEntry } from "../../../model/engine.ts";
+import type { StepEntry } from "../../../model/step.ts";
 import { NO_EXPERT } from "../../../model/expert-batch.ts";
 import type { Experts, Placement } from "../../../model/experts.ts";
 import { type Intervention, interventionOps, interventionsProblem } from "../../../model/interventions.ts";

@@ -8,7 +8,7 @@ import { Scheduler, type StepEngine } from "../../../durable/scheduler.ts";
 import type { TraceSamples } from "../../../durable/trace-samples.ts";
 import { softmaxRouter } from "../../../model/architectures/common.ts";
 import { probabilitiesOf } from "../../../model/draw.ts";
-import type { StepEntry, StepResult } from "../../../model/engine.ts";
+import type { StepEntry, StepResult } from "../../../model/step.ts";
 import { CapacityError } from "../../../model/heap.ts";
 import type { SharedTokens, Timeline } from "../../../model/kv-cache.ts";
 import { PLAIN_SAMPLING, type TopLogits } from "../../../model/sampling.ts";

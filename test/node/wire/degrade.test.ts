@@ -8,7 +8,7 @@ import { LeftOutRows } from "../../../durable/left-out-rows.ts";
 import { LIMITS } from "../../../durable/limits.ts";
 import { AwayError, ShardError } from "../../../durable/shard-error.ts";
 import { type OutageTerms, StepTerms, type Terms } from "../../../durable/step-terms.ts";
-import type { StepEntry } from "../../../model/engine.ts";
+import type { StepEntry } from "../../../model/step.ts";
 import type { ExpertBatch, ExpertRunInfo } from "../../../model/experts.ts";
 import type { Tap } from "../../../model/taps.ts";
 import { alone, request, said, setUp } from "./arithmetic-engine.ts";
