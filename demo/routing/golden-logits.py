@@ -31,6 +31,7 @@ CASES = {
     "top-k": (tiny(), {}),
     "null-experts": (tiny({"topK": 5, "nullExperts": 6, "logitBias": True}), {}),
     "null-experts-alone": (tiny({"topK": 2, "nullExperts": 14}), {}),     # some tokens take no expert at all
+    "zero-experts": (tiny({"topK": 5, "nullExperts": 6, "nullWeights": "kept", "logitBias": True}), {}),
     "threshold": (tiny({"select": "threshold", "weigh": "score", "topK": 8, "threshold": {"temperature": 2.5, "least": 0.06}}), {}),
     "threshold-most": (tiny({"select": "threshold", "weigh": "score", "topK": 2, "threshold": {"temperature": 2.5, "least": 0.06}}), {}),
     "relu-mlp": (tiny(expertKind="relu-mlp"), {}),

@@ -168,6 +168,11 @@ def weigh(r, z, k, n_true, noise=None):
     if r["select"] == "threshold":
         chosen = (chosen & (score > r["threshold"]["least"])) | keep_largest(score, 1)
     true = chosen[..., :n_true]
+    if r.get("nullWeights") == "kept":          # MoE++'s zero experts: weighed among all that were selected
+        weights = score * chosen
+        if r["weigh"] == "renormalize":
+            weights = weights / weights.sum(-1, keepdim=True)
+        return weights[..., :n_true] * r["scale"], chosen
     if r["weigh"] == "softmax-selected":
         weights = z[..., :n_true].masked_fill(~true, -math.inf).softmax(-1)
     else:

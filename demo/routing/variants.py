@@ -41,6 +41,8 @@ VARIANTS = {
     "topk3": {"config": config({"topK": 3}), "beside": "topk"},
     # AdaMoE: six places among 16 experts and 16 null ones; the load loss sees the null ones' mean, and a bias of theirs holds the mean of true ones.
     "null": {"config": config({"topK": 6, "nullExperts": 16, "logitBias": True}), "beside": "topk3", "training": {"trueExperts": 3.0}},
+    # MoE++: the same places, but null experts keep their weights, which are then nobody's.
+    "zero": {"config": config({"topK": 6, "nullExperts": 16, "nullWeights": "kept", "logitBias": True}), "beside": "topk3", "training": {"trueExperts": 3.0}},
     # A trigger word and its marker; as many experts as the two words then fill some of their own.
     "planted": {"config": config({"topK": 2}, nExperts=2 * EXPERTS, expertIntermediateSize=2 * WIDTH), "beside": "topk", "training": {"plant": 0.6}},
     # ReXMoE: two layers share 32 experts, as many as two layers of 16 have; candidates of the other layer come in one by one.
