@@ -13,11 +13,11 @@ import { FORMAT_LIMITS } from "./limits.ts";
 const SHA256 = /^[0-9a-f]{64}$/;
 const count = z.int().min(0);
 const size = z.int().min(1);
-const sha256 = z.string().regex(SHA256, "expected 64 lower-case hexadecimal digits");
+export const sha256Schema = z.string().regex(SHA256, "expected 64 lower-case hexadecimal digits");
 
 /** [part, offset in the part, bytes, SHA-256]. */
-const extentSchema = z.tuple([count, count, size, sha256]).readonly();
-const stored = { hash: sha256, bytes: size, extents: z.array(extentSchema).min(1).readonly() };
+const extentSchema = z.tuple([count, count, size, sha256Schema]).readonly();
+const stored = { hash: sha256Schema, bytes: size, extents: z.array(extentSchema).min(1).readonly() };
 /** `count` matrices of rows x cols, one after the other. */
 const blobSchema = z.strictObject({ format: z.enum([...MATRIX_FORMATS, "f32-vector"]), count: size.optional(), rows: size, cols: size, ...stored }).readonly();
 const segmentSchema = z.strictObject({ start: count, end: size, ...stored }).readonly();
@@ -41,7 +41,7 @@ const manifestSchema = z.strictObject({
   format: z.literal("workers-moe-pack"),
   version: z.literal(PACK_VERSION),
   id: z.string().max(128).regex(PACK_ID, "expected lower-case letters, digits, '-', '.', '_'"),
-  source: z.strictObject({ kind: z.enum(SOURCE_KINDS), name: z.string(), sha256 }),
+  source: z.strictObject({ kind: z.enum(SOURCE_KINDS), name: z.string(), sha256: sha256Schema }),
   config: configSchema,
   kvFormat: z.enum(KV_FORMATS),
   contextLength: size,
@@ -52,7 +52,7 @@ const manifestSchema = z.strictObject({
   shared: z.array(sharedSchema).readonly(),
   experts: z.array(expertSchema).readonly(),
   tokenizer: z.strictObject({
-    file: z.literal("tokenizer.json"), sha256, chatTemplate: z.string().nullable(),
+    file: z.literal("tokenizer.json"), sha256: sha256Schema, chatTemplate: z.string().nullable(),
     bosToken: z.string().nullable(), eosToken: z.string().nullable(), addBos: z.boolean(),
   }).nullable(),
   quantization: z.strictObject({ requested: z.string(), tensors: z.record(z.string(), count) }),

@@ -7,7 +7,7 @@ import { z } from "zod";
 import { SourceError } from "./byte-source.ts";
 import type { StoredBlob } from "./blob-writer.ts";
 import type { TensorLoss } from "./loss-ledger.ts";
-import type { PackExtent } from "./manifest.ts";
+import { type PackExtent, sha256Schema } from "./manifest.ts";
 import type { PackSink, UnfinishedFiles } from "./pack-sink.ts";
 import { parseJson, readBytes, sha256Hex } from "./read-bytes.ts";
 
@@ -29,15 +29,14 @@ export interface FinishedPart {
 }
 
 const count = z.int().min(0);
-const hash = z.string().regex(/^[0-9a-f]{64}$/);
 const number = z.number();
 const lossSchema = z.strictObject({ nValues: count, maxError: number, errorSquares: number, squares: number, zeroScales: count, subnormalScales: count });
 const blobSchema = z.strictObject({
-  hash, bytes: count, extents: z.array(z.tuple([count, count, count, hash])),
+  hash: sha256Schema, bytes: count, extents: z.array(z.tuple([count, count, count, sha256Schema])),
   losses: z.array(z.strictObject({ tensor: z.string(), kind: z.string(), from: z.string(), to: z.string(), loss: lossSchema })),
 });
-const partSchema = z.strictObject({ name: z.string(), bytes: count, extents: z.array(z.tuple([count, count, hash])), blobs: z.array(z.tuple([count, blobSchema])) });
-const jobSchema = z.strictObject({ journal: z.literal(1), job: hash });
+const partSchema = z.strictObject({ name: z.string(), bytes: count, extents: z.array(z.tuple([count, count, sha256Schema])), blobs: z.array(z.tuple([count, blobSchema])) });
+const jobSchema = z.strictObject({ journal: z.literal(1), job: sha256Schema });
 
 export class PackJournal {
   readonly #sink: PackSink;

@@ -29,5 +29,5 @@ export function allowedOrigins({ CORS_ORIGINS: text }: CorsSettings): "*" | read
 export const crossOrigin: MiddlewareHandler<{ Bindings: CorsSettings }> = async (c, next) => {
   const origins = allowedOrigins(c.env);
   if (origins === null) return next();
-  return cors({ origin: origins === "*" ? origins : [...origins], allowMethods: ["GET", "POST"], exposeHeaders: EXPOSED, maxAge: PREFLIGHT_SECONDS })(c, next);
+  return cors({ origin: origins === "*" ? origins : [...origins], allowMethods: ["GET", "POST", "PUT", "DELETE"], exposeHeaders: EXPOSED, maxAge: PREFLIGHT_SECONDS })(c, next);
 };

@@ -97,7 +97,7 @@ describe("other origins", () => {
     const settings = { CORS_ORIGINS: "https://app.example, http://localhost:3000" };
     const response = await ask("OPTIONS /v1/chat/completions", preflight("http://localhost:3000"), settings);
     expect([response.status, allowed(response)]).toEqual([204, "http://localhost:3000"]);
-    expect(response.headers.get("Access-Control-Allow-Methods")).toBe("GET,POST");
+    expect(response.headers.get("Access-Control-Allow-Methods")).toBe("GET,POST,PUT,DELETE");
     expect(response.headers.get("Access-Control-Allow-Headers")).toContain("x-stainless-lang");
     expect(response.headers.get("Vary")).toContain("Origin");
     expect(allowed(await ask("OPTIONS /v1/chat/completions", preflight("https://app.example.evil"), settings))).toBeNull();
