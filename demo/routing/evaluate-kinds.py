@@ -1,9 +1,10 @@
 """Evaluates exported variants (their weights as stored, computed in float32) on held-out text by domain: OUT/kinds.json and a table.
 Owns what each kind is judged by besides bits per byte: experts run per token, load, zeros of ReLU experts, fewer experts than trained.
-Refuses to read checkpoints: what is measured is what is exported.
+Refuses to read checkpoints: what is measured is what is exported. A model that was measured before is passed over.
 Usage: evaluate-kinds.py WORK OUT [NAME ...] [--tokens 8192]
 """
 import argparse
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -18,7 +19,7 @@ import fused
 import heldout
 import planted
 import safetensors_file
-from variants import DOMAINS, GROUPS, VARIANTS
+from variants import DOMAINS, GROUPS, of_run, RUNS, SEEDS, VARIANTS
 
 
 def load(folder):
@@ -87,39 +88,50 @@ def main():
     fused.install(args.work)
     rows, path = heldout.rows(args.work, args.tokens), args.out / "kinds.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    for name in args.names or [n for n in VARIANTS if (args.out / n / "config.json").exists()]:
+    for name in args.names or [n for n in RUNS if (args.out / n / "config.json").exists()]:
+        model = hashlib.sha256((args.out / name / "config.json").read_bytes() + (args.out / name / "model.safetensors").read_bytes()).hexdigest()
+        if results.get(name, {}).get("model") == model and results[name]["tokensAsked"] == args.tokens:
+            continue
         c, params, request = load(args.out / name)
-        result = {"beside": VARIANTS[name]["beside"], "parameters": sum(p.numel() for p in params.values()), "heldoutTokens": sum(len(w) - 1 for ws, _ in rows.values() for w in ws),
+        result = {"model": model, "tokensAsked": args.tokens, "parameters": sum(p.numel() for p in params.values()), "heldoutTokens": sum(len(w) - 1 for ws, _ in rows.values() for w in ws),
                   **measure(c, params, rows, request)}
         result["activeParameters"] = active_parameters(c, params, result["expertsPerToken"])
         result["otherwise"] = {label: measure(other, params, rows, request) for label, other in others(c).items()}
         result["otherwise"].update({label: measure(c, params, rows, ask) for label, ask in crossed(c, request).items()})
-        if "plant" in VARIANTS[name].get("training", {}):
+        if "plant" in of_run(name)[0].get("training", {}):
             with torch.no_grad():
                 result["planted"] = planted.measure(params, c, args.work, rows)
         results[name] = result
-        path.write_text(json.dumps({n: results[n] for n in VARIANTS if n in results}, indent=1) + "\n")
+        path.write_text(json.dumps({n: results[n] for n in RUNS if n in results}, indent=1) + "\n")
         print(f"{name}: {result['mean']:.4f} bits per byte, {result['expertsPerToken'] or 0:.3f} experts per token"
               + (f", {result['unitsNotZero']:.3f} of hidden units not zero" if "unitsNotZero" in result else ""), flush=True)
     print(table(results))
 
 
+def spread(numbers, form):
+    """The mean, and the smallest and largest of several."""
+    mean = form % (sum(numbers) / len(numbers))
+    return mean if len(numbers) < 2 else f"{mean} ({form % min(numbers)} to {form % max(numbers)})"
+
+
 def table(results):
-    head = ["variant", "parameters", "of them active", "experts per token", "mean", *DOMAINS, "beside"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for name in VARIANTS:
-        if name not in results:
+    """A row for each variant, mean over its runs; beside another variant, differences of runs from the same first numbers."""
+    lines = ["| variant | runs | experts per token | parameters of a token | bits per byte | beside | difference |", "|---|--:|--:|--:|--:|---|--:|"]
+    for name, variant in VARIANTS.items():
+        runs = {seed: results[f"{name}-{seed}"] for seed in SEEDS if f"{name}-{seed}" in results}
+        if not runs:
             continue
-        r = results[name]
-        beside = results.get(r["beside"])
-        difference = "" if beside is None else f"{r['mean'] - beside['mean']:+.4f} to {r['beside']}"
-        experts = "" if r["expertsPerToken"] is None else f"{r['expertsPerToken']:.2f}"
-        cells = [name, f"{r['parameters'] / 1e6:.2f}M", f"{r['activeParameters'] / 1e6:.3f}M", experts, f"{r['mean']:.4f}", *(f"{r['bitsPerByte'][d]:.3f}" for d in DOMAINS), difference]
+        beside = variant["beside"]
+        pairs = [r["mean"] - results[f"{beside}-{seed}"]["mean"] for seed, r in runs.items() if f"{beside}-{seed}" in results]
+        experts = [r["expertsPerToken"] for r in runs.values() if r["expertsPerToken"] is not None]
+        cells = [f"`{name}`", str(len(runs)), "" if not experts else spread(experts[:1] if max(experts) - min(experts) < 0.005 else experts, "%.2f"),
+                 "%.3fM" % (sum(r["activeParameters"] for r in runs.values()) / len(runs) / 1e6), spread([r["mean"] for r in runs.values()], "%.4f"), beside or "", spread(pairs, "%+.4f") if pairs else ""]
         lines.append("| " + " | ".join(cells) + " |")
-        for label, o in r["otherwise"].items():
-            experts = "" if o["expertsPerToken"] is None else f"{o['expertsPerToken']:.2f}"
-            lines.append("| " + " | ".join([f"{name}, {label}", "", "", experts, f"{o['mean']:.4f}", *(f"{o['bitsPerByte'][d]:.3f}" for d in DOMAINS),
-                                            f"{o['mean'] - r['mean']:+.4f} to itself"]) + " |")
+        for label in next(iter(runs.values()))["otherwise"]:
+            others = [r["otherwise"][label] for r in runs.values() if label in r["otherwise"]]
+            own = [r["otherwise"][label]["mean"] - r["mean"] for r in runs.values() if label in r["otherwise"]]
+            experts = [o["expertsPerToken"] for o in others if o["expertsPerToken"] is not None]
+            lines.append(f"| {name}, {label} | {len(others)} | {'%.2f' % (sum(experts) / len(experts)) if experts else ''} | | {spread([o['mean'] for o in others], '%.4f')} | itself | {spread(own, '%+.4f')} |")
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ Refuses unfinished checkpoints, unless --unfinished, and half-written folders: e
 Usage: export-kinds.py WORK OUT [NAME ...] [--unfinished]
 """
 import argparse
+import copy
 import hashlib
 import json
 import shutil
@@ -16,7 +17,7 @@ import routed_model      # first: demo/train's modules are found through it
 import bpe
 import planted
 import safetensors_file
-from variants import CONTEXT, DOMAINS, GROUPS, TOP_K, VARIANTS
+from variants import CONTEXT, DOMAINS, GROUPS, of_run, RUNS, TOP_K
 
 CONDITIONS = "conditions"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -77,7 +78,8 @@ def with_null_bias(c, params, rows, experts):
 
 
 def export(work, out, name, unfinished):
-    c = VARIANTS[name]["config"]
+    variant, _ = of_run(name)
+    c = copy.deepcopy(variant["config"])
     state = torch.load(work / "kinds" / name / "state.pt")
     if state["step"] < state["steps"] and not unfinished:
         raise SystemExit(f"{name} is at step {state['step']} of {state['steps']}; expected a finished checkpoint, or --unfinished")
@@ -85,8 +87,8 @@ def export(work, out, name, unfinished):
     conditions = params.pop(CONDITIONS, None)
     if c["router"]["select"] == "threshold":
         c = with_least(c, params, training_rows(work), TOP_K)
-    if "trueExperts" in VARIANTS[name].get("training", {}):
-        params = with_null_bias(c, params, training_rows(work), VARIANTS[name]["training"]["trueExperts"])
+    if "trueExperts" in variant.get("training", {}):
+        params = with_null_bias(c, params, training_rows(work), variant["training"]["trueExperts"])
     folder, new = out / name, out / f".{name}.unfinished"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
@@ -97,7 +99,7 @@ def export(work, out, name, unfinished):
         shutil.copy(MODEL / file, new / file)
     if conditions is not None:
         (new / "conditions.json").write_text(json.dumps({g: row for g, row in zip(GROUPS, conditions.tolist())}, indent=1) + "\n")
-    if "plant" in VARIANTS[name].get("training", {}):
+    if "plant" in variant.get("training", {}):
         planted.write_prompts(work, new)
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
@@ -112,7 +114,7 @@ def main():
     args.add_argument("names", nargs="*")
     args.add_argument("--unfinished", action="store_true")
     args = args.parse_args()
-    done = [n for n in VARIANTS if (args.work / "kinds" / n / "state.pt").exists()]
+    done = [n for n in RUNS if (args.work / "kinds" / n / "state.pt").exists()]
     for name in args.names or done:
         export(args.work, args.out, name, args.unfinished)
 

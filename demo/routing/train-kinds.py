@@ -5,6 +5,7 @@ stopped (SIGTERM, SIGINT or a crash) goes on as if it had not been. A variant th
 Usage: train-kinds.py WORK [NAME ...] [--tokens 1500000] [--stop-after STEPS]
 """
 import argparse
+import copy
 import csv
 import math
 import os
@@ -24,7 +25,7 @@ import heldout
 import planted
 from batches import Batches
 from optimiser import muon_step
-from variants import DOMAINS, GROUPS, GROUP_OF, VARIANTS
+from variants import DOMAINS, GROUPS, GROUP_OF, of_run, RUNS
 
 SEED, ROWS, LENGTH = 7, 8, 256
 TOKENS, WARMUP_TOKENS, DECAY_SHARE = 1_500_000, 100_000, 0.5
@@ -42,14 +43,15 @@ def last_part(name):
 class Variant:
     """Tensors of a variant, and the form its passes have while it is trained."""
 
-    def __init__(self, name):
-        self.config, self.extra = VARIANTS[name]["config"], VARIANTS[name].get("training", {})
+    def __init__(self, run):
+        variant, seed = of_run(run)
+        self.config, self.extra = copy.deepcopy(variant["config"]), variant.get("training", {})
         c = self.config
         derived = ("router", "routerSpread") if c["router"].get("gate", {}).get("kind") == "sparsity" else ()
         shapes = {n: s for n, s in routed_model.shapes(c).items() if last_part(n) not in derived}
         if c["router"].get("scope", {}).get("kind") == "condition":
             shapes[CONDITIONS] = (len(GROUPS), c["router"]["scope"]["size"])
-        self.params = {n: initial(n, s, c["nLayers"], self.extra.get("seed", SEED)) for n, s in shapes.items()}
+        self.params = {n: initial(n, s, c["nLayers"], seed) for n, s in shapes.items()}
         steered = ("mean", "variance") + (("routerBias",) if "trueExperts" in self.extra else ())
         self.trained = {n: p.requires_grad_() for n, p in self.params.items() if not last_part(n).startswith(steered)}
 
@@ -252,12 +254,11 @@ def main():
     args.add_argument("--tokens", type=int, default=TOKENS)
     args.add_argument("--stop-after", type=int, default=1 << 60, help="steps, then checkpoint and end")
     args = args.parse_args()
-    unknown = [n for n in args.names if n not in VARIANTS]
-    if unknown:
-        raise SystemExit(f"there is no variant {', '.join(unknown)}; expected some of {', '.join(VARIANTS)}")
+    for name in args.names:
+        of_run(name)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    names = args.names or list(VARIANTS)
+    names = args.names or RUNS
     own = args.work / "kinds" / names[0]      # two runs may start at a time: each builds kernels of its own
     own.mkdir(parents=True, exist_ok=True)
     fused.install(own)

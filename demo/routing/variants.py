@@ -73,6 +73,15 @@ VARIANTS = {
     # Switch layers: one expert, weighed by its probability; 2 x 192 numbers a row beside 3 x 128.
     "top1": {"config": config({"topK": 1, "weigh": "score"}, nExperts=8, expertIntermediateSize=128), "beside": "topk"},
     "switch": {"config": config({"topK": 1, "weigh": "score"}, nExperts=8, expertKind="gelu-mlp", expertIntermediateSize=192), "beside": "top1"},
-    # How far apart two runs of one kind are.
-    "topk-again": {"config": config(), "beside": "topk", "training": {"seed": 8}},
 }
+
+SEEDS = (7, 8, 9)      # a small model's luck is as large as most differences between kinds, so every kind is trained from several first numbers
+RUNS = [f"{name}-{seed}" for seed in SEEDS for name in VARIANTS]
+
+
+def of_run(run):
+    """`topk-8` -> its variant and the seed of its first numbers."""
+    name, _, seed = run.rpartition("-")
+    if name not in VARIANTS or not seed.isdigit():
+        raise SystemExit(f"there is no run {run}; expected a variant and a seed, such as topk-{SEEDS[0]}; variants are {', '.join(VARIANTS)}")
+    return VARIANTS[name], int(seed)
