@@ -1,14 +1,14 @@
-// `node bench/compression/stories-model.ts OUT`: stories260K, a dense model whose greedy text is known, with its tokenizer, as a canonical model that passes take. Reads models/llama2c of
+// `node test/stories-model.ts OUT`: stories260K, a dense model whose greedy text is known, with its tokenizer, as a canonical model that passes take. Reads models/llama2c of
 // WORKERS_MOE_DATA (test/support/llama2c.ts). Owns nothing but the way from one form to the other. Refuses an OUT that exists.
 
-import { FolderSink } from "../../cli/file-source.ts";
-import { unchanged, writeCanonical } from "../../formats/canonical-writer.ts";
-import { sentencePieceDocument, TOKEN_TYPES, tokenizerBytes } from "../../formats/tokenizer-document.ts";
-import { readStories } from "../../test/support/llama2c.ts";
-import { plainCheckpoint } from "../../test/support/plain-checkpoint.ts";
+import { FolderSink } from "../cli/file-source.ts";
+import { unchanged, writeCanonical } from "../formats/canonical-writer.ts";
+import { sentencePieceDocument, TOKEN_TYPES, tokenizerBytes } from "../formats/tokenizer-document.ts";
+import { readStories } from "./support/llama2c.ts";
+import { plainCheckpoint } from "./support/plain-checkpoint.ts";
 
 const out = process.argv[2];
-if (out === undefined) throw new Error("node bench/compression/stories-model.ts OUT: a folder to write was expected.");
+if (out === undefined) throw new Error("node test/stories-model.ts OUT: a folder to write was expected.");
 const { config, weights, pieces } = readStories(1);
 const dense = { ...config, layerFfns: config.layerFfns.map(() => "dense" as const), denseIntermediateSize: config.expertIntermediateSize, nExperts: 0, expertIntermediateSize: 0, router: { ...config.router, topK: 0 } };
 const checkpoint = plainCheckpoint(dense, (name) => weights(name.replace(".shared.", ".experts.0.")));
