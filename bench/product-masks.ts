@@ -6,9 +6,9 @@ import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { evaluateText } from "../cli/commands/eval.ts";
 import { evaluate, openPack, type LocalModel } from "../cli/open-pack.ts";
+import { drawExperts } from "../fleet/expert-differences.ts";
 import { productRouterLayer } from "../model/config.ts";
 import type { ProductLayerMask, ProductMask } from "../model/product-mask.ts";
-import { uniform } from "../model/random.ts";
 import type { Tap } from "../model/taps.ts";
 import { tableText } from "./report.ts";
 
@@ -56,12 +56,9 @@ function expertsOf(shares: readonly Map<number, Float64Array>[], ratio: number):
 }
 
 /** As many others of each layer, drawn evenly. */
-function drawnInstead(experts: ReadonlyMap<number, readonly number[]>, total: number, seed: number): Map<number, number[]> {
-  return new Map([...experts].map(([layer, of]) => {
-    const taken = new Set(of);
-    const others = Array.from({ length: total }, (_, expert) => expert).filter((expert) => !taken.has(expert));
-    return [layer, of.map((_, i) => others.splice(Math.floor(uniform(seed, layer, i, 0) * others.length), 1)[0]!)];
-  }));
+function drawnInstead(experts: ReadonlyMap<number, readonly number[]>, nExperts: number, seed: number): Map<number, number[]> {
+  const drawn = drawExperts({ nExperts }, [...experts].flatMap(([layer, of]) => of.map((expert) => ({ layer, expert }))), seed);
+  return new Map([...experts.keys()].map((at) => [at, drawn.filter(({ layer }) => layer === at).map(({ expert }) => expert)]));
 }
 
 /** The mask of a model's every product layer, from those of the layers whose router they have. */
@@ -75,7 +72,7 @@ function maskOf({ engine: { config } }: LocalModel, experts: ReadonlyMap<number,
 }
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({ options: { pack: { type: "string" }, texts: { type: "string" }, ratio: { type: "string", default: "2" }, draws: { type: "string", default: "3" }, json: { type: "boolean", default: false } }, allowPositionals: false });
+  const { values } = parseArgs({ options: { pack: { type: "string" }, texts: { type: "string" }, ratio: { type: "string", default: "2" }, draws: { type: "string", default: "3" }, json: { type: "boolean", default: false } } });
   const domains = (values.texts ?? "").split(",").map((of): Domain => {
     const [, label, find, judge] = /^([^=]+)=(.+):([^:]+)$/.exec(of) ?? [];
     if (label === undefined) throw new Error(`--texts has "${of}"; LABEL=FIND:JUDGE,LABEL=FIND:JUDGE was expected, texts to find experts in and others to judge with.`);
@@ -93,8 +90,8 @@ async function main(): Promise<void> {
   const plain: number[] = [];
   for (const domain of domains) plain.push(await perplexity(domain, null));
   const rises = async (experts: ReadonlyMap<number, readonly number[]>): Promise<number[]> => {
-    const out = [];
-    for (const [i, domain] of domains.entries()) out.push((await perplexity(domain, maskOf(model, experts))) / plain[i]! - 1);
+    const [mask, out]: [ProductMask, number[]] = [maskOf(model, experts), []];
+    for (const [i, domain] of domains.entries()) out.push((await perplexity(domain, mask)) / plain[i]! - 1);
     return out;
   };
   const total = productExperts.nKeys ** 2;

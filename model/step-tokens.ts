@@ -5,6 +5,7 @@ import { ModelError, type ModelConfig } from "./config.ts";
 import type { EngineRegions } from "./engine-regions.ts";
 import { checkAnswers, type GateAnswers, type GateWave } from "./gate-stage.ts";
 import type { Heap } from "./heap.ts";
+import { KV_BLOCK } from "./kernels.ts";
 import { layerMasks, type LayerMask } from "./product-mask.ts";
 import { answersOf } from "./request-routing.ts";
 import { isEmpty, type StageSpan } from "./stage-span.ts";
@@ -53,7 +54,7 @@ export class StepTokens {
         if (!hasLayers) continue;
         heap.u32[at.positions / 4 + t] = position;
         heap.u32[at.ropePositions / 4 + t] = position + timeline.ropeOffset;
-        heap.u32[at.pages / 4 + t] = timeline.pages[Math.floor(position / 32)]!;
+        heap.u32[at.pages / 4 + t] = timeline.pages[Math.floor(position / KV_BLOCK)]!;
         heap.u32[at.pageTables / 4 + t] = timeline.pageTable;
         this.#timelineIds[t] = timeline.id;
         this.#ids[t] = id;

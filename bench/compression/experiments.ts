@@ -49,22 +49,21 @@ export function randomPlan({ nExperts, nLayers }: Pick<MeasuredModel, "nExperts"
   return [`${TRUNK}; routed=2`, ...rules].join("; ");
 }
 
+const row = (group: string, label: string, sample: number, steps: readonly Step[], domain = "mix", quant: string | null = null, scoring: readonly string[] = []): Experiment => ({ group, label, sample, steps, quant, domain, scoring });
+
 /** What a dense model has: its feed-forward parts cut into experts, half of which a token takes. */
-function denseExperiments(): Experiment[] {
-  const row = (label: string, sample: number, steps: readonly Step[]): Experiment => ({ group: "moefy", label, sample, steps, quant: steps.length === 0 ? "f32" : null, domain: "stories", scoring: [] });
-  return [row("dense, as published", 1, []), ...[4, 43, 86].flatMap((nExperts) => SAMPLES.flatMap((s) => {
-    const [topK, cut] = [Math.ceil(nExperts / 2), (split: string, router: string): Step[] => [["moefy", "--experts", String(nExperts), "--top-k", String(Math.ceil(nExperts / 2)), "--split", split, "--router", router, "--seed", String(s), ...text(s, "stories")]]];
-    const label = (of: string): string => `${topK} of ${nExperts} experts: ${of}`;
-    return [
-      row(label("like gate rows, their mean as router (EMoE)"), s, cut("keys", "mean")), row(label("drawn, mean"), s, cut("random", "mean")), row(label("like gate rows, fitted router"), s, cut("keys", "fitted")),
-      row(label("work on the same tokens, fitted"), s, cut("work", "fitted")), row(label("drawn, fitted"), s, cut("random", "fitted")),
-    ];
-  }))];
-}
+const denseExperiments = (): Experiment[] => [row("moefy", "dense, as published", 1, [], "stories", "f32"), ...[4, 43, 86].flatMap((nExperts) => {
+  const topK = Math.ceil(nExperts / 2);
+  const cut = (sample: number, label: string, split: string, router: string): Experiment => row("moefy", `${topK} of ${nExperts} experts: ${label}`, sample,
+    [["moefy", "--experts", String(nExperts), "--top-k", String(topK), "--split", split, "--router", router, "--seed", String(sample), ...text(sample, "stories")]], "stories");
+  return SAMPLES.flatMap((s) => [
+    cut(s, "like gate rows, their mean as router (EMoE)", "keys", "mean"), cut(s, "drawn, mean", "random", "mean"), cut(s, "like gate rows, fitted router", "keys", "fitted"),
+    cut(s, "work on the same tokens, fitted", "work", "fitted"), cut(s, "drawn, fitted", "random", "fitted"),
+  ]);
+})];
 
 export function experiments(model: MeasuredModel): Experiment[] {
   if (model.nExperts === 0) return denseExperiments();
-  const row = (group: string, label: string, sample: number, steps: readonly Step[], domain = "mix", quant: string | null = null, scoring: readonly string[] = []): Experiment => ({ group, label, sample, steps, quant, domain, scoring });
   const { nExperts, hiddenSize } = model;
   const rank = (share: number): string => String(32 * Math.floor((share * hiddenSize) / 32));
   const gptq = (plan: string, sample: number, ...more: string[]): Step => ["gptq", "--plan", plan, ...text(sample), ...more];

@@ -1,7 +1,7 @@
 """Evaluates exported variants (their weights as stored, computed in float32) on held-out text by domain: OUT/kinds.json and a table.
 Owns what each kind is judged by besides bits per byte: experts run per token, load, zeros of ReLU experts, fewer experts than trained.
 Refuses to read checkpoints: what is measured is what is exported. A model that was measured before is passed over.
-Usage: evaluate-kinds.py WORK OUT [NAME ...] [--tokens 8192]
+Usage: evaluate-kinds.py WORK OUT [RUN ...] [--tokens 8192]
 """
 import argparse
 import hashlib
@@ -111,7 +111,8 @@ def main():
 def spread(numbers, form):
     """The mean, and the smallest and largest of several."""
     mean = form % (sum(numbers) / len(numbers))
-    return mean if len(numbers) < 2 else f"{mean} ({form % min(numbers)} to {form % max(numbers)})"
+    least, most = form % min(numbers), form % max(numbers)
+    return mean if least == most else f"{mean} ({least} to {most})"
 
 
 def table(results):
@@ -124,14 +125,13 @@ def table(results):
         beside = variant["beside"]
         pairs = [r["mean"] - results[f"{beside}-{seed}"]["mean"] for seed, r in runs.items() if f"{beside}-{seed}" in results]
         experts = [r["expertsPerToken"] for r in runs.values() if r["expertsPerToken"] is not None]
-        cells = [f"`{name}`", str(len(runs)), "" if not experts else spread(experts[:1] if max(experts) - min(experts) < 0.005 else experts, "%.2f"),
+        cells = [f"`{name}`", str(len(runs)), "" if not experts else spread(experts, "%.2f"),
                  "%.3fM" % (sum(r["activeParameters"] for r in runs.values()) / len(runs) / 1e6), spread([r["mean"] for r in runs.values()], "%.4f"), beside or "", spread(pairs, "%+.4f") if pairs else ""]
         lines.append("| " + " | ".join(cells) + " |")
         for label in next(iter(runs.values()))["otherwise"]:
-            others = [r["otherwise"][label] for r in runs.values() if label in r["otherwise"]]
-            own = [r["otherwise"][label]["mean"] - r["mean"] for r in runs.values() if label in r["otherwise"]]
-            experts = [o["expertsPerToken"] for o in others if o["expertsPerToken"] is not None]
-            lines.append(f"| {name}, {label} | {len(others)} | {'%.2f' % (sum(experts) / len(experts)) if experts else ''} | | {spread([o['mean'] for o in others], '%.4f')} | itself | {spread(own, '%+.4f')} |")
+            others = [r["otherwise"][label] for r in runs.values()]
+            own = [o["mean"] - r["mean"] for o, r in zip(others, runs.values())]
+            lines.append(f"| {name}, {label} | {len(others)} | {spread([o['expertsPerToken'] for o in others], '%.2f')} | | {spread([o['mean'] for o in others], '%.4f')} | itself | {spread(own, '%+.4f')} |")
     return "\n".join(lines)
 
 

@@ -1,10 +1,9 @@
 """Writes the trained variants as canonical models (docs/formats.md): OUT/NAME/config.json, model.safetensors, tokenizer files; of the
 variant with conditions also conditions.json, of the planted one prompts.
 Refuses unfinished checkpoints, unless --unfinished, and half-written folders: each is written beside its name and renamed.
-Usage: export-kinds.py WORK OUT [NAME ...] [--unfinished]
+Usage: export-kinds.py WORK OUT [RUN ...] [--unfinished]
 """
 import argparse
-import copy
 import hashlib
 import json
 import shutil
@@ -79,7 +78,7 @@ def with_null_bias(c, params, rows, experts):
 
 def export(work, out, name, unfinished):
     variant, _ = of_run(name)
-    c = copy.deepcopy(variant["config"])
+    c = variant["config"]
     state = torch.load(work / "kinds" / name / "state.pt")
     if state["step"] < state["steps"] and not unfinished:
         raise SystemExit(f"{name} is at step {state['step']} of {state['steps']}; expected a finished checkpoint, or --unfinished")

@@ -167,20 +167,16 @@ def weigh(r, z, k, n_true, noise=None):
     chosen = keep_largest(score, k)
     if r["select"] == "threshold":
         chosen = (chosen & (score > r["threshold"]["least"])) | keep_largest(score, 1)
-    true = chosen[..., :n_true]
-    if r.get("nullWeights") == "kept":          # MoE++'s zero experts: weighed among all that were selected
-        weights = score * chosen
-        if r["weigh"] == "renormalize":
-            weights = weights / weights.sum(-1, keepdim=True)
-        return weights[..., :n_true] * r["scale"], chosen
+    n = z.shape[-1] if r.get("nullWeights") == "kept" else n_true      # MoE++'s zero experts have weights, AdaMoE's null ones none
+    among = chosen[..., :n]
     if r["weigh"] == "softmax-selected":
-        weights = z[..., :n_true].masked_fill(~true, -math.inf).softmax(-1)
+        weights = z[..., :n].masked_fill(~among, -math.inf).softmax(-1)
     else:
-        weights = score[..., :n_true] * true
+        weights = score[..., :n] * among
         if r["weigh"] == "renormalize":
             total = weights.sum(-1, keepdim=True)
             weights = weights / torch.where(total > 0, total, torch.ones_like(total))   # only nulls: nothing from the layer
-    return weights * r["scale"], chosen
+    return weights[..., :n_true] * r["scale"], chosen
 
 
 # ---- Run and combine

@@ -2,7 +2,7 @@
 Owns what a kind adds to training: noise and falling temperature (EvoMoE), growing pools (ReXMoE), load losses, batch norms.
 Refuses wall-clock schedules: all is counted in steps, and every step draws its own seeded randomness, so that a run that was
 stopped (SIGTERM, SIGINT or a crash) goes on as if it had not been. A variant that is finished is passed over.
-Usage: train-kinds.py WORK [NAME ...] [--tokens 1500000] [--stop-after STEPS]
+Usage: train-kinds.py WORK [RUN ...] [--tokens 1500000] [--stop-after STEPS]
 """
 import argparse
 import copy

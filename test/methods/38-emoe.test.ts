@@ -9,7 +9,7 @@ import { MemorySink, MemorySource } from "../../formats/memory-source.ts";
 import type { Engine } from "../../model/engine.ts";
 import { argmax } from "../../model/sampling.ts";
 import { moefyModel, type MoefyOptions } from "../../passes/moefy-model.ts";
-import { hasStories, readStories, STORIES_SKIP_REASON } from "../support/llama2c.ts";
+import { hasStories, readDenseStories, STORIES_SKIP_REASON } from "../support/llama2c.ts";
 import { BOS, decodePieces, STORIES_STEPS, STORIES_TEXT } from "../support/llama2c-text.ts";
 import { openTinyHuggingFace, packToMemory } from "../support/pack-to-memory.ts";
 import { plainCheckpoint } from "../support/plain-checkpoint.ts";
@@ -64,16 +64,9 @@ it("refuses models with experts, and cuts that do not divide", async () => {
 });
 
 describe.skipIf(!hasStories)(hasStories ? "stories260K" : `stories260K: ${STORIES_SKIP_REASON}`, () => {
-  /** Dense, as it was trained. */
-  function stories(): { checkpoint: Checkpoint; pieces: readonly string[] } {
-    const { config, weights, pieces } = readStories(1);
-    const dense = { ...config, layerFfns: config.layerFfns.map(() => "dense" as const), denseIntermediateSize: 172, nExperts: 0, expertIntermediateSize: 0, router: { ...config.router, topK: 0 } };
-    return { pieces, checkpoint: plainCheckpoint(dense, (name) => weights(name.replace(".shared.", ".experts.0."))) };
-  }
-
   it("with all of its experts writes its known text", async () => {
-    const { checkpoint, pieces } = stories();
-    const engine = await engineOf(await moefied(checkpoint, { nExperts: 4, topK: 4 }));
+    const { config, weights, pieces } = readDenseStories();
+    const engine = await engineOf(await moefied(plainCheckpoint(config, weights), { nExperts: 4, topK: 4 }));
     const timeline = engine.kv.open(STORIES_STEPS);
     const ids = [BOS];
     while (ids.length <= STORIES_STEPS) ids.push(argmax((await engine.step([{ timeline, ids: [ids.at(-1)!], logits: "last" }])).logits[0]!));

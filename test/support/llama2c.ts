@@ -68,6 +68,13 @@ export function readStories(nExperts: number): Stories {
   return { config, weights, pieces: storiesPieces() };
 }
 
+/** stories260K as it was trained, without experts. */
+export function readDenseStories(): Stories {
+  const { config, weights, pieces } = readStories(1);
+  const dense = { ...config, layerFfns: config.layerFfns.map(() => "dense" as const), denseIntermediateSize: config.expertIntermediateSize, nExperts: 0, expertIntermediateSize: 0, router: { ...config.router, topK: 0 } };
+  return { config: dense, weights: (name) => weights(name.replace(".shared.", ".experts.0.")), pieces };
+}
+
 /** tok512.bin: u32 longest piece, then per id f32 score, u32 length, bytes. Pieces as latin1 strings, one character a byte. */
 function storiesPieces(): string[] {
   const data = readFileSync(resolve(dataFolder, "models/llama2c/tok512.bin"));

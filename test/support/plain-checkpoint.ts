@@ -1,11 +1,13 @@
 // Weights given as plain numbers under their canonical names, as a checkpoint that `writePack` accepts: the way from a test's own reader to a pack.
-// Owns one in-memory file of F32 tensors. Refuses tokenizers; such packs are driven by token ids.
+// Owns one in-memory file of F32 tensors, and its way to a canonical model. Such packs are driven by token ids, unless a canonical model is given a tokenizer.
 
 import { EXPERT_MATRICES, expertLayer, expertShape, ffnShape, sharedWidth, trunkTensors, type ModelConfig } from "../../model/config.ts";
 import { biasLength, expertBiases, expertMatrices } from "../../model/expert-kinds.ts";
 import type { DefinitionMatrix } from "../../model/definition.ts";
-import { Checkpoint, expertName, sharedName } from "../../formats/checkpoint.ts";
+import { unchanged, writeCanonical } from "../../formats/canonical-writer.ts";
+import { Checkpoint, expertName, sharedName, type TokenizerFiles } from "../../formats/checkpoint.ts";
 import { MemorySource } from "../../formats/memory-source.ts";
+import type { PackSink } from "../../formats/pack-sink.ts";
 import type { StoredTensor } from "../../formats/stored-tensor.ts";
 
 const FILE = "weights.f32";
@@ -48,3 +50,7 @@ export function plainCheckpoint(config: ModelConfig, weights: (name: string) => 
     source: new MemorySource(new Map([[FILE, file]])),
   });
 }
+
+/** Writes it as the canonical model `name`. */
+export const writePlain = (sink: PackSink, checkpoint: Checkpoint, name: string, tokenizer: TokenizerFiles | null = null): Promise<void> =>
+  writeCanonical(sink, { config: checkpoint.config, tokenizer, source: { kind: "huggingface", name, sha256: checkpoint.sha256 }, passes: [] }, [...checkpoint.places()].map((place) => unchanged(checkpoint, place.name)));

@@ -5,7 +5,6 @@ import { createExecutionContext, waitOnExecutionContext } from "cloudflare:test"
 import { env } from "cloudflare:workers";
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import { openModelFolder } from "../../formats/canonical-model.ts";
-import { unchanged, writeCanonical } from "../../formats/canonical-writer.ts";
 import { openHuggingFace } from "../../formats/huggingface.ts";
 import { MemorySink, MemorySource } from "../../formats/memory-source.ts";
 import type { ModelConfig } from "../../model/config.ts";
@@ -13,7 +12,7 @@ import worker, { type EdgeEnv } from "../../worker/index.ts";
 import type { ModelObject } from "../../worker/wire-types.ts";
 import type { PlainWeights } from "../support/direct-engine.ts";
 import { packToMemory } from "../support/pack-to-memory.ts";
-import { plainCheckpoint } from "../support/plain-checkpoint.ts";
+import { plainCheckpoint, writePlain } from "../support/plain-checkpoint.ts";
 import { productConfig, productWeights } from "../support/product-model.ts";
 import { seededConfig, seededWeights } from "../support/seeded-model.ts";
 import { tinyChatFiles } from "../support/tiny-chat.ts";
@@ -29,9 +28,8 @@ beforeAll(async () => {
   const chat = await openHuggingFace(new MemorySource(tinyChatFiles(512)), "tiny");
   for (const [id, { config: of, weights }] of Object.entries(MODELS)) {
     const config = of(chat.config.vocabSize);
-    const plain = plainCheckpoint(config, weights(config, 6));
     const sink = new MemorySink();
-    await writeCanonical(sink, { config, tokenizer: chat.tokenizer, source: { kind: "huggingface", name: id, sha256: "0".repeat(64) }, passes: [] }, [...plain.places()].map(({ name }) => unchanged(plain, name)));
+    await writePlain(sink, plainCheckpoint(config, weights(config, 6)), id, chat.tokenizer);
     const pack = await packToMemory(await openModelFolder(new MemorySource(sink.files), id), { id, quant: "q8" });
     for (const [name, bytes] of pack.files) await fleetEnv.PACKS!.put(`packs/${id}/${name}`, bytes);
   }

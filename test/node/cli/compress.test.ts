@@ -6,10 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { unchanged, writeCanonical } from "../../../formats/canonical-writer.ts";
 import { MemorySink } from "../../../formats/memory-source.ts";
 import { parsePassReport, type PassReport } from "../../../passes/pass-report.ts";
-import { plainCheckpoint } from "../../support/plain-checkpoint.ts";
+import { plainCheckpoint, writePlain } from "../../support/plain-checkpoint.ts";
 import { seededConfig, seededWeights } from "../../support/seeded-model.ts";
 import { tinyModel } from "../../support/tiny-models.ts";
 import { writeGguf, writeHuggingFace } from "../../support/write-tiny.ts";
@@ -181,9 +180,8 @@ describe("a model goes through", () => {
 
   it("fuse: of a model routed by a condition, whose condition every command asks for", async () => {
     const config = { ...seededConfig, nExperts: 4, router: { ...seededConfig.router, weigh: "renormalize", scope: { kind: "condition", size: 4 } } } as const;
-    const plain = plainCheckpoint(config, seededWeights(config, 5));
     const sink = new MemorySink();
-    await writeCanonical(sink, { config, tokenizer: null, source: { kind: "huggingface", name: "conditions", sha256: "0".repeat(64) }, passes: [] }, [...plain.places()].map(({ name }) => unchanged(plain, name)));
+    await writePlain(sink, plainCheckpoint(config, seededWeights(config, 5)), "conditions");
     mkdirSync(join(folder, "conditioned"));
     for (const [name, bytes] of sink.files) writeFileSync(join(folder, "conditioned", name), bytes);
     writeFileSync(join(folder, "conditions.json"), "[[1,0,0.5,2],[0,1,-1,0.25]]");
