@@ -5,11 +5,12 @@
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { evaluateText } from "../cli/commands/eval.ts";
-import { evaluate, openPack, type LocalModel } from "../cli/open-pack.ts";
-import { drawExperts } from "../fleet/expert-differences.ts";
-import { productRouterLayer } from "../model/config.ts";
-import type { ProductLayerMask, ProductMask } from "../model/product-mask.ts";
-import type { Tap } from "../model/taps.ts";
+import { openPack, type LocalModel } from "../cli/open-pack.ts";
+import { routeSequence } from "../cli/profile/route-sequence.ts";
+import { chooseExperts, differenceMap, drawExperts, ownDifferences } from "../fleet/expert-differences.ts";
+import { productShape } from "../fleet/product-routing.ts";
+import { ClassRouting } from "../fleet/sequence-routing.ts";
+import { maskOfRouters, type ProductMask } from "../model/product-mask.ts";
 import { tableText } from "./report.ts";
 
 interface Domain {
@@ -18,57 +19,28 @@ interface Domain {
   readonly judge: string;
 }
 
-/** Share of a token's weight that each expert (i, j) gets, mean over the text's tokens, of the layers that route: [nKeys * nKeys] each. */
-async function sharesOf({ engine, tokenizer }: LocalModel, text: string): Promise<Map<number, Float64Array>> {
-  const { nKeys, nHeads } = engine.config.productExperts!;
-  const sums = new Map<number, Float64Array>();
-  let tokens = 0;
-  const tap: Tap = {
-    at: "keys",
-    run: ({ layer, nTokens, values, rowLength }) => {
-      if (productRouterLayer(engine.config, layer) !== layer) return;
-      const of = sums.get(layer) ?? new Float64Array(nKeys * nKeys);
-      sums.set(layer, of);
-      for (let t = 0; t < nTokens; t++) {
-        for (let head = 0; head < nHeads; head++) {
-          const first = values.subarray(t * rowLength + head * nKeys, t * rowLength + (head + 1) * nKeys);
-          const second = values.subarray(t * rowLength + (nHeads + head) * nKeys, t * rowLength + (nHeads + head + 1) * nKeys);
-          first.forEach((a, i) => { if (a !== 0) second.forEach((b, j) => { of[i * nKeys + j]! += a * b; }); });
-        }
-      }
-    },
-  };
+/** What one of the texts takes, in windows of the context. */
+async function routingOf({ engine, tokenizer }: LocalModel, text: string): Promise<ClassRouting> {
+  const routing = new ClassRouting(productShape(engine.config));
   const ids = tokenizer!.encodeText(text);
-  for (let start = 0; start < ids.length; start += engine.contextLength) {
-    const window = ids.slice(start, start + engine.contextLength);
-    tokens += window.length;
-    await evaluate(engine, window, () => undefined, { taps: [tap] });
-  }
-  return new Map([...sums].map(([layer, of]) => [layer, of.map((x) => x / (tokens * nHeads))]));
+  for (let start = 0; start < ids.length; start += engine.contextLength) routing.add(await routeSequence(engine, ids.slice(start, start + engine.contextLength)));
+  return routing;
 }
 
 /** Experts (i, j) of each domain, by the layer that routes: those with at least `ratio` times the share that any other domain gives them. */
-function expertsOf(shares: readonly Map<number, Float64Array>[], ratio: number): Map<number, number[]>[] {
-  return shares.map((own, domain) => new Map([...own].map(([layer, of]) => {
-    const others = shares.filter((_, at) => at !== domain).map((map) => map.get(layer)!);
-    return [layer, [...of.keys()].filter((expert) => of[expert]! > 0 && others.every((other) => of[expert]! >= ratio * other[expert]!))];
-  })));
+function expertsOf(routings: readonly ClassRouting[], ratio: number): Map<number, number[]>[] {
+  const shares = routings.map((routing) => routing.meanShares("weight"));
+  return routings.map(({ shape }, domain) => {
+    const others = shares.filter((_, at) => at !== domain);
+    const found = chooseExperts(shape, ownDifferences(differenceMap(shares[domain]!, others), shares[domain]!, others, ratio), { layers: shape.moeLayers, tau: 0 });
+    return new Map(shape.moeLayers.map((layer) => [layer, found.filter((of) => of.layer === layer).map(({ expert }) => expert)]));
+  });
 }
 
 /** As many others of each layer, drawn evenly. */
 function drawnInstead(experts: ReadonlyMap<number, readonly number[]>, nExperts: number, seed: number): Map<number, number[]> {
   const drawn = drawExperts({ nExperts }, [...experts].flatMap(([layer, of]) => of.map((expert) => ({ layer, expert }))), seed);
   return new Map([...experts.keys()].map((at) => [at, drawn.filter(({ layer }) => layer === at).map(({ expert }) => expert)]));
-}
-
-/** The mask of a model's every product layer, from those of the layers whose router they have. */
-function maskOf({ engine: { config } }: LocalModel, experts: ReadonlyMap<number, readonly number[]>): ProductMask {
-  const { nKeys } = config.productExperts!;
-  const layers = config.layerFfns.flatMap((kind, layer): ProductLayerMask[] => {
-    const own = experts.get(productRouterLayer(config, layer));
-    return kind !== "product" || own === undefined ? [] : [{ layer, pairs: own.map((expert) => [Math.floor(expert / nKeys), expert % nKeys] as const) }];
-  });
-  return { layers };
 }
 
 async function main(): Promise<void> {
@@ -82,15 +54,15 @@ async function main(): Promise<void> {
   const model = await openPack(values.pack);
   const { productExperts } = model.engine.config;
   if (productExperts === undefined) throw new Error(`The pack "${model.manifest.id}" has no product experts.`);
-  const shares = [];
-  for (const { find } of domains) shares.push(await sharesOf(model, readFileSync(find, "utf8")));
-  const own = expertsOf(shares, Number(values.ratio));
+  const routings = [];
+  for (const { find } of domains) routings.push(await routingOf(model, readFileSync(find, "utf8")));
+  const own = expertsOf(routings, Number(values.ratio));
   const perplexity = async ({ judge }: Domain, mask: ProductMask | null): Promise<number> =>
     (await evaluateText(model, readFileSync(judge, "utf8"), true, judge, mask === null ? undefined : { productMask: mask })).perplexity;
   const plain: number[] = [];
   for (const domain of domains) plain.push(await perplexity(domain, null));
   const rises = async (experts: ReadonlyMap<number, readonly number[]>): Promise<number[]> => {
-    const [mask, out]: [ProductMask, number[]] = [maskOf(model, experts), []];
+    const [mask, out]: [ProductMask, number[]] = [maskOfRouters(model.engine.config, experts), []];
     for (const [i, domain] of domains.entries()) out.push((await perplexity(domain, mask)) / plain[i]! - 1);
     return out;
   };

@@ -4,8 +4,11 @@
 import { type Command, InvalidArgumentError } from "commander";
 import { readFileSync } from "node:fs";
 import type { OpenPack } from "../formats/pack-reader.ts";
+import { productMaskOf } from "../formats/product-mask-schema.ts";
 import { parseProfile, profileProblem, type RoutingProfile } from "../formats/routing-profile.ts";
 import { answersProblem } from "../model/gate-stage.ts";
+import type { Intervention } from "../model/interventions.ts";
+import type { ProductMask } from "../model/product-mask.ts";
 import { answersOf, type RequestRouting, requestRouting } from "../model/request-routing.ts";
 import { pruningOf, type PruneOptions, withPruning } from "./prune-option.ts";
 
@@ -40,8 +43,17 @@ export function routingOf({ manifest: { id, config }, packHash }: ProfiledManife
   const said = { ...(task === undefined ? {} : { task }), ...(condition === undefined ? {} : { condition }) };
   const unanswered = answersProblem(config, answersOf(said));
   if (unanswered !== null) throw new Error(unanswered);
-  return requestRouting(pruningOf(config, prune), file === undefined ? [] : profileOf({ manifest: { id, config }, packHash }, file).interventions, said);
+  const { interventions, productMask } = file === undefined ? { interventions: [] } : steeringOf(profileOf({ manifest: { id, config }, packHash }, file));
+  return requestRouting(pruningOf(config, prune), interventions, { ...said, ...(productMask === undefined ? {} : { productMask }) });
 }
+
+/** What a profile does, as the engine takes it. */
+export interface ProfileSteering {
+  readonly interventions: readonly Intervention[];
+  readonly productMask?: ProductMask;
+}
+
+export const steeringOf = ({ interventions, maskExperts }: RoutingProfile): ProfileSteering => ({ interventions, ...(maskExperts == null ? {} : { productMask: productMaskOf(maskExperts) }) });
 
 /** The profile of a file, which fits this pack. Throws a sentence. */
 export function profileOf({ manifest: { id, config }, packHash }: ProfiledManifest, file: string): RoutingProfile {

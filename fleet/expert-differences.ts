@@ -28,6 +28,10 @@ export function differenceMap(target: ExpertMap, others: readonly ExpertMap[]): 
   return target.map((value, at) => value - others.reduce((sum, of) => sum + of[at]!, 0) / others.length);
 }
 
+/** A difference, minus infinity where the target's share is not at least `ratio` times that of every other class: experts that are nobody else's (Monet, 2024, section 5, with a ratio of 2). */
+export const ownDifferences = (difference: ExpertMap, share: ExpertMap, others: readonly ExpertMap[], ratio: number): ExpertMap =>
+  difference.map((value, at) => (others.every((other) => share[at]! >= ratio * other[at]!) ? value : -Infinity));
+
 /** The experts found, the strongest first. Throws RangeError on a layer that has no experts. */
 export function chooseExperts({ moeLayers, nExperts }: RoutingShape, difference: ExpertMap, { layers, tau, top = Infinity, mostPerLayer = Infinity }: ExpertChoice): FoundExpert[] {
   const unknown = layers.find((layer) => !moeLayers.includes(layer));

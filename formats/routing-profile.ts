@@ -1,12 +1,15 @@
-// A profile of routing: interventions under a name, with what they are for and how they were found, as one JSON document (docs/formats.md, "The routing profile"). The command line reads it from a file,
+// A profile of routing: interventions, and product experts to leave out, under a name, with what they are for and how they were found, as one JSON document (docs/formats.md, "The routing profile"). The command line reads it from a file,
 // a deployment keeps it for requests with `moe.profile`. Owns the document's schema and which model it is for. Refuses unknown keys, and a profile of another model or pack: experts have no meaning
 // but in the model they were found in.
 
 import { z } from "zod";
+import { CONFIG_MOST, type ModelConfig } from "../model/config.ts";
 import { interventionsProblem, type SteeredConfig } from "../model/interventions.ts";
+import { productMaskProblem } from "../model/product-mask.ts";
 import { SourceError } from "./byte-source.ts";
 import { interventionsSchema } from "./intervention-schema.ts";
 import { modelIdSchema, packHashSchema } from "./manifest.ts";
+import { maskedExpertsSchema, productMaskOf } from "./product-mask-schema.ts";
 
 export const PROFILE_NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
 const nameExpected = "1 to 64 lower-case letters, digits, '-', '.', '_', the first a letter or digit";
@@ -20,6 +23,7 @@ export const profileSchema = z.strictObject({
   packHash: packHashSchema.nullish().meta({ description: "Hash of the pack it was found in: it is refused for any other. Left out: any pack of the model." }),
   access: z.enum(["admin", "infer"], "\"admin\" or \"infer\"").meta({ description: "The scope a key needs to use it; to change it, a key needs admin always." }),
   interventions: interventionsSchema.meta({ description: "What it does, in the form of `moe.interventions`." }),
+  maskExperts: maskedExpertsSchema(CONFIG_MOST.productKeys ** 2).nullish().meta({ description: "Product experts that it leaves out, in the form of `moe.mask_experts`. Left out: none." }),
   found: z.record(z.string(), z.unknown(), "an object, or null").nullable().meta({ description: "How it was found, in any form." }),
 }, "a profile, an object with `format`, `version`, `name`, `description`, `model`, `access`, `interventions` and `found`");
 export type RoutingProfile = Readonly<z.infer<typeof profileSchema>>;
@@ -28,14 +32,14 @@ export type RoutingProfile = Readonly<z.infer<typeof profileSchema>>;
 export interface ProfiledPack {
   readonly id: string;
   readonly hash: string;
-  readonly config: SteeredConfig;
+  readonly config: SteeredConfig & Pick<ModelConfig, "productExperts">;
 }
 
 /** Why the pack cannot go by the profile, as a sentence; null where it can. */
-export function profileProblem({ name, model, packHash, interventions }: RoutingProfile, pack: ProfiledPack): string | null {
+export function profileProblem({ name, model, packHash, interventions, maskExperts }: RoutingProfile, pack: ProfiledPack): string | null {
   if (model !== pack.id) return `The profile "${name}" is for the model "${model}"; this one is "${pack.id}".`;
   if (packHash != null && packHash !== pack.hash) return `The profile "${name}" was found in the pack ${packHash}; this one is ${pack.hash}.`;
-  const problem = interventionsProblem(pack.config, interventions);
+  const problem = interventionsProblem(pack.config, interventions) ?? (maskExperts == null ? null : productMaskProblem(pack.config, productMaskOf(maskExperts)));
   return problem === null ? null : `The profile "${name}" does not fit this model: ${problem}`;
 }
 

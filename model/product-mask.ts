@@ -1,8 +1,8 @@
 // Experts (i, j) of product layers that a request leaves out (knowledge masks, Monet 2024): as data of a step's entry, and as what a layer looks up while it adds.
-// Owns the record, its check against a model and the look-up. Refuses weights: what is masked falls out of the sums, and nobody's share grows (docs/arithmetic.md
+// Owns the record, its making, its check against a model and the look-up. Refuses weights: what is masked falls out of the sums, and nobody's share grows (docs/arithmetic.md
 // section 11). Expert (i, j): key i of the first codebook with key j of the second.
 
-import { ModelError, type ModelConfig } from "./config.ts";
+import { ModelError, type ModelConfig, productRouterLayer } from "./config.ts";
 
 /** Of one layer: experts one by one, and whole keys of a codebook with all their experts. */
 export interface ProductLayerMask {
@@ -30,6 +30,17 @@ export function productMaskProblem(c: MaskedConfig, { layers }: ProductMask): st
     if (wrong !== undefined) return `A mask of experts names key ${wrong} in layer ${layer}; keys from 0 to ${nKeys - 1} were expected.`;
   }
   return null;
+}
+
+/** Experts (i, j) as numbers i * nKeys + j, by the layer that routes, left out of every layer that goes by its keys. */
+export function maskOfRouters(c: Pick<ModelConfig, "layerFfns" | "productExperts">, experts: ReadonlyMap<number, readonly number[]>): ProductMask {
+  const { nKeys } = c.productExperts!;
+  return {
+    layers: c.layerFfns.flatMap((kind, layer): ProductLayerMask[] => {
+      const own = experts.get(productRouterLayer(c, layer)) ?? [];
+      return kind !== "product" || own.length === 0 ? [] : [{ layer, pairs: own.map((expert) => [Math.floor(expert / nKeys), expert % nKeys] as const) }];
+    }),
+  };
 }
 
 /** Who is masked in one layer. */

@@ -13,10 +13,10 @@ export interface KnownRoutingOptions extends Pick<SteeringOptions, "layerNames" 
 
 /** Fills `host` with what steers, and gives the views their map. */
 export async function knownRouting(host: HTMLElement, model: ModelObject, { views, key, onProblem, ...options }: KnownRoutingOptions): Promise<Steering> {
-  const { routing_map: isMapped, interventions } = model.moe;
+  const { routing_map: isMapped, interventions, product_experts: halves } = model.moe;
   const map = isMapped ? routingMap(key).catch((cause: unknown) => void onProblem(cause)) : undefined;
   // A deployment without a directory keeps none, which is no fault of the page's reader.
-  const list = interventions.length === 0 ? undefined : await profiles(key).catch(() => undefined);
+  const list = interventions.length === 0 && halves === undefined ? undefined : await profiles(key).catch(() => undefined);
   const found = await map;
   if (found !== undefined) views.setMap(found);
   return createSteering(host, { ...options, model, profiles: list?.data ?? [], read: (name) => profile(name, key), onProblem });

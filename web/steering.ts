@@ -77,8 +77,8 @@ export function createSteering(host: HTMLElement, { model: { id, moe }, layerNam
     for (const { op } of layerNames.flatMap((_, row) => marks(row))) counts.set(op, (counts.get(op) ?? 0) + 1);
     legend.replaceChildren(...markLegend(counts));
     legend.hidden = counts.size === 0;
-    const others = profile?.interventions.flatMap((of) => ("experts" in of ? [] : [of.op])) ?? [];
-    said.textContent = profile === null ? "" : `${profile.description}${others.length === 0 ? "" : ` (${others.join(", ")}: of no expert by name)`}`;
+    const others = profile === null ? [] : [...profile.interventions.flatMap((of) => ("experts" in of ? [] : [of.op])), ...(profile.maskExperts == null ? [] : ["product experts left out"])];
+    said.textContent = profile === null ? "" : `${profile.description}${others.length === 0 ? "" : ` (${others.join(", ")}: of none on the map)`}`;
     said.hidden = said.textContent === "";
     summary.hidden = profile === null && edits.size === 0;
     summary.replaceChildren("The next request goes by ", [...(profile === null ? [] : [`the profile ${profile.name}`]), ...(edits.size === 0 ? [] : [counted(edits.size, "click")])].join(" and "), ". ", ...(edits.size === 0 ? [] : [clear]));

@@ -1,9 +1,9 @@
 // The audit log: one line of JSON for each use of interventions and each change of a profile, beside the request's own line (log.ts), whose id it has. It is written whatever LOG says: who changed what a model
 // does must be found again. Owns the fields. Refuses what a caller wrote: no prompt, no text, no key, and no experts, which the profile or the request's owner has.
 
-import type { InterventionOp } from "../model/interventions.ts";
 import type { Caller } from "./auth.ts";
 import type { RequestRecord } from "./log.ts";
+import type { ProfileOp } from "./wire-types.ts";
 
 export interface AuditEntry {
   /** `use`: a request was let through with interventions. */
@@ -11,7 +11,7 @@ export interface AuditEntry {
   /** Its name; null where interventions came without one. */
   readonly profile: string | null;
   /** In the order they are applied. */
-  readonly ops: readonly (InterventionOp | "mask_experts")[];
+  readonly ops: readonly ProfileOp[];
 }
 
 /** `endpoint`: the route, not the path with its parameters. */

@@ -172,7 +172,7 @@ export const modelObject = z.object({
 });
 const profileSummary = z.object({
   name: text, description: text, model: text, packHash: text.nullable().describe("The only pack it is for; null for any of the model."), access: z.enum(["admin", "infer"]).describe("The scope a key needs to use it."),
-  ops: z.array(z.enum(INTERVENTION_OPS)).describe("What it does, in order."),
+  ops: z.array(z.enum([...INTERVENTION_OPS, "mask_experts"])).describe("What it does, in order."),
 });
 export const profileStored = profileSummary;
 export const profileList = z.object({ object: z.literal("list"), data: z.array(profileSummary).describe("Those the key may use, by name.") });

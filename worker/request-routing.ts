@@ -2,10 +2,11 @@
 // engine's. Refuses with 400 what this model has no part for: asked for other experts, a reply never comes with the usual ones unsaid.
 
 import { LIMITS } from "../durable/limits.ts";
+import { productMaskOf } from "../formats/product-mask-schema.ts";
 import { answersProblem } from "../model/gate-stage.ts";
 import { interventionsProblem } from "../model/interventions.ts";
 import { pruningRule, type PruningRule } from "../model/online-pruning-rule.ts";
-import { type ProductMask, productMaskProblem } from "../model/product-mask.ts";
+import { productMaskProblem } from "../model/product-mask.ts";
 import { answersOf, type RequestRouting, requestRouting } from "../model/request-routing.ts";
 import { invalid } from "./errors.ts";
 import type { EdgePack } from "./pack.ts";
@@ -31,12 +32,6 @@ export function routingOf({ config }: Pick<EdgePack, "config">, moe: Moe): Reque
   if (length > LIMITS.routingChars) throw invalid("moe.interventions", `What is asked of routing takes ${length} characters as JSON; expected at most ${LIMITS.routingChars}.`, "invalid_value");
   return routing;
 }
-
-const productMaskOf = (masked: NonNullable<NonNullable<Moe>["mask_experts"]>): ProductMask => ({
-  layers: Object.entries(masked).map(([layer, { first_keys: firstKeys, second_keys: secondKeys, pairs }]) => ({
-    layer: Number(layer), ...(firstKeys == null ? {} : { firstKeys }), ...(secondKeys == null ? {} : { secondKeys }), ...(pairs == null ? {} : { pairs }),
-  })),
-});
 
 function pruningOf(config: EdgePack["config"], prune: NonNullable<Moe>["prune"]): PruningRule | null {
   if (prune == null) return null;

@@ -8,6 +8,7 @@ import type { Directory } from "../durable/directory.ts";
 import { profileDirectory, type DurableEnv } from "../durable/env.ts";
 import { LIMITS } from "../durable/limits.ts";
 import { plain } from "../durable/rpc-result.ts";
+import { eitherMasked, productMaskOf } from "../formats/product-mask-schema.ts";
 import { parseProfile, PROFILE_NAME, profileProblem, type profileSchema, type RoutingProfile } from "../formats/routing-profile.ts";
 import { type AuditEntry, audit } from "./audit.ts";
 import { type Caller, requireScope } from "./auth.ts";
@@ -39,7 +40,9 @@ async function stored(env: DurableEnv, name: string, param: string | null): Prom
   return parseProfile(text, `The stored profile "${name}"`);
 }
 
-const summaryOf = ({ name, description, model, packHash = null, access, interventions }: RoutingProfile): ProfileSummary => ({ name, description, model, packHash, access, ops: interventions.map(({ op }) => op) });
+const opsOf = ({ interventions, maskExperts }: Pick<RoutingProfile, "interventions" | "maskExperts">): ProfileSummary["ops"] => [...interventions.map(({ op }) => op), ...(maskExperts == null ? [] : ["mask_experts" as const])];
+
+const summaryOf = ({ name, description, model, packHash = null, access, ...does }: RoutingProfile): ProfileSummary => ({ name, description, model, packHash, access, ops: opsOf(does) });
 
 /** Those the caller may use. */
 export async function listProfiles(env: DurableEnv, caller: Caller): Promise<ProfileList> {
@@ -58,8 +61,9 @@ export async function putProfile(env: DurableEnv, pack: EdgePack, name: string, 
   if (profile.name !== name) throw invalid("name", `\`name\` is ${JSON.stringify(profile.name)}; the path says ${JSON.stringify(name.slice(0, 64))}, expected the same.`, "invalid_value");
   const problem = profileProblem(profile, pack);
   if (problem !== null) throw invalid("interventions", problem, "invalid_value");
-  const { length } = JSON.stringify({ interventions: profile.interventions });
-  if (length > LIMITS.routingChars) throw invalid("interventions", `\`interventions\` take ${length} characters as JSON; expected at most ${LIMITS.routingChars}.`, "invalid_value");
+  const { interventions, maskExperts } = profile;
+  const { length } = JSON.stringify({ interventions, ...(maskExperts == null ? {} : { productMask: productMaskOf(maskExperts) }) });
+  if (length > LIMITS.routingChars) throw invalid("interventions", `${maskExperts == null ? "`interventions` take" : "`interventions` and `maskExperts` take"} ${length} characters as JSON; expected at most ${LIMITS.routingChars}.`, "invalid_value");
   const text = JSON.stringify(profile);
   const { length: bytes } = new TextEncoder().encode(text);
   if (bytes > LIMITS.profileBytes) throw invalid(null, `The profile has ${bytes} bytes; expected at most ${LIMITS.profileBytes}.`, "profile_too_large");
@@ -79,7 +83,7 @@ export interface Steered<Body> {
   readonly use: AuditEntry | null;
 }
 
-/** A request with the interventions of its profile among its own. Throws a RequestError 403 where the key may not. */
+/** A request with the interventions and masks of its profile among its own. Throws a RequestError 403 where the key may not. */
 export async function steered<Body extends { readonly moe?: ChatRequest["moe"] }>(body: Body, pack: EdgePack, caller: Caller, env: DurableEnv): Promise<Steered<Body>> {
   const { interventions: own, profile: name, mask_experts: masked } = body.moe ?? {};
   if (own == null && name == null && masked == null) return { body, use: null };
@@ -89,7 +93,8 @@ export async function steered<Body extends { readonly moe?: ChatRequest["moe"] }
   const problem = profile === null ? null : profileProblem(profile, pack);
   if (problem !== null) throw invalid("moe.profile", problem, "invalid_value");
   const interventions = [...(profile?.interventions ?? []), ...(own ?? [])];
-  return { body: { ...body, moe: { ...body.moe, profile: null, interventions } }, use: { action: "use", profile: profile?.name ?? null, ops: [...interventions.map(({ op }) => op), ...(masked == null ? [] : ["mask_experts" as const])] } };
+  const maskExperts = profile?.maskExperts == null || masked == null ? profile?.maskExperts ?? masked : eitherMasked(profile.maskExperts, masked);
+  return { body: { ...body, moe: { ...body.moe, profile: null, interventions, mask_experts: maskExperts } }, use: { action: "use", profile: profile?.name ?? null, ops: opsOf({ interventions, maskExperts }) } };
 }
 
 export const auditChange = (record: RequestRecord, caller: Caller, action: "profile_stored" | "profile_deleted", name: string, ops: AuditEntry["ops"] = []): void =>

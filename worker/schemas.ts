@@ -4,6 +4,7 @@
 // and its default: openapi.ts and docs/api.md are made of these very schemas.
 
 import { z } from "zod";
+import { maskedExpertsSchema } from "../formats/product-mask-schema.ts";
 import { CONFIG_MOST } from "../model/config.ts";
 import { PROTECTED_POSITIONS } from "../model/online-pruning-rule.ts";
 import { interventionsSchema } from "../formats/intervention-schema.ts";
@@ -43,9 +44,6 @@ const prune = z.union([
   }, pruneExpected),
 ], pruneExpected);
 
-const maskExpected = "an object from layers to { first_keys, second_keys, pairs }, such as {\"2\": {\"first_keys\": [7], \"pairs\": [[1, 5]]}}";
-const key = integer(0, CONFIG_MOST.productKeys - 1);
-
 /** Our extensions, under one key. */
 export const moe = z.object({
   trace: boolean.nullish().meta({ description: "Report the experts chosen for each generated token in each layer, with their weights.", default: false }),
@@ -55,12 +53,10 @@ export const moe = z.object({
   degrade: boolean.nullish().meta({ description: "true: where experts cannot be computed for a while, go on without them instead of waiting for their shard. Every token that this touches says so (with `trace`), and `moe.degraded` of the reply counts them; the text is another than with all experts.", default: false }),
   prune: prune.nullish().meta({ description: "Leave out experts of a token that count little: by a ratio of weights, by the ratios of the model's calibration (\"calibrated\"), or by its mask router (\"learned\"), where it has them. `moe.pruned` of the reply counts them; the text is another than with all experts, and the same whatever else is served." }),
   interventions: interventionsSchema.max(LIMITS.interventions, `at most ${LIMITS.interventions} interventions`).nullish().meta({ description: "Changes to the routing of every token of prompt and reply, in this order: logits raised, experts forced, stimulated, suppressed, masked or amplified, fewer of them (docs/routing.md, \"Interventions\"). Needs a key with the scope admin. What the model takes, /v1/models says." }),
-  profile: z.string("the name of a stored profile").max(64, "the name of a stored profile").nullish().meta({ description: "Interventions that the deployment keeps under this name (/v1/profiles); those of the request follow them. Needs a key with the scope admin, unless the profile says otherwise." }),
+  profile: z.string("the name of a stored profile").max(64, "the name of a stored profile").nullish().meta({ description: "Interventions, and product experts to leave out, that the deployment keeps under this name (/v1/profiles); those of the request follow them. Needs a key with the scope admin, unless the profile says otherwise." }),
   task: integer(0, CONFIG_MOST.experts).nullish().meta({ description: "Of a model that routes by task: which one it is, by number from 0. /v1/models says how many there are." }),
   condition: z.array(number(-3.4e38, 3.4e38)).min(1).max(LIMITS.conditionNumbers).nullish().meta({ description: "Of a model that routes by a condition: its numbers, such as the embedding of a noise level. /v1/models says how many there are." }),
-  mask_experts: z.record(z.string(maskExpected).regex(/^(0|[1-9]\d{0,8})$/, maskExpected), z.strictObject({
-    first_keys: z.array(key).max(CONFIG_MOST.productKeys).nullish(), second_keys: z.array(key).max(CONFIG_MOST.productKeys).nullish(), pairs: z.array(z.tuple([key, key])).max(LIMITS.maskedPairs).nullish(),
-  }, maskExpected), maskExpected).nullish().meta({ description: "Of product experts (/v1/models `product_experts`): by layer, experts that are left out: all of a key of the first or second codebook, or pairs of keys. What is masked adds nothing, and the rest counts as it did. Needs a key with the scope admin." }),
+  mask_experts: maskedExpertsSchema(LIMITS.maskedPairs).nullish().meta({ description: "Of product experts (/v1/models `product_experts`): by layer, experts that are left out: all of a key of the first or second codebook, or pairs of keys. What is masked adds nothing, and the rest counts as it did. Those of `profile` are left out too. Needs a key with the scope admin." }),
   deadline_ms: integer(1, EDGE_LIMITS.deadlineMs).nullish().meta({ description: "How long the reply may take from its arrival, in milliseconds: what is said by then is the reply, with finish_reason \"length\"." }),
 }, "an object with `trace`, `date`, `draft_tokens`, `cache`, `degrade`, `prune`, `interventions`, `profile`, `task`, `condition`, `mask_experts` and/or `deadline_ms`");
 

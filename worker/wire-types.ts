@@ -7,6 +7,8 @@ import type { InterventionOp } from "../model/interventions.ts";
 export type { RoutingMap } from "../formats/routing-map.ts";
 export type { RoutingProfile } from "../formats/routing-profile.ts";
 export type { InterventionOp } from "../model/interventions.ts";
+/** What a profile or a request does to routing, by name: an intervention, or product experts left out. */
+export type ProfileOp = InterventionOp | "mask_experts";
 
 /** GET /v1/fleet. */
 export type FleetReply = OrchestratorStatus & {
@@ -162,7 +164,7 @@ export interface ProfileSummary {
   readonly packHash: string | null;
   readonly access: "admin" | "infer";
   /** In the order they are applied. */
-  readonly ops: readonly InterventionOp[];
+  readonly ops: readonly ProfileOp[];
 }
 
 export interface ProfileList {

@@ -3,6 +3,7 @@
 
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { existsSync } from "node:fs";
+import { isOfProducts } from "../../fleet/product-routing.ts";
 import { ROUTING_MEASURES, type RoutingMeasure } from "../../fleet/sequence-routing.ts";
 import { type LocalModel, openPack } from "../open-pack.ts";
 import { positiveInteger } from "../positive-integer.ts";
@@ -14,7 +15,7 @@ import { type Effect, measureEffect, type Trigger } from "../profile/measure-eff
 import { showDivergence, showEffect, showProfile } from "../profile/show-profile.ts";
 import { divergencePage } from "../report/divergence-page.ts";
 import { profileFigures, profilePage } from "../report/profile-page.ts";
-import { profileOf } from "../routing-option.ts";
+import { profileOf, steeringOf } from "../routing-option.ts";
 import { writeWhole } from "../whole-file.ts";
 
 interface ProfileOptions {
@@ -22,13 +23,14 @@ interface ProfileOptions {
   readonly divergence?: readonly LabelledFile[];
   readonly counts?: readonly LabelledFile[];
   readonly target?: string;
-  readonly op: ProfileOp;
+  readonly op?: ProfileOp;
   readonly gain?: number;
   readonly lambda?: number;
   readonly by?: FoundBy | RoutingMeasure;
   readonly layers?: "all" | "middle" | readonly number[];
   readonly tau?: number;
   readonly top?: number;
+  readonly ratio?: number;
   readonly random?: number;
   readonly effect?: string;
   readonly prompts?: string;
@@ -53,14 +55,15 @@ export function register(program: Command): void {
     .option("--divergence <label=file...>", "in place of --texts: how differently these are routed, layer by layer; lines of parallel texts pair by pair", labelledFile)
     .option("--counts <label=file...>", "totals of routing (docs/formats.md): with --target as classes of a profile, else as --divergence", labelledFile)
     .option("--target <label>", "the class whose experts are looked for")
-    .addOption(new Option("--op <op>", "what the profile does with them").choices(PROFILE_OPS).default("suppress"))
+    .addOption(new Option("--op <op>", "what the profile does with them (default: suppress; of product experts mask, and nothing else)").choices(PROFILE_OPS))
     .option("--gain <x>", "with --op gain: what their outputs are multiplied by", finite)
     .option("--lambda <x>", "with --op add_std: standard deviations that their logits are raised by (default: 0.5)", finite)
     .addOption(new Option("--by <measure>", "of a profile: weight or count (sums of a prompt), or frequency (share of tokens); of a divergence or a map: score (softmax of logits), weight or count")
       .choices([...new Set([...FOUND_BY, ...ROUTING_MEASURES])]))
     .option("--layers <which>", "where experts are looked for: all, middle (without the first and the last quarter), or such as 1-2,5 (default: all; middle with --by frequency)", layersOf)
     .option("--tau <x>", "only experts that differ by more", finite)
-    .option("--top <n>", "at most so many experts (default: 10 without --tau)", positiveInteger)
+    .option("--top <n>", "at most so many experts (default: 10 without --tau and --ratio)", positiveInteger)
+    .option("--ratio <x>", "only experts that the target takes at least so many times as much as any other class does", ratioOf)
     .option("--random <seed>", "as many experts of each layer at random in place of those found, to compare with; with --effect the first drawing's seed", positiveInteger)
     .option("--effect <profile>", "what a profile does: how well --texts are predicted with nothing, with it, and with as many other experts at random")
     .option("--prompts <file>", "with --effect: prompts that end where a marker is expected, one a line or JSON lines, and how often it is said (with --marker)")
@@ -81,6 +84,12 @@ export function register(program: Command): void {
 function finite(text: string): number {
   const value = Number(text);
   if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("Expected a number.");
+  return value;
+}
+
+function ratioOf(text: string): number {
+  const value = finite(text);
+  if (value < 1) throw new InvalidArgumentError("Expected a number of at least 1.");
   return value;
 }
 
@@ -126,7 +135,7 @@ async function find(sources: readonly ClassSource[], model: LocalModel | null, o
   if (by === "score") throw new Error("--by score is of a divergence; a profile is found by weight, count or frequency.");
   if (options.pooled === true) throw new Error("--pooled goes with --divergence.");
   const classes = await sumClasses(sources, json);
-  const found = findProfile(classes, { id, hash, config }, { ...options, by, layers: options.layers ?? (by === "frequency" ? "middle" : "all") });
+  const found = findProfile(classes, { id, hash, config }, { ...options, op: options.op ?? (isOfProducts(config) ? "mask" : "suppress"), by, layers: options.layers ?? (by === "frequency" ? "middle" : "all") });
   if (out !== undefined) {
     if (options.report) {
       const [jsonFile, pageFile] = reportFiles(out, true);
@@ -144,7 +153,8 @@ async function find(sources: readonly ClassSource[], model: LocalModel | null, o
 
 async function compare(sources: readonly ClassSource[], model: LocalModel | null, { by, pooled = false, out, report, json = false }: ProfileOptions): Promise<void> {
   if (by === "frequency") throw new Error("--by frequency is of a profile; a divergence compares score, weight or count.");
-  const figures = await measureDivergence(sources, model === null ? null : { id: model.manifest.id, packHash: model.packHash }, { by, pooled }, json);
+  // A router of keys scores keys: of all pairs there are no scores.
+  const figures = await measureDivergence(sources, model === null ? null : { id: model.manifest.id, packHash: model.packHash }, { by: by ?? (model !== null && isOfProducts(model.manifest.config) ? "weight" : undefined), pooled }, json);
   if (out !== undefined) {
     if (report) await writeText(reportFiles(out, false)[0]!, await divergencePage(figures));
     await writeText(out, `${JSON.stringify(figures, null, 1)}\n`);
@@ -164,6 +174,7 @@ async function map(pack: string | undefined, { map: file, texts = [], divergence
   if (existsSync(file)) throw new Error(`${file} exists already; give another --map or remove it first.`);
   const model = await openPack(pack);
   const { manifest: { id, config }, packHash: hash } = model;
+  if (isOfProducts(config)) throw new Error(`A routing map has a share for each expert of each layer; "${id}" has ${config.productExperts!.nKeys ** 2} product experts a layer, of which none is made. \`workers-moe trace\` counts their keys.`);
   const sources = files.map((of, i) => (i < texts.length ? textSource(model, of, options) : totalsSource(of, config.router.topK)));
   const classes = (await sumClasses(sources, json)).map((of, i) => ({ ...of, kind: files[i]!.kind }));
   const made = makeMap(classes, { id, hash, config }, by);
@@ -178,7 +189,7 @@ async function effect(pack: string | undefined, { effect: file, texts = [], dive
   if (texts.length === 0 && prompts === undefined) throw new Error("No texts were given; expected --texts with LABEL=FILE, or --prompts.");
   if (out !== undefined && existsSync(out)) throw new Error(`${out} exists already; give another --out or remove it first.`);
   const model = await openPack(pack);
-  const { name, interventions } = profileOf(model, file);
+  const steering = profileOf(model, file);
   const idsOf = (of: LabelledFile, per: "window" | "line"): readonly (readonly number[])[] => {
     const { ids, file: from } = textSource(model, of, { ...options, per });
     if (ids === null) throw new Error(`${from} is a trace; a text was expected, which can be predicted.`);
@@ -188,10 +199,10 @@ async function effect(pack: string | undefined, { effect: file, texts = [], dive
   const sequences = texts.map((of) => ({ label: of.label, sequences: idsOf(of, options.per).filter(({ length }) => length > 1) }));
   const empty = sequences.find((of) => of.sequences.length === 0);
   if (empty !== undefined) throw new Error(`"${empty.label}" has no text of two tokens, so nothing to predict.`);
-  const figures: Effect = await measureEffect(model, interventions, { texts: sequences, trigger }, { draws, seed }, json);
-  const document = { model: model.manifest.id, packHash: model.packHash, name, seed, ...(marker === undefined ? {} : { marker }), ...figures };
+  const figures: Effect = await measureEffect(model, steeringOf(steering), { texts: sequences, trigger }, { draws, seed }, json);
+  const document = { model: model.manifest.id, packHash: model.packHash, name: steering.name, seed, ...(marker === undefined ? {} : { marker }), ...figures };
   if (out !== undefined) await writeText(out, `${JSON.stringify(document, null, 1)}\n`);
-  process.stdout.write(json ? `${JSON.stringify({ ...(out === undefined ? {} : { out }), ...document })}\n` : showEffect(name, figures));
+  process.stdout.write(json ? `${JSON.stringify({ ...(out === undefined ? {} : { out }), ...document })}\n` : showEffect(steering.name, figures));
 }
 
 /** Its one token. */

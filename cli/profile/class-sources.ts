@@ -3,6 +3,7 @@
 
 import { readFileSync } from "node:fs";
 import { InvalidArgumentError } from "commander";
+import { isOfProducts, productShape } from "../../fleet/product-routing.ts";
 import { type RoutingShape, sequencesOf, SequenceRouting } from "../../fleet/sequence-routing.ts";
 import { parseRoutingTotals } from "../../formats/routing-totals.ts";
 import { readTrace, TRACE_MAGIC, type Trace } from "../../formats/trace.ts";
@@ -60,13 +61,13 @@ export function textSource(model: LocalModel | null, of: LabelledFile, options: 
   if (new TextDecoder().decode(bytes.subarray(0, TRACE_MAGIC.length)) === TRACE_MAGIC) return traceSource(model, of, readTrace(bytes, of.file));
   if (model === null) throw new Error(`${of.file} is a text, so the folder of a pack must say which model routes it; without one, traces and --counts are read.`);
   const { engine, manifest: { id, config } } = model;
-  const shape = { moeLayers: moeLayersOf(config), nExperts: config.nExperts };
+  const shape = isOfProducts(config) ? productShape(config) : { moeLayers: moeLayersOf(config), nExperts: config.nExperts };
   if (shape.moeLayers.length === 0) throw new Error(`The pack "${id}" is a dense model: it has no experts.`);
   const isLines = of.file.endsWith(".jsonl") || options.per === "line";
   const found = isLines ? linesOf(model, of, options) : windowsOf(model, of, options);
   const ids = found.ids.map((sequence) => sequence.slice(0, engine.contextLength));
   return {
-    ...of, ids, shape, topK: config.router.topK, kind: found.kind, isByLine: isLines, nSequences: ids.length, nTokens: ids.reduce((sum, { length }) => sum + length, 0), knowsTokens: true,
+    ...of, ids, shape, topK: isOfProducts(config) ? null : config.router.topK, kind: found.kind, isByLine: isLines, nSequences: ids.length, nTokens: ids.reduce((sum, { length }) => sum + length, 0), knowsTokens: true,
     nCut: found.ids.filter(({ length }) => length > engine.contextLength).length,
     async *sequences() {
       for (const sequence of ids) yield await routeSequence(engine, sequence);

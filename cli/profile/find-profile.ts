@@ -2,10 +2,13 @@
 // The sums are fleet/sequence-routing.ts, the order fleet/expert-differences.ts, the document formats/routing-profile.ts. Refuses classes of different models.
 
 import { basename } from "node:path";
-import { chooseExperts, differenceMap, drawExperts, expertsByLayer, type FoundExpert, middleLayers } from "../../fleet/expert-differences.ts";
+import { chooseExperts, differenceMap, drawExperts, expertsByLayer, type FoundExpert, middleLayers, ownDifferences } from "../../fleet/expert-differences.ts";
+import { isOfProducts } from "../../fleet/product-routing.ts";
 import { ClassRouting, type ExpertMap, type RoutingShape } from "../../fleet/sequence-routing.ts";
+import { maskedExpertsOf } from "../../formats/product-mask-schema.ts";
 import { PROFILE_NAME, type ProfiledPack, profileProblem, type RoutingProfile } from "../../formats/routing-profile.ts";
 import type { Intervention } from "../../model/interventions.ts";
+import { maskOfRouters } from "../../model/product-mask.ts";
 import { startProgress } from "../progress.ts";
 import type { ClassSource } from "./class-sources.ts";
 
@@ -31,6 +34,8 @@ export interface FindOptions {
   readonly layers: "all" | "middle" | readonly number[];
   readonly tau?: number | undefined;
   readonly top?: number | undefined;
+  /** Only experts whose share is at least so many times that of every other class. */
+  readonly ratio?: number | undefined;
   readonly op: ProfileOp;
   readonly gain?: number | undefined;
   readonly lambda?: number | undefined;
@@ -56,6 +61,8 @@ export interface FoundProfile {
   /** Who they are by layer, as the document has them. */
   readonly experts: Readonly<Record<string, readonly number[]>>;
   readonly document: RoutingProfile;
+  /** How people read an expert's number: of product experts as (i, j). */
+  readonly nameOf: (expert: number) => string;
 }
 
 /** Sums every class, one sequence at a time. Throws a sentence where they are of different models. */
@@ -87,7 +94,7 @@ export function requireShape({ file, shape, topK }: ClassSource, first: ClassSou
 }
 
 export function findProfile(classes: readonly SummedClass[], model: ProfiledPack, options: FindOptions): FoundProfile {
-  const { target: label, by, op, gain, lambda, random } = options;
+  const { target: label, by, op, gain, lambda, random, ratio } = options;
   const { shape } = classes[0]!.source;
   const target = classes.find(({ source }) => source.label === label);
   if (target === undefined) throw new Error(`The target "${label}" is none of the labels ${classes.map(({ source }) => source.label).join(", ")}.`);
@@ -98,7 +105,7 @@ export function findProfile(classes: readonly SummedClass[], model: ProfiledPack
   const layers = options.layers === "all" ? shape.moeLayers : options.layers === "middle" ? middleLayers(shape.moeLayers) : options.layers;
   const unknown = layers.find((layer) => !shape.moeLayers.includes(layer));
   if (unknown !== undefined) throw new Error(`Layer ${unknown} was asked for; the layers with experts are ${shape.moeLayers.join(", ")}.`);
-  const top = options.top ?? (options.tau === undefined ? TOP : undefined);
+  const top = options.top ?? (options.tau === undefined && ratio === undefined ? TOP : undefined);
   const tau = options.tau ?? 0;
   const mostPerLayer = FILLS_PLACES.includes(op) ? model.config.router.topK : undefined;
   const mapOf = ({ source, routing }: SummedClass): ExpertMap => {
@@ -107,8 +114,10 @@ export function findProfile(classes: readonly SummedClass[], model: ProfiledPack
   };
   const map = mapOf(target);
   const difference = differenceMap(map, others.map(mapOf));
-  const strongest = chooseExperts(shape, difference, { layers, tau, top, mostPerLayer });
-  if (strongest.length === 0) throw new Error(`No expert of layers ${layers.join(", ")} is taken more by "${label}" than by the others by over ${tau}; a lower --tau or other --layers may find some.`);
+  const sharesOf = ({ routing }: SummedClass): ExpertMap => routing.meanShares(by === "frequency" ? "count" : by);
+  const counted = ratio === undefined ? difference : ownDifferences(difference, sharesOf(target), others.map(sharesOf), ratio);
+  const strongest = chooseExperts(shape, counted, { layers, tau, top, mostPerLayer });
+  if (strongest.length === 0) throw new Error(`No expert of layers ${layers.join(", ")} is taken more by "${label}" than by the others by over ${tau}${ratio === undefined ? "" : `, and ${ratio} times as much as by any`}; a lower --tau${ratio === undefined ? "" : " or --ratio"} or other --layers may find some.`);
   const found = random === undefined ? strongest
     : drawExperts(shape, strongest, random).map((of) => ({ ...of, difference: difference[shape.moeLayers.indexOf(of.layer) * shape.nExperts + of.expert]! }));
   const experts = expertsByLayer(found);
@@ -116,16 +125,25 @@ export function findProfile(classes: readonly SummedClass[], model: ProfiledPack
   const document: RoutingProfile = {
     format: "workers-moe-profile", version: 1, name,
     description: random === undefined ? `The ${found.length} experts that set ${label} apart from ${against}` : `${found.length} experts drawn at random, to compare those of ${label} with`,
-    model: model.id, packHash: model.hash, access: "admin", interventions: [interventionOf(op, experts, gain, lambda)],
+    model: model.id, packHash: model.hash, access: "admin", ...steeringOf(model, op, experts, gain, lambda),
     found: {
-      method: METHODS[by], by, target: label, layers, tau, top: top ?? null, mostPerLayer: mostPerLayer ?? null, seed: random ?? null,
+      method: METHODS[by], by, target: label, layers, tau, top: top ?? null, ratio: ratio ?? null, mostPerLayer: mostPerLayer ?? null, seed: random ?? null,
       // A profile goes to others, whom the way to a file does not concern.
       texts: classes.map(({ source, routing }) => ({ label: source.label, file: basename(source.file), kind: source.kind, sequences: routing.sequences, tokens: routing.tokens })), experts: found,
     },
   };
   const problem = profileProblem(document, model);
   if (problem !== null) throw new Error(problem);
-  return { shape, classes, options, layers, target: map, difference, found, experts, document };
+  return { shape, classes, options, layers, target: map, difference, found, experts, document, nameOf: isOfProducts(model.config) ? pairName(model.config.productExperts!.nKeys) : String };
+}
+
+const pairName = (nKeys: number) => (expert: number): string => `(${Math.floor(expert / nKeys)}, ${expert % nKeys})`;
+
+/** Product experts are left out; nothing else is done to them. */
+function steeringOf({ config }: ProfiledPack, op: ProfileOp, experts: Record<string, number[]>, gain: number | undefined, lambda: number | undefined): Pick<RoutingProfile, "interventions" | "maskExperts"> {
+  if (!isOfProducts(config)) return { interventions: [interventionOf(op, experts, gain, lambda)] };
+  if (op !== "mask") throw new Error(`Product experts can be left out and nothing else; expected --op mask, not ${op}.`);
+  return { interventions: [], maskExperts: maskedExpertsOf(maskOfRouters(config, new Map(Object.entries(experts).map(([layer, ids]) => [Number(layer), ids])))) };
 }
 
 /** Throws a sentence where a number is missing, or has no op it belongs to. */

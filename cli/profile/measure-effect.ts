@@ -2,11 +2,14 @@
 // of each layer at random in its place. Owns these figures. Refuses to find experts (find-profile.ts). MoTE (2025) compares so; the marker stands for a planted behaviour.
 
 import { drawExperts, expertsByLayer } from "../../fleet/expert-differences.ts";
+import { type ModelConfig, productRouterLayer } from "../../model/config.ts";
 import type { Intervention } from "../../model/interventions.ts";
+import { LayerMask, type ProductMask } from "../../model/product-mask.ts";
 import { requestRouting, type RequestRouting } from "../../model/request-routing.ts";
 import { sumOfNats, windowNats } from "../commands/eval.ts";
 import type { LocalModel } from "../open-pack.ts";
 import { startProgress } from "../progress.ts";
+import type { ProfileSteering } from "../routing-option.ts";
 
 /** A text as sequences of token ids, each of which begins anew. */
 export interface EffectText {
@@ -43,27 +46,58 @@ export interface Effect {
   readonly random: readonly Outcome[];
 }
 
-export async function measureEffect(model: LocalModel, interventions: readonly Intervention[], inputs: EffectInputs, { draws, seed }: { readonly draws: number; readonly seed: number }, quiet: boolean): Promise<Effect> {
-  const { nExperts } = model.manifest.config;
-  const ways = [[], interventions, ...Array.from({ length: draws }, (_, i) => randomInstead(nExperts, interventions, seed + i))];
+export async function measureEffect(model: LocalModel, profile: ProfileSteering, inputs: EffectInputs, { draws, seed }: { readonly draws: number; readonly seed: number }, quiet: boolean): Promise<Effect> {
+  const { config } = model.manifest;
+  const ways: readonly ProfileSteering[] = [{ interventions: [] }, profile, ...Array.from({ length: draws }, (_, i) => othersInstead(config, profile, seed + i))];
   const each = inputs.texts.reduce((sum, { sequences }) => sum + sequences.length, 0) + (inputs.trigger?.prompts.length ?? 0);
   const bar = startProgress({ label: "effect", total: ways.length * each, unit: "sequences", quiet });
   const outcomes: Outcome[] = [];
   let done = 0;
   try {
-    for (const [i, way] of ways.entries()) outcomes.push(await outcomeOf(model, requestRouting(null, way), inputs, () => bar.update(++done, i === 0 ? "as it is" : i === 1 ? "with the profile" : "with others")));
+    for (const [i, way] of ways.entries()) outcomes.push(await outcomeOf(model, requestRouting(null, way.interventions, way.productMask === undefined ? {} : { productMask: way.productMask }), inputs, () => bar.update(++done, i === 0 ? "as it is" : i === 1 ? "with the profile" : "with others")));
   } finally {
     bar.stop();
   }
   return {
     texts: inputs.texts.map(({ label, sequences }) => ({ label, sequences: sequences.length, tokens: sequences.reduce((sum, { length }) => sum + length - 1, 0) })),
-    prompts: inputs.trigger?.prompts.length ?? 0, experts: interventions.reduce((sum, of) => sum + foundIn(of).length, 0), none: outcomes[0]!, profile: outcomes[1]!, random: outcomes.slice(2),
+    prompts: inputs.trigger?.prompts.length ?? 0, experts: profile.interventions.reduce((sum, of) => sum + foundIn(of).length, 0) + maskedCount(config, profile.productMask), none: outcomes[0]!, profile: outcomes[1]!, random: outcomes.slice(2),
   };
 }
 
 /** The same operations on as many other experts of each layer. */
 export function randomInstead(nExperts: number, interventions: readonly Intervention[], seed: number): Intervention[] {
   return interventions.map((of) => ("experts" in of ? { ...of, experts: expertsByLayer(drawExperts({ nExperts }, foundIn(of), seed)) } : of));
+}
+
+/** The same operations on others, and a mask of others. */
+const othersInstead = (config: ModelConfig, { interventions, productMask }: ProfileSteering, seed: number): ProfileSteering => ({
+  interventions: randomInstead(config.nExperts, interventions, seed), ...(productMask === undefined ? {} : { productMask: randomMask(config, productMask, seed) }),
+});
+
+/** As many other keys and pairs of each layer; those that go by one router and leave out the same ones get the same others. */
+export function randomMask(config: Pick<ModelConfig, "productExperts">, { layers }: ProductMask, seed: number): ProductMask {
+  const { nKeys } = config.productExperts!;
+  const others = (layer: number, of: readonly number[], nExperts: number, stream: number): number[] => drawExperts({ nExperts }, of.map((expert) => ({ layer, expert })), 3 * seed + stream).map(({ expert }) => expert);
+  return {
+    layers: layers.map(({ layer, firstKeys, secondKeys, pairs }) => {
+      const router = productRouterLayer(config, layer);
+      return {
+        layer, ...(firstKeys === undefined ? {} : { firstKeys: others(router, firstKeys, nKeys, 0) }), ...(secondKeys === undefined ? {} : { secondKeys: others(router, secondKeys, nKeys, 1) }),
+        ...(pairs === undefined ? {} : { pairs: others(router, pairs.map(([i, j]) => i * nKeys + j), nKeys ** 2, 2).map((expert) => [Math.floor(expert / nKeys), expert % nKeys] as const) }),
+      };
+    }),
+  };
+}
+
+/** Experts that a mask leaves out, counted once where layers share a router and leave out the same. */
+function maskedCount(config: Pick<ModelConfig, "productExperts">, mask: ProductMask | undefined): number {
+  if (mask === undefined) return 0;
+  const { nKeys } = config.productExperts!;
+  const of = new Map(mask.layers.map(({ layer, ...own }) => [`${productRouterLayer(config, layer)} ${JSON.stringify(own)}`, new LayerMask(nKeys, { layer, ...own })]));
+  return [...of.values()].reduce((sum, own) => {
+    for (let i = 0; i < nKeys; i++) for (let j = 0; j < nKeys; j++) if (own.has(i, j)) sum++;
+    return sum;
+  }, 0);
 }
 
 const foundIn = (of: Intervention): { layer: number; expert: number }[] => ("experts" in of ? Object.entries(of.experts).flatMap(([layer, ids]) => ids.map((expert) => ({ layer: Number(layer), expert }))) : []);

@@ -6,15 +6,18 @@ import type { FoundProfile } from "./find-profile.ts";
 import type { DivergenceFigures } from "./measure-divergence.ts";
 import type { Effect, Outcome } from "./measure-effect.ts";
 
+/** Experts of a layer by name; the file has the rest. */
+const SHOWN = 40;
+
 /** `files`: what was written; none: nothing was. */
-export const showProfile = ({ classes, options, found, layers }: FoundProfile, files: readonly string[]): string => showTable([
+export const showProfile = ({ classes, options, found, layers, document, nameOf }: FoundProfile, files: readonly string[]): string => showTable([
   ...classes.map(({ source, routing }): [string, string] => [source.label, `${source.kind}: ${routing.sequences} sequences${source.knowsTokens ? `, ${Math.round(routing.tokens)} tokens` : ""}${source.nCut === 0 ? "" : `; ${source.nCut} were longer than the context and lost their end`}`]),
-  ["profile", `${options.op} of ${found.length} experts, found by ${options.by} in layers ${layers.join(", ")}`],
-  ...[...Map.groupBy(found, ({ layer }) => layer)].sort(([a], [b]) => a - b).map(([layer, of]): [string, string] => [`layer ${layer}`, showExperts(of)]),
+  ["profile", `${document.maskExperts == null ? options.op : "a mask"} of ${found.length} experts, found by ${options.by} in layers ${layers.join(", ")}`],
+  ...[...Map.groupBy(found, ({ layer }) => layer)].sort(([a], [b]) => a - b).map(([layer, of]): [string, string] => [`layer ${layer}`, showExperts(of, nameOf)]),
   files.length === 0 ? ["next", "--out writes it"] : ["written", files.join(", ")],
 ]);
 
-const showExperts = (of: readonly FoundExpert[]): string => of.map(({ expert, difference }) => `${expert} (${difference > 0 ? "+" : ""}${Number(difference.toPrecision(3))})`).join(", ");
+const showExperts = (of: readonly FoundExpert[], nameOf: (expert: number) => string): string => `${of.slice(0, SHOWN).map(({ expert, difference }) => `${nameOf(expert)} (${difference > 0 ? "+" : ""}${Number(difference.toPrecision(3))})`).join(", ")}${of.length > SHOWN ? ` and ${of.length - SHOWN} more` : ""}`;
 
 /** A line per layer, a column per pair. */
 export function showDivergence({ parallelTexts, by, middleLayers, pairs, classes }: DivergenceFigures): string {

@@ -17,7 +17,7 @@ from variants import config
 
 SEED, LENGTH, MARGIN = 20, 10, 1e-4
 TINY = {"vocabSize": 48, "hiddenSize": 32, "nLayers": 2, "nHeads": 4, "nKvHeads": 2, "headDim": 8, "maxPositions": 64,
-        "nExperts": 8, "expertIntermediateSize": 24, "eosTokenIds": []}
+        "nExperts": 8, "expertIntermediateSize": 24, "eosTokenIds": [], "embeddingMultiplier": 1}
 IDS = [7, 31, 2, 45, 19, 19, 0, 38, 11, 26]
 SOFTMAX_SELECTED = {"score": "logits", "weigh": "softmax-selected"}
 

@@ -293,7 +293,7 @@ def hidden_states(params, c, ids, run):
     b, t = ids.shape
     heads, kv, d, eps = c["nHeads"], c["nKvHeads"], c["headDim"], c["normEps"]
     cos, sin = rope_tables(t, c, params["embed"].dtype)
-    x = F.embedding(ids, params["embed"])
+    x = F.embedding(ids, params["embed"]) * c["embeddingMultiplier"]
     for n in range(c["nLayers"]):
         w = lambda name: params[f"layers.{n}.{name}"]
         a = trunk.RmsNorm.apply(x, w("attnNorm"), eps).view(b * t, -1)

@@ -154,7 +154,7 @@ describe("the demo model", () => {
       return { likeliest: rows.at(-1)!.indexOf(Math.max(...rows.at(-1)!)), nats };
     };
     const marker = (await plain(texts[0]!, [])).likeliest;
-    const effect = await measureEffect(model, suppress, { texts: [{ label: "text", sequences: texts }], trigger: { prompts: texts, marker } }, { draws: 2, seed: 5 }, true);
+    const effect = await measureEffect(model, { interventions: suppress }, { texts: [{ label: "text", sequences: texts }], trigger: { prompts: texts, marker } }, { draws: 2, seed: 5 }, true);
     expect(effect).toMatchObject({ prompts: 5, experts: 16, texts: [{ label: "text", sequences: 5, tokens: texts.reduce((sum, { length }) => sum + length - 1, 0) }] });
     const ways: readonly (readonly Intervention[])[] = [[], suppress, randomInstead(32, suppress, 5), randomInstead(32, suppress, 6)];
     for (const [i, outcome] of [effect.none, effect.profile, ...effect.random].entries()) {
@@ -182,7 +182,7 @@ describe("the demo model", () => {
     const { document } = findProfile(classes, { id: "demo", hash: model.packHash, config: model.manifest.config }, { target: "code", by: "weight", layers: "all", op: "suppress", top: 10 });
     // Other windows of the same texts.
     const texts = labels.map((label) => ({ label, sequences: demoWindows(demo, label, { length: 192, count: 2, first: 6000, every: 24_000 }) }));
-    const { none, profile, random } = await measureEffect(model, document.interventions, { texts, trigger: null }, { draws: 2, seed: 1 }, true);
+    const { none, profile, random } = await measureEffect(model, { interventions: document.interventions }, { texts, trigger: null }, { draws: 2, seed: 1 }, true);
     const rise = (way: typeof none): number[] => way.perplexities.map((perplexity, i) => perplexity / none.perplexities[i]! - 1);
     const [code, stories, drama] = rise(profile);
     expect(code).toBeGreaterThan(0.3);

@@ -70,7 +70,7 @@ export const CONFORMANCE: Partial<Readonly<Record<SchemaName, Readonly<Record<st
     interventions: [steer("moe.interventions > say the same over any shards and beside anybody, in every API, and /v1/models says which there are"), steer("moe.interventions > need the scope admin, and leave one line in the audit log without what was said")],
     profile: [steer("a profile > is stored, shown, used, replaced and deleted by admin, with a line in the audit log for each change and use"), steer("a profile > opens itself to other keys only where it says so, and to change one always needs admin")],
     task: [asked("moe.task > says which router a model of several tasks goes by, and must be said")], condition: [asked("moe.condition > is what a model's routers read, and must be given whole")],
-    mask_experts: [asked("moe.mask_experts > leaves product experts out, by admin only, with a line in the audit log")],
+    mask_experts: [asked("moe.mask_experts > leaves product experts out, by admin only, with a line in the audit log"), asked("moe.mask_experts > are kept in a profile, those of the request beside them")],
     prune: ["test/workerd/online-pruning.test.ts > leaves out experts by the request's own rule, the same over any shards and beside anybody, and counts them", "test/methods/22-mc-sharp.test.ts > a generation > is what it is alone beside others with other settings, and in a ring"],
     draft_tokens: [PENALTIES], cache: [api("completions > take over a prompt the same key sent before, say how much, and answer the same")],
     deadline_ms: [admission("turns and deadlines > a reply cut by its deadline has what was said, and says why it ended"), admission("turns and deadlines > a deadline that passes before the reply begins is a 504 of OpenAI's shape")],
@@ -99,9 +99,9 @@ export const CONFORMANCE: Partial<Readonly<Record<SchemaName, Readonly<Record<st
     plan: [directory("over HTTP > a plan of one's own is taken, with its own epoch unread"), directory("over HTTP > what cannot be is refused with its reason")],
     region: [failover("regions > have plans of their own, which must be named")],
   },
-  RoutingProfile: Object.fromEntries(["format", "version", "name", "description", "model", "packHash", "access", "interventions", "found"].map((field) => [field, [
+  RoutingProfile: { maskExperts: [asked("moe.mask_experts > are kept in a profile, those of the request beside them")], ...Object.fromEntries(["format", "version", "name", "description", "model", "packHash", "access", "interventions", "found"].map((field) => [field, [
     steer("a profile > is stored, shown, used, replaced and deleted by admin, with a line in the audit log for each change and use"), steer("a profile > is of one model, and of one pack where it says so"),
-  ]])),
+  ]])) },
   TokenizeRequest: { content: [fields("add_special puts the first token before a text")], add_special: [fields("add_special puts the first token before a text")] },
   DetokenizeRequest: { tokens: [fields("add_special puts the first token before a text")] },
   ApplyTemplateRequest: { ...TEMPLATE, tools: [fields("the template is given > tools")], tool_choice: [fields("the template is given > no tools where none may be called")], moe: [fields("the template is given > the day of the request, where it names none")] },

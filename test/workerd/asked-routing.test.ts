@@ -110,4 +110,25 @@ describe("moe.mask_experts", () => {
     expect(await refused("asked-mask", { mask_experts: { 0: { first_keys: [8] } } })).toEqual([400, "moe.mask_experts", expect.stringContaining("names key 8")]);
     expect(await refused("asked-mask", { mask_experts: { x: {} } })).toEqual([400, expect.stringContaining("moe.mask_experts"), expect.anything()]);
   });
+
+  it("are kept in a profile, those of the request beside them", { timeout: 60_000 }, async () => {
+    await deploy({ packId: "asked-mask", shards: 1 });
+    const maskExperts = { 0: { first_keys: [0, 1, 2, 3] } };
+    const profile = { format: "workers-moe-profile", version: 1, name: "less", description: "", model: "asked-mask", access: "infer", interventions: [], maskExperts, found: null };
+    const put = (document: object): Promise<Response> => ask("PUT /v1/profiles/less", document);
+    expect(await (await put(profile)).json()).toMatchObject({ name: "less", ops: ["mask_experts"] });
+    expect(await (await ask("GET /v1/profiles/less")).json()).toEqual(profile);
+    const masked = await said("asked-mask", { mask_experts: maskExperts });
+    expect(await said("asked-mask", { profile: "less" })).toEqual(masked);
+    expect(masked).not.toEqual(await said("asked-mask", {}));
+    expect(written.map((line) => JSON.parse(line) as { level: string; profile?: string | null }).filter(({ level, profile: name }) => level === "audit" && name === "less").at(-1)).toMatchObject({ action: "use", ops: ["mask_experts"] });
+    const more = { 0: { pairs: [[5, 5]] as const }, 1: { second_keys: [4, 5, 6, 7] } };
+    expect(await said("asked-mask", { profile: "less", mask_experts: more })).toEqual(await said("asked-mask", { mask_experts: { 0: { ...maskExperts[0], ...more[0] }, 1: more[1] } }));
+    // Open to every key, but for what a request adds.
+    expect((await complete("asked-mask", { profile: "less" }, "user-key")).status).toBe(200);
+    expect(await refused("asked-mask", { profile: "less", mask_experts: more }, "user-key")).toEqual([403, null, expect.stringContaining("admin")]);
+    const wrong = async (own: object): Promise<unknown> => (await (await put({ ...profile, maskExperts: own })).json<{ error: { message: string } }>()).error.message;
+    expect(await wrong({ 7: { first_keys: [0] } })).toContain("does not fit this model: A mask of experts names layer 7");
+    expect(await wrong({ 0: { pairs: Array.from({ length: 5000 }, (_, i) => [i % 8, (i >> 3) % 8]) } })).toContain("`interventions` and `maskExperts` take");
+  });
 });
