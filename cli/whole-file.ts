@@ -17,3 +17,6 @@ export async function writeWhole(out: string | undefined, fill: (write: (bytes: 
     closeSync(file);
   }
 }
+
+/** A text, whole. */
+export const writeText = (file: string, text: string): Promise<void> => writeWhole(file, (write) => write(new TextEncoder().encode(text)));
