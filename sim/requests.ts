@@ -11,14 +11,22 @@ import { MemorySource } from "../formats/memory-source.ts";
 import { Engine } from "../model/engine.ts";
 import { ExpertRunner, LocalExperts } from "../model/local-experts.ts";
 import { SIM_LIMITS } from "./machines.ts";
+import { steeringOf } from "./steered-requests.ts";
 import type { TinyPack } from "./tiny-model.ts";
 import { VirtualTime } from "./virtual-time.ts";
 
 /** Requests in the catalogue. */
 export const N_REQUESTS = 192;
 
-/** Request `number` of the catalogue: at least 8 tokens, prompts from one token to what takes several steps. */
-export function requestOf(number: number, vocabSize: number): GenerateRequest {
+/** Requests `from` to `from + N_REQUESTS - 1`: those below N_REQUESTS, and the same with something asked of routing. */
+export const STEERED_FROM = N_REQUESTS;
+
+/** Request `number` of the catalogue, steered or not. */
+export const requestOf = (number: number, vocabSize: number): GenerateRequest =>
+  (number < STEERED_FROM ? plainRequest(number, vocabSize) : { ...plainRequest(number - STEERED_FROM, vocabSize), routing: steeringOf(number - STEERED_FROM) });
+
+/** At least 8 tokens, prompts from one token to what takes several steps. */
+function plainRequest(number: number, vocabSize: number): GenerateRequest {
   const random = new SeededRandom(number + 1);
   const whole = (from: number, to: number): number => from + Math.floor(random.next() * (to - from + 1));
   const length = whole(1, 4) === 1 ? whole(12, 40) : whole(1, 8);

@@ -18,7 +18,7 @@ import type { StageSpan } from "../model/stage-span.ts";
 import { Draws } from "./draws.ts";
 import { EventLog } from "./event-log.ts";
 import { SIM_LIMITS } from "./machines.ts";
-import { answerOf, N_REQUESTS, type Oracle } from "./requests.ts";
+import { answerOf, N_REQUESTS, type Oracle, STEERED_FROM } from "./requests.ts";
 import { type Part, RING_LIMITS, type RingFault, RingWorld } from "./ring-world.ts";
 import type { RunReport } from "./run.ts";
 import { VirtualTime } from "./virtual-time.ts";
@@ -41,9 +41,11 @@ export interface RingReport extends Omit<RunReport, "faults" | "errors" | "lines
   readonly built: number;
 }
 
-/** Seams for tests of the verdict. */
-export interface PlantedInRing {
+export interface RingOptions {
+  /** A seam for tests of the verdict. */
   readonly answer?: (welcome: StageWelcome) => StageWelcome;
+  /** Readers ask for interventions and pruning too. */
+  readonly steered?: boolean;
 }
 
 /** Rings over stages that hold their weights for good: reading them is not what is simulated. */
@@ -72,15 +74,15 @@ export class RingSimulator {
     return new RingSimulator(rings, oracle);
   }
 
-  async run(seed: number, planted: PlantedInRing = {}): Promise<RingReport> {
+  async run(seed: number, { answer, steered = false }: RingOptions = {}): Promise<RingReport> {
     const time = new VirtualTime();
     const startMs = time.nowMs();
     const log = new EventLog(time, false);
     const draws = new Draws(seed, 10);
     const parts = draws.pick(this.#rings);
     const before = parts.map(({ heap }) => heap.usedBytes);
-    const run = new RingWorld({ seed, time, parts, log, answer: planted.answer ?? ((welcome) => welcome) });
-    const numbers = Array.from({ length: draws.whole(1, 4) }, () => draws.whole(0, N_REQUESTS - 1));
+    const run = new RingWorld({ seed, time, parts, log, answer: answer ?? ((welcome) => welcome) });
+    const numbers = Array.from({ length: draws.whole(1, 4) }, () => draws.whole(0, N_REQUESTS - 1) + (steered ? STEERED_FROM : 0));
     const readers = numbers.map((number) => ({ number, events: [] as GenerateEvent[], ended: false }));
     const state: { scheduler: Scheduler | null; kv: KvCache | null; failed: unknown; engine: RingEngine | null; pages: StagePages | null } = { scheduler: null, kv: null, failed: null, engine: null, pages: null };
     const serve = async (): Promise<void> => {

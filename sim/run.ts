@@ -13,7 +13,7 @@ import { EventLoop } from "./event-loop.ts";
 import { costOf, drawFaults, type FaultName, Faults } from "./faults.ts";
 import { computeDigestsAtOnce, Machines, SIM_LIMITS } from "./machines.ts";
 import { TrunkMachines } from "./orchestrator-object.ts";
-import { answerOf, N_REQUESTS, Oracle } from "./requests.ts";
+import { answerOf, N_REQUESTS, Oracle, STEERED_FROM } from "./requests.ts";
 import { Plans } from "./plans.ts";
 import { tinyPack } from "./tiny-model.ts";
 import { VirtualTime } from "./virtual-time.ts";
@@ -69,6 +69,8 @@ export interface Planted extends PlantedInWorld {
 export interface RunOptions {
   readonly words?: boolean;
   readonly planted?: Planted;
+  /** Readers ask for interventions and pruning too; all else of the seed stays. */
+  readonly steered?: boolean;
 }
 
 export class Simulator {
@@ -92,11 +94,11 @@ export class Simulator {
     return new Simulator({ pack, machines, trunks, plans: new Plans(pack) }, await Oracle.open(machines.take("oracle", 4 * SIM_LIMITS.isolateBytes).isolate, pack));
   }
 
-  async run(seed: number, { words = false, planted = {} }: RunOptions = {}): Promise<RunReport> {
+  async run(seed: number, { words = false, planted = {}, steered = false }: RunOptions = {}): Promise<RunReport> {
     const draws = new Draws(seed, 1);
     const time = new VirtualTime();
     const log = new EventLog(time, words);
-    const numbers = Array.from({ length: draws.whole(1, 3) }, () => draws.whole(0, N_REQUESTS - 1));
+    const numbers = Array.from({ length: draws.whole(1, 3) }, () => draws.whole(0, N_REQUESTS - 1) + (steered ? STEERED_FROM : 0));
     const right: (readonly string[])[] = [];
     for (const number of numbers) right.push(await this.oracle.answer(number));
     const faultDraws = new Draws(seed, 2);

@@ -1,4 +1,4 @@
-// `npm run sim -- --seed N | --seeds FROM-TO [--rings] [--workers N] [--json] [--log]`: simulated fleets under faults (run.ts), or rings of stages (ring.ts), one run per seed.
+// `npm run sim -- --seed N | --seeds FROM-TO [--rings] [--steered] [--workers N] [--json] [--log]`: simulated fleets under faults (run.ts), or rings of stages (ring.ts), one run per seed; with --steered readers intervene in routing.
 // Owns the seeds' spread over threads, the progress bar, the table and the exit status: 1 with the failing seeds, and how to see one of them again.
 // Refuses chance: what a seed does depends on nothing else.
 
@@ -19,19 +19,25 @@ interface Batch {
 
 type Runs = Pick<Simulator | RingSimulator, "run">;
 
-async function opened(rings: boolean): Promise<Runs> {
-  const simulator = await Simulator.open();
-  return rings ? RingSimulator.open(simulator.grounds, simulator.oracle) : simulator;
+interface Kind {
+  readonly rings: boolean;
+  readonly steered: boolean;
 }
 
-async function tallyOf(simulator: Runs, { from, to }: Batch): Promise<Tally> {
+async function opened({ rings, steered }: Kind): Promise<(seed: number) => ReturnType<Runs["run"]>> {
+  const simulator = await Simulator.open();
+  const runs: Runs = rings ? await RingSimulator.open(simulator.grounds, simulator.oracle) : simulator;
+  return (seed) => runs.run(seed, { steered });
+}
+
+async function tallyOf(run: Awaited<ReturnType<typeof opened>>, { from, to }: Batch): Promise<Tally> {
   const tally = emptyTally();
-  for (let seed = from; seed <= to; seed++) addReport(tally, await simulator.run(seed));
+  for (let seed = from; seed <= to; seed++) addReport(tally, await run(seed));
   return tally;
 }
 
 /** Hands out batches to whoever is free, and adds up what comes back. */
-async function spread({ from, to }: Batch, rings: boolean, nWorkers: number, onTally: (tally: Tally) => void): Promise<void> {
+async function spread({ from, to }: Batch, kind: Kind, nWorkers: number, onTally: (tally: Tally) => void): Promise<void> {
   let next = from;
   const take = (): Batch | null => {
     if (next > to) return null;
@@ -40,12 +46,12 @@ async function spread({ from, to }: Batch, rings: boolean, nWorkers: number, onT
     return batch;
   };
   if (nWorkers === 1) {
-    const simulator = await opened(rings);
-    for (let batch = take(); batch !== null; batch = take()) onTally(await tallyOf(simulator, batch));
+    const run = await opened(kind);
+    for (let batch = take(); batch !== null; batch = take()) onTally(await tallyOf(run, batch));
     return;
   }
   await Promise.all(Array.from({ length: nWorkers }, () => new Promise<void>((resolve, reject) => {
-    const worker = new Worker(new URL(import.meta.url), { workerData: { rings } });
+    const worker = new Worker(new URL(import.meta.url), { workerData: kind });
     const hand = (): void => {
       const batch = take();
       if (batch !== null) worker.postMessage(batch);
@@ -60,8 +66,8 @@ async function spread({ from, to }: Batch, rings: boolean, nWorkers: number, onT
 }
 
 async function serveParent(port: NonNullable<typeof parentPort>): Promise<void> {
-  const simulator = await opened((workerData as { rings: boolean }).rings);
-  port.on("message", (batch: Batch) => void tallyOf(simulator, batch).then((tally) => port.postMessage(tally)));
+  const run = await opened(workerData as Kind);
+  port.on("message", (batch: Batch) => void tallyOf(run, batch).then((tally) => port.postMessage(tally)));
   port.postMessage(null);
 }
 
@@ -81,6 +87,7 @@ interface Options {
   readonly seed?: Batch;
   readonly seeds: Batch;
   readonly rings: boolean;
+  readonly steered: boolean;
   readonly workers: number;
   readonly json: boolean;
   readonly log: boolean;
@@ -91,6 +98,7 @@ async function main(): Promise<void> {
     .addOption(new Option("--seed <n>", "one run").argParser(seedsOf).conflicts("seeds"))
     .addOption(new Option("--seeds <from-to>", "runs").argParser(seedsOf).default({ from: 1, to: 1000 }, "1-1000"))
     .option("--rings", "rings of stages instead of fleets", false)
+    .option("--steered", "readers ask for interventions and pruning too", false)
     .option("--workers <n>", "threads", threadsOf, 1)
     .option("--json", "print one JSON document", false)
     .option("--log", "print every event of every run; not of rings", false)
@@ -100,7 +108,7 @@ async function main(): Promise<void> {
     if (values.rings) throw new Error("Found --log beside --rings; only fleets without rings have their events in words.");
     const simulator = await Simulator.open();
     for (let seed = seeds.from; seed <= seeds.to; seed++) {
-      const { lines, ...report } = await simulator.run(seed, { words: true });
+      const { lines, ...report } = await simulator.run(seed, { words: true, steered: values.steered });
       console.log([...lines, JSON.stringify(report, null, 2)].join("\n"));
       if (report.problem !== null) process.exitCode = 1;
     }
@@ -113,7 +121,7 @@ async function main(): Promise<void> {
   if (shows) bar.start(seeds.to - seeds.from + 1, 0, { failed: 0 });
   const startMs = performance.now();
   const cpu = process.cpuUsage();
-  await spread(seeds, values.rings, nWorkers, (more) => {
+  await spread(seeds, values, nWorkers, (more) => {
     addTally(tally, more);
     if (shows) bar.update(tally.runs, { failed: tally.failed });
   });
@@ -125,7 +133,7 @@ async function main(): Promise<void> {
   else {
     for (const line of tableOf(tally)) console.log(line);
     console.log(`${tally.runs} runs, seeds ${seeds.from} to ${seeds.to}, ${seconds.toFixed(1)} s on ${nWorkers} thread${nWorkers === 1 ? "" : "s"}, ${cpuMs.toFixed(2)} ms of CPU a run: ${tally.failed === 0 ? "nothing found" : `${tally.failed} failed`}`);
-    for (const { seed, problem } of tally.failures) console.log(`Seed ${seed} failed: ${problem}\n  The same run again, event by event: npm run sim -- --seed ${seed} ${values.rings ? "--rings" : "--log"}`);
+    for (const { seed, problem } of tally.failures) console.log(`Seed ${seed} failed: ${problem}\n  The same run again, event by event: npm run sim -- --seed ${seed} ${values.rings ? "--rings" : "--log"}${values.steered ? " --steered" : ""}`);
   }
   process.exitCode = tally.failed === 0 ? 0 : 1;
 }

@@ -13,6 +13,9 @@ const CONFIG = {
   num_experts: 6, num_experts_per_tok: 2, max_position_embeddings: 64, rms_norm_eps: 1e-5, rope_theta: 10000, norm_topk_prob: true, hidden_act: "silu", tie_word_embeddings: false, eos_token_id: 0,
 };
 
+/** What requests of its routing go by. */
+export const TINY_SHAPE = { nLayers: CONFIG.num_hidden_layers, nExperts: CONFIG.num_experts };
+
 interface Matrix {
   readonly name: string;
   readonly shape: readonly number[];

@@ -29,6 +29,12 @@ describe("rings", { timeout: 120_000 }, () => {
     expect(tableOf(tally)[0]).toMatch(/^Faults that happened: \d{3} in 300 runs$/);
   });
 
+  it("give right answers to readers who intervene in routing too", async () => {
+    const tally = emptyTally();
+    for (let seed = 1001; seed <= 1100; seed++) addReport(tally, await rings.run(seed, { steered: true }));
+    expect([tally.failures, Object.keys(tally.outcomes)]).toEqual([[], ["right"]]);
+  });
+
   it("are the same run every time, whatever ran before", async () => {
     const seeds = Array.from({ length: 20 }, (_, i) => 5000 + i);
     const first = [];
