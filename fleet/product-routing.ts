@@ -1,7 +1,8 @@
 // What tokens take of product experts (Monet, 2024), summed as that of other experts is (sequence-routing.ts): by the layer that routes, expert (i, j) under the number i * nKeys + j. Fed by a tap at `keys`.
 // Owns the weight of a pair, which is the sum over heads of both keys' weights multiplied, and its choice, once for a token whatever heads chose it. Refuses scores of all experts: a router of keys makes none of pairs.
 
-import { type ModelConfig, moeLayersOf, productRouterLayer } from "../model/config.ts";
+import { type ModelConfig, moeLayersOf, productRouterLayers } from "../model/config.ts";
+import { keptKeys } from "../model/product-router.ts";
 import type { Tap } from "../model/taps.ts";
 import type { RoutingShape, SequenceRouting } from "./sequence-routing.ts";
 
@@ -11,9 +12,10 @@ type ProductConfig = Pick<ModelConfig, "productExperts" | "layerFfns">;
 export const isOfProducts = ({ productExperts, layerFfns }: ProductConfig): boolean => productExperts !== undefined && moeLayersOf({ layerFfns }).length === 0;
 
 /** Of a model with product experts: layers are those that route. */
-export const productShape = (c: ProductConfig): RoutingShape => ({
-  moeLayers: c.layerFfns.flatMap((kind, layer) => (kind === "product" && productRouterLayer(c, layer) === layer ? [layer] : [])), nExperts: c.productExperts!.nKeys ** 2,
-});
+export const productShape = (c: ProductConfig): RoutingShape => ({ moeLayers: productRouterLayers(c), nExperts: c.productExperts!.nKeys ** 2 });
+
+/** What sums of a model's routing are of: its experts, or pairs of keys where it has no others. */
+export const routingShape = (c: ProductConfig & Pick<ModelConfig, "nExperts">): RoutingShape => (isOfProducts(c) ? productShape(c) : { moeLayers: moeLayersOf(c), nExperts: c.nExperts });
 
 /** Adds what a step's tokens take to `routing`, whose shape is the model's productShape. */
 export function productRoutingTap(c: ProductConfig, routing: SequenceRouting): Tap {
@@ -22,20 +24,14 @@ export function productRoutingTap(c: ProductConfig, routing: SequenceRouting): T
     at: "keys", layers: productShape(c).moeLayers,
     run: ({ layer, nTokens, values, rowLength }) => {
       for (let t = 0; t < nTokens; t++) {
+        const row = values.subarray(t * rowLength, (t + 1) * rowLength);
+        const [first, second] = keptKeys(c.productExperts!, row);
         const weights = new Map<number, number>();
         for (let head = 0; head < nHeads; head++) {
-          const [first, second] = [head, nHeads + head].map((row) => keptOf(values.subarray(t * rowLength + row * nKeys, t * rowLength + (row + 1) * nKeys)));
-          for (const [i, a] of first!) for (const [j, b] of second!) weights.set(i * nKeys + j, (weights.get(i * nKeys + j) ?? 0) + a * b);
+          for (const i of first[head]!) for (const j of second[head]!) weights.set(i * nKeys + j, (weights.get(i * nKeys + j) ?? 0) + row[head * nKeys + i]! * row[(nHeads + head) * nKeys + j]!);
         }
         routing.add({ layer, ids: [...weights.keys()], weights: [...weights.values()] });
       }
     },
   };
-}
-
-/** Keys that a head keeps, with their weights. */
-function keptOf(row: Float32Array): [key: number, weight: number][] {
-  const kept: [number, number][] = [];
-  row.forEach((weight, key) => { if (weight !== 0) kept.push([key, weight]); });
-  return kept;
 }

@@ -258,6 +258,9 @@ function productTensors(c: ModelConfig, layer: number): TrunkTensor[] {
 /** The layer whose router serves a layer of product experts. */
 export const productRouterLayer = ({ productExperts }: Pick<ModelConfig, "productExperts">, layer: number): number => layer - layer % (productExperts?.routerLayers ?? 1);
 
+/** Layers of product experts that have a router of their own. */
+export const productRouterLayers = (c: Pick<ModelConfig, "productExperts" | "layerFfns">): number[] => c.layerFfns.flatMap((kind, layer) => (kind === "product" && productRouterLayer(c, layer) === layer ? [layer] : []));
+
 /** Whether a layer, or one behind it, needs the router of one before it. */
 export function sharesRouter({ productExperts, layerFfns }: Partial<Pick<ModelConfig, "productExperts" | "layerFfns">>, layer: number): boolean {
   if (productExperts === undefined) return false;

@@ -32,13 +32,16 @@ export function productMaskProblem(c: MaskedConfig, { layers }: ProductMask): st
   return null;
 }
 
+/** Keys of expert number i * nKeys + j. */
+export const pairOf = (nKeys: number, expert: number): readonly [i: number, j: number] => [Math.floor(expert / nKeys), expert % nKeys];
+
 /** Experts (i, j) as numbers i * nKeys + j, by the layer that routes, left out of every layer that goes by its keys. */
 export function maskOfRouters(c: Pick<ModelConfig, "layerFfns" | "productExperts">, experts: ReadonlyMap<number, readonly number[]>): ProductMask {
   const { nKeys } = c.productExperts!;
   return {
     layers: c.layerFfns.flatMap((kind, layer): ProductLayerMask[] => {
       const own = experts.get(productRouterLayer(c, layer)) ?? [];
-      return kind !== "product" || own.length === 0 ? [] : [{ layer, pairs: own.map((expert) => [Math.floor(expert / nKeys), expert % nKeys] as const) }];
+      return kind !== "product" || own.length === 0 ? [] : [{ layer, pairs: own.map((expert) => pairOf(nKeys, expert)) }];
     }),
   };
 }

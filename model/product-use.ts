@@ -1,7 +1,7 @@
 // Which keys of product experts tokens keep, counted by the layer that routes: how many each head keeps, and for how many tokens some head keeps a key. Fed by a tap at `keys`.
 // Owns the counters. Refuses pairs: 262,144 experts a layer are counted by their halves.
 
-import { productRouterLayer, type ModelConfig } from "./config.ts";
+import { type ModelConfig, productRouterLayers } from "./config.ts";
 import type { Tap, TapEvent } from "./taps.ts";
 
 /** Of one routing layer and codebook. */
@@ -31,11 +31,11 @@ export class ProductUse {
   readonly tap: Tap;
 
   /** Of a model with product layers. */
-  constructor({ productExperts, layerFfns }: Pick<ModelConfig, "productExperts" | "layerFfns">) {
-    const { nKeys, nHeads } = productExperts!;
+  constructor(c: Pick<ModelConfig, "productExperts" | "layerFfns">) {
+    const { nKeys, nHeads } = c.productExperts!;
     this.#nKeys = nKeys;
     this.#nHeads = nHeads;
-    const layers = layerFfns.flatMap((kind, layer) => (kind === "product" && productRouterLayer({ productExperts: productExperts! }, layer) === layer ? [layer] : []));
+    const layers = productRouterLayers(c);
     const codebook = (): Codebook => ({ kept: 0, least: nKeys, most: 0, tokensOfKeys: new Uint32Array(nKeys) });
     this.#layers = new Map(layers.map((layer) => [layer, { tokens: 0, codebooks: [codebook(), codebook()] as const }]));
     this.tap = { at: "keys", layers, run: (event) => this.#count(event) };

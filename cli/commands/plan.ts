@@ -1,7 +1,6 @@
 // `workers-moe plan <pack|model>`: what a deployment needs before anything exists: isolates, stages, shards, messages, tokens a second, dollars.
 // Owns the options and their words. Refuses impossible plans with the numbers (exit code 1) and weights: only a manifest or a config is read.
 
-import { renameSync, writeFileSync } from "node:fs";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { LIMITS } from "../../durable/limits.ts";
 import { type Quant, QUANTS } from "../../formats/pack-formats.ts";
@@ -13,6 +12,7 @@ import { fleetRecord, type FleetRequest, planFleet } from "../plan-fleet.ts";
 import { DEFAULT_QUANT, openPlannedModel } from "../plan-model.ts";
 import { planText } from "../plan-text.ts";
 import { positiveInteger } from "../positive-integer.ts";
+import { writeText } from "../whole-file.ts";
 
 const UNITS: Readonly<Record<string, number>> = { KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3 };
 /** As durable/env.ts takes it. */
@@ -85,13 +85,6 @@ interface PlanOptions {
   readonly json?: boolean;
 }
 
-/** A plan is there whole or not at all. */
-function writeWhole(path: string, text: string): void {
-  const partial = `${path}.partial`;
-  writeFileSync(partial, text);
-  renameSync(partial, path);
-}
-
 export function register(program: Command): void {
   program.command("plan")
     .description("say what a deployment needs, and what it costs, before anything exists")
@@ -123,7 +116,7 @@ export function register(program: Command): void {
         replicas: options.replicas, spareBytes: options.replicaBudget ?? 0, traces, placement: options.placement ?? null, expertsIn: options.experts ?? null, kernelGbPerSecond: options.kernelGbPerS, roundTripMs: options.roundTripMs, trainingTokens: options.trainingTokens,
       };
       const { plan, document } = await planFleet(model, request);
-      if (options.out !== undefined) writeWhole(options.out, `${JSON.stringify(fleetRecord(model, plan, request, options.fleet))}\n`);
+      if (options.out !== undefined) await writeText(options.out, `${JSON.stringify(fleetRecord(model, plan, request, options.fleet))}\n`);
       process.stdout.write(options.json === true ? `${JSON.stringify(document)}\n` : planText(document) + (options.out === undefined ? "" : `\n${options.out} has the plan, epoch 1 of fleet "${options.fleet}".\n`));
     });
 }

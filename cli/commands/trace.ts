@@ -19,7 +19,7 @@ import { readText } from "../read-text.ts";
 import { tracePage } from "../report/trace-page.ts";
 import { type ProfileOption, routingOf, withProfile } from "../routing-option.ts";
 import { percent, showTable } from "../sizes.ts";
-import { writeWhole } from "../whole-file.ts";
+import { writeText, writeWhole } from "../whole-file.ts";
 import { keysDocument, keysOfText, showKeys } from "./trace-keys.ts";
 
 interface TraceOptions extends ProfileOption {
@@ -77,8 +77,8 @@ async function trace(source: string, options: TraceOptions): Promise<void> {
   if (report !== undefined) {
     const weights = routed.weights.layers;
     const page = await tracePage({ header: routed.header, requests: routed.requests, load, weights, locality });
-    await writeWhole(pages[1], (write) => write(new TextEncoder().encode(`${JSON.stringify({ ...figures, weights }, null, 1)}\n`)));
-    await writeWhole(report, (write) => write(new TextEncoder().encode(page)));
+    await writeText(pages[1], `${JSON.stringify({ ...figures, weights }, null, 1)}\n`);
+    await writeText(report, page);
   }
   if (options.json === true) {
     process.stdout.write(`${JSON.stringify({ ...figures, ...(out === undefined ? {} : { out }), ...(report === undefined ? {} : { report }) })}\n`);

@@ -3,11 +3,10 @@
 
 import { readFileSync } from "node:fs";
 import { InvalidArgumentError } from "commander";
-import { isOfProducts, productShape } from "../../fleet/product-routing.ts";
+import { isOfProducts, routingShape } from "../../fleet/product-routing.ts";
 import { type RoutingShape, sequencesOf, SequenceRouting } from "../../fleet/sequence-routing.ts";
 import { parseRoutingTotals } from "../../formats/routing-totals.ts";
 import { readTrace, TRACE_MAGIC, type Trace } from "../../formats/trace.ts";
-import { moeLayersOf } from "../../model/config.ts";
 import type { LocalModel } from "../open-pack.ts";
 import { readText } from "../read-text.ts";
 import { routeSequence } from "./route-sequence.ts";
@@ -61,7 +60,7 @@ export function textSource(model: LocalModel | null, of: LabelledFile, options: 
   if (new TextDecoder().decode(bytes.subarray(0, TRACE_MAGIC.length)) === TRACE_MAGIC) return traceSource(model, of, readTrace(bytes, of.file));
   if (model === null) throw new Error(`${of.file} is a text, so the folder of a pack must say which model routes it; without one, traces and --counts are read.`);
   const { engine, manifest: { id, config } } = model;
-  const shape = isOfProducts(config) ? productShape(config) : { moeLayers: moeLayersOf(config), nExperts: config.nExperts };
+  const shape = routingShape(config);
   if (shape.moeLayers.length === 0) throw new Error(`The pack "${id}" is a dense model: it has no experts.`);
   const isLines = of.file.endsWith(".jsonl") || options.per === "line";
   const found = isLines ? linesOf(model, of, options) : windowsOf(model, of, options);

@@ -8,7 +8,7 @@ import { ClassRouting, type ExpertMap, type RoutingShape } from "../../fleet/seq
 import { maskedExpertsOf } from "../../formats/product-mask-schema.ts";
 import { PROFILE_NAME, type ProfiledPack, profileProblem, type RoutingProfile } from "../../formats/routing-profile.ts";
 import type { Intervention } from "../../model/interventions.ts";
-import { maskOfRouters } from "../../model/product-mask.ts";
+import { maskOfRouters, pairOf } from "../../model/product-mask.ts";
 import { startProgress } from "../progress.ts";
 import type { ClassSource } from "./class-sources.ts";
 
@@ -137,7 +137,7 @@ export function findProfile(classes: readonly SummedClass[], model: ProfiledPack
   return { shape, classes, options, layers, target: map, difference, found, experts, document, nameOf: isOfProducts(model.config) ? pairName(model.config.productExperts!.nKeys) : String };
 }
 
-const pairName = (nKeys: number) => (expert: number): string => `(${Math.floor(expert / nKeys)}, ${expert % nKeys})`;
+const pairName = (nKeys: number) => (expert: number): string => `(${pairOf(nKeys, expert).join(", ")})`;
 
 /** Product experts are left out; nothing else is done to them. */
 function steeringOf({ config }: ProfiledPack, op: ProfileOp, experts: Record<string, number[]>, gain: number | undefined, lambda: number | undefined): Pick<RoutingProfile, "interventions" | "maskExperts"> {

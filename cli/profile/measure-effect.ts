@@ -4,7 +4,7 @@
 import { drawExperts, expertsByLayer } from "../../fleet/expert-differences.ts";
 import { type ModelConfig, productRouterLayer } from "../../model/config.ts";
 import type { Intervention } from "../../model/interventions.ts";
-import { LayerMask, type ProductMask } from "../../model/product-mask.ts";
+import { LayerMask, pairOf, type ProductMask } from "../../model/product-mask.ts";
 import { requestRouting, type RequestRouting } from "../../model/request-routing.ts";
 import { sumOfNats, windowNats } from "../commands/eval.ts";
 import type { LocalModel } from "../open-pack.ts";
@@ -54,7 +54,7 @@ export async function measureEffect(model: LocalModel, profile: ProfileSteering,
   const outcomes: Outcome[] = [];
   let done = 0;
   try {
-    for (const [i, way] of ways.entries()) outcomes.push(await outcomeOf(model, requestRouting(null, way.interventions, way.productMask === undefined ? {} : { productMask: way.productMask }), inputs, () => bar.update(++done, i === 0 ? "as it is" : i === 1 ? "with the profile" : "with others")));
+    for (const [i, way] of ways.entries()) outcomes.push(await outcomeOf(model, requestRouting(null, way.interventions, way), inputs, () => bar.update(++done, i === 0 ? "as it is" : i === 1 ? "with the profile" : "with others")));
   } finally {
     bar.stop();
   }
@@ -83,7 +83,7 @@ export function randomMask(config: Pick<ModelConfig, "productExperts">, { layers
       const router = productRouterLayer(config, layer);
       return {
         layer, ...(firstKeys === undefined ? {} : { firstKeys: others(router, firstKeys, nKeys, 0) }), ...(secondKeys === undefined ? {} : { secondKeys: others(router, secondKeys, nKeys, 1) }),
-        ...(pairs === undefined ? {} : { pairs: others(router, pairs.map(([i, j]) => i * nKeys + j), nKeys ** 2, 2).map((expert) => [Math.floor(expert / nKeys), expert % nKeys] as const) }),
+        ...(pairs === undefined ? {} : { pairs: others(router, pairs.map(([i, j]) => i * nKeys + j), nKeys ** 2, 2).map((expert) => pairOf(nKeys, expert)) }),
       };
     }),
   };

@@ -1,8 +1,7 @@
 // One sequence through the engine, as what its tokens took in every layer. Owns the timeline. Refuses logits of the head: routing is all that is asked.
 
-import { isOfProducts, productRoutingTap, productShape } from "../../fleet/product-routing.ts";
+import { isOfProducts, productRoutingTap, routingShape } from "../../fleet/product-routing.ts";
 import { SequenceRouting } from "../../fleet/sequence-routing.ts";
-import { moeLayersOf } from "../../model/config.ts";
 import type { Engine } from "../../model/engine.ts";
 import { RoutingNotes } from "../../passes/routing-notes.ts";
 
@@ -10,10 +9,9 @@ import { RoutingNotes } from "../../passes/routing-notes.ts";
 export async function routeSequence(engine: Engine, ids: readonly number[]): Promise<SequenceRouting> {
   if (ids.length === 0) throw new RangeError("A sequence of no tokens was given; expected at least one.");
   const { config } = engine;
-  const ofProducts = isOfProducts(config);
-  const routing = new SequenceRouting(ofProducts ? productShape(config) : { moeLayers: moeLayersOf(config), nExperts: config.nExperts });
+  const routing = new SequenceRouting(routingShape(config));
   const notes = new RoutingNotes(config, ["ids", "weights", "logits"]);
-  const taps = ofProducts ? [productRoutingTap(config, routing)] : notes.taps;
+  const taps = isOfProducts(config) ? [productRoutingTap(config, routing)] : notes.taps;
   const timeline = engine.kv.open(ids.length);
   try {
     while (timeline.length < ids.length) {

@@ -3,20 +3,7 @@
 
 import { describe, expect, test } from "vitest";
 import { KV_FORMATS, kvLayerBytes } from "../../../model/kernels.ts";
-import { createScalarKernels } from "../../../model/scalar-kernels.ts";
-
-const memory = new WebAssembly.Memory({ initial: 16 });
-const kernels = createScalarKernels(memory);
-const u8 = new Uint8Array(memory.buffer);
-const i8 = new Int8Array(memory.buffer);
-const u16 = new Uint16Array(memory.buffer);
-const u32 = new Uint32Array(memory.buffer);
-const f32 = new Float32Array(memory.buffer);
-const W = 0x10000;
-const X = 0x60000;
-const Y = 0x70000;
-const AUX = 0x78000;
-const SCRATCH = 0x80000;
+import { AUX, f32, i8, kernels, SCRATCH, u16, u32, u8, W, X, Y } from "./reference-memory.ts";
 
 describe.each([["f32", 5e-6], ["f16", 2e-3], ["q8", 0.02]] as const)("attention: section 8 against f64 softmax over a cache in %s, within %f of values up to 1", (format, tolerance) => {
   test.each([

@@ -5,17 +5,7 @@ import { describe, expect, test } from "vitest";
 import type { ExpertKind } from "../../../model/config.ts";
 import { erf } from "../../../model/definition.ts";
 import { EXPERT_KINDS, expertScratchBytes, matmulScratchBytes, segmentBytes } from "../../../model/kernels.ts";
-import { createScalarKernels } from "../../../model/scalar-kernels.ts";
-
-const memory = new WebAssembly.Memory({ initial: 16 });
-const kernels = createScalarKernels(memory);
-const u32 = new Uint32Array(memory.buffer);
-const f32 = new Float32Array(memory.buffer);
-const W = 0x10000;
-const X = 0x60000;
-const Y = 0x70000;
-const AUX = 0x78000;
-const SCRATCH = 0x80000;
+import { AUX, f32, kernels, SCRATCH, u32, W, X, Y } from "./reference-memory.ts";
 
 describe("expertFfn: section 6 in f32 against f64", () => {
   const hidden = 22;

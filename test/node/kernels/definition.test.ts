@@ -4,19 +4,8 @@
 import { describe, expect, test } from "vitest";
 import { formatCode, matrixBytes, qa8RowBytes } from "../../../model/kernels.ts";
 import { createScalarKernels } from "../../../model/scalar-kernels.ts";
+import { AUX, f32, i8, kernels, SCRATCH, u16, u32, u8, W, X, Y } from "./reference-memory.ts";
 
-const memory = new WebAssembly.Memory({ initial: 16 });
-const kernels = createScalarKernels(memory);
-const u8 = new Uint8Array(memory.buffer);
-const i8 = new Int8Array(memory.buffer);
-const u16 = new Uint16Array(memory.buffer);
-const u32 = new Uint32Array(memory.buffer);
-const f32 = new Float32Array(memory.buffer);
-const W = 0x10000;
-const X = 0x60000;
-const Y = 0x70000;
-const AUX = 0x78000;
-const SCRATCH = 0x80000;
 const ONE_HALF = 0x3800; // f16 0.5
 
 /** A qa8 row of two groups at X: q of k is k - 20, scales 0.5 and 0.25; its address at AUX. */
